@@ -1,0 +1,1 @@
+"""KV blocks between processes: protocol, lanes, links."""

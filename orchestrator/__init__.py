@@ -1,0 +1,1 @@
+"""The front door: streams, placement, replay, supervision. Installs without torch."""

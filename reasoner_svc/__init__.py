@@ -1,0 +1,1 @@
+"""KV blocks and a question to tokens: inbox, store, view, decode."""

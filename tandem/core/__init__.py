@@ -1,0 +1,1 @@
+"""The shared vocabulary: ids, stream time, blocks, errors. Standard library only."""

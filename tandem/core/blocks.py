@@ -1,0 +1,107 @@
+"""What a KV block is: its key, geometry, byte layout and header. No bytes live here.
+
+A block holds raw keys (after any QK-norm, before rotary embedding) and values of a short span for all
+layers. Payload order is layer-major, so that each layer can be fetched and verified alone::
+
+    layer 0: K [kv_heads, tokens, head_dim]  V [kv_heads, tokens, head_dim]
+    layer 1: K ...                           V ...
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from tandem.core.ids import StreamId
+from tandem.core.timeline import TimeRange
+
+DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+class BlockKind(IntEnum):
+    """What a block's tokens are."""
+
+    SINK = 1
+    """The prompt's opening tokens, always in view; block number 0 of every stream."""
+    VISUAL = 2
+    """One temporal unit of video with its text frame (timestamp, vision markers) if the layout has one."""
+    TEXT = 3
+    """Generated or given text (notes, prompts)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KVLayout:
+    """Shape of one model's keys and values."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    dtype: str
+    """Name of the element type: a key of `DTYPE_BYTES`."""
+
+    def layer_bytes(self, tokens: int) -> int:
+        """Bytes of K and V together for one layer of `tokens` tokens."""
+        return 2 * self.kv_heads * tokens * self.head_dim * DTYPE_BYTES[self.dtype]
+
+    def block_bytes(self, tokens: int) -> int:
+        """Bytes of a whole block's payload."""
+        return self.layers * self.layer_bytes(tokens)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class BlockKey:
+    """Identity of a block inside the service: its stream and its number in that stream (sink = 0)."""
+
+    stream: StreamId
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockGeometry:
+    """How a block's tokens lie: text, then a grid of visual tokens, then text.
+
+    Positions of the tokens follow from this and from the model family alone.
+    """
+
+    text_before: int
+    grid_t: int
+    grid_h: int
+    grid_w: int
+    """Visual tokens after spatial merging: ``grid_t * grid_h * grid_w`` of them; all zero for pure text."""
+    text_after: int
+
+    @property
+    def visual_tokens(self) -> int:
+        """Number of visual tokens."""
+        return self.grid_t * self.grid_h * self.grid_w
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens of the block."""
+        return self.text_before + self.visual_tokens + self.text_after
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockHeader:
+    """Everything about a block but its payload; immutable and sent ahead of the bytes."""
+
+    key: BlockKey
+    kind: BlockKind
+    geometry: BlockGeometry
+    layout: KVLayout
+    fingerprint: str
+    """32 hex digits that cover everything which makes KV incompatible (weights, dtype, rope, pixels, layout)."""
+    time: TimeRange
+    """Stream time that the block shows; empty at 0 for the sink."""
+    layer_checksums: tuple[int, ...]
+    """xxh3-64 of each layer's bytes, in order; one per layer."""
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens."""
+        return self.geometry.tokens
+
+    @property
+    def payload_bytes(self) -> int:
+        """Length of the payload in bytes."""
+        return self.layout.block_bytes(self.tokens)

@@ -1,0 +1,20 @@
+"""Names of things, as distinct types so that one is never passed for another."""
+
+from __future__ import annotations
+
+import re
+from typing import NewType
+
+StreamId = NewType("StreamId", str)
+QuestionId = NewType("QuestionId", str)
+Epoch = NewType("Epoch", int)
+
+_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def is_valid_id(text: str) -> bool:
+    """True for 1 to 64 characters of ``[A-Za-z0-9._-]`` that start with a letter or digit.
+
+    Ids appear in logs, file names and headers, so nothing else is let in.
+    """
+    return _ID_PATTERN.fullmatch(text) is not None

@@ -1,0 +1,1 @@
+"""Vision-language models over views of KV blocks: loading, preprocessing, attention."""

@@ -1,0 +1,1 @@
+"""Protobuf and gRPC: generated stubs, conversions, channels. The only place that knows them."""
