@@ -90,7 +90,7 @@ class BlockHeader:
     geometry: BlockGeometry
     layout: KVLayout
     fingerprint: str
-    """32 hex digits that cover everything which makes KV incompatible (weights, dtype, rope, pixels, layout)."""
+    """32 hex digits over everything that makes KV incompatible (weights, dtype, rope, pixels, layout)."""
     time: TimeRange
     """Stream time that the block shows; empty at 0 for the sink."""
     layer_checksums: tuple[int, ...]

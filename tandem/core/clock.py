@@ -9,7 +9,9 @@ from typing import Protocol
 class Clock(Protocol):
     """A monotonic clock in seconds. Its zero means nothing; only differences do."""
 
-    def __call__(self) -> float: ...
+    def __call__(self) -> float:
+        """Now, in seconds."""
+        ...
 
 
 def monotonic_clock() -> float:
@@ -24,6 +26,7 @@ class ManualClock:
         self.now_s = now_s
 
     def __call__(self) -> float:
+        """Now, in seconds."""
         return self.now_s
 
     def advance(self, seconds: float) -> None:

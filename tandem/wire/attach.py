@@ -1,0 +1,160 @@
+"""Shell: how an encoder or reasoner makes itself known to the orchestrator and stays known.
+
+One call of `RegistryService.Attach` per service: hello with a proof of the cluster secret, then heartbeats.
+When the call breaks it is opened again with back-off for as long as the service lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import os
+import random
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+import grpc
+
+from tandem import __version__
+from tandem.core.errors import PermissionRefused
+from tandem.wire.channel import make_channel
+from tandem.wire.gen.tandem.v1 import registry_pb2, registry_pb2_grpc, types_pb2
+from tandem.wire.status import error_from_rpc
+
+log = logging.getLogger(__name__)
+
+PROTOCOL_VERSION = 1
+_BACKOFF_FIRST_S = 0.1
+_BACKOFF_MAX_S = 2.0
+
+
+def make_boot_id() -> str:
+    """A random id of this start of this process; a change tells others that it restarted."""
+    return secrets.token_hex(8)
+
+
+def build_info(boot_id: str) -> types_pb2.BuildInfo:
+    """Version, boot and pid of this process."""
+    return types_pb2.BuildInfo(version=__version__, boot_id=boot_id, pid=os.getpid())
+
+
+def attach_proof(secret: bytes, name: str, role: str, boot_id: str) -> str:
+    """HMAC-SHA256 in hex that shows knowledge of the cluster secret without sending it."""
+    message = "|".join(("attach", name, role, boot_id)).encode()
+    return hmac.new(secret, message, hashlib.sha256).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceIdentity:
+    """Who a service is."""
+
+    name: str
+    role: str
+    """"encoder" or "reasoner"."""
+    address: str
+    boot_id: str
+    model: types_pb2.ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceLoad:
+    """What a heartbeat says."""
+
+    streams: int
+    details: Mapping[str, str]
+
+
+class Attachment:
+    """Keeps one service attached to one orchestrator until `close`.
+
+    Args:
+        orchestrator: address of the orchestrator, host:port.
+        secret: the cluster secret.
+        identity: who this service is.
+        load: called for each heartbeat.
+        on_drain: awaited once when the orchestrator asks to drain; its argument is the grace in seconds.
+    """
+
+    def __init__(
+        self,
+        orchestrator: str,
+        secret: bytes,
+        identity: ServiceIdentity,
+        load: Callable[[], ServiceLoad],
+        on_drain: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self._orchestrator = orchestrator
+        self._secret = secret
+        self._identity = identity
+        self._load = load
+        self._on_drain = on_drain
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin attaching, in the background."""
+        self._task = asyncio.create_task(self._keep_attached(), name="attach")
+
+    async def close(self) -> None:
+        """Leave: the orchestrator sees the call end and takes this service off its list."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _keep_attached(self) -> None:
+        backoff_s = _BACKOFF_FIRST_S
+        async with make_channel(self._orchestrator) as channel:
+            stub = registry_pb2_grpc.RegistryServiceStub(channel)
+            while True:
+                try:
+                    await self._attach_once(stub)
+                    backoff_s = _BACKOFF_FIRST_S
+                except grpc.aio.AioRpcError as rpc_error:
+                    error = error_from_rpc(rpc_error, f"attaching to {self._orchestrator}")
+                    level = logging.ERROR if isinstance(error, PermissionRefused) else logging.WARNING
+                    log.log(level, "not attached: %s; trying again in %.1f s", error, backoff_s)
+                await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+                backoff_s = min(backoff_s * 2, _BACKOFF_MAX_S)
+
+    async def _attach_once(self, stub: registry_pb2_grpc.RegistryServiceAsyncStub) -> None:
+        heartbeat_s: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        call = stub.Attach(self._requests(heartbeat_s))
+        try:
+            async for response in call:
+                event = response.WhichOneof("event")
+                if event == "accepted" and not heartbeat_s.done():
+                    heartbeat_s.set_result(max(response.accepted.heartbeat_ms, 50) / 1000)
+                    log.info("attached to the orchestrator at %s", self._orchestrator)
+                elif event == "drain":
+                    await self._on_drain(response.drain.grace_ms / 1000)
+        finally:
+            call.cancel()
+
+    async def _requests(
+        self, heartbeat_s: asyncio.Future[float]
+    ) -> AsyncIterator[registry_pb2.AttachRequest]:
+        who = self._identity
+        yield registry_pb2.AttachRequest(
+            hello=registry_pb2.AttachRequest.Hello(
+                name=who.name,
+                role=who.role,
+                address=who.address,
+                build=build_info(who.boot_id),
+                model=who.model,
+                proof=attach_proof(self._secret, who.name, who.role, who.boot_id),
+                protocol=PROTOCOL_VERSION,
+            )
+        )
+        period_s = await heartbeat_s
+        number = 0
+        while True:
+            number += 1
+            load = self._load()
+            yield registry_pb2.AttachRequest(
+                heartbeat=registry_pb2.AttachRequest.Heartbeat(
+                    number=number, streams=load.streams, details=dict(load.details)
+                )
+            )
+            await asyncio.sleep(period_s)

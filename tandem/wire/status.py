@@ -1,0 +1,101 @@
+"""Pure: `tandem.core.errors` to and from protobuf errors and gRPC status codes, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NoReturn, cast
+
+import grpc
+
+from tandem.core.errors import (
+    DeadlineExceeded,
+    ErrorCode,
+    Internal,
+    InvalidInput,
+    LimitExceeded,
+    NotFound,
+    PermissionRefused,
+    TandemError,
+    Unavailable,
+    WrongState,
+    error_from_code,
+)
+from tandem.wire.gen.tandem.v1 import types_pb2
+
+STATUS_OF_CODE = {
+    ErrorCode.INVALID_INPUT: grpc.StatusCode.INVALID_ARGUMENT,
+    ErrorCode.BAD_MEDIA: grpc.StatusCode.INVALID_ARGUMENT,
+    ErrorCode.BAD_TIMESTAMP: grpc.StatusCode.INVALID_ARGUMENT,
+    ErrorCode.BAD_QUESTION: grpc.StatusCode.INVALID_ARGUMENT,
+    ErrorCode.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    ErrorCode.ALREADY_EXISTS: grpc.StatusCode.ALREADY_EXISTS,
+    ErrorCode.WRONG_STATE: grpc.StatusCode.FAILED_PRECONDITION,
+    ErrorCode.PERMISSION_REFUSED: grpc.StatusCode.PERMISSION_DENIED,
+    ErrorCode.LIMIT_EXCEEDED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ErrorCode.SLOW_READER: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ErrorCode.INCOMPATIBLE: grpc.StatusCode.FAILED_PRECONDITION,
+    ErrorCode.DATA_LOST: grpc.StatusCode.DATA_LOSS,
+    ErrorCode.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
+    ErrorCode.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    ErrorCode.INTERNAL: grpc.StatusCode.INTERNAL,
+}
+
+CODE_KEY = "tandem-code"
+"""Trailing metadata with the exact error code: gRPC's own codes are fewer than ours."""
+RETRY_KEY = "tandem-retry-after-ms"
+"""Trailing metadata with `retry_after_s` in milliseconds."""
+
+_ERROR_OF_STATUS: dict[grpc.StatusCode, type[TandemError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.FAILED_PRECONDITION: WrongState,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionRefused,
+    grpc.StatusCode.UNAUTHENTICATED: PermissionRefused,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: LimitExceeded,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    # A call cut off by its peer's death; the peer may be back soon.
+    grpc.StatusCode.CANCELLED: Unavailable,
+}
+
+
+def error_to_proto(error: BaseException) -> types_pb2.Error:
+    """The error for the wire. What is not a `TandemError` becomes ``internal`` without its details."""
+    if not isinstance(error, TandemError):
+        return types_pb2.Error(
+            code=ErrorCode.INTERNAL, message="internal error; the server's log has details"
+        )
+    return types_pb2.Error(
+        code=error.code,
+        message=error.message,
+        retry_after_ms=round((error.retry_after_s or 0.0) * 1000),
+    )
+
+
+def error_from_proto(message: types_pb2.Error) -> TandemError:
+    """The typed error that `message` describes."""
+    retry_after_s = message.retry_after_ms / 1000 if message.retry_after_ms else None
+    return error_from_code(message.code, message.message, retry_after_s)
+
+
+async def abort_with(context: grpc.aio.ServicerContext[Any, Any], error: BaseException) -> NoReturn:
+    """End a call with the status of `error`; its exact code travels in the trailing metadata."""
+    proto = error_to_proto(error)
+    metadata = ((CODE_KEY, proto.code), (RETRY_KEY, str(proto.retry_after_ms)))
+    await context.abort(STATUS_OF_CODE[ErrorCode(proto.code)], proto.message, trailing_metadata=metadata)
+    raise AssertionError("context.abort returned")
+
+
+def error_from_rpc(error: grpc.aio.AioRpcError, doing: str) -> TandemError:
+    """The typed error behind a failed call; `doing` says what was tried, for the message."""
+    trailing: dict[str, str | bytes] = dict(
+        cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ())
+    )
+    details = error.details() or error.code().name.lower()
+    code = trailing.get(CODE_KEY)
+    if isinstance(code, str):
+        retry_ms = trailing.get(RETRY_KEY, "0")
+        retry_after_s = int(retry_ms) / 1000 if isinstance(retry_ms, str) and retry_ms.isdigit() else None
+        return error_from_code(code, details, retry_after_s or None)
+    cls = _ERROR_OF_STATUS.get(error.code(), Internal)
+    return cls(f"{doing}: {details}")
