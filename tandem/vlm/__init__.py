@@ -1,1 +1,4 @@
-"""Vision-language models over views of KV blocks: loading, preprocessing, attention."""
+"""The model, device-agnostic: seeing frames, prefilling and decoding over views of KV blocks.
+
+It knows tensors and transformers; it does not know streams, services or the wire.
+"""

@@ -1,0 +1,1 @@
+"""One small file per model family: vision call, prompt, special tokens, how positions advance."""

@@ -1,0 +1,147 @@
+"""What a model family must tell the rest of Tandem. Protocols only; no tensors are computed here.
+
+A *unit* is one temporal step of the vision tower (one frame, or the pair that Qwen2.5-VL merges). A position
+is a triple (time, height, width); text tokens have three equal components. A *base* is the position of a
+block's origin in one reader's frame; `PromptLayout.local_positions` are relative to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tandem.core.blocks import BlockGeometry
+
+Grid = tuple[int, int, int]
+"""Visual tokens of one unit after spatial merging: (t, h, w)."""
+
+Position = tuple[int, int, int]
+"""A position on the axes (time, height, width)."""
+
+
+class TextStream(Protocol):
+    """Incremental detokeniser of one answer."""
+
+    def push(self, token_id: int) -> str:
+        """Text that became certain with this token; may be empty (half a character, or a special token)."""
+        ...
+
+    def finish(self) -> str:
+        """What is left; a broken character comes out as U+FFFD."""
+        ...
+
+
+class Placement(Protocol):
+    """Where the units of one reader's view stand. Mutable; one per view; not thread-safe.
+
+    The sink is at base (0, 0, 0). Units are placed one after the other as transformers would place them in one
+    prompt. The same object serves the encoder (placing without end), the reasoner (a fresh one per question
+    places what is in view) and tests.
+    """
+
+    @property
+    def units(self) -> int:
+        """How many units were placed so far."""
+        ...
+
+    def place_units(self, units: int | Sequence[BlockGeometry]) -> list[Position]:
+        """Place further units and return the base of each.
+
+        A number is enough when all units have the geometry given to `PromptLayout.placement`.
+        """
+        ...
+
+    def base_of(self, unit: int) -> Position:
+        """Base of a unit placed earlier (0 is the first)."""
+        ...
+
+    def sink_base(self, oldest_unit: int) -> Position:
+        """Where the sink stands for a query whose oldest visible unit is `oldest_unit`.
+
+        It stays contiguous before that unit, however far the stream has run; (0, 0, 0) for unit 0.
+        """
+        ...
+
+    def after_units(self) -> Position:
+        """Base of the text that follows the units placed so far."""
+        ...
+
+    def generation_start(self, text_tokens: int) -> int:
+        """Position (on all axes) of the first generated token after `text_tokens` tokens at `after_units`."""
+        ...
+
+
+class PromptLayout(Protocol):
+    """How text and pictures are laid out for one checkpoint. Immutable and thread-safe."""
+
+    name: str
+    """``native`` (all units are one video) or ``timestamped`` (each unit is its own one-frame video)."""
+    frames_per_unit: int
+    """Frames that the vision tower merges into one unit (its temporal patch size)."""
+    seconds_per_unit: float
+    """Stream time between the starts of consecutive units at the checkpoint's own sampling rate."""
+    window_units: int | None
+    """Sliding window that the checkpoint was trained for, in units; None when it does not say."""
+    eos_ids: frozenset[int]
+    """Tokens that end an answer."""
+
+    def sink_tokens(self) -> list[int]:
+        """Tokens that open every prompt; always in view."""
+        ...
+
+    def unit_tokens(self, time_us: int) -> tuple[list[int], list[int]]:
+        """Text tokens before and after the visual tokens of a unit that starts at `time_us`.
+
+        Their numbers do not depend on the time.
+        """
+        ...
+
+    def geometry(self, grid: Grid) -> BlockGeometry:
+        """Geometry of a one-unit block with this grid."""
+        ...
+
+    def local_positions(self, geometry: BlockGeometry) -> Tensor:
+        """Positions int64 [3, tokens] of a block's tokens relative to its base (text-only geometry included)."""
+        ...
+
+    def placement(self, geometry: BlockGeometry | None = None) -> Placement:
+        """A fresh placement of units after the sink; `geometry` is that of its units when all are alike."""
+        ...
+
+    def question_tokens(self, text: str, *, max_tokens: int = 4096) -> list[int]:
+        """Everything from the last unit to the start of the answer, for a user's question.
+
+        User text can never produce special tokens. Raises BadQuestion when it is empty or too long.
+        """
+        ...
+
+    def encode_text(self, text: str) -> list[int]:
+        """Plain text as tokens, without any special token (notes, thoughts given as text)."""
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of generated tokens, special tokens left out."""
+        ...
+
+    def text_stream(self) -> TextStream:
+        """A fresh incremental detokeniser."""
+        ...
+
+
+class Family(Protocol):
+    """What differs between model families in calling transformers' modules."""
+
+    name: str
+    architectures: frozenset[str]
+    """Values of ``config.architectures`` that this family loads."""
+
+    def text_model(self, hf: torch.nn.Module) -> torch.nn.Module:
+        """The decoder stack; its ``rotary_emb`` is replaced at load."""
+        ...
+
+    def see(self, hf: torch.nn.Module, patches: Tensor, grid_thw: Tensor) -> Tensor:
+        """Run the vision tower: merged embeddings [tokens of all units, hidden]."""
+        ...
