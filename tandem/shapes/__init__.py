@@ -1,0 +1,1 @@
+"""The embedded default model: drawn video, questions with known answers, training and evaluation."""

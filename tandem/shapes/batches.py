@@ -1,0 +1,179 @@
+"""Training batches for the text model: token sequences, positions and masks of clips with packed questions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tandem.shapes.events import Timeline, draw_timeline
+from tandem.shapes.layout import BLOCK_SPAN, BLOCK_TOKENS, QUESTION, SINK, pieces, time_tokens
+from tandem.shapes.questions import KINDS, Asker, Question
+from tandem.shapes.words import COLOURS, SHAPES
+
+NOTHING_ROW = len(SHAPES) * len(COLOURS)
+SINK_PIECES = pieces(SINK)
+QUESTION_END = pieces(QUESTION.format(question=""))
+BLOCK_OFFSETS = np.array([[0, 1, 2, 3, 4, 4, 4, 4, 6], [0, 1, 2, 3, 4, 4, 5, 5, 6], [0, 1, 2, 3, 4, 5, 4, 5, 6]])
+KIND_WEIGHTS = {"count_total": 2.5, "count_shape": 1.5, "count_colour": 1.5, "shown_at": 1.5, "after": 1.3, "before": 1.3}
+
+
+@dataclass
+class Batch:
+    """One training batch; the first `video` tokens of every row are sink and blocks, the rest questions."""
+
+    ids: Tensor  # [B, T]
+    bank_rows: Tensor  # [B, F] which thing each frame shows
+    positions: Tensor  # [3, B, T]
+    video_mask: Tensor | None  # [B, 1, video, video] added to scores; None: plain causal
+    question_mask: Tensor  # [B, 1, Q, T] added to scores
+    targets: Tensor  # [B, T] next token, -100 where none is learned
+    kinds: Tensor  # [B, T] the kind of the question a target belongs to
+    aux: dict[str, Tensor]  # per frame targets [B, F]
+    video: int
+
+
+@lru_cache(maxsize=100_000)
+def _clock_ids(second: int) -> tuple[str, str, str]:
+    return time_tokens(second)
+
+
+def frame_things(timeline: Timeline) -> NDArray[np.int64]:
+    """For every frame the bank row of the thing it shows."""
+    out = np.full(timeline.frames, NOTHING_ROW)
+    for e in timeline.events:
+        out[e.first : e.last + 1] = e.shape * len(COLOURS) + e.colour
+    return out
+
+
+def _aux(timeline: Timeline) -> dict[str, list[int]]:
+    """What the last token of each block should know: what is shown, whether it is new, what was before."""
+    things = {k: [-100] * timeline.frames for k in ("prev_shape", "prev_colour")}
+    shape, colour, new = [0] * timeline.frames, [0] * timeline.frames, [0] * timeline.frames
+    for index, e in enumerate(timeline.events):
+        for frame in range(e.first, e.last + 1):
+            shape[frame], colour[frame] = e.shape + 1, e.colour + 1
+        new[e.first] = 1
+        before = timeline.events[index - 1] if index else None
+        things["prev_shape"][e.first] = before.shape + 1 if before else 0
+        things["prev_colour"][e.first] = before.colour + 1 if before else 0
+    seconds = [timeline.start + f for f in range(timeline.frames)]
+    return {
+        "shape": shape,
+        "colour": colour,
+        "new": new,
+        **things,
+        "minute": [s // 60 % 60 for s in seconds],
+        "second": [s % 60 for s in seconds],
+    }
+
+
+def draw_questions(rng: np.random.Generator, timeline: Timeline, budget: int) -> list[Question]:
+    """Questions at a few stream times of the clip, about `budget` tokens of them."""
+    cuts = [timeline.frames, timeline.frames, *(int(rng.integers(1, timeline.frames + 1)) for _ in range(3))]
+    askers = {cut: Asker(rng, timeline, cut) for cut in cuts}
+    weights = np.array([KIND_WEIGHTS.get(kind, 1.0) for kind in KINDS])
+    order = rng.choice(len(KINDS), size=budget, p=weights / weights.sum())
+    out: list[Question] = []
+    spent = 0
+    for number in order:
+        question = askers[cuts[int(rng.integers(len(cuts)))]].ask(KINDS[number])
+        if question is None:
+            continue
+        spent += len(pieces(question.text)) + len(pieces(question.answer)) + 4
+        if spent > budget:
+            break
+        out.append(question)
+    return out
+
+
+def video_positions(frames: int, gap: int) -> NDArray[np.int64]:
+    """Positions [3, video] of sink and blocks with `gap` unused positions between them."""
+    sink = np.broadcast_to(np.arange(len(SINK_PIECES)), (3, len(SINK_PIECES)))
+    bases = len(SINK_PIECES) + gap + BLOCK_SPAN * np.arange(frames)
+    blocks = bases[None, :, None] + BLOCK_OFFSETS[:, None, :]
+    return np.concatenate([sink, blocks.reshape(3, -1)], axis=1)
+
+
+def video_words(timeline: Timeline) -> list[str]:
+    """The tokens of sink and blocks."""
+    out = list(SINK_PIECES)
+    for frame in range(timeline.frames):
+        out += [*_clock_ids(timeline.start + frame), "<|vision_start|>", *["<|video_pad|>"] * 4, "<|vision_end|>"]
+    return out
+
+
+def make_batch(
+    rng: np.random.Generator, vocabulary: dict[str, int], clips: int, frames: int, budget: int, windowed: bool
+) -> Batch:
+    """Draw clips and questions and lay them out."""
+    video = len(SINK_PIECES) + BLOCK_TOKENS * frames
+    total = video + budget
+    ids = np.zeros((clips, total), np.int64)
+    targets = np.full((clips, total), -100)
+    kinds = np.zeros((clips, total), np.int64)
+    positions = np.zeros((3, clips, total), np.int64)
+    owner = np.full((clips, budget), -1)
+    cut = np.zeros((clips, budget), np.int64)
+    rows = np.zeros((clips, frames), np.int64)
+    aux: dict[str, list[list[int]]] = {}
+    for b in range(clips):
+        timeline = draw_timeline(rng, frames)
+        rows[b] = frame_things(timeline)
+        for name, values in _aux(timeline).items():
+            aux.setdefault(name, []).append(values)
+        gap = int(rng.integers(0, 800)) if rng.random() < 0.5 else 0
+        positions[:, b, :video] = video_positions(frames, gap)
+        ids[b, :video] = [vocabulary[w] for w in video_words(timeline)]
+        at = 0
+        for number, q in enumerate(draw_questions(rng, timeline, budget)):
+            prompt = [*pieces(q.text), *QUESTION_END]
+            words = [vocabulary[w] for w in [*prompt, *pieces(q.answer), "<|im_end|>"]]
+            if at + len(words) - 1 > budget:
+                break
+            span = slice(video + at, video + at + len(words) - 1)
+            ids[b, span] = words[:-1]
+            first = video + at + len(prompt) - 1
+            targets[b, first : span.stop] = words[len(prompt) :]
+            kinds[b, first : span.stop] = KINDS.index(q.kind)
+            base = len(SINK_PIECES) + gap + BLOCK_SPAN * q.cut
+            positions[:, b, span] = base + np.arange(len(words) - 1)
+            owner[b, at : at + len(words) - 1] = number
+            cut[b, at : at + len(words) - 1] = q.cut
+            at += len(words) - 1
+    window = rng.integers(4, 33, clips) if windowed else None
+    return Batch(
+        ids=torch.from_numpy(ids),
+        bank_rows=torch.from_numpy(rows),
+        positions=torch.from_numpy(positions),
+        video_mask=None if window is None else torch.from_numpy(window_mask(frames, window)),
+        question_mask=torch.from_numpy(_question_mask(frames, owner, cut)),
+        targets=torch.from_numpy(targets),
+        kinds=torch.from_numpy(kinds),
+        aux={name: torch.tensor(values) for name, values in aux.items()},
+        video=video,
+    )
+
+
+def window_mask(frames: int, window: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Scores mask [B, 1, video, video]: causal, the sink, and the last `window` blocks besides one's own."""
+    block = np.concatenate([np.full(len(SINK_PIECES), -1), np.arange(frames).repeat(BLOCK_TOKENS)])
+    index = np.arange(len(block))
+    causal = index[None, :] <= index[:, None]
+    far = block[:, None] - block[None, :]
+    seen = causal & ((block < 0)[None, :] | (far[None] <= window[:, None, None]))
+    return np.where(seen, np.float32(0), np.float32(-1e9))[:, None]
+
+
+def _question_mask(frames: int, owner: NDArray[np.int64], cut: NDArray[np.int64]) -> NDArray[np.float32]:
+    block = np.concatenate([np.full(len(SINK_PIECES), -1), np.arange(frames).repeat(BLOCK_TOKENS)])
+    budget = owner.shape[1]
+    index = np.arange(budget)
+    sees_video = block[None, None, :] < np.maximum(cut, 1)[:, :, None]
+    own = (owner[:, :, None] == owner[:, None, :]) & (index[None, None, :] <= index[None, :, None])
+    seen = np.concatenate([sees_video, own], axis=2)
+    return np.where(seen, np.float32(0), np.float32(-1e9))[:, None]

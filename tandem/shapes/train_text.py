@@ -1,0 +1,181 @@
+"""Second stage of training: the text model learns to answer from the frozen tower's visual tokens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tandem.shapes.batches import Batch, make_batch
+from tandem.shapes.layout import BLOCK_TOKENS
+from tandem.shapes.network import HIDDEN
+from tandem.shapes.questions import KINDS
+from tandem.shapes.words import COLOURS, SHAPES
+
+AUX_LAYER = 2
+AUX_SIZES = {
+    "shape": len(SHAPES) + 1,
+    "colour": len(COLOURS) + 1,
+    "new": 2,
+    "prev_shape": len(SHAPES) + 1,
+    "prev_colour": len(COLOURS) + 1,
+    "minute": 60,
+    "second": 60,
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the curriculum: clips of up to `frames` frames, about `tokens` tokens a step."""
+
+    steps: int
+    shortest: int
+    frames: int
+    budget: int
+    tokens: int
+    half: bool = True  # bfloat16 products; exact counting needs the last stages in float32
+
+
+def _rotate_half(x: Tensor) -> Tensor:
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((-b, a), dim=-1)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:
+    return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+
+
+def text_forward(text: Any, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The text model on embedded rows: final states, and the states after AUX_LAYER layers.
+
+    The same modules and sums as its own forward; video and questions attend apart, which skips the
+    half of the scores that no question needs.
+    """
+    rows, length, _ = x.shape
+    cos, sin = (t[:, None] for t in text.rotary_emb(x, batch.positions))
+    middle = x
+    for number, layer in enumerate(text.layers):
+        a = layer.self_attn
+        h = layer.input_layernorm(x)
+        q = a.q_proj(h).view(rows, length, -1, a.head_dim).transpose(1, 2)
+        k = a.k_proj(h).view(rows, length, -1, a.head_dim).transpose(1, 2)
+        v = a.v_proj(h).view(rows, length, -1, a.head_dim).transpose(1, 2)
+        q, k = q * cos + _rotate_half(q) * sin, k * cos + _rotate_half(k) * sin
+        k, v = (t.repeat_interleave(a.num_key_value_groups, dim=1) for t in (k, v))
+        n = batch.video
+        seen = _attend(q[:, :, :n], k[:, :, :n], v[:, :, :n], batch.video_mask, batch.video_mask is None)
+        asked = _attend(q[:, :, n:], k, v, batch.question_mask)
+        out = torch.cat([seen, asked], dim=2).transpose(1, 2).reshape(rows, length, -1)
+        x = x + a.o_proj(out)
+        x = x + layer.mlp(layer.post_attention_layernorm(x))
+        if number + 1 == AUX_LAYER:
+            middle = x
+    return text.norm(x), middle
+
+
+def embed(model: Any, bank: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
+    """Embed the tokens; every frame takes visual tokens of a random picture of what it shows.
+
+    In half of the clips an event keeps one picture while it lasts, in the others it changes every frame.
+    """
+    x = model.model.language_model.embed_tokens(batch.ids)
+    rows, frames = batch.bank_rows.shape
+    pick = torch.randint(0, bank.shape[1], (rows, frames), generator=generator)
+    steady = torch.rand(rows, generator=generator) < 0.5
+    for f in range(1, frames):
+        same = steady & (batch.bank_rows[:, f] == batch.bank_rows[:, f - 1])
+        pick[:, f] = torch.where(same, pick[:, f - 1], pick[:, f])
+    visual = bank[batch.bank_rows, pick]
+    sink = batch.video - frames * BLOCK_TOKENS
+    video = x[:, sink : batch.video].view(rows, frames, BLOCK_TOKENS, HIDDEN)
+    video = torch.cat([video[:, :, :4], visual.to(x.dtype), video[:, :, 8:]], dim=2)
+    return torch.cat([x[:, :sink], video.reshape(rows, -1, HIDDEN), x[:, batch.video :]], dim=1)
+
+
+class TextTrainer:
+    """Holds the optimizers and runs the curriculum."""
+
+    def __init__(self, model: Any, bank: Tensor, vocabulary: dict[str, int], seed: int, rate: float) -> None:
+        self.model, self.bank, self.vocabulary, self.rate = model, bank, vocabulary, rate
+        self.rng = np.random.default_rng(seed)
+        self.generator = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed)
+        self.readers = nn.ModuleDict({name: nn.Linear(HIDDEN, size) for name, size in AUX_SIZES.items()})
+        text = model.model.language_model
+        matrices = [p for p in text.layers.parameters() if p.ndim == 2]
+        others = [p for p in text.parameters() if p.ndim != 2]
+        others += [text.embed_tokens.weight, model.lm_head.weight, *self.readers.parameters()]
+        self.parameters = [*matrices, *others]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(matrices, lr=rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
+        ]
+        self.step = 0
+        self.hits = np.zeros((len(KINDS), 2))
+        self.losses: list[float] = []
+
+    def run(self, stages: Sequence[Stage], save: Callable[[], None], warm: int = 100, end: float = 0.02) -> None:
+        """Run the stages with warm-up and a linear decay to `end` of the rate over the last 40 %."""
+        total = sum(stage.steps for stage in stages)
+        done, began, told = 0, time.time(), time.time()
+        for stage in stages:
+            print(f"text: {stage}", flush=True)
+            for _ in range(stage.steps):
+                decay = max(end, min(1.0, (total - done) / (0.4 * total)))
+                self._set_rate(self.rate * min(1.0, (done + 1) / warm) * decay)
+                self._train_step(stage)
+                done += 1
+                if time.time() - told > 45:
+                    told = time.time()
+                    self._report(done, total, told - began)
+            save()
+
+    def _set_rate(self, rate: float) -> None:
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+    def _train_step(self, stage: Stage) -> None:
+        frames = int(self.rng.integers(stage.shortest, stage.frames + 1))
+        clips = max(2, stage.tokens // (frames * BLOCK_TOKENS + stage.budget))
+        windowed = bool(self.rng.random() < 0.5)
+        batch = make_batch(self.rng, self.vocabulary, clips, frames, stage.budget, windowed)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=stage.half):
+            loss = self._loss(batch)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.losses.append(float(loss.detach()))
+
+    def _loss(self, batch: Batch) -> Tensor:
+        x = embed(self.model, self.bank, batch, self.generator)
+        states, middle = text_forward(self.model.model.language_model, x, batch)
+        learned = batch.targets >= 0
+        logits = self.model.lm_head(states[learned])
+        targets = batch.targets[learned]
+        self._count(batch, learned, logits.detach().argmax(-1) == targets)
+        loss = nn.functional.cross_entropy(logits, targets)
+        sink = batch.video - batch.bank_rows.shape[1] * BLOCK_TOKENS
+        ends = middle[:, sink + BLOCK_TOKENS - 1 : batch.video : BLOCK_TOKENS]
+        for name, reader in self.readers.items():
+            aux = nn.functional.cross_entropy(reader(ends).flatten(0, 1), batch.aux[name].flatten())
+            loss = loss + 0.15 * aux
+        return loss
+
+    def _count(self, batch: Batch, learned: Tensor, right: Tensor) -> None:
+        kinds = batch.kinds[learned].numpy()
+        self.hits[:, 0] += np.bincount(kinds, weights=right.numpy(), minlength=len(KINDS))
+        self.hits[:, 1] += np.bincount(kinds, minlength=len(KINDS))
+
+    def _report(self, done: int, total: int, seconds: float) -> None:
+        parts = [f"{k} {h / max(n, 1):.3f}" for k, (h, n) in zip(KINDS, self.hits, strict=True)]
+        print(f"text: {done}/{total} {seconds:.0f} s loss {np.mean(self.losses):.3f} | {' '.join(parts)}", flush=True)
+        self.hits[:], self.losses = 0, []
