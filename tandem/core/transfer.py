@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
 from tandem.core.blocks import BlockHeader
-from tandem.core.ids import Epoch, StreamId
+from tandem.core.ids import StreamId
 
 PROTOCOL_MAJOR = 1
 """Ends with different majors refuse each other."""
@@ -237,7 +237,6 @@ class Bye:
     """The sender of the message closes the link and says why."""
 
     reason: str
-    epoch: Epoch = Epoch(0)
 
 
 ControlMessage = (
