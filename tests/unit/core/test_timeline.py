@@ -1,5 +1,7 @@
 """Stream time: ranges, joining, the two text forms."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +26,7 @@ def test_merging_keeps_every_moment_and_adds_none(items: list[TimeRange]) -> Non
 @given(st.lists(ranges))
 def test_merged_ranges_are_sorted_and_apart(items: list[TimeRange]) -> None:
     merged = merge_ranges(items)
-    assert all(a.end_us < b.start_us for a, b in zip(merged, merged[1:], strict=False))
+    assert all(a.end_us < b.start_us for a, b in itertools.pairwise(merged))
 
 
 @pytest.mark.parametrize(
