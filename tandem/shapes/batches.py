@@ -1,4 +1,4 @@
-"""Training batches for the text model: token sequences, positions and masks of clips with packed questions."""
+"""Training batches for the text model: tokens, positions and masks of clips with packed questions."""
 
 from __future__ import annotations
 
@@ -18,8 +18,17 @@ from tandem.shapes.words import COLOURS, SHAPES
 NOTHING_ROW = len(SHAPES) * len(COLOURS)
 SINK_PIECES = pieces(SINK)
 QUESTION_END = pieces(QUESTION.format(question=""))
-BLOCK_OFFSETS = np.array([[0, 1, 2, 3, 4, 4, 4, 4, 6], [0, 1, 2, 3, 4, 4, 5, 5, 6], [0, 1, 2, 3, 4, 5, 4, 5, 6]])
-KIND_WEIGHTS = {"count_total": 2.5, "count_shape": 1.5, "count_colour": 1.5, "shown_at": 1.5, "after": 1.3, "before": 1.3}
+BLOCK_OFFSETS = np.array(
+    [[0, 1, 2, 3, 4, 4, 4, 4, 6], [0, 1, 2, 3, 4, 4, 5, 5, 6], [0, 1, 2, 3, 4, 5, 4, 5, 6]]
+)
+KIND_WEIGHTS = {
+    "count_total": 2.5,
+    "count_shape": 1.5,
+    "count_colour": 1.5,
+    "shown_at": 1.5,
+    "after": 1.3,
+    "before": 1.3,
+}
 
 
 @dataclass
@@ -103,7 +112,12 @@ def video_words(timeline: Timeline) -> list[str]:
     """The tokens of sink and blocks."""
     out = list(SINK_PIECES)
     for frame in range(timeline.frames):
-        out += [*_clock_ids(timeline.start + frame), "<|vision_start|>", *["<|video_pad|>"] * 4, "<|vision_end|>"]
+        out += [
+            *_clock_ids(timeline.start + frame),
+            "<|vision_start|>",
+            *["<|video_pad|>"] * 4,
+            "<|vision_end|>",
+        ]
     return out
 
 

@@ -13,49 +13,57 @@ from PIL import Image
 from tandem.shapes.words import COLOURS, SHAPES
 
 Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
 Bytes = NDArray[np.uint8]
 PALETTE: Floats = np.array(list(COLOURS.values()), dtype=np.float32)
 
 
-def _triangle(u: Floats, v: Floats) -> NDArray[np.bool_]:
-    return (v < 0.7) & (1.7 * np.abs(u) < 0.95 * (v + 1.0))
+def _triangle(u: Floats, v: Floats) -> Bools:
+    inside: Bools = (v < 0.7) & (1.7 * np.abs(u) < 0.95 * (v + 1.0))
+    return inside
 
 
-def _star(u: Floats, v: Floats) -> NDArray[np.bool_]:
+def _star(u: Floats, v: Floats) -> Bools:
     sector = np.pi / 5
     angle = np.mod(np.arctan2(u, -v), 2 * sector)
     angle = np.minimum(angle, 2 * sector - angle)
     radius = np.hypot(u, v)
     x, y = radius * np.cos(angle), radius * np.sin(angle)
     inner_x, inner_y = 0.42 * np.cos(sector), 0.42 * np.sin(sector)
-    return (inner_y * (x - 1.0) - (inner_x - 1.0) * y) < 0
+    inside: Bools = (inner_y * (x - 1.0) - (inner_x - 1.0) * y) < 0
+    return inside
 
 
-def _heart(u: Floats, v: Floats) -> NDArray[np.bool_]:
+def _heart(u: Floats, v: Floats) -> Bools:
     x, y = 1.25 * u, 0.15 - 1.2 * v
-    return (x * x + y * y - 1.0) ** 3 - x * x * y * y * y < 0
+    inside: Bools = (x * x + y * y - 1.0) ** 3 - x * x * y * y * y < 0
+    return inside
 
 
-def _cross(u: Floats, v: Floats) -> NDArray[np.bool_]:
+def _cross(u: Floats, v: Floats) -> Bools:
     a, b = np.abs(u), np.abs(v)
-    return (np.minimum(a, b) < 0.28) & (np.maximum(a, b) < 0.92)
+    inside: Bools = (np.minimum(a, b) < 0.28) & (np.maximum(a, b) < 0.92)
+    return inside
 
 
-def _ring(u: Floats, v: Floats) -> NDArray[np.bool_]:
+def _ring(u: Floats, v: Floats) -> Bools:
     radius = np.hypot(u, v)
-    return (radius > 0.52) & (radius < 0.95)
+    inside: Bools = (radius > 0.52) & (radius < 0.95)
+    return inside
 
 
-def _arrow(u: Floats, v: Floats) -> NDArray[np.bool_]:
+def _arrow(u: Floats, v: Floats) -> Bools:
     shaft = (u > -0.95) & (u < 0.1) & (np.abs(v) < 0.25)
-    return shaft | ((u > 0.0) & (np.abs(v) < 0.85 * (1.0 - u / 0.95)))
+    inside: Bools = shaft | ((u > 0.0) & (np.abs(v) < 0.85 * (1.0 - u / 0.95)))
+    return inside
 
 
-def _moon(u: Floats, v: Floats) -> NDArray[np.bool_]:
-    return (np.hypot(u + 0.1, v) < 0.95) & (np.hypot(u - 0.4, v) > 0.75)
+def _moon(u: Floats, v: Floats) -> Bools:
+    inside: Bools = (np.hypot(u + 0.1, v) < 0.95) & (np.hypot(u - 0.4, v) > 0.75)
+    return inside
 
 
-INSIDE: dict[str, Callable[[Floats, Floats], NDArray[np.bool_]]] = {
+INSIDE: dict[str, Callable[[Floats, Floats], Bools]] = {
     "circle": lambda u, v: np.hypot(u, v) < 0.9,
     "square": lambda u, v: np.maximum(np.abs(u), np.abs(v)) < 0.8,
     "triangle": _triangle,
@@ -121,7 +129,9 @@ def draw(look: Look, height: int, width: int, smooth: int = 2) -> Floats:
             mask = INSIDE[name](dx * cos + dy * sin, dy * cos - dx * sin).astype(np.float32)
             cover[rows] = mask.reshape(len(rows), height, smooth, width, smooth).mean((2, 4))
     slope_x = look.shade[:, 0, None, None] * (np.arange(width, dtype=np.float32) / width - 0.5)[None, None]
-    slope_y = look.shade[:, 1, None, None] * (np.arange(height, dtype=np.float32) / height - 0.5)[None, :, None]
+    slope_y = (
+        look.shade[:, 1, None, None] * (np.arange(height, dtype=np.float32) / height - 0.5)[None, :, None]
+    )
     paper = look.paper[:, None, None, :] + (slope_x + slope_y)[..., None]
     return np.asarray(paper + cover[..., None] * (look.ink[:, None, None, :] - paper), dtype=np.float32)
 
@@ -157,7 +167,8 @@ def jpeg_roundtrip(picture: Bytes, quality: int) -> Bytes:
     """Encode and decode one picture as JPEG."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
-    return np.asarray(Image.open(buffer).convert("RGB"))
+    decoded: Bytes = np.asarray(Image.open(buffer).convert("RGB"))
+    return decoded
 
 
 def random_pictures(

@@ -41,14 +41,18 @@ def load(folder: Path = MODEL_FOLDER) -> Model:
 
 
 def held_out_clip(seed: int, events: int) -> tuple[Timeline, Tensor, list[Question]]:
-    """A clip with exactly so many events: its timeline, its 56x56 pictures per frame, three questions a kind."""
+    """A clip with exactly so many events: timeline, pictures per frame, up to three questions a kind."""
     rng = np.random.default_rng([HELD_OUT, seed, events])
     timeline = draw_timeline(rng, 1, events=events, pace=float(rng.random()) * min(1.0, 24 / events))
     scenes = scene(rng, timeline, 320, 240)
     drawn = small(np.stack([jpeg_roundtrip(p, 85) for p in scenes]))
     index = [len(scenes) - 1 if i < 0 else i for i in timeline.event_of_frame()]
     asker = Asker(rng, timeline)
-    found = [asker.ask(kind) for kind in KINDS for _ in range(1 if kind in ("count_total", "now", "last", "first") else 3)]
+    found = [
+        asker.ask(kind)
+        for kind in KINDS
+        for _ in range(1 if kind in ("count_total", "now", "last", "first") else 3)
+    ]
     questions = {q.text: q for q in found if q is not None}
     return timeline, torch.from_numpy(drawn[index]), list(questions.values())
 
@@ -67,7 +71,10 @@ def encode(model: Model, timeline: Timeline, pictures: Tensor, window: int | Non
     mask = torch.from_numpy(window_mask(timeline.frames, reach))
     cache = DynamicCache(config=inner.language_model.config)
     inner.language_model(
-        inputs_embeds=x, attention_mask={"full_attention": mask}, position_ids=positions, past_key_values=cache
+        inputs_embeds=x,
+        attention_mask={"full_attention": mask},
+        position_ids=positions,
+        past_key_values=cache,
     )
     return cache
 

@@ -49,7 +49,11 @@ def draw_start(rng: np.random.Generator, frames: int) -> int:
 
 
 def draw_timeline(
-    rng: np.random.Generator, frames: int, start: int | None = None, pace: float | None = None, events: int | None = None
+    rng: np.random.Generator,
+    frames: int,
+    start: int | None = None,
+    pace: float | None = None,
+    events: int | None = None,
 ) -> Timeline:
     """A random timeline of `frames` frames; `pace` in 0..1 makes events short and blanks rare.
 

@@ -44,7 +44,11 @@ def export(model: Any, folder: Path) -> None:
         "temporal_patch_size": 1,
         "merge_size": MERGE,
     }
-    image = {**common, "image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2_5_VLProcessor"}
+    image = {
+        **common,
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "processor_class": "Qwen2_5_VLProcessor",
+    }
     video = {**common, "video_processor_type": "Qwen2VLVideoProcessor", "do_sample_frames": False}
     (folder / "preprocessor_config.json").write_text(json.dumps(image, indent=2) + "\n")
     (folder / "video_preprocessor_config.json").write_text(json.dumps(video, indent=2) + "\n")

@@ -95,7 +95,12 @@ PHRASES: dict[str, tuple[str, ...]] = {
         "what is shown at the moment?",
         "what is there right now?",
     ),
-    "last": ("what was shown last?", "what was the last shape?", "which shape came last?", "what was the latest shape?"),
+    "last": (
+        "what was shown last?",
+        "what was the last shape?",
+        "which shape came last?",
+        "what was the latest shape?",
+    ),
     "first": ("what was shown first?", "what was the first shape?", "which shape came first?"),
     "when": (
         "when was the {x} shown?",
@@ -163,11 +168,11 @@ class Asker:
 
     def _colour_of_shape(self) -> tuple[dict[str, str], str] | None:
         event = self._pick([e for e in self.seen if self.shapes[e.shape] == 1])
-        return event and ({"s": SHAPES[event.shape]}, COLOUR_NAMES[event.colour])
+        return ({"s": SHAPES[event.shape]}, COLOUR_NAMES[event.colour]) if event else None
 
     def _shape_of_colour(self) -> tuple[dict[str, str], str] | None:
         event = self._pick([e for e in self.seen if self.colours[e.colour] == 1])
-        return event and ({"c": COLOUR_NAMES[event.colour]}, SHAPES[event.shape])
+        return ({"c": COLOUR_NAMES[event.colour]}, SHAPES[event.shape]) if event else None
 
     def _shown_at(self) -> tuple[dict[str, str], str] | None:
         frame = int(self.rng.integers(self.cut))

@@ -12,14 +12,15 @@ from tandem.shapes.words import COLOUR_NAMES, NUMBERS, SHAPES, SPECIAL_TOKENS, p
 UNKNOWN = "<unk>"
 PUNCTUATION = (":", ".", ",", "?", "!", "-", "'")
 # Every word of every question, answer and template; tests check that no question holds an unknown word.
-WORDS = (
-    "system user assistant watch nothing none a an the what which was is were did do there it that has been have "
-    "colour color shape shown show appear appeared appears see seen saw on screen at time after before came come "
-    "right just next previous following preceding how many times count total in all shapes things objects different "
-    "when first last now currently visible being moment latest recent most thing object yes no i you we tell me "
-    "had to be any ever of and then happened happens this video so far until did of list describe name by number "
-    "colours colors please can could be directly immediately follows followed precedes preceded for"
-).split()
+_WORDS = """
+    system user assistant watch nothing none a an the what which was is were did do there it that
+    has been have colour color shape shown show appear appeared appears see seen saw on screen at
+    time after before came come right just next previous following preceding how many times count
+    total in all shapes things objects different when first last now currently visible being moment
+    latest recent most thing object yes no i you we tell me had to be any ever of and then happened
+    happens this video so far until list describe name by number colours colors please can could
+    directly immediately follows followed precedes preceded for
+"""
 
 
 def vocabulary() -> dict[str, int]:
@@ -27,7 +28,7 @@ def vocabulary() -> dict[str, int]:
     words = [*SPECIAL_TOKENS, UNKNOWN, *NUMBERS, *PUNCTUATION, *COLOUR_NAMES]
     for shape in SHAPES:
         words += [shape, plural(shape)]
-    words += WORDS
+    words += _WORDS.split()
     return {word: index for index, word in enumerate(dict.fromkeys(words))}
 
 
@@ -44,8 +45,8 @@ def build() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         unk_token=UNKNOWN,
-        pad_token="<|endoftext|>",
-        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",  # noqa: S106
+        eos_token="<|im_end|>",  # noqa: S106
         additional_special_tokens=list(SPECIAL_TOKENS),
         clean_up_tokenization_spaces=False,
         model_max_length=32768,

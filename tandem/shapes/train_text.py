@@ -119,7 +119,9 @@ class TextTrainer:
         self.hits = np.zeros((len(KINDS), 2))
         self.losses: list[float] = []
 
-    def run(self, stages: Sequence[Stage], save: Callable[[], None], warm: int = 100, end: float = 0.02) -> None:
+    def run(
+        self, stages: Sequence[Stage], save: Callable[[], None], warm: int = 100, end: float = 0.02
+    ) -> None:
         """Run the stages with warm-up and a linear decay to `end` of the rate over the last 40 %."""
         total = sum(stage.steps for stage in stages)
         done, began, told = 0, time.time(), time.time()
@@ -177,5 +179,8 @@ class TextTrainer:
 
     def _report(self, done: int, total: int, seconds: float) -> None:
         parts = [f"{k} {h / max(n, 1):.3f}" for k, (h, n) in zip(KINDS, self.hits, strict=True)]
-        print(f"text: {done}/{total} {seconds:.0f} s loss {np.mean(self.losses):.3f} | {' '.join(parts)}", flush=True)
+        print(
+            f"text: {done}/{total} {seconds:.0f} s loss {np.mean(self.losses):.3f} | {' '.join(parts)}",
+            flush=True,
+        )
         self.hits[:], self.losses = 0, []

@@ -24,8 +24,8 @@ def random_things(rng: np.random.Generator, n: int, blank: float = 0.06) -> tupl
     return np.where(nothing, -1, shape), np.where(nothing, -1, colour)
 
 
-def train_tower(visual: Any, seed: int, pictures: int, seconds: float) -> float:
-    """Train the tower on `pictures` drawn pictures for about `seconds`; returns held-out accuracy."""
+def train_tower(visual: Any, seed: int, pictures: int, steps: int) -> float:
+    """Train the tower on `pictures` drawn pictures for `steps` steps; returns held-out accuracy."""
     rng = np.random.default_rng(seed)
     shape, colour = random_things(rng, pictures)
     began = time.time()
@@ -37,9 +37,9 @@ def train_tower(visual: Any, seed: int, pictures: int, seconds: float) -> float:
     parameters = [*visual.parameters(), *readers.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1.5e-3, betas=(0.9, 0.98), weight_decay=0.02)
     generator = torch.Generator().manual_seed(seed)
-    began, step, accuracy = time.time(), 0, 0.0
-    while (spent := (time.time() - began) / seconds) < 1.0:
-        rate = 1.5e-3 * min(1.0, (step + 1) / 100) * min(1.0, 2.5 * (1 - spent) + 0.01)
+    began = time.time()
+    for step in range(steps):
+        rate = 1.5e-3 * min(1.0, (step + 1) / 100) * min(1.0, 2.5 * (1 - step / steps) + 0.01)
         for group in optimizer.param_groups:
             group["lr"] = rate
         rows = torch.randint(1000, pictures, (192,), generator=generator)
@@ -49,14 +49,16 @@ def train_tower(visual: Any, seed: int, pictures: int, seconds: float) -> float:
         loss = nn.functional.cross_entropy(readers[0](mean), want_shape[rows])
         loss = loss + nn.functional.cross_entropy(readers[1](mean), want_colour[rows])
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        step += 1
-        if step % 200 == 0:
+        if step % 200 == 199:
             accuracy = _accuracy(visual, readers, drawn[held], want_shape[held], want_colour[held])
             spent_s = time.time() - began
-            print(f"tower: step {step} {spent_s:.0f} s loss {loss.item():.3f} right {accuracy:.3f}", flush=True)
+            print(
+                f"tower: step {step + 1} {spent_s:.0f} s loss {loss.item():.3f} right {accuracy:.3f}",
+                flush=True,
+            )
     return _accuracy(visual, readers, drawn[held], want_shape[held], want_colour[held])
 
 

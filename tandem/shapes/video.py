@@ -61,7 +61,7 @@ class Clip:
     def sampled(self, fps: float = 1.0) -> Bytes:
         """The frames that a sampler at `fps` keeps."""
         count = int(len(self) / self.fps * fps + 1e-9)
-        index = [int(round(k / fps * self.fps)) for k in range(count)]
+        index = [round(k / fps * self.fps) for k in range(count)]
         kept: Bytes = self.pictures[self.shown[index]]
         return kept
 
@@ -71,7 +71,9 @@ def scene(rng: np.random.Generator, timeline: Timeline, width: int, height: int)
     shape = np.array([e.shape for e in timeline.events] + [-1])
     colour = np.array([e.colour for e in timeline.events] + [-1])
     look = random_look(rng, shape, colour, aspect=width / height)
-    look = replace(look, paper=np.repeat(look.paper[-1:], len(shape), 0), shade=np.repeat(look.shade[-1:], len(shape), 0))
+    look = replace(
+        look, paper=np.repeat(look.paper[-1:], len(shape), 0), shade=np.repeat(look.shade[-1:], len(shape), 0)
+    )
     drawn = [draw(_row(look, i), height, width) for i in range(len(shape))]
     return np.clip(np.rint(np.concatenate(drawn)), 0, 255).astype(np.uint8)
 
@@ -94,7 +96,7 @@ def render_clip(
     rng = np.random.default_rng([7, seed])
     timeline = draw_timeline(rng, seconds, start=start, pace=pace, events=events)
     pictures = scene(rng, timeline, width, height)
-    times = np.arange(int(round(timeline.frames * fps))) / fps
+    times = np.arange(round(timeline.frames * fps)) / fps
     shown = np.full(len(times), len(timeline.events))
     for index, event in enumerate(timeline.events):
         shown[(times >= event.first - LEAD) & (times < event.last + 1 - LEAD)] = index
@@ -116,7 +118,7 @@ def asked(question: Question) -> Asked:
 
 
 def write_mp4(path: str | Path, clip: Clip, crf: int = 23, container: str | None = None) -> None:
-    """Encode the clip as H.264. `container`: any of FFmpeg's muxers ("mp4", "mpegts", "h264"), else by name."""
+    """Encode the clip as H.264; `container` is an FFmpeg muxer ("mp4", "mpegts", "h264"), or the suffix."""
     rate = Fraction(clip.fps).limit_denominator(1000)
     options = {"crf": str(crf), "preset": "veryfast", "threads": "1"}
     with av.open(str(path), "w", format=container) as file:

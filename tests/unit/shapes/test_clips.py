@@ -1,5 +1,6 @@
 """Timelines, known answers and drawn clips agree with each other."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,11 @@ def test_known_answers() -> None:
     assert ("how many stars were shown?", "2") in _ask("count_shape")
     assert _ask("count_total") == {("how many shapes were shown?", "3")}
     assert ("when was the blue moon shown?", "01:00:04") in _ask("when")
-    assert {("what was shown at 01:00:03?", "nothing"), ("what was shown at 01:00:06?", "a blue star")} <= _ask("shown_at")
+    shown = _ask("shown_at")
+    assert {
+        ("what was shown at 01:00:03?", "nothing"),
+        ("what was shown at 01:00:06?", "a blue star"),
+    } <= shown
 
 
 def test_answers_as_of_an_earlier_time() -> None:
@@ -43,7 +48,7 @@ def test_timelines_keep_their_promises() -> None:
     for count in (1, 8, 32, 40):
         events = draw_timeline(rng, 1, events=count).events
         assert len(events) == count
-        for one, two in zip(events, events[1:], strict=False):
+        for one, two in itertools.pairwise(events):
             assert (one.shape, one.colour) != (two.shape, two.colour)
             assert 0 <= two.first - one.last - 1 <= MAX_BLANK
             assert one.last - one.first < MAX_SECONDS
