@@ -15,6 +15,7 @@ from tandem.shapes.layout import BLOCK_SPAN, BLOCK_TOKENS, QUESTION, SINK, piece
 from tandem.shapes.questions import KINDS, Asker, Question
 from tandem.shapes.words import COLOURS, SHAPES
 
+SINK_WEIGHTS = (3.0, 16.0)  # of the two guided heads, when they count
 NOTHING_ROW = len(SHAPES) * len(COLOURS)
 SINK_PIECES = pieces(SINK)
 QUESTION_END = pieces(QUESTION.format(question=""))
@@ -41,6 +42,8 @@ class Batch:
     video_mask: Tensor | None  # [B, 1, video, video] added to scores; None: plain causal
     question_mask: Tensor  # [B, 1, Q, T] added to scores
     targets: Tensor  # [B, T] next token, -100 where none is learned
+    look_at: Tensor  # [B, heads, P, 1 + F] where guided heads should look from each learned token
+    look_from: Tensor  # [B, P] learned tokens, counted from the first question token, -1 where none
     kinds: Tensor  # [B, T] the kind of the question a target belongs to
     aux: dict[str, Tensor]  # per frame targets [B, F]
     video: int
@@ -135,6 +138,7 @@ def make_batch(
     cut = np.zeros((clips, budget), np.int64)
     rows = np.zeros((clips, frames), np.int64)
     aux: dict[str, list[list[int]]] = {}
+    looks: list[list[tuple[int, Question]]] = [[] for _ in range(clips)]
     for b in range(clips):
         timeline = draw_timeline(rng, frames)
         rows[b] = frame_things(timeline)
@@ -154,12 +158,14 @@ def make_batch(
             first = video + at + len(prompt) - 1
             targets[b, first : span.stop] = words[len(prompt) :]
             kinds[b, first : span.stop] = KINDS.index(q.kind)
+            looks[b] += [(place - video, q) for place in range(first, span.stop)]
             base = len(SINK_PIECES) + gap + BLOCK_SPAN * q.cut
             positions[:, b, span] = base + np.arange(len(words) - 1)
             owner[b, at : at + len(words) - 1] = number
             cut[b, at : at + len(words) - 1] = q.cut
             at += len(words) - 1
     window = rng.integers(4, 33, clips) if windowed else None
+    look_from, look_at = _looks(frames, looks)
     return Batch(
         ids=torch.from_numpy(ids),
         bank_rows=torch.from_numpy(rows),
@@ -167,10 +173,32 @@ def make_batch(
         video_mask=None if window is None else torch.from_numpy(window_mask(frames, window)),
         question_mask=torch.from_numpy(_question_mask(frames, owner, cut)),
         targets=torch.from_numpy(targets),
+        look_at=look_at,
+        look_from=look_from,
         kinds=torch.from_numpy(kinds),
         aux={name: torch.tensor(values) for name, values in aux.items()},
         video=video,
     )
+
+
+def _looks(frames: int, looks: list[list[tuple[int, Question]]]) -> tuple[Tensor, Tensor]:
+    """Which tokens learn, and how much of its attention a guided head should give the sink and each frame.
+
+    Evidence is looked at evenly. For counts the sink keeps a fixed weight, so that the attention it loses
+    tells the number: the plainest way to count with a softmax.
+    """
+    longest = max(1, max(len(row) for row in looks))
+    places = np.full((len(looks), longest), -1)
+    at = np.zeros((len(looks), len(SINK_WEIGHTS), longest, 1 + frames), np.float32)
+    for b, row in enumerate(looks):
+        for p, (place, q) in enumerate(row):
+            places[b, p] = place
+            for head, weight in enumerate(SINK_WEIGHTS):
+                sink = weight if q.kind.startswith("count") else 0.0 if q.evidence else 1.0
+                at[b, head, p, 0] = sink
+                at[b, head, p, [1 + f for f in q.evidence]] = 1.0
+    at /= np.maximum(at.sum(-1, keepdims=True), 1e-6)
+    return torch.from_numpy(places), torch.from_numpy(at)
 
 
 def window_mask(frames: int, window: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -151,7 +151,7 @@ def degrade(rng: np.random.Generator, pictures: Floats) -> Bytes:
     out = grey + tint + rng.uniform(0, 1, (n, 1, 1, 1)).astype(np.float32) * (_blurred(tint) - tint)
     level = rng.uniform(0, 9, (n, 1, 1, 1)).astype(np.float32) * (rng.random((n, 1, 1, 1)) < 0.6)
     out += rng.standard_normal(out.shape, dtype=np.float32) * level
-    result = np.clip(np.rint(out), 0, 255).astype(np.uint8)
+    result: Bytes = np.clip(np.rint(out), 0, 255).astype(np.uint8)
     for i in np.flatnonzero(rng.random(n) < 0.5):
         result[i] = jpeg_roundtrip(result[i], int(rng.integers(35, 96)))
     return result

@@ -14,12 +14,19 @@ from tandem.shapes.words import COLOUR_NAMES, NOTHING, SHAPES, article, plural, 
 
 @dataclass(frozen=True)
 class Question:
-    """A question that is asked when `cut` frames of the timeline have been seen."""
+    """A question that is asked when `cut` frames of the timeline have been seen.
+
+    `evidence`: the frames that the answer rests on (none where the answer is that there was none).
+    """
 
     kind: str
     text: str
     answer: str
     cut: int
+    evidence: tuple[int, ...]
+
+
+Made = tuple[dict[str, str], str, tuple[int, ...]]
 
 
 PHRASES: dict[str, tuple[str, ...]] = {
@@ -145,19 +152,22 @@ class Asker:
 
     def ask(self, kind: str, plain: bool = False) -> Question | None:
         """A question of this kind, or None if the clip allows none; `plain` takes the first phrasing."""
-        made: Callable[[], tuple[dict[str, str], str] | None] = getattr(self, f"_{kind}")
+        made: Callable[[], Made | None] = getattr(self, f"_{kind}")
         result = made()
         if result is None:
             return None
-        fields, answer = result
+        fields, answer, evidence = result
         phrases = PHRASES[kind]
         text = phrases[0 if plain else int(self.rng.integers(len(phrases)))].format(**fields)
         if not plain and self.rng.random() < 0.1:
             text = text.rstrip("?.")
-        return Question(kind, text, answer, self.cut)
+        return Question(kind, text, answer, self.cut, evidence)
 
     def _pick(self, events: list[Event]) -> Event | None:
         return events[int(self.rng.integers(len(events)))] if events else None
+
+    def _frames(self, event: Event) -> tuple[int, ...]:
+        return tuple(range(event.first, min(event.last + 1, self.cut)))
 
     def _unique_thing(self) -> tuple[int, Event] | None:
         unique = [i for i, e in enumerate(self.seen) if self.things[(e.shape, e.colour)] == 1]
@@ -166,50 +176,58 @@ class Asker:
         index = unique[int(self.rng.integers(len(unique)))]
         return index, self.seen[index]
 
-    def _colour_of_shape(self) -> tuple[dict[str, str], str] | None:
+    def _colour_of_shape(self) -> Made | None:
         event = self._pick([e for e in self.seen if self.shapes[e.shape] == 1])
-        return ({"s": SHAPES[event.shape]}, COLOUR_NAMES[event.colour]) if event else None
+        if event is None:
+            return None
+        return {"s": SHAPES[event.shape]}, COLOUR_NAMES[event.colour], self._frames(event)
 
-    def _shape_of_colour(self) -> tuple[dict[str, str], str] | None:
+    def _shape_of_colour(self) -> Made | None:
         event = self._pick([e for e in self.seen if self.colours[e.colour] == 1])
-        return ({"c": COLOUR_NAMES[event.colour]}, SHAPES[event.shape]) if event else None
+        if event is None:
+            return None
+        return {"c": COLOUR_NAMES[event.colour]}, SHAPES[event.shape], self._frames(event)
 
-    def _shown_at(self) -> tuple[dict[str, str], str] | None:
+    def _shown_at(self) -> Made | None:
         frame = int(self.rng.integers(self.cut))
         second = self.timeline.start + frame
         text = clock(second)
         if second < 3600 and self.rng.random() < 0.2:
             text = "00:" + text
         index = self.at_frame[frame]
-        return {"t": text}, _name(None if index < 0 else self.timeline.events[index])
+        return {"t": text}, _name(None if index < 0 else self.timeline.events[index]), (frame,)
 
-    def _after(self) -> tuple[dict[str, str], str] | None:
+    def _after(self) -> Made | None:
         found = self._unique_thing()
         if found is None:
             return None
         index, event = found
         follower = self.seen[index + 1] if index + 1 < len(self.seen) else None
-        return {"x": thing(event.shape, event.colour)}, _name(follower)
+        rest = (follower.first,) if follower else ()
+        return {"x": thing(event.shape, event.colour)}, _name(follower), rest
 
-    def _before(self) -> tuple[dict[str, str], str] | None:
+    def _before(self) -> Made | None:
         found = self._unique_thing()
         if found is None:
             return None
         index, event = found
-        return {"x": thing(event.shape, event.colour)}, _name(self.seen[index - 1] if index else None)
+        earlier = self.seen[index - 1] if index else None
+        return {"x": thing(event.shape, event.colour)}, _name(earlier), (event.first,)
 
-    def _count_total(self) -> tuple[dict[str, str], str]:
-        return {}, str(len(self.seen))
+    def _count_total(self) -> Made:
+        return {}, str(len(self.seen)), tuple(e.first for e in self.seen)
 
-    def _count_shape(self) -> tuple[dict[str, str], str]:
+    def _count_shape(self) -> Made:
         event = self._pick(self.seen) if self.rng.random() < 0.8 else None
         shape = event.shape if event else int(self.rng.integers(len(SHAPES)))
-        return {"s": SHAPES[shape], "ss": plural(SHAPES[shape])}, str(self.shapes[shape])
+        rest = tuple(e.first for e in self.seen if e.shape == shape)
+        return {"s": SHAPES[shape], "ss": plural(SHAPES[shape])}, str(len(rest)), rest
 
-    def _count_colour(self) -> tuple[dict[str, str], str]:
+    def _count_colour(self) -> Made:
         event = self._pick(self.seen) if self.rng.random() < 0.8 else None
         colour = event.colour if event else int(self.rng.integers(len(COLOUR_NAMES)))
-        return {"c": COLOUR_NAMES[colour]}, str(self.colours[colour])
+        rest = tuple(e.first for e in self.seen if e.colour == colour)
+        return {"c": COLOUR_NAMES[colour]}, str(len(rest)), rest
 
     def _any_thing(self, seen: float) -> tuple[int, int]:
         event = self._pick(self.seen) if self.rng.random() < seen else None
@@ -217,29 +235,35 @@ class Asker:
             return event.shape, event.colour
         return int(self.rng.integers(len(SHAPES))), int(self.rng.integers(len(COLOUR_NAMES)))
 
-    def _count_thing(self) -> tuple[dict[str, str], str]:
+    def _count_thing(self) -> Made:
         shape, colour = self._any_thing(0.8)
         fields = {"x": thing(shape, colour), "xs": f"{COLOUR_NAMES[colour]} {plural(SHAPES[shape])}"}
-        return fields, str(self.things[(shape, colour)])
+        rest = tuple(e.first for e in self.seen if (e.shape, e.colour) == (shape, colour))
+        return fields, str(len(rest)), rest
 
-    def _now(self) -> tuple[dict[str, str], str]:
+    def _now(self) -> Made:
         index = self.at_frame[self.cut - 1]
-        return {}, _name(None if index < 0 else self.timeline.events[index])
+        return {}, _name(None if index < 0 else self.timeline.events[index]), (self.cut - 1,)
 
-    def _last(self) -> tuple[dict[str, str], str]:
-        return {}, _name(self.seen[-1] if self.seen else None)
+    def _last(self) -> Made:
+        if not self.seen:
+            return {}, NOTHING, ()
+        return {}, _name(self.seen[-1]), self._frames(self.seen[-1])[-1:]
 
-    def _first(self) -> tuple[dict[str, str], str]:
-        return {}, _name(self.seen[0] if self.seen else None)
+    def _first(self) -> Made:
+        if not self.seen:
+            return {}, NOTHING, ()
+        return {}, _name(self.seen[0]), self._frames(self.seen[0])[:1]
 
-    def _when(self) -> tuple[dict[str, str], str] | None:
+    def _when(self) -> Made | None:
         found = self._unique_thing()
         if found is None:
             return None
         event = found[1]
-        return {"x": thing(event.shape, event.colour)}, clock(self.timeline.start + event.first)
+        return {"x": thing(event.shape, event.colour)}, clock(self.timeline.start + event.first), (event.first,)
 
-    def _was_there(self) -> tuple[dict[str, str], str]:
+    def _was_there(self) -> Made:
         shape, colour = self._any_thing(0.5)
-        answer = "yes" if self.things[(shape, colour)] else "no"
-        return {"ax": article(thing(shape, colour))}, answer
+        found = [e for e in self.seen if (e.shape, e.colour) == (shape, colour)]
+        rest = tuple(frame for e in found for frame in self._frames(e))
+        return {"ax": article(thing(shape, colour))}, "yes" if found else "no", rest

@@ -18,6 +18,7 @@ from tandem.shapes.questions import KINDS
 from tandem.shapes.words import COLOURS, SHAPES
 
 AUX_LAYER = 2
+GUIDED_LAYER, GUIDED_HEADS = 3, (0, 3)  # heads that are shown where to look, one per key head
 AUX_SIZES = {
     "shape": len(SHAPES) + 1,
     "colour": len(COLOURS) + 1,
@@ -50,15 +51,31 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool =
     return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 
 
-def text_forward(text: Any, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The text model on embedded rows: final states, and the states after AUX_LAYER layers.
+def _guide(q: Tensor, k: Tensor, batch: Batch) -> Tensor:
+    """How far the guided heads' attention is from where it should look (cross entropy per learned token)."""
+    heads = list(GUIDED_HEADS)
+    place = batch.look_from.clamp(min=0)
+    index = (place + batch.video)[:, None, :, None].expand(-1, len(heads), -1, q.shape[-1])
+    scores = q[:, heads].gather(2, index).float() @ k[:, heads].float().transpose(2, 3) * q.shape[-1] ** -0.5
+    mask = batch.question_mask.gather(2, place[:, None, :, None].expand(-1, -1, -1, scores.shape[-1]))
+    log = torch.log_softmax(scores + mask, dim=-1)
+    sink = batch.video - batch.bank_rows.shape[1] * BLOCK_TOKENS
+    log = torch.cat([log[..., :1], log[..., sink + BLOCK_TOKENS - 1 : batch.video : BLOCK_TOKENS]], dim=-1)
+    gain = torch.special.entr(batch.look_at).sum(-1)
+    far = -(batch.look_at * log.clamp(min=-30)).sum(-1) - gain
+    learned = (batch.look_from >= 0)[:, None].expand_as(far)
+    return far[learned].mean()
+
+
+def text_forward(text: Any, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """The text model on embedded rows: final states, states after AUX_LAYER layers, and the guided heads' loss.
 
     The same modules and sums as its own forward; video and questions attend apart, which skips the
     half of the scores that no question needs.
     """
     rows, length, _ = x.shape
     cos, sin = (t[:, None] for t in text.rotary_emb(x, batch.positions))
-    middle = x
+    middle, guide = x, x.new_zeros(())
     for number, layer in enumerate(text.layers):
         a = layer.self_attn
         h = layer.input_layernorm(x)
@@ -67,6 +84,8 @@ def text_forward(text: Any, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         v = a.v_proj(h).view(rows, length, -1, a.head_dim).transpose(1, 2)
         q, k = q * cos + _rotate_half(q) * sin, k * cos + _rotate_half(k) * sin
         k, v = (t.repeat_interleave(a.num_key_value_groups, dim=1) for t in (k, v))
+        if number == GUIDED_LAYER:
+            guide = _guide(q, k, batch)
         n = batch.video
         seen = _attend(q[:, :, :n], k[:, :, :n], v[:, :, :n], batch.video_mask, batch.video_mask is None)
         asked = _attend(q[:, :, n:], k, v, batch.question_mask)
@@ -75,7 +94,7 @@ def text_forward(text: Any, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         x = x + layer.mlp(layer.post_attention_layernorm(x))
         if number + 1 == AUX_LAYER:
             middle = x
-    return text.norm(x), middle
+    return text.norm(x), middle, guide
 
 
 def embed(model: Any, bank: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -118,6 +137,7 @@ class TextTrainer:
         self.step = 0
         self.hits = np.zeros((len(KINDS), 2))
         self.losses: list[float] = []
+        self.guides: list[float] = []
 
     def run(
         self, stages: Sequence[Stage], save: Callable[[], None], warm: int = 100, end: float = 0.02
@@ -159,12 +179,13 @@ class TextTrainer:
 
     def _loss(self, batch: Batch) -> Tensor:
         x = embed(self.model, self.bank, batch, self.generator)
-        states, middle = text_forward(self.model.model.language_model, x, batch)
+        states, middle, guide = text_forward(self.model.model.language_model, x, batch)
         learned = batch.targets >= 0
         logits = self.model.lm_head(states[learned])
         targets = batch.targets[learned]
         self._count(batch, learned, logits.detach().argmax(-1) == targets)
-        loss = nn.functional.cross_entropy(logits, targets)
+        loss = nn.functional.cross_entropy(logits, targets) + 0.3 * guide
+        self.guides.append(float(guide.detach()))
         sink = batch.video - batch.bank_rows.shape[1] * BLOCK_TOKENS
         ends = middle[:, sink + BLOCK_TOKENS - 1 : batch.video : BLOCK_TOKENS]
         for name, reader in self.readers.items():
@@ -180,7 +201,7 @@ class TextTrainer:
     def _report(self, done: int, total: int, seconds: float) -> None:
         parts = [f"{k} {h / max(n, 1):.3f}" for k, (h, n) in zip(KINDS, self.hits, strict=True)]
         print(
-            f"text: {done}/{total} {seconds:.0f} s loss {np.mean(self.losses):.3f} | {' '.join(parts)}",
+            f"text: {done}/{total} {seconds:.0f} s loss {np.mean(self.losses):.3f} guide {np.mean(self.guides):.3f} | {' '.join(parts)}",
             flush=True,
         )
-        self.hits[:], self.losses = 0, []
+        self.hits[:], self.losses, self.guides = 0, [], []
