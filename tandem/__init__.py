@@ -1,3 +1,21 @@
 """Tandem watches live video and answers questions about it while it watches."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tandem.client import connect as connect
+
 __version__ = "0.1.0"
+
+__all__ = ["__version__", "connect"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the client when it is first asked for: importing a part of the package stays light."""
+    if name == "connect":
+        from tandem.client import connect
+
+        return connect
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,1 +1,69 @@
-"""The Python client."""
+"""The Python client: feed a live video, ask about it while it plays.
+
+::
+
+    async with tandem.connect("127.0.0.1:7420") as t:
+        async with t.watch(MediaKind.PICTURES, stream_id="door") as stream:
+            await stream.push_picture(jpeg, pts_us=0)
+            answer = await stream.ask("What is shown?")
+"""
+
+from tandem.client.connection import DEFAULT_ADDRESS, Client, connect
+from tandem.client.events import EventReader
+from tandem.client.settings import ClientSettings
+from tandem.client.stream import Stream
+from tandem.client.types import (
+    Answer,
+    AnswerDelta,
+    BuildInfo,
+    ConnectionLost,
+    Event,
+    FinishReason,
+    GapNoticed,
+    Limits,
+    MediaKind,
+    MediaOptions,
+    ModelInfo,
+    Opened,
+    PictureFormat,
+    Progress,
+    Refusal,
+    Sampling,
+    ServiceStatus,
+    Status,
+    StreamSummary,
+    Thought,
+    Timings,
+    Usage,
+)
+
+__all__ = [
+    "DEFAULT_ADDRESS",
+    "Answer",
+    "AnswerDelta",
+    "BuildInfo",
+    "Client",
+    "ClientSettings",
+    "ConnectionLost",
+    "Event",
+    "EventReader",
+    "FinishReason",
+    "GapNoticed",
+    "Limits",
+    "MediaKind",
+    "MediaOptions",
+    "ModelInfo",
+    "Opened",
+    "PictureFormat",
+    "Progress",
+    "Refusal",
+    "Sampling",
+    "ServiceStatus",
+    "Status",
+    "Stream",
+    "StreamSummary",
+    "Thought",
+    "Timings",
+    "Usage",
+    "connect",
+]

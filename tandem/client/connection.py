@@ -1,0 +1,173 @@
+"""Shell: the way in. One `Client` is one address; its streams share the connection."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from types import TracebackType
+
+import grpc
+
+from tandem.client import convert
+from tandem.client.failures import CALL_ERRORS, typed_error
+from tandem.client.questions import check_question
+from tandem.client.settings import ClientSettings
+from tandem.client.stream import Stream
+from tandem.client.types import (
+    Answer,
+    FinishReason,
+    Limits,
+    MediaKind,
+    MediaOptions,
+    Sampling,
+    Status,
+    StreamSummary,
+)
+from tandem.core.clock import monotonic_clock
+from tandem.core.errors import Internal, Unavailable
+from tandem.wire.channel import make_channel
+from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc
+
+DEFAULT_ADDRESS = "127.0.0.1:7420"
+
+
+def connect(address: str = DEFAULT_ADDRESS, *, settings: ClientSettings | None = None) -> Client:
+    """A client of the services behind `address`. Nothing is sent before the first call.
+
+    Use it as ``async with tandem.connect("127.0.0.1:7420") as t: ...``.
+    """
+    return Client(address, settings or ClientSettings())
+
+
+class Client:
+    """One address: feed streams, ask about streams, see what runs."""
+
+    def __init__(self, address: str, settings: ClientSettings) -> None:
+        self.address = address
+        self._settings = settings
+        self._channel: grpc.aio.Channel | None = None
+        self._stub: client_pb2_grpc.TandemServiceAsyncStub | None = None
+
+    async def __aenter__(self) -> Client:
+        self._channel = make_channel(self.address)
+        # The stub class adapts to its channel; its typed name for asyncio exists only in the .pyi.
+        self._stub = client_pb2_grpc.TandemServiceStub(self._channel)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._channel:
+            await self._channel.close(None)
+        self._channel = self._stub = None
+
+    def watch(
+        self,
+        media: MediaOptions | MediaKind,
+        *,
+        stream_id: str = "",
+        resume_token: str = "",
+    ) -> Stream:
+        """A stream to feed; open it with ``async with``.
+
+        Without `stream_id` the server chooses one. With the id and token of an earlier `Stream.info` that
+        stream is resumed: go on from `Stream.position`.
+        """
+        options = MediaOptions(kind=media) if isinstance(media, MediaKind) else media
+        return Stream(
+            stub=self._ready_stub(),
+            address=self.address,
+            media=options,
+            stream_id=stream_id,
+            resume_token=resume_token,
+            settings=self._settings,
+            clock=monotonic_clock,
+        )
+
+    async def ask(
+        self,
+        stream_id: str,
+        text: str,
+        *,
+        sampling: Sampling | None = None,
+        at_once: bool = False,
+        latency_budget_s: float = 0.0,
+        timeout_s: float | None = None,
+    ) -> Answer:
+        """Ask about a stream that somebody feeds or fed; returns the final record."""
+        request = _ask_request(stream_id, text, sampling, at_once, latency_budget_s)
+        async for item in self._asked(request, timeout_s):
+            if isinstance(item, Answer):
+                return item
+        raise Internal(f"{self.address} ended the answer to {text!r} without its final record")
+
+    async def ask_stream(
+        self,
+        stream_id: str,
+        text: str,
+        *,
+        sampling: Sampling | None = None,
+        at_once: bool = False,
+        latency_budget_s: float = 0.0,
+    ) -> AsyncIterator[str | Answer]:
+        """Ask, and get the text as it comes and the final record last."""
+        request = _ask_request(stream_id, text, sampling, at_once, latency_budget_s)
+        async for item in self._asked(request, None):
+            yield item
+
+    async def streams(self, *, timeout_s: float = 10.0) -> list[StreamSummary]:
+        """The streams that are held, oldest first."""
+        try:
+            reply = await self._ready_stub().ListStreams(client_pb2.ListStreamsRequest(), timeout=timeout_s)
+        except CALL_ERRORS as error:
+            raise typed_error(error, address=self.address, doing="listing streams") from error
+        return [convert.summary_from_proto(item) for item in reply.streams]
+
+    async def status(self, *, timeout_s: float = 10.0) -> Status:
+        """What runs behind the address."""
+        try:
+            reply = await self._ready_stub().GetStatus(client_pb2.GetStatusRequest(), timeout=timeout_s)
+        except CALL_ERRORS as error:
+            raise typed_error(error, address=self.address, doing="asking for the status") from error
+        return convert.status_from_proto(reply)
+
+    async def _asked(
+        self, request: client_pb2.AskRequest, timeout_s: float | None
+    ) -> AsyncIterator[str | Answer]:
+        call = self._ready_stub().Ask(request, timeout=timeout_s)
+        try:
+            async for response in call:
+                if response.WhichOneof("event") == "answer_delta":
+                    yield response.answer_delta.text
+                elif response.WhichOneof("event") == "answer":
+                    yield _checked(convert.answer_from_proto(response.answer))
+        except CALL_ERRORS as error:
+            doing = f"asking stream {request.stream_id!r}"
+            raise typed_error(error, address=self.address, doing=doing) from error
+        finally:
+            call.cancel()
+
+    def _ready_stub(self) -> client_pb2_grpc.TandemServiceAsyncStub:
+        if self._stub is None:
+            raise Unavailable("the client is closed: use it inside `async with tandem.connect(...)`")
+        return self._stub
+
+
+def _ask_request(
+    stream_id: str, text: str, sampling: Sampling | None, at_once: bool, latency_budget_s: float
+) -> client_pb2.AskRequest:
+    check_question(text, None, Limits())
+    question = convert.question_to_proto(
+        question_id=f"ask-{uuid.uuid4().hex[:12]}",
+        text=text,
+        sampling=sampling,
+        at_once=at_once,
+        latency_budget_s=latency_budget_s,
+    )
+    return client_pb2.AskRequest(stream_id=stream_id, question=question)
+
+
+def _checked(answer: Answer) -> Answer:
+    if answer.finish_reason is FinishReason.ERROR:
+        raise answer.error or Internal(f"question {answer.question_id} failed without a reason")
+    return answer

@@ -1,0 +1,116 @@
+"""Shell: hands one stream's events to any number of readers, each with its own bounded queue."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+
+from tandem.client.types import Event, GapNoticed, Progress
+from tandem.core.errors import SlowReader, TandemError
+from tandem.core.timeline import Gap, TimeRange
+
+
+def new_gaps(before: tuple[Gap, ...], after: tuple[Gap, ...]) -> list[Gap]:
+    """What `after` covers and `before`, for the same reason, did not."""
+    fresh: list[Gap] = []
+    for gap in after:
+        if gap in before:
+            continue
+        known = sorted(old.range for old in before if old.reason is gap.reason)
+        fresh += [Gap(part, gap.reason) for part in _outside(gap.range, known)]
+    return fresh
+
+
+def _outside(whole: TimeRange, known: list[TimeRange]) -> list[TimeRange]:
+    parts: list[TimeRange] = []
+    start = whole.start_us
+    for item in known:
+        if item.end_us <= start or item.start_us >= whole.end_us:
+            continue
+        if item.start_us > start:
+            parts.append(TimeRange(start, item.start_us))
+        start = max(start, item.end_us)
+    if start < whole.end_us:
+        parts.append(TimeRange(start, whole.end_us))
+    return parts
+
+
+class EventReader(AsyncIterator[Event]):
+    """The events from the moment this was made, until the stream ends or fails."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._events: deque[Event] = deque()
+        self._wake = asyncio.Event()
+        self._ended = False
+        self._error: TandemError | None = None
+
+    def put(self, event: Event) -> None:
+        """Add an event. Progress replaces progress that was not read; a full queue ends the reader."""
+        if self._ended:
+            return
+        if isinstance(event, Progress) and self._events and isinstance(self._events[-1], Progress):
+            self._events[-1] = event
+        elif len(self._events) >= self._limit:
+            self.end(SlowReader(f"{self._limit} events of the stream were not read; read events() faster"))
+        else:
+            self._events.append(event)
+        self._wake.set()
+
+    def end(self, error: TandemError | None) -> None:
+        """No more events; `error` is raised after the last one."""
+        if not self._ended:
+            self._ended, self._error = True, error
+            self._wake.set()
+
+    def __aiter__(self) -> EventReader:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._events:
+            if self._error:
+                raise self._error
+            if self._ended:
+                raise StopAsyncIteration
+            self._wake.clear()
+            await self._wake.wait()
+        return self._events.popleft()
+
+
+class EventHub:
+    """All readers of one stream, and the latest progress."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._readers: list[EventReader] = []
+        self._ended = False
+        self._error: TandemError | None = None
+        self.progress = Progress()
+
+    def reader(self) -> EventReader:
+        """A new reader."""
+        reader = EventReader(self._limit)
+        self._readers.append(reader)
+        if self._ended:
+            reader.end(self._error)
+        return reader
+
+    def publish(self, event: Event) -> None:
+        """Give `event` to every reader; progress is followed by the gaps that are new in it."""
+        self._put(event)
+        if isinstance(event, Progress):
+            fresh = new_gaps(self.progress.gaps, event.gaps)
+            self.progress = event
+            for gap in fresh:
+                self._put(GapNoticed(gap=gap))
+
+    def end(self, error: TandemError | None) -> None:
+        """No more events for anybody."""
+        self._ended, self._error = True, error
+        for reader in self._readers:
+            reader.end(error)
+
+    def _put(self, event: Event) -> None:
+        for reader in self._readers:
+            reader.put(event)

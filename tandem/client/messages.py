@@ -1,0 +1,82 @@
+"""Pure: entries of the outbox to messages of the call, and messages of the call to events."""
+
+from __future__ import annotations
+
+from tandem.client import convert
+from tandem.client.outbox import Ask, Cancel, End, Entry, Media
+from tandem.client.types import Event, MediaOptions
+from tandem.wire.gen.tandem.v1 import client_pb2, types_pb2
+
+MESSAGE_OVERHEAD_BYTES = 256
+"""More than the fields around a picture's or chunk's bytes ever take."""
+
+
+def open_message(stream_id: str, resume_token: str, media: MediaOptions) -> client_pb2.WatchRequest:
+    """The first message of a call."""
+    return client_pb2.WatchRequest(
+        open=client_pb2.WatchRequest.Open(
+            stream_id=stream_id, resume_token=resume_token, media=convert.media_to_proto(media)
+        )
+    )
+
+
+def entry_message(entry: Entry, shift: int) -> client_pb2.WatchRequest:
+    """The message for one entry; `shift` is what the server's positions are behind ours."""
+    match entry:
+        case Media():
+            return _media_message(entry, entry.position - shift)
+        case Ask():
+            return client_pb2.WatchRequest(
+                ask=convert.question_to_proto(
+                    question_id=entry.question_id,
+                    text=entry.text,
+                    sampling=entry.sampling,
+                    at_once=entry.at_once,
+                    latency_budget_s=entry.latency_budget_s,
+                )
+            )
+        case Cancel():
+            cancel = client_pb2.WatchRequest.CancelQuestion(question_id=entry.question_id)
+            return client_pb2.WatchRequest(cancel=cancel)
+        case End():
+            return client_pb2.WatchRequest(end=client_pb2.WatchRequest.End(forget=entry.forget))
+
+
+def event_of(response: client_pb2.WatchResponse) -> Event | None:
+    """The event in `response`; None for one that this version does not know."""
+    match response.WhichOneof("event"):
+        case "welcome":
+            return convert.opened_from_proto(response.welcome)
+        case "progress":
+            return convert.progress_from_proto(response.progress)
+        case "thought":
+            return convert.thought_from_proto(response.thought)
+        case "answer_delta":
+            return convert.delta_from_proto(response.answer_delta)
+        case "answer":
+            return convert.answer_from_proto(response.answer)
+        case "refusal":
+            return convert.refusal_from_proto(response.refusal)
+        case "goodbye":
+            return convert.progress_from_proto(response.goodbye.progress)
+    return None
+
+
+def is_goodbye(response: client_pb2.WatchResponse) -> bool:
+    """True for the last message of a call."""
+    return response.WhichOneof("event") == "goodbye"
+
+
+def _media_message(media: Media, position: int) -> client_pb2.WatchRequest:
+    if media.format is None:
+        return client_pb2.WatchRequest(chunk=types_pb2.Chunk(offset=position, data=media.data))
+    return client_pb2.WatchRequest(
+        picture=types_pb2.Picture(
+            sequence=position,
+            pts_us=media.pts_us or 0,
+            format=convert.PICTURE_FORMAT_TO_PROTO[media.format],
+            data=media.data,
+            width=media.width,
+            height=media.height,
+        )
+    )

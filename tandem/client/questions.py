@@ -1,0 +1,166 @@
+"""Pure but for its futures: the questions of one stream that are not settled yet. Does no I/O."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from tandem.client.types import (
+    Answer,
+    AnswerDelta,
+    ConnectionLost,
+    Event,
+    FinishReason,
+    Limits,
+    Refusal,
+)
+from tandem.core.errors import AlreadyExists, BadQuestion, Internal, TandemError
+from tandem.core.ids import is_valid_id
+
+
+def check_question(text: str, question_id: str | None, limits: Limits) -> None:
+    """Raise `BadQuestion` for what the server would refuse anyway."""
+    if not text.strip():
+        raise BadQuestion("the question is empty")
+    if limits.max_question_chars and len(text) > limits.max_question_chars:
+        raise BadQuestion(
+            f"the question has {len(text)} characters, the server takes {limits.max_question_chars}"
+        )
+    if question_id is not None and not is_valid_id(question_id):
+        raise BadQuestion(f"not a question id: {question_id!r} (1 to 64 of A-Z a-z 0-9 . _ -)")
+
+
+def unseen_part(delivered: str, repeated: str, piece: str) -> str:
+    """What of `piece` is new to a reader who already has `delivered`.
+
+    `repeated` is what came since the last connection broke, `piece` included. A server that starts the
+    answer again repeats what was delivered; one that goes on where it was does not.
+    """
+    if delivered.startswith(repeated):
+        return ""
+    if repeated.startswith(delivered):
+        return repeated[len(delivered) :]
+    return piece
+
+
+class OpenQuestion:
+    """One question until its final record: text as it comes, then the record or an error."""
+
+    def __init__(self, question_id: str) -> None:
+        self.question_id = question_id
+        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._pieces: asyncio.Queue[str | None] = asyncio.Queue()
+        self.was_repeated = False
+        """True once a connection broke while it was open: it is then asked again."""
+        self._delivered = ""
+        self._before_loss = ""  # delivered when the connection broke; empty while it never did
+        self._since_loss = ""
+
+    def add(self, piece: str) -> None:
+        """More text arrived."""
+        fresh = piece
+        if self._before_loss:
+            self._since_loss += piece
+            fresh = unseen_part(self._before_loss, self._since_loss, piece)
+            if fresh:
+                self._before_loss = ""
+        if fresh:
+            self._delivered += fresh
+            self._pieces.put_nowait(fresh)
+
+    def connection_lost(self) -> None:
+        """It will be asked again, and its text may start again."""
+        self.was_repeated = True
+        self._before_loss = self._delivered
+        self._since_loss = ""
+
+    def finish(self, answer: Answer) -> None:
+        """The final record arrived."""
+        if self.answer.done():
+            return
+        if answer.text.startswith(self._delivered) and answer.text != self._delivered:
+            self._pieces.put_nowait(answer.text[len(self._delivered) :])
+        if answer.finish_reason is FinishReason.ERROR:
+            self.fail(answer.error or Internal(f"question {self.question_id} failed without a reason"))
+            return
+        self.answer.set_result(answer)
+        self._pieces.put_nowait(None)
+
+    def fail(self, error: TandemError) -> None:
+        """It will not be answered."""
+        if self.answer.done():
+            return
+        self.answer.set_exception(error)
+        self.answer.exception()  # read once here: a caller who only streams need not await the record
+        self._pieces.put_nowait(None)
+
+    async def pieces(self) -> AsyncIterator[str]:
+        """The text as it comes; raises what the question failed with."""
+        while (piece := await self._pieces.get()) is not None:
+            yield piece
+        await asyncio.shield(self.answer)
+
+
+class QuestionBook:
+    """All open questions of one stream, by id."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, OpenQuestion] = {}
+        self._asked = 0
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def open(self, question_id: str | None) -> OpenQuestion:
+        """A new question; without an id one is chosen. Raises `AlreadyExists` when the id is open."""
+        if question_id is None:
+            self._asked += 1
+            question_id = f"q{self._asked}"
+            if question_id in self._open:
+                return self.open(None)
+        if question_id in self._open:
+            raise AlreadyExists(f"question {question_id!r} is still open on this stream")
+        question = self._open[question_id] = OpenQuestion(question_id)
+        return question
+
+    def is_open(self, question_id: str) -> bool:
+        """True until its final record or refusal."""
+        return question_id in self._open
+
+    def get(self, question_id: str) -> OpenQuestion | None:
+        """The open question of that id."""
+        return self._open.get(question_id)
+
+    def close(self, question_id: str) -> OpenQuestion | None:
+        """Take a question out of the book."""
+        return self._open.pop(question_id, None)
+
+    def take(self, event: Event) -> str | None:
+        """Pass on what `event` says; returns the id of the question that it settles, if it settles one."""
+        match event:
+            case ConnectionLost():
+                for question in self._open.values():
+                    question.connection_lost()
+            case AnswerDelta():
+                if found := self.get(event.question_id):
+                    found.add(event.text)
+            case Answer():
+                if found := self.close(event.question_id):
+                    found.finish(event)
+                return event.question_id
+            case Refusal() if event.question_id and not self._is_echo(event):
+                if found := self.close(event.question_id):
+                    found.fail(event.error)
+                return event.question_id
+        return None
+
+    def _is_echo(self, refusal: Refusal) -> bool:
+        """True when a question was asked again after a loss and the server is still at it."""
+        question = self.get(refusal.question_id)
+        return bool(question and question.was_repeated and isinstance(refusal.error, AlreadyExists))
+
+    def fail_all(self, error: TandemError) -> None:
+        """None of them will be answered."""
+        while self._open:
+            _, question = self._open.popitem()
+            question.fail(error)

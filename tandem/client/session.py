@@ -1,0 +1,209 @@
+"""Shell: keeps one stream's call alive: opens it, sends the outbox, reads events, comes back after a loss.
+
+One task runs everything (`Session.run`). It never decides what is sent: that is the outbox's order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
+import grpc
+
+from tandem.client import messages
+from tandem.client.failures import CALL_ERRORS, GONE, is_worth_another_try, typed_error
+from tandem.client.outbox import Ask, Cancel, End, Forgotten, Media, Outbox
+from tandem.client.settings import ClientSettings, backoff_s
+from tandem.client.types import ConnectionLost, Event, GapNoticed, MediaOptions, Opened, Progress
+from tandem.core.clock import Clock
+from tandem.core.errors import TandemError, Unavailable
+from tandem.core.timeline import Gap, GapReason, TimeRange
+from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc
+
+Call = grpc.aio.StreamStreamCall[client_pb2.WatchRequest, client_pb2.WatchResponse]
+
+_EOF: object = grpc.aio.EOF  # type: ignore[attr-defined]  # the published stubs lack it
+
+
+class Session:
+    """One stream over as many calls as it takes."""
+
+    def __init__(
+        self,
+        *,
+        stub: client_pb2_grpc.TandemServiceAsyncStub,
+        address: str,
+        media: MediaOptions,
+        stream_id: str,
+        resume_token: str,
+        settings: ClientSettings,
+        clock: Clock,
+        on_event: Callable[[Event], None],
+    ) -> None:
+        self._stub, self._address, self._media = stub, address, media
+        self._stream_id, self._resume_token = stream_id, resume_token
+        self._settings, self._clock, self._on_event = settings, clock, on_event
+        self._chance = random.Random()  # noqa: S311 (jitter, not a secret)
+        self._outbox = Outbox(window_bytes=settings.window_bytes, retain_bytes=settings.retain_bytes)
+        self._to_send = asyncio.Event()
+        self._room = asyncio.Event()
+        self._over = False
+        self._was_open = False
+        self._welcomed = False
+        self._watermark_us = 0
+
+    @property
+    def position(self) -> int:
+        """Position of the next media to be pushed."""
+        return self._outbox.end
+
+    @property
+    def unacknowledged_bytes(self) -> int:
+        """Bytes that were pushed and the server has not told to have."""
+        return self._outbox.in_flight_bytes
+
+    async def push(self, size: int, add: Callable[[Outbox], Media]) -> Media | None:
+        """Wait until `size` bytes fit into the window, then add; None when the session ended meanwhile."""
+        while not self._over and not self._outbox.has_room(size):
+            self._room.clear()
+            await self._room.wait()
+        if self._over:
+            return None
+        media = add(self._outbox)
+        self._to_send.set()
+        return media
+
+    def submit(self, entry: Ask | Cancel | End) -> None:
+        """Add what is not media."""
+        self._outbox.add(entry)
+        self._to_send.set()
+
+    def settle(self, question_id: str) -> None:
+        """A question needs no answer any more."""
+        self._outbox.settle(question_id)
+
+    async def run(self) -> None:
+        """Until the server says goodbye. Raises the error that ends the stream."""
+        try:
+            lost_s, attempt = self._clock(), 0
+            while True:
+                self._welcomed, began_s = False, self._clock()
+                try:
+                    return await self._one_call()
+                except CALL_ERRORS as error:
+                    doing = f"stream {self._stream_id!r}" if self._stream_id else "opening a stream"
+                    failure = typed_error(error, address=self._address, doing=doing)
+                except TandemError as error:
+                    failure = error
+                if self._welcomed and self._clock() - began_s > self._settings.backoff_cap_s:
+                    lost_s, attempt = self._clock(), 0  # it had been well for a while
+                attempt += 1
+                await self._wait_to_retry(failure, attempt, self._clock() - lost_s)
+        finally:
+            self._over = True
+            self._room.set()
+
+    async def _wait_to_retry(self, failure: TandemError, attempt: int, tried_s: float) -> None:
+        if self._was_open and isinstance(failure, GONE) and self._resume_token:
+            self._start_over()
+        elif not is_worth_another_try(failure, was_open=self._was_open):
+            raise failure
+        patience_s = self._settings.give_up_s if self._was_open else self._settings.open_timeout_s
+        wait_s = max(backoff_s(attempt, self._settings, self._chance), failure.retry_after_s or 0.0)
+        if tried_s + wait_s > patience_s:
+            raise failure
+        if self._was_open:
+            self._on_event(ConnectionLost(error=failure, retry_in_s=wait_s))
+        await asyncio.sleep(wait_s)
+
+    def _start_over(self) -> None:
+        """The server no longer has the stream: open it anew, and say what is gone."""
+        self._resume_token = ""
+        if self._watermark_us > 0:
+            lost = TimeRange(0, self._watermark_us)
+            self._on_event(GapNoticed(gap=Gap(lost, GapReason.ORCHESTRATOR_LOST)))
+
+    async def _one_call(self) -> None:
+        call = cast("Call", cast("Any", self._stub).Watch())
+        writer: asyncio.Task[None] | None = None
+        try:
+            self._begin(await self._open(call))
+            writer = asyncio.create_task(self._write(call))
+            await self._read(call)
+        finally:
+            if writer:
+                writer.cancel()
+                await asyncio.gather(writer, return_exceptions=True)
+            call.cancel()
+
+    async def _open(self, call: Call) -> Opened:
+        doing = f"opening stream {self._stream_id!r}" if self._stream_id else "opening a stream"
+        try:
+            async with asyncio.timeout(self._settings.open_timeout_s):
+                await call.write(messages.open_message(self._stream_id, self._resume_token, self._media))
+                response = await call.read()
+        except (TimeoutError, *CALL_ERRORS) as error:
+            # A write to a call that was refused raises without the reason; the call itself has it.
+            raise typed_error(await self._reason(call, error), address=self._address, doing=doing) from error
+        opened = messages.event_of(response) if isinstance(response, client_pb2.WatchResponse) else None
+        if not isinstance(opened, Opened):
+            raise Unavailable(f"{doing}: {self._address} ended the call without a welcome")
+        return opened
+
+    async def _reason(self, call: Call, error: BaseException) -> BaseException:
+        if isinstance(error, TimeoutError | grpc.aio.AioRpcError) or not call.done():
+            return error
+        code, details = await call.code(), await call.details()
+        return grpc.aio.AioRpcError(code, (), await call.trailing_metadata(), details, "")  # type: ignore[arg-type]
+
+    def _begin(self, opened: Opened) -> None:
+        """The call is open: from here everything is sent again that the server does not have."""
+        first = not self._was_open
+        self._welcomed = self._was_open = True
+        self._stream_id, self._resume_token = opened.stream_id, opened.resume_token
+        if first:
+            self._outbox.start_at(opened.next_position)
+        forgotten = None if first else self._outbox.rewind(opened.next_position)
+        self._to_send.set()
+        self._on_event(replace(opened, next_position=opened.next_position + self._outbox.shift))
+        if forgotten:
+            self._tell_forgotten(forgotten)
+
+    def _tell_forgotten(self, forgotten: Forgotten) -> None:
+        until_us = forgotten.resumes_at_us
+        if until_us is not None and until_us > self._watermark_us:
+            gap = Gap(TimeRange(self._watermark_us, until_us), GapReason.SOURCE)
+            self._on_event(GapNoticed(gap=gap))
+
+    async def _write(self, call: Call) -> None:
+        try:
+            while True:
+                self._to_send.clear()
+                while (entry := self._outbox.take()) is not None:
+                    await call.write(messages.entry_message(entry, self._outbox.shift))
+                await self._to_send.wait()
+        except CALL_ERRORS:
+            return  # the reader of the same call gets the reason
+        except BaseException:
+            call.cancel()
+            raise
+
+    async def _read(self, call: Call) -> None:
+        while (response := await call.read()) is not _EOF:
+            assert isinstance(response, client_pb2.WatchResponse), response
+            event = messages.event_of(response)
+            if isinstance(event, Progress):
+                self._acknowledge(event)
+            if event is not None:
+                self._on_event(event)
+            if messages.is_goodbye(response):
+                return
+        raise Unavailable(f"{self._address} ended the call of stream {self._stream_id!r} without a goodbye")
+
+    def _acknowledge(self, progress: Progress) -> None:
+        self._watermark_us = progress.watermark_us
+        self._outbox.acknowledge(safe_position=progress.safe_position, received_us=progress.received_us)
+        self._room.set()

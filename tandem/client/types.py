@@ -1,0 +1,273 @@
+"""Pure: what the client hands out and takes in, as frozen dataclasses. Knows no protobuf and no network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from tandem.core.errors import TandemError
+from tandem.core.timeline import Gap, TimeRange
+
+
+class MediaKind(StrEnum):
+    """How a stream's media is packed."""
+
+    PICTURES = "pictures"
+    """Single pictures, each with its own pts: `Stream.push_picture`."""
+    H264_ANNEX_B = "h264_annex_b"
+    """H.264 byte stream without timestamps: `Stream.push_chunk`; see `MediaOptions.nominal_fps`."""
+    H265_ANNEX_B = "h265_annex_b"
+    """H.265 byte stream without timestamps: `Stream.push_chunk`; see `MediaOptions.nominal_fps`."""
+    FRAGMENTED_MP4 = "fragmented_mp4"
+    """Fragmented MP4 byte stream: `Stream.push_chunk`."""
+    MPEG_TS = "mpeg_ts"
+    """MPEG transport stream: `Stream.push_chunk`."""
+
+
+class PictureFormat(StrEnum):
+    """Encoding of one picture."""
+
+    JPEG = "jpeg"
+    PNG = "png"
+    RGB24 = "rgb24"
+    """Raw 8-bit RGB, row-major; needs width and height."""
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended."""
+
+    END = "end"
+    """The model ended it."""
+    STOP = "stop"
+    """A stop text was met."""
+    LENGTH = "length"
+    """`Sampling.max_tokens` was reached."""
+    CANCELLED = "cancelled"
+    """The asker cancelled it."""
+    ERROR = "error"
+    """It failed: `Answer.error` says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediaOptions:
+    """How one stream is fed and sampled."""
+
+    kind: MediaKind
+    sample_fps: float = 0.0
+    """Frames per second of stream time that are watched; 0 means the model's own rate."""
+    nominal_fps: float = 0.0
+    """Frames per second of an Annex B stream, which carries no timestamps; 0 means 25."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How tokens are chosen."""
+
+    temperature: float = 0.0
+    """0 is greedy; at most 2."""
+    top_p: float = 1.0
+    """Nucleus mass in (0, 1]."""
+    seed: int = 0
+    max_tokens: int = 0
+    """Most tokens of the answer; 0 means the server's default."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the answer and are not part of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the server takes; the client refuses more before sending it. 0 means no limit was told."""
+
+    max_message_bytes: int = 0
+    max_question_chars: int = 0
+    max_open_questions: int = 0
+    max_picture_pixels: int = 0
+    resume_s: float = 0.0
+    """Seconds that a stream without a client is kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """The model that watches."""
+
+    source: str = ""
+    fingerprint: str = ""
+    native_fps: float = 0.0
+    block_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """The stream is open: at first, and again after each lost connection."""
+
+    stream_id: str
+    resume_token: str = field(repr=False)
+    resumed: bool
+    """True when the server still had the stream; after a loss, False means that its memory is gone."""
+    next_position: int
+    """Position the client goes on from: the next picture sequence or byte offset."""
+    model: ModelInfo
+    sample_fps: float
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What has been watched so far."""
+
+    received_us: int = 0
+    watermark_us: int = 0
+    """Stream time up to which everything is published or declared a gap."""
+    durable_watermark_us: int = 0
+    lag_ms: float = 0.0
+    """From the arrival of the newest published frame to its publication."""
+    gaps: tuple[Gap, ...] = ()
+    safe_position: int = 0
+    """Position before which nothing will be asked for again."""
+    blocks: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GapNoticed:
+    """A gap, or more of one, that was not known before."""
+
+    gap: Gap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thought:
+    """More text of a worker that watches."""
+
+    worker: str
+    time_us: int
+    """Stream time that had been watched when it was made."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerDelta:
+    """More text of an answer."""
+
+    question_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens counted."""
+
+    context_tokens: int = 0
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Where the time of an answer went, in milliseconds."""
+
+    wait_frames_ms: float = 0.0
+    queue_ms: float = 0.0
+    prefill_ms: float = 0.0
+    first_token_ms: float = 0.0
+    """From the question's arrival at the front door to the first token leaving it."""
+    total_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The final record of an answer."""
+
+    question_id: str
+    text: str
+    finish_reason: FinishReason
+    asked_us: int
+    """Stream time at which it was asked."""
+    watermark_us: int
+    """Watermark that the answer saw."""
+    evidence: tuple[TimeRange, ...] = ()
+    """Stream times of the visual blocks in view, joined where they touch."""
+    evidence_blocks: int = 0
+    gaps: tuple[Gap, ...] = ()
+    """Gaps before the watermark: what the answer could not know."""
+    usage: Usage = Usage()
+    timings: Timings = Timings()
+    error: TandemError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Something the client sent was refused; the call goes on."""
+
+    error: TandemError
+    position: int | None = None
+    """The picture or chunk that was refused."""
+    question_id: str = ""
+    """The question that was refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionLost:
+    """The connection broke; the client tries again after `retry_in_s`."""
+
+    error: TandemError
+    retry_in_s: float
+
+
+Event = Opened | Progress | GapNoticed | Thought | AnswerDelta | Answer | Refusal | ConnectionLost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamSummary:
+    """One stream, as an operator sees it."""
+
+    stream_id: str
+    state: str
+    progress: Progress
+    encoder: str
+    reasoner: str
+    open_questions: int
+    sample_fps: float
+    age_s: float
+    backlog_bytes: int
+    attached: bool
+    """True while a client feeds it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildInfo:
+    """Build and boot of a process."""
+
+    version: str
+    boot_id: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceStatus:
+    """One service, as the orchestrator sees it."""
+
+    name: str
+    role: str
+    address: str
+    state: str
+    build: BuildInfo
+    model: ModelInfo
+    restarts: int
+    heartbeat_age_ms: float
+    streams: int
+    details: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What runs behind one address."""
+
+    build: BuildInfo
+    services: tuple[ServiceStatus, ...]
+    listeners: tuple[str, ...]
+
+    @property
+    def ready(self) -> bool:
+        """True when at least one encoder and one reasoner are ready."""
+        ready = {service.role for service in self.services if service.state == "ready"}
+        return {"encoder", "reasoner"} <= ready
