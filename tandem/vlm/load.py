@@ -1,11 +1,29 @@
 """Shell ring: from a path, hub name or builtin configuration to a `VisionLanguageModel`.
 
-Reads safetensors only and never runs code from a checkpoint.
+Finds files through `checkpoint`; alters transformers' model so that its attention reads views: the text rotary
+becomes the identity and the attention function ours. No model code is rewritten.
 """
 
 from __future__ import annotations
 
+from typing import Any, cast
+
+import torch
+
+from tandem.core.blocks import KVLayout
+from tandem.core.errors import Incompatible, InvalidInput
+from tandem.vlm.attention import ATTENTION_NAME, register
+from tandem.vlm.backends.pick import pick_backend
+from tandem.vlm.checkpoint import DTYPES, Checkpoint, find_checkpoint
+from tandem.vlm.dummy import dummy_tokenizer
+from tandem.vlm.families.qwen2_5_vl import DEFAULT_FPS
+from tandem.vlm.fingerprint import fingerprint
 from tandem.vlm.model import VisionLanguageModel
+from tandem.vlm.positions import AdvanceRules
+from tandem.vlm.preprocess import Preprocessor, Resampling, installed_resampling, read_preprocessor
+from tandem.vlm.prompt import DEFAULT_MAX_QUESTION_TOKENS, Layout, Template
+from tandem.vlm.rope import Identity, Rope
+from tandem.vlm.tokens import Tokens
 
 
 def load_model(
@@ -18,6 +36,8 @@ def load_model(
     seed: int = 0,
     backend: str = "auto",
     max_pixels: int | None = None,
+    fps: float | None = None,
+    resampling: str = "auto",
 ) -> VisionLanguageModel:
     """Load a model.
 
@@ -25,10 +45,149 @@ def load_model(
     by the prefix ``dummy:``) a config.json, a directory that has one, or a builtin ``dummy:tiny``,
     ``dummy:tiny-timestamped``, ``dummy:qwen2.5-vl-3b``, ``dummy:qwen2.5-vl-7b``: random weights from `seed`.
     `dtype`: "float32", "bfloat16" or "float16"; None: float32 on CPUs, the checkpoint's own elsewhere.
-    `backend`: attention backend ("auto", "reference", "cpu", "cuda"). `max_pixels` lowers the checkpoint's pixel
-    budget per frame (it is part of the fingerprint).
+    `backend`: attention backend ("auto", "reference", "plain", "cpu", "cuda"). `max_pixels` lowers the checkpoint's
+    pixel budget per frame, `fps` is the sampling rate that native positions assume (None: the checkpoint's); both
+    are part of the fingerprint. `resampling`: "pillow", "torchvision" or what transformers would use here ("auto").
 
     Raises NotFound (no such directory or file), Incompatible (another architecture, weights not in safetensors,
-    a rope or sliding window that cannot be represented), InvalidInput (bad arguments).
+    a rope or sliding window that cannot be represented), InvalidInput (bad arguments), Unavailable (hub not reached).
     """
-    raise NotImplementedError
+    _check_arguments(dtype, device, resampling)
+    checkpoint = find_checkpoint(source, load_format=load_format, revision=revision, seed=seed)
+    _refuse_sliding_window(checkpoint.config)
+    kind = DTYPES[dtype] if dtype is not None else checkpoint.default_dtype(device)
+    attention = pick_backend(backend, torch.device(device).type)
+    pictures = read_preprocessor(
+        checkpoint.folder if checkpoint.pictures is None else checkpoint.pictures,
+        checkpoint.config.vision_config,
+        max_pixels=max_pixels,
+        resampling=installed_resampling() if resampling == "auto" else cast(Resampling, resampling),
+    )
+    hf = checkpoint.build(dtype=kind, device=device)
+    seconds = checkpoint.family.seconds_per_unit(checkpoint.config, fps or _fps(checkpoint))
+    rules = checkpoint.family.advance_rules(hf, seconds)
+    prompt = _prompt(checkpoint, rules, pictures, seconds, hf)
+    rope = adapt(checkpoint, hf, kind)
+    layout = _kv_layout(hf, kind)
+    return VisionLanguageModel(
+        hf=hf,
+        family=checkpoint.family,
+        prompt=prompt,
+        pictures=pictures,
+        rope=rope,
+        layout=layout,
+        fingerprint=fingerprint(_facts(checkpoint, layout, rope, rules, pictures)),
+        backend=attention,
+        device=torch.device(device),
+        dtype=kind,
+    )
+
+
+def adapt(checkpoint: Checkpoint, hf: Any, dtype: torch.dtype) -> Rope:
+    """Put the identity in place of the text rotary and our attention in place of the model's; returns its angles."""
+    register()
+    text = checkpoint.family.text_model(hf)
+    rope = Rope.read_off(text.rotary_emb)
+    text.rotary_emb = Identity(text.rotary_emb, dtype)
+    text.set_attn_implementation(ATTENTION_NAME)
+    return rope
+
+
+def _check_arguments(dtype: str | None, device: str, resampling: str) -> None:
+    if dtype is not None and dtype not in DTYPES:
+        raise InvalidInput(f"unknown dtype {dtype!r}; there are: {', '.join(DTYPES)}")
+    if resampling not in ("auto", "pillow", "torchvision"):
+        raise InvalidInput(f"unknown resampling {resampling!r}; there are: auto, pillow, torchvision")
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise InvalidInput(f"unknown device {device!r}") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InvalidInput(f"device {device!r} was asked for, but torch sees no CUDA device here")
+
+
+def _refuse_sliding_window(config: Any) -> None:
+    kinds = set(getattr(config.text_config, "layer_types", None) or ())
+    if kinds - {"full_attention"}:
+        raise Incompatible(
+            f"the model was made with {', '.join(sorted(kinds - {'full_attention'}))} layers; "
+            "views decide what is seen, so only full attention is supported"
+        )
+
+
+def _fps(checkpoint: Checkpoint) -> float:
+    return float(checkpoint.layout.get("fps", DEFAULT_FPS))
+
+
+def _prompt(
+    checkpoint: Checkpoint, rules: AdvanceRules, pictures: Preprocessor, seconds: float, hf: Any
+) -> Layout:
+    if checkpoint.folder is not None and (checkpoint.folder / "tokenizer.json").is_file():
+        tokens = Tokens.load(checkpoint.folder)
+    elif checkpoint.dummy_seed is not None:
+        tokens = Tokens(dummy_tokenizer(checkpoint.config))
+    else:
+        assert checkpoint.folder is not None
+        tokens = Tokens.load(checkpoint.folder)
+    return Layout(
+        _template(checkpoint, seconds),
+        tokens,
+        rules,
+        frames_per_unit=pictures.frames_per_unit,
+        eos_ids=_eos_ids(hf, tokens),
+    )
+
+
+def _template(checkpoint: Checkpoint, seconds: float) -> Template:
+    fields = checkpoint.layout
+    if fields.get("layout", "native") == "native":
+        return checkpoint.family.native_template(seconds)
+    if fields["layout"] != "timestamped":
+        raise Incompatible(f"tandem_layout.json names an unknown layout {fields['layout']!r}")
+    try:
+        return Template(
+            name="timestamped",
+            sink=fields["sink"],
+            unit_prefix=fields["unit_prefix"],
+            unit_suffix=fields["unit_suffix"],
+            question=fields["question"],
+            seconds_per_unit=seconds,
+            window_units=fields.get("window_units"),
+            max_question_tokens=int(fields.get("max_question_tokens", DEFAULT_MAX_QUESTION_TOKENS)),
+        )
+    except KeyError as error:
+        raise Incompatible(f"tandem_layout.json lacks {error}") from error
+
+
+def _eos_ids(hf: Any, tokens: Tokens) -> frozenset[int]:
+    found: set[int] = set()
+    for config in (getattr(hf, "generation_config", None), hf.config.text_config):
+        ids = getattr(config, "eos_token_id", None)
+        found.update(ids if isinstance(ids, list) else [ids] if ids is not None else [])
+    end = tokens.id_of("<|im_end|>")
+    return frozenset(found if end is None else found | {end})
+
+
+def _kv_layout(hf: Any, dtype: torch.dtype) -> KVLayout:
+    text = hf.config.text_config
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return KVLayout(
+        layers=text.num_hidden_layers,
+        kv_heads=text.num_key_value_heads,
+        head_dim=head_dim,
+        dtype=str(dtype).removeprefix("torch."),
+    )
+
+
+def _facts(
+    checkpoint: Checkpoint, layout: KVLayout, rope: Rope, rules: AdvanceRules, pictures: Preprocessor
+) -> dict[str, Any]:
+    return {
+        "weights": checkpoint.weights_digest(),
+        "revision": checkpoint.revision,
+        "kv": [layout.layers, layout.kv_heads, layout.head_dim, layout.dtype],
+        "rope": [rope.inv_freq_AF.tolist(), rope.scaling],
+        "pixels": [pictures.min_pixels, pictures.max_pixels, pictures.mean, pictures.std],
+        "positions": [rules.text_after_video, rules.generation, rules.units_interval],
+        "layout": checkpoint.layout,
+    }

@@ -1,3 +1,4 @@
+# ruff: noqa: N803 (shape suffixes)
 """Tensor ring: the model as the services use it. Made by `load.load_model`.
 
 Knows no streams, services or wire. Thread-safe: a call's state lives in its arguments, so any number of threads
@@ -15,7 +16,12 @@ import torch
 from torch import Tensor
 
 from tandem.core.blocks import KVLayout
-from tandem.vlm.families.base import Grid, PromptLayout
+from tandem.vlm.attention import Call
+from tandem.vlm.backends.base import Backend
+from tandem.vlm.families.base import Family, Grid, PromptLayout
+from tandem.vlm.plan import Plan, make_plan
+from tandem.vlm.preprocess import Preprocessor
+from tandem.vlm.rope import Rope
 from tandem.vlm.segment import Segment
 from tandem.vlm.view import View
 
@@ -55,39 +61,85 @@ class Step:
 class VisionLanguageModel:
     """A vision tower and a language model over views."""
 
-    layout: KVLayout
-    """Shape of its keys and values."""
-    fingerprint: str
-    """32 hex digits over all that makes KV incompatible: weights, revision, dtype, heads, rope, pixels, layout."""
-    family: str
-    prompt: PromptLayout
-    hf: Any
-    """The transformers model, altered: its text rotary is the identity and its attention reads views."""
-    device: torch.device
-    dtype: torch.dtype
+    def __init__(
+        self,
+        *,
+        hf: Any,
+        family: Family,
+        prompt: PromptLayout,
+        pictures: Preprocessor,
+        rope: Rope,
+        layout: KVLayout,
+        fingerprint: str,
+        backend: Backend,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.hf = hf
+        """The transformers model, altered: its text rotary is the identity and its attention reads views."""
+        self.family = family.name
+        self.prompt = prompt
+        self.pictures = pictures
+        self.rope = rope
+        self.layout = layout
+        """Shape of its keys and values."""
+        self.fingerprint = fingerprint
+        """32 hex digits over all that makes KV incompatible: weights, revision, dtype, heads, rope, pixels, layout."""
+        self.backend = backend
+        self.device = device
+        self.dtype = dtype
+        self._family = family
+        self._text = family.text_model(hf)
+        self._embeddings = hf.get_input_embeddings()
+        # Positions go to our attention; the model's own argument only has to have a shape.
+        self._no_positions = torch.zeros(3, 1, 1, dtype=torch.int64, device=device)
 
     def grid(self, height: int, width: int) -> Grid:
         """Merged grid of one unit for frames of this size, without computing anything."""
-        raise NotImplementedError
+        h, w = self.pictures.size(height, width)
+        side = self.pictures.patch * self.pictures.merge
+        return (1, h // side, w // side)
 
+    @torch.no_grad()
     def see(self, frames: Tensor) -> VisualUnits:
         """Embed units: uint8 RGB [U, frames_per_unit, height, width, 3] of any equal size.
 
         Raises BadMedia for pictures that the checkpoint cannot take (aspect ratio over 200).
         """
-        raise NotImplementedError
+        units = frames.shape[0]
+        patches, (grid_h, grid_w) = self.pictures.patches(frames, self.device)
+        grid_thw = torch.tensor([[1, grid_h, grid_w]] * units, device=self.device)
+        embeds = self._family.see(self.hf, patches, grid_thw)
+        merge = self.pictures.merge
+        return VisualUnits(embeds.view(units, -1, embeds.shape[-1]), (1, grid_h // merge, grid_w // merge))
 
+    @torch.no_grad()
     def embed(self, token_ids: Sequence[int] | Tensor) -> Tensor:
         """Embeddings [T, hidden] of text tokens."""
-        raise NotImplementedError
+        ids = torch.as_tensor(token_ids, dtype=torch.int64, device=self.device)
+        embeds: Tensor = self._embeddings(ids)
+        return embeds
 
     def unit_embeds(self, units: VisualUnits, times_us: Sequence[int]) -> Tensor:
         """[U, tokens of a block, hidden]: visual embeddings between the text tokens of their units."""
-        raise NotImplementedError
+        texts = [self.prompt.unit_tokens(time_us) for time_us in times_us]
+        assert len(texts) == len(units.embeds), (len(texts), len(units.embeds))
+        before, after = (self.embed(torch.tensor([text[side] for text in texts])) for side in (0, 1))
+        hidden = units.embeds.shape[-1]
+        rows = len(texts)
+        return torch.cat((before.view(rows, -1, hidden), units.embeds, after.view(rows, -1, hidden)), 1)
 
     def new_segment(self, capacity: int = 256) -> Segment:
         """An empty segment of this model's shape on its device."""
-        raise NotImplementedError
+        return Segment(
+            self.rope,
+            layers=self.layout.layers,
+            kv_heads=self.layout.kv_heads,
+            head_dim=self.layout.head_dim,
+            dtype=self.dtype,
+            device=self.device,
+            capacity=capacity,
+        )
 
     def forward(
         self, embeds: Tensor, positions: Tensor, view: View, *, capture: bool = False
@@ -97,16 +149,42 @@ class VisionLanguageModel:
         `embeds` [T, hidden]; `positions` int64 [3, T] in the reader's frame. With `capture`, raw keys and
         values come back for packing into blocks. If it raises, the tail is as it was.
         """
-        raise NotImplementedError
+        return self.forward_many([Step(embeds=embeds, positions=positions, view=view)], capture=capture)[0]
 
+    @torch.no_grad()
     def forward_many(self, steps: Sequence[Step], *, capture: bool = False) -> list[ForwardResult]:
         """`forward` for several readers in one pass: same results, matrices multiplied together.
 
         Parts that read the same tokens of the same segment are attended together (a prefix shared by workers is
         read once). Each step needs its own tail.
         """
-        raise NotImplementedError
+        for step in steps:
+            assert step.positions.shape == (3, len(step.embeds)), (step.positions.shape, step.embeds.shape)
+        plan = make_plan(
+            self.rope, [(step.positions, step.view) for step in steps], self.device, capture=capture
+        )
+        embeds = torch.cat([step.embeds for step in steps])
+        output = self._text(
+            inputs_embeds=embeds[None],
+            position_ids=self._no_positions,
+            # A finished mapping: transformers builds no mask.
+            attention_mask={"full_attention": None},
+            use_cache=False,
+            tandem=Call(plan, self.backend),
+        )
+        plan.commit()
+        return _split(output.last_hidden_state[0], plan, [len(step.embeds) for step in steps])
 
+    @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 logits [..., vocabulary] of hidden states."""
-        raise NotImplementedError
+        logits: Tensor = self.hf.lm_head(hidden)
+        return logits.float()
+
+
+def _split(hidden_TE: Tensor, plan: Plan, tokens: list[int]) -> list[ForwardResult]:
+    hidden = hidden_TE.split(tokens)
+    if plan.captured is None:
+        return [ForwardResult(part, None, None) for part in hidden]
+    keys, values = (torch.stack(side).split(tokens, 2) for side in zip(*plan.captured, strict=True))
+    return [ForwardResult(*parts) for parts in zip(hidden, keys, values, strict=True)]

@@ -1,3 +1,4 @@
+# ruff: noqa: N803, N815 (shape suffixes)
 """Tensor ring: growing buffers of keys and values that stand on the device, rotated once.
 
 Knows no streams and no blocks. Shapes: L layers, H key/value heads, C capacity, N tokens, D head dimension.
@@ -11,6 +12,7 @@ token never change or move; growth and dropping make new buffers and leave the o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,15 +20,23 @@ from torch import Tensor
 
 from tandem.vlm.rope import Rope
 
+MIN_CAPACITY = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Buffers as they were at one moment; column of token number `n` is ``n - first``."""
+    """Buffers as they were at one moment; the column of token number `n` is ``n - first``."""
 
     keys_LHCD: Tensor
     values_LHCD: Tensor
     first: int
+    start: int
     end: int
+
+    def columns(self, start: int, end: int) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Per-layer views [H, N, D] of the tokens ``[start, end)``."""
+        lo, hi = start - self.first, end - self.first
+        return self.keys_LHCD[:, :, lo:hi].unbind(0), self.values_LHCD[:, :, lo:hi].unbind(0)
 
 
 class Segment:
@@ -43,44 +53,102 @@ class Segment:
         device: torch.device | str = "cpu",
         capacity: int = 256,
     ) -> None:
-        raise NotImplementedError
+        self.rope = rope
+        shape = (layers, kv_heads, max(capacity, MIN_CAPACITY), head_dim)
+        keys = torch.empty(shape, dtype=dtype, device=device)
+        # One attribute holds all that a reader needs, so that it is replaced in one step.
+        self._now = Snapshot(keys, torch.empty_like(keys), first=0, start=0, end=0)
 
     @property
     def start(self) -> int:
         """Number of the oldest token still held."""
-        raise NotImplementedError
+        return self._now.start
 
     @property
     def end(self) -> int:
         """One past the number of the newest token."""
-        raise NotImplementedError
+        return self._now.end
 
     @property
     def length(self) -> int:
         """Tokens held."""
-        return self.end - self.start
+        return self._now.end - self._now.start
 
     @property
     def nbytes(self) -> int:
         """Bytes of the buffers, spare capacity included."""
-        raise NotImplementedError
+        return self._now.keys_LHCD.nbytes + self._now.values_LHCD.nbytes
 
-    def append_raw(self, keys_LHND: Tensor, values_LHND: Tensor, positions_3N: Tensor) -> None:
+    def snapshot(self) -> Snapshot:
+        """The buffers and bounds as they are now."""
+        return self._now
+
+    @torch.no_grad()
+    def append_raw(
+        self,
+        keys_LHND: Tensor | Sequence[Tensor],
+        values_LHND: Tensor | Sequence[Tensor],
+        positions_3N: Tensor,
+    ) -> None:
         """Append tokens from raw keys (before RoPE) and values; keys are rotated once, here.
 
         `positions_3N` are int64 and relative to the segment's origin. Tensors of another device or dtype are
         moved. A sequence of per-layer tensors [H, N, D] is accepted in place of a stacked one.
         """
-        raise NotImplementedError
+        keys, values = _stacked(keys_LHND), _stacked(values_LHND)
+        tokens = keys.shape[2]
+        assert positions_3N.shape == (3, tokens), (positions_3N.shape, keys.shape)
+        now = self.reserve(tokens)
+        lo = now.end - now.first
+        keys = keys.to(now.keys_LHCD.device)
+        now.keys_LHCD[:, :, lo : lo + tokens] = self.rope.rotate(keys, positions_3N)
+        now.values_LHCD[:, :, lo : lo + tokens] = values
+        self.commit(tokens)
+
+    @torch.no_grad()
+    def reserve(self, tokens: int) -> Snapshot:
+        """Make room for `tokens` more, unpublished; returns the buffers to write them to.
+
+        ``reserve`` then ``commit``: what is written beyond `end` is invisible until it is committed.
+        """
+        now = self._now
+        capacity = now.keys_LHCD.shape[2]
+        if now.end - now.first + tokens > capacity:
+            self._move_to(max(2 * (now.end - now.start), now.end - now.start + tokens))
+        return self._now
+
+    def commit(self, tokens: int) -> None:
+        """Publish `tokens` tokens that were written after `reserve`."""
+        now = self._now
+        self._now = Snapshot(now.keys_LHCD, now.values_LHCD, now.first, now.start, now.end + tokens)
 
     def drop_front(self, tokens: int) -> None:
-        """Forget the `tokens` oldest tokens; amortised constant time, memory is given back when half is dead."""
-        raise NotImplementedError
+        """Forget the `tokens` oldest tokens; amortised constant time.
+
+        Their room is used again at the next growth, which copies only live tokens.
+        """
+        now = self._now
+        assert 0 <= tokens <= now.end - now.start, (tokens, now.start, now.end)
+        self._now = Snapshot(now.keys_LHCD, now.values_LHCD, now.first, now.start + tokens, now.end)
 
     def truncate(self, end: int) -> None:
-        """Forget tokens from number `end` on (a rejected or failed step). Only when no reader can see them."""
-        raise NotImplementedError
+        """Forget tokens from number `end` on (a rejected step). Only when no reader can see them."""
+        now = self._now
+        assert now.start <= end <= now.end, (end, now.start, now.end)
+        self._now = Snapshot(now.keys_LHCD, now.values_LHCD, now.first, now.start, end)
 
-    def snapshot(self) -> Snapshot:
-        """The buffers and bounds as they are now."""
-        raise NotImplementedError
+    def _move_to(self, capacity: int) -> None:
+        now = self._now
+        live = slice(now.start - now.first, now.end - now.first)
+        layers, heads, _, head_dim = now.keys_LHCD.shape
+        room = max(capacity, MIN_CAPACITY)
+        keys, values = (
+            old.new_empty(layers, heads, room, head_dim) for old in (now.keys_LHCD, now.values_LHCD)
+        )
+        keys[:, :, : now.end - now.start] = now.keys_LHCD[:, :, live]
+        values[:, :, : now.end - now.start] = now.values_LHCD[:, :, live]
+        self._now = Snapshot(keys, values, now.start, now.start, now.end)
+
+
+def _stacked(layers: Tensor | Sequence[Tensor]) -> Tensor:
+    return layers if isinstance(layers, Tensor) else torch.stack(list(layers))

@@ -43,7 +43,7 @@ class Part:
     """Tokens from this number on are not seen; None: all that were appended when `forward` was called.
 
     May reach into tokens that the same `forward_many` call writes (workers that see each other's newest token).
-    Ignored for a view's tail, where query i sees new tokens up to and including its own.
+    Must be None for a view's tail, where query i sees new tokens up to and including its own.
     """
 
 

@@ -8,12 +8,15 @@ block's origin in one reader's frame; `PromptLayout.local_positions` are relativ
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
 from torch import Tensor
 
 from tandem.core.blocks import BlockGeometry
+
+if TYPE_CHECKING:
+    from tandem.vlm.positions import AdvanceRules
+    from tandem.vlm.prompt import Template
 
 Grid = tuple[int, int, int]
 """Visual tokens of one unit after spatial merging: (t, h, w)."""
@@ -85,6 +88,8 @@ class PromptLayout(Protocol):
     """Stream time between the starts of consecutive units at the checkpoint's own sampling rate."""
     window_units: int | None
     """Sliding window that the checkpoint was trained for, in units; None when it does not say."""
+    max_question_tokens: int
+    """Longest question that the checkpoint was made for, in tokens, template included."""
     eos_ids: frozenset[int]
     """Tokens that end an answer."""
 
@@ -111,9 +116,10 @@ class PromptLayout(Protocol):
         """A fresh placement of units after the sink; `geometry` is that of its units when all are alike."""
         ...
 
-    def question_tokens(self, text: str, *, max_tokens: int = 4096) -> list[int]:
+    def question_tokens(self, text: str, *, max_tokens: int | None = None) -> list[int]:
         """Everything from the last unit to the start of the answer, for a user's question.
 
+        `max_tokens` counts all of it; None: the checkpoint's own limit (`max_question_tokens`).
         User text can never produce special tokens. Raises BadQuestion when it is empty or too long.
         """
         ...
@@ -138,10 +144,22 @@ class Family(Protocol):
     architectures: frozenset[str]
     """Values of ``config.architectures`` that this family loads."""
 
-    def text_model(self, hf: torch.nn.Module) -> torch.nn.Module:
+    def text_model(self, hf: Any) -> Any:
         """The decoder stack; its ``rotary_emb`` is replaced at load."""
         ...
 
-    def see(self, hf: torch.nn.Module, patches: Tensor, grid_thw: Tensor) -> Tensor:
+    def see(self, hf: Any, patches: Tensor, grid_thw: Tensor) -> Tensor:
         """Run the vision tower: merged embeddings [tokens of all units, hidden]."""
+        ...
+
+    def advance_rules(self, hf: Any, seconds_per_unit: float) -> AdvanceRules:
+        """How positions advance, found by probing the model's own position function."""
+        ...
+
+    def native_template(self, seconds_per_unit: float) -> Template:
+        """The family's own chat prompt around one video."""
+        ...
+
+    def seconds_per_unit(self, config: Any, fps: float) -> float:
+        """Stream time of one unit when frames are sampled at `fps`."""
         ...

@@ -1,0 +1,1 @@
+"""Attention backends: one file each, one name for all (`pick`)."""

@@ -1,0 +1,58 @@
+# ruff: noqa: N803 (shape suffixes)
+"""Tensor ring: torch's own CUDA kernels that return the log-sum-exp; no dependency beyond torch.
+
+Half precision goes to FlashAttention, float32 to the memory-efficient kernel (CUTLASS), whose log-sum-exp is padded.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tandem.vlm.backends.base import Partial
+
+FLASH_DTYPES = frozenset({torch.float16, torch.bfloat16})
+ALIGNMENT_ELEMENTS = 8
+"""Both kernels want head dimensions in multiples of this; narrower or odd ones go through plain torch."""
+MAX_HEAD_DIM = 256
+
+
+class CudaFlash:
+    """Flash, memory-efficient or plain products, by dtype and head dimension."""
+
+    name = "cuda"
+
+    def rectangle(self, query_HND: Tensor, key_HMD: Tensor, value_HMD: Tensor, scale: float) -> Partial:
+        """Every row sees every key."""
+        return _attend(query_HND, key_HMD, value_HMD, scale, causal=False)
+
+    def square(self, query_HND: Tensor, key_HND: Tensor, value_HND: Tensor, scale: float) -> Partial:
+        """Row n sees keys up to n."""
+        return _attend(query_HND, key_HND, value_HND, scale, causal=True)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool) -> Partial:
+    head_dim = query.shape[-1]
+    if head_dim % ALIGNMENT_ELEMENTS or head_dim > MAX_HEAD_DIM:
+        return plain(query, key, value, scale, causal=causal)
+    if query.dtype in FLASH_DTYPES:
+        output, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
+            query[None], key[None], value[None], 0.0, causal, False, scale=scale
+        )
+    else:
+        output, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
+            query[None], key[None], value[None], None, True, 0.0, causal, scale=scale
+        )
+    return output[0], lse[0, :, : query.shape[1]]
+
+
+def plain(query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool) -> Partial:
+    """The same in plain torch: any device, dtype and head dimension."""
+    scores = (query.float() @ key.float().transpose(-1, -2)) * scale
+    if causal:
+        rows = scores.shape[-1]
+        above = torch.ones(rows, rows, dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(above, -torch.inf)
+    lse = scores.logsumexp(-1)
+    output = (scores - lse[..., None]).exp() @ value.float()
+    return output.to(query.dtype), lse

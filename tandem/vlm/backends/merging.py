@@ -1,0 +1,90 @@
+# ruff: noqa: N803, N806 (shape suffixes)
+"""Tensor ring: attention over a plan from maskless reads, merged by log-sum-exp. Knows no kernel in particular.
+
+Shapes: T new tokens, R turned query rows, N rows and M keys of one read, Q query heads = H key/value heads x G,
+D head dimension, P partial results per token. Merging is exact (FlashAttention, arXiv 2205.14135, section 3.1).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tandem.vlm.backends.base import Kernel, Partial
+from tandem.vlm.plan import Plan, Rows
+from tandem.vlm.rope import turn
+
+
+class Merging:
+    """A backend from a kernel that returns the log-sum-exp."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.name = kernel.name
+
+    def attend(
+        self, plan: Plan, layer: int, query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, scale: float
+    ) -> Tensor:
+        """See `base.Backend`."""
+        rows = query_THD if plan.row_tokens_R is None else query_THD[plan.row_tokens_R]
+        turned_RQD = turn(rows, plan.cos_R1D, plan.sin_R1D)
+        partials: list[tuple[Rows, Partial]] = []
+        for read in plan.reads:
+            lo, hi = read.rows[0].start, read.rows[-1].end
+            output, lse = self._rectangle(turned_RQD[lo:hi], read.keys[layer], read.values[layer], scale)
+            partials += [
+                (
+                    reader,
+                    (output[reader.start - lo : reader.end - lo], lse[reader.start - lo : reader.end - lo]),
+                )
+                for reader in read.rows
+            ]
+        for square in plan.squares:
+            reader, first = square.rows, square.rows.token
+            own = slice(first, first + reader.end - reader.start)
+            partial = self._square(turned_RQD[reader.start : reader.end], key_THD[own], value_THD[own], scale)
+            partials.append((reader, partial))
+        return merge(partials, query_THD.shape[0])
+
+    def _rectangle(self, query_NQD: Tensor, key_HMD: Tensor, value_HMD: Tensor, scale: float) -> Partial:
+        # The query heads of a group become rows of their key head: keys and values are never expanded.
+        rows, heads, head_dim = query_NQD.shape
+        groups = heads // key_HMD.shape[0]
+        grouped = (
+            query_NQD.view(rows, -1, groups, head_dim).transpose(0, 1).reshape(-1, rows * groups, head_dim)
+        )
+        output, lse = self.kernel.rectangle(grouped, key_HMD, value_HMD, scale)
+        output = output.view(-1, rows, groups, head_dim).transpose(0, 1).reshape(rows, heads, head_dim)
+        return output, lse.reshape(-1, rows, groups).transpose(0, 1).reshape(rows, heads)
+
+    def _square(self, query_NQD: Tensor, key_NHD: Tensor, value_NHD: Tensor, scale: float) -> Partial:
+        groups = query_NQD.shape[1] // key_NHD.shape[1]
+        key, value = (x.transpose(0, 1).repeat_interleave(groups, 0) for x in (key_NHD, value_NHD))
+        output, lse = self.kernel.square(query_NQD.transpose(0, 1), key, value, scale)
+        return output.transpose(0, 1), lse.transpose(0, 1)
+
+
+def merge(partials: list[tuple[Rows, Partial]], tokens: int) -> Tensor:
+    """Join partial results [N, Q, D] of all tokens into one output [T, Q, D]."""
+    if len(partials) == 1:
+        return partials[0][1][0]
+    if all(rows.end - rows.start == tokens for rows, _ in partials):
+        # Every partial covers every token (one reader, no window): one softmax over them.
+        output_PTQD = torch.stack([output for _, (output, _) in partials])
+        lse_PTQ = torch.stack([lse for _, (_, lse) in partials])
+        weights = lse_PTQ.softmax(0)[..., None]
+        return (output_PTQD * weights).sum(0).to(output_PTQD.dtype)
+    return _merge_by_token(partials, tokens)
+
+
+def _merge_by_token(partials: list[tuple[Rows, Partial]], tokens: int) -> Tensor:
+    first_output, first_lse = partials[0][1]
+    output_TQD = first_output.new_zeros((tokens, *first_output.shape[1:]), dtype=torch.float32)
+    lse_TQ = first_lse.new_full((tokens, first_lse.shape[1]), -torch.inf)
+    for rows, (output, lse) in partials:
+        span = slice(rows.token, rows.token + rows.end - rows.start)
+        before, joint = lse_TQ[span], torch.logaddexp(lse_TQ[span], lse)
+        old, new = (before - joint).exp()[..., None], (lse - joint).exp()[..., None]
+        output_TQD[span] = output_TQD[span] * old + output * new
+        lse_TQ[span] = joint
+    return output_TQD.to(first_output.dtype)

@@ -1,0 +1,70 @@
+# ruff: noqa: N803, N806 (shape suffixes)
+"""Tensor ring: what attention over a view means, in plain torch. Slow; the standard for the other backends.
+
+Independent of how a plan splits reads: it walks the views themselves, builds every mask explicitly and takes one
+float32 softmax per query over all that the query sees. Shapes: T tokens of one step, M keys of one part,
+Q query heads, H key/value heads, D head dimension.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tandem.vlm.plan import Plan, relative
+from tandem.vlm.rope import Rope, turn
+from tandem.vlm.view import Part, View
+
+
+class Reference:
+    """Explicit masks, one softmax."""
+
+    name = "reference"
+
+    def attend(
+        self, plan: Plan, layer: int, query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, scale: float
+    ) -> Tensor:
+        """See `base.Backend`."""
+        outputs = []
+        for token, tokens, view, positions in plan.views:
+            query = query_THD[token : token + tokens]
+            outputs.append(_attend_view(plan.rope, view, layer, query, positions, scale))
+        return torch.cat(outputs)
+
+
+def _attend_view(
+    rope: Rope, view: View, layer: int, query_TQD: Tensor, positions_3T: Tensor, scale: float
+) -> Tensor:
+    scores, values = [], []
+    for part in (*view.parts, view.tail):
+        causal = part is view.tail
+        score_QTM, value_QMD = _score(rope, part, layer, query_TQD, positions_3T, scale, causal)
+        scores.append(score_QTM)
+        values.append(value_QMD)
+    weights = torch.cat(scores, -1).softmax(-1)
+    return (weights @ torch.cat(values, 1)).transpose(0, 1).to(query_TQD.dtype)
+
+
+def _score(
+    rope: Rope, part: Part, layer: int, query_TQD: Tensor, positions_3T: Tensor, scale: float, causal: bool
+) -> tuple[Tensor, Tensor]:
+    now, tokens = part.segment.snapshot(), query_TQD.shape[0]
+    end = now.end + tokens if causal else now.end if part.end is None else part.end
+    numbers_M = torch.arange(now.start, end)
+    key_HMD, value_HMD = (side[layer].float() for side in now.columns(now.start, end))
+    turned = turn(
+        query_TQD.float(),
+        *(
+            table[:, None]
+            for table in rope.tables(relative(positions_3T, part.base, 0, tokens), query_TQD.device)
+        ),
+    )
+    groups = query_TQD.shape[1] // key_HMD.shape[0]
+    key_QMD, value_QMD = key_HMD.repeat_interleave(groups, 0), value_HMD.repeat_interleave(groups, 0)
+    visible_TM = torch.ones(tokens, len(numbers_M), dtype=torch.bool)
+    if part.first_visible is not None:
+        visible_TM &= numbers_M >= part.first_visible[:, None].cpu()
+    if causal:
+        visible_TM &= numbers_M <= now.end + torch.arange(tokens)[:, None]
+    score_QTM = turned.transpose(0, 1) @ key_QMD.transpose(1, 2) * scale
+    return score_QTM.masked_fill(~visible_TM.to(score_QTM.device), -torch.inf), value_QMD

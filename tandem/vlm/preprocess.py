@@ -1,0 +1,148 @@
+# ruff: noqa: N803 (shape suffixes)
+"""Tensor ring: frames to vision-tower patches, equal to the checkpoint's own processor. Torch only.
+
+Knows no model. transformers 5.23 has two processors for Qwen2.5-VL, and they differ: `Qwen2VLVideoProcessor` and
+`Qwen2VLImageProcessor` resize with torchvision (torch's own uint8 kernel on CPUs), `Qwen2VLImageProcessorPil`, which
+transformers falls back to without torchvision, with Pillow. Both round to whole values after each of the two passes;
+they differ by at most 1 of 255, in about one value of two hundred. Both are here bit for bit: ``torchvision``
+is `interpolate` on uint8, ``pillow`` is Pillow's fixed-point arithmetic. A float resize equals neither (values
+overshoot between the passes: 20 of 255 on noise), so resizing happens in integers on the CPU wherever the model runs.
+
+Shapes: U units, P frames per unit, H height, W width; h, w after resizing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tandem.core.errors import BadMedia, Incompatible
+from tandem.vlm.resize import pillow_bicubic
+
+Resampling = Literal["pillow", "torchvision"]
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+DEFAULT_MIN_PIXELS, DEFAULT_MAX_PIXELS = 128 * 28 * 28, 768 * 28 * 28
+"""Of `Qwen2VLVideoProcessor`, when a checkpoint has no processor files."""
+MAX_ASPECT = 200
+BICUBIC = 3
+"""Pillow's number of the filter, as processor configurations have it."""
+CONFIG_FILES = ("video_preprocessor_config.json", "preprocessor_config.json")
+
+
+def installed_resampling() -> Resampling:
+    """What transformers itself would use here."""
+    return "torchvision" if importlib.util.find_spec("torchvision") else "pillow"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocessor:
+    """A checkpoint's picture processing. Immutable and thread-safe."""
+
+    patch: int
+    merge: int
+    frames_per_unit: int
+    min_pixels: int
+    max_pixels: int
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
+    rescale: float = 1 / 255
+    resampling: Resampling = "torchvision"
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Size after resizing, for a frame of this size: sides are multiples of patch x merge."""
+        return smart_resize(height, width, self.patch * self.merge, self.min_pixels, self.max_pixels)
+
+    def patches(
+        self, frames_UPHWC: Tensor, device: torch.device | str = "cpu"
+    ) -> tuple[Tensor, tuple[int, int]]:
+        """Patches float32 [U * gh * gw, 3 * P * patch * patch] on `device`, and (gh, gw) before merging."""
+        assert frames_UPHWC.dtype == torch.uint8, frames_UPHWC.dtype
+        units, per_unit, height, width, _ = frames_UPHWC.shape
+        assert per_unit == self.frames_per_unit, (per_unit, self.frames_per_unit)
+        h, w = self.size(height, width)
+        frames = frames_UPHWC.flatten(0, 1).permute(0, 3, 1, 2)
+        if (h, w) != (height, width):
+            frames = _resize(frames.cpu(), h, w, self.resampling)
+        pixels = self._normalise(frames.to(device))
+        m, p = self.merge, self.patch
+        grid = pixels.reshape(units, per_unit, 3, h // p // m, m, p, w // p // m, m, p)
+        # [unit, gh/m, gw/m, m, m, channel, frame, patch, patch]: the order the vision tower merges in.
+        ordered = grid.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
+        return ordered.reshape(-1, 3 * per_unit * p * p), (h // p, w // p)
+
+    def _normalise(self, frames_NCHW: Tensor) -> Tensor:
+        mean = torch.tensor(self.mean, device=frames_NCHW.device) / self.rescale
+        std = torch.tensor(self.std, device=frames_NCHW.device) / self.rescale
+        return (frames_NCHW.float() - mean[:, None, None]) / std[:, None, None]
+
+
+def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """Nearest size whose sides are multiples of `factor` and whose area is within the budget; aspect about kept."""
+    if min(height, width) < 1 or max(height, width) > MAX_ASPECT * min(height, width):
+        raise BadMedia(f"a picture of {width}x{height} cannot be used: its aspect ratio is over {MAX_ASPECT}")
+    h, w = round(height / factor) * factor, round(width / factor) * factor
+    if h * w > max_pixels:
+        shrink = math.sqrt(height * width / max_pixels)
+        h = max(factor, math.floor(height / shrink / factor) * factor)
+        w = max(factor, math.floor(width / shrink / factor) * factor)
+    elif h * w < min_pixels:
+        grow = math.sqrt(min_pixels / (height * width))
+        h, w = math.ceil(height * grow / factor) * factor, math.ceil(width * grow / factor) * factor
+    return h, w
+
+
+def _resize(frames_NCHW: Tensor, height: int, width: int, resampling: Resampling) -> Tensor:
+    if resampling == "pillow":
+        return pillow_bicubic(frames_NCHW, height, width)
+    return F.interpolate(
+        frames_NCHW, size=(height, width), mode="bicubic", antialias=True, align_corners=False
+    )
+
+
+def read_preprocessor(
+    source: Path | dict[str, Any], vision_config: Any, *, max_pixels: int | None, resampling: Resampling
+) -> Preprocessor:
+    """From a checkpoint's folder: the video processor's file, else the image processor's, else its class defaults.
+
+    Raises Incompatible for a processor that does something else.
+    """
+    fields = source if isinstance(source, dict) else _read_fields(source)
+    if fields.get("resample", BICUBIC) != BICUBIC or not all(
+        fields.get(name, True) for name in ("do_resize", "do_rescale", "do_normalize")
+    ):
+        raise Incompatible("the checkpoint's picture processor is not resize (bicubic), rescale, normalise")
+    size = fields.get("size") or {}
+    # As transformers reads them: the old names win.
+    low = int(fields.get("min_pixels") or size.get("shortest_edge") or DEFAULT_MIN_PIXELS)
+    high = int(fields.get("max_pixels") or size.get("longest_edge") or DEFAULT_MAX_PIXELS)
+    if max_pixels is not None:
+        low, high = min(low, max_pixels), min(high, max_pixels)
+    return Preprocessor(
+        patch=int(vision_config.patch_size),
+        merge=int(vision_config.spatial_merge_size),
+        frames_per_unit=int(vision_config.temporal_patch_size),
+        min_pixels=low,
+        max_pixels=high,
+        mean=tuple(fields.get("image_mean", CLIP_MEAN)),
+        std=tuple(fields.get("image_std", CLIP_STD)),
+        rescale=float(fields.get("rescale_factor", 1 / 255)),
+        resampling=resampling,
+    )
+
+
+def _read_fields(folder: Path) -> dict[str, Any]:
+    for name in CONFIG_FILES:
+        if (folder / name).is_file():
+            fields: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
+            return fields
+    return {}
