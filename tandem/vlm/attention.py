@@ -1,10 +1,10 @@
 # ruff: noqa: N803 (shape suffixes)
 """Tensor ring: the one attention function. Transformers' text layers call it with raw queries and keys.
 
-It owns positions: it keeps raw keys and values where they are captured, rotates and writes new keys to the tails,
-and lets a backend read the views. All state of a call travels in its keyword arguments, so threads do not meet.
-A model's own masks and `sliding_window` do not reach it. Shapes: T new tokens, Q query heads, H key/value heads,
-D head dimension; B batch, always 1.
+It owns positions: it keeps raw keys and values where they are captured, rotates and writes new keys to the
+tails, and lets a backend read the views. All state of a call travels in its keyword arguments, so threads
+do not meet. A model's own masks and `sliding_window` do not reach it. Shapes: T new tokens, Q query heads,
+H key/value heads, D head dimension; B batch, always 1.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def attend_views(
     tandem: Call,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of one layer over the views of `tandem.plan`; signature of transformers' `AttentionInterface`."""
+    """Attention of one layer over the views of `tandem.plan`, called as an `AttentionInterface` is."""
     assert attention_mask is None, "a mask was built for attention that makes its own"
     plan, layer = tandem.plan, int(module.layer_idx)  # type: ignore[arg-type]
     if plan.captured is not None:

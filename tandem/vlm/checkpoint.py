@@ -40,8 +40,8 @@ class Checkpoint:
     family: Family
     layout: dict[str, Any]
     """tandem_layout.json; empty for a native layout."""
-    pictures: dict[str, Any] | None
-    """Picture processing of a builtin; None: read it from the folder."""
+    pictures: dict[str, Any] | Path
+    """Picture processing of a builtin, or the folder that has it."""
     dummy_seed: int | None
     """Seed of random weights; None: real ones."""
     revision: str | None
@@ -75,10 +75,11 @@ def find_checkpoint(source: str, *, load_format: str, revision: str | None, seed
     if load_format not in ("auto", "dummy"):
         raise InvalidInput(f"unknown load format {load_format!r}; there are: auto, dummy")
     if source.startswith(dummy.PREFIX):
-        config, layout, pictures = dummy.builtin(source.removeprefix(dummy.PREFIX))
         folder: Path | None = None
+        pictures: dict[str, Any] | Path
+        config, layout, pictures = dummy.builtin(source.removeprefix(dummy.PREFIX))
     else:
-        folder, pictures = _folder(source, revision), None
+        pictures = folder = _folder(source, revision)
         config, layout = _read_config(folder), _read_json(folder / "tandem_layout.json")
     is_dummy = load_format == "dummy" or folder is None
     return Checkpoint(

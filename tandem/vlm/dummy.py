@@ -111,7 +111,7 @@ def builtin(name: str) -> tuple[Qwen2_5_VLConfig, dict[str, Any], dict[str, Any]
 
 
 def random_model(config: PreTrainedConfig, *, dtype: torch.dtype, device: str, seed: int) -> Any:
-    """A model of this configuration with weights from `seed`; same seed, device type and dtype: same weights."""
+    """A model with weights from `seed`; same seed, device type and dtype: same weights."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -131,7 +131,7 @@ def random_model(config: PreTrainedConfig, *, dtype: torch.dtype, device: str, s
 
 def _refill(model: nn.Module, rotary: nn.Module, device: str) -> None:
     # Frequencies are buffers computed at construction: build the small module again off "meta".
-    fresh = type(rotary)(config=rotary.config)  # type: ignore[call-arg]
+    fresh = type(rotary)(config=rotary.config)
     for name, buffer in fresh.named_buffers():
         setattr(rotary, name, buffer.to(device))
 

@@ -1,7 +1,7 @@
 """Shell ring: from a path, hub name or builtin configuration to a `VisionLanguageModel`.
 
-Finds files through `checkpoint`; alters transformers' model so that its attention reads views: the text rotary
-becomes the identity and the attention function ours. No model code is rewritten.
+Finds files through `checkpoint`; alters transformers' model so that its attention reads views: the text
+rotary becomes the identity and the attention function ours. No model code is rewritten.
 """
 
 from __future__ import annotations
@@ -41,16 +41,18 @@ def load_model(
 ) -> VisionLanguageModel:
     """Load a model.
 
-    `source`: a directory, a hub name, ``"default"`` (the embedded checkpoint), or with ``load_format="dummy"`` (implied
-    by the prefix ``dummy:``) a config.json, a directory that has one, or a builtin ``dummy:tiny``,
-    ``dummy:tiny-timestamped``, ``dummy:qwen2.5-vl-3b``, ``dummy:qwen2.5-vl-7b``: random weights from `seed`.
-    `dtype`: "float32", "bfloat16" or "float16"; None: float32 on CPUs, the checkpoint's own elsewhere.
-    `backend`: attention backend ("auto", "reference", "plain", "cpu", "cuda"). `max_pixels` lowers the checkpoint's
-    pixel budget per frame, `fps` is the sampling rate that native positions assume (None: the checkpoint's); both
-    are part of the fingerprint. `resampling`: "pillow", "torchvision" or what transformers would use here ("auto").
+    `source`: a directory, a hub name, ``"default"`` (the embedded checkpoint), or with
+    ``load_format="dummy"`` (implied by the prefix ``dummy:``) a config.json, a directory that has one, or a
+    builtin ``dummy:tiny``, ``dummy:tiny-timestamped``, ``dummy:qwen2.5-vl-3b``, ``dummy:qwen2.5-vl-7b``:
+    random weights from `seed`. `dtype`: "float32", "bfloat16" or "float16"; None: float32 on CPUs, the
+    checkpoint's own elsewhere. `backend`: attention backend ("auto", "reference", "plain", "cpu", "cuda").
+    `max_pixels` lowers the checkpoint's pixel budget per frame, `fps` is the sampling rate that native
+    positions assume (None: the checkpoint's); both are part of the fingerprint. `resampling`: "pillow",
+    "torchvision" or what transformers would use here ("auto").
 
-    Raises NotFound (no such directory or file), Incompatible (another architecture, weights not in safetensors,
-    a rope or sliding window that cannot be represented), InvalidInput (bad arguments), Unavailable (hub not reached).
+    Raises NotFound (no such directory or file), Incompatible (another architecture, weights not in
+    safetensors, a rope or sliding window that cannot be represented), InvalidInput (bad arguments),
+    Unavailable (hub not reached).
     """
     _check_arguments(dtype, device, resampling)
     checkpoint = find_checkpoint(source, load_format=load_format, revision=revision, seed=seed)
@@ -58,10 +60,10 @@ def load_model(
     kind = DTYPES[dtype] if dtype is not None else checkpoint.default_dtype(device)
     attention = pick_backend(backend, torch.device(device).type)
     pictures = read_preprocessor(
-        checkpoint.folder if checkpoint.pictures is None else checkpoint.pictures,
+        checkpoint.pictures,
         checkpoint.config.vision_config,
         max_pixels=max_pixels,
-        resampling=installed_resampling() if resampling == "auto" else cast(Resampling, resampling),
+        resampling=installed_resampling() if resampling == "auto" else cast("Resampling", resampling),
     )
     hf = checkpoint.build(dtype=kind, device=device)
     seconds = checkpoint.family.seconds_per_unit(checkpoint.config, fps or _fps(checkpoint))
@@ -84,7 +86,7 @@ def load_model(
 
 
 def adapt(checkpoint: Checkpoint, hf: Any, dtype: torch.dtype) -> Rope:
-    """Put the identity in place of the text rotary and our attention in place of the model's; returns its angles."""
+    """Put the identity for the text rotary and our attention for the model's; returns its angles."""
     register()
     text = checkpoint.family.text_model(hf)
     rope = Rope.read_off(text.rotary_emb)

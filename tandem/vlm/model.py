@@ -1,9 +1,9 @@
 # ruff: noqa: N803 (shape suffixes)
 """Tensor ring: the model as the services use it. Made by `load.load_model`.
 
-Knows no streams, services or wire. Thread-safe: a call's state lives in its arguments, so any number of threads
-may see and forward at once (each segment has one writer). Shapes: U units, T new tokens, L layers, H key/value heads,
-D head dimension.
+Knows no streams, services or wire. Thread-safe: a call's state lives in its arguments, so any number of
+threads may see and forward at once (each segment has one writer). Shapes: U units, T new tokens, L layers,
+H key/value heads, D head dimension.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class VisionLanguageModel:
         self.layout = layout
         """Shape of its keys and values."""
         self.fingerprint = fingerprint
-        """32 hex digits over all that makes KV incompatible: weights, revision, dtype, heads, rope, pixels, layout."""
+        """32 hex digits over all that makes KV incompatible: weights, dtype, heads, rope, pixels, layout."""
         self.backend = backend
         self.device = device
         self.dtype = dtype
@@ -155,8 +155,8 @@ class VisionLanguageModel:
     def forward_many(self, steps: Sequence[Step], *, capture: bool = False) -> list[ForwardResult]:
         """`forward` for several readers in one pass: same results, matrices multiplied together.
 
-        Parts that read the same tokens of the same segment are attended together (a prefix shared by workers is
-        read once). Each step needs its own tail.
+        Parts that read the same tokens of the same segment are attended together (a prefix shared by
+        workers is read once). Each step needs its own tail.
         """
         for step in steps:
             assert step.positions.shape == (3, len(step.embeds)), (step.positions.shape, step.embeds.shape)
@@ -183,8 +183,8 @@ class VisionLanguageModel:
 
 
 def _split(hidden_TE: Tensor, plan: Plan, tokens: list[int]) -> list[ForwardResult]:
-    hidden = hidden_TE.split(tokens)
+    hidden = torch.split(hidden_TE, tokens)
     if plan.captured is None:
         return [ForwardResult(part, None, None) for part in hidden]
-    keys, values = (torch.stack(side).split(tokens, 2) for side in zip(*plan.captured, strict=True))
+    keys, values = (torch.split(torch.stack(side), tokens, 2) for side in zip(*plan.captured, strict=True))
     return [ForwardResult(*parts) for parts in zip(hidden, keys, values, strict=True)]

@@ -1,8 +1,9 @@
 # ruff: noqa: N803, N815 (shape suffixes)
 """Tensor ring: one forward pass's reading plan, made once before the layers run.
 
-Turns views into a few maskless reads. Knows no model and no kernel. Shapes: T new tokens of all steps, R turned
-query rows (a query appears once per part it reads), N rows of one read, L layers, H key/value heads, D head dimension.
+Turns views into a few maskless reads. Knows no model and no kernel. Shapes: T new tokens of all steps, R
+turned query rows (a query appears once per part it reads), N rows of one read, L layers, H key/value heads,
+D head dimension.
 
 ::
 
@@ -11,8 +12,8 @@ query rows (a query appears once per part it reads), N rows of one read, L layer
                                 all of it, for each query                  causal
 
 Queries that share their lower bound form a *run*; a run reads one rectangle per part and, in the tail, the
-causal square of its own tokens. No masks: nothing is computed that is thrown away. Rectangles of several readers
-over the same tokens become one read (workers that share a prefix read it once).
+causal square of its own tokens. No masks: nothing is computed that is thrown away. Rectangles of several
+readers over the same tokens become one read (workers that share a prefix read it once).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from tandem.vlm.view import Base, Part, View
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Turned query rows ``[start, end)`` of a plan that answer for tokens ``[token, token + end - start)``."""
+    """Turned rows ``[start, end)`` that answer for the tokens ``[token, token + end - start)``."""
 
     start: int
     end: int
@@ -110,7 +111,7 @@ def make_plan(
     *,
     capture: bool = False,
 ) -> Plan:
-    """Plan for steps of (positions int64 [3, T_s], view), concatenated in order. Reserves room in the tails."""
+    """Plan for steps of (positions int64 [3, T_s], view) in order. Reserves room in the tails."""
     writes, views, hooks = _reserve(steps)
     new_end = {id(write.segment): write.segment.end + write.tokens for write in writes}
     drafts: dict[tuple[int, int, int], _Draft] = {}
@@ -230,7 +231,7 @@ def _number_rows(
         positions.append(turned)
         at += tokens
     query_rows = at
-    for token, tokens, view, own in views:
+    for _, tokens, view, own in views:
         positions.append(relative(own, _one_base(view.tail.base), 0, tokens))
         at += tokens
     cos, sin = (table[:, None] for table in rope.tables(torch.cat(positions, 1), device))

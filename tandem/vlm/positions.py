@@ -1,8 +1,8 @@
 """Pure ring: how positions advance through a prompt with video. Torch only for its integer arithmetic.
 
-Knows no tokens and no model: the rules are found by `families` probing the model's own `get_rope_index`, because
-transformers versions differ (5.23 puts text at the start of a video + max(height, width); others past its largest
-position).
+Knows no tokens and no model: the rules are found by `families` probing the model's own `get_rope_index`,
+because transformers versions differ (5.23 puts text at the start of a video + max(height, width); others
+past its largest position).
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 # ruff: noqa: N803 (shape suffixes)
 """Tensor ring: frames to vision-tower patches, equal to the checkpoint's own processor. Torch only.
 
-Knows no model. transformers 5.23 has two processors for Qwen2.5-VL, and they differ: `Qwen2VLVideoProcessor` and
-`Qwen2VLImageProcessor` resize with torchvision (torch's own uint8 kernel on CPUs), `Qwen2VLImageProcessorPil`, which
-transformers falls back to without torchvision, with Pillow. Both round to whole values after each of the two passes;
-they differ by at most 1 of 255, in about one value of two hundred. Both are here bit for bit: ``torchvision``
-is `interpolate` on uint8, ``pillow`` is Pillow's fixed-point arithmetic. A float resize equals neither (values
-overshoot between the passes: 20 of 255 on noise), so resizing happens in integers on the CPU wherever the model runs.
+Knows no model. transformers 5.23 has two processors for Qwen2.5-VL, and they differ:
+`Qwen2VLVideoProcessor` and `Qwen2VLImageProcessor` resize with torchvision (torch's own uint8 kernel on
+CPUs), `Qwen2VLImageProcessorPil`, which transformers falls back to without torchvision, with Pillow. Both
+round to whole values after each of the two passes; they differ by at most 1 of 255, in about one value of
+two hundred. Both are here bit for bit: ``torchvision`` is `interpolate` on uint8, ``pillow`` is Pillow's
+fixed-point arithmetic. A float resize equals neither (values overshoot between the passes: 20 of 255 on
+noise), so resizing happens in integers on the CPU wherever the model runs.
 
 Shapes: U units, P frames per unit, H height, W width; h, w after resizing.
 """
@@ -87,7 +88,7 @@ class Preprocessor:
 
 
 def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """Nearest size whose sides are multiples of `factor` and whose area is within the budget; aspect about kept."""
+    """Nearest size with sides in multiples of `factor` and area within the budget; keeps the aspect."""
     if min(height, width) < 1 or max(height, width) > MAX_ASPECT * min(height, width):
         raise BadMedia(f"a picture of {width}x{height} cannot be used: its aspect ratio is over {MAX_ASPECT}")
     h, w = round(height / factor) * factor, round(width / factor) * factor
@@ -112,7 +113,7 @@ def _resize(frames_NCHW: Tensor, height: int, width: int, resampling: Resampling
 def read_preprocessor(
     source: Path | dict[str, Any], vision_config: Any, *, max_pixels: int | None, resampling: Resampling
 ) -> Preprocessor:
-    """From a checkpoint's folder: the video processor's file, else the image processor's, else its class defaults.
+    """From a checkpoint's folder: video processor's file, else image processor's, else class defaults.
 
     Raises Incompatible for a processor that does something else.
     """

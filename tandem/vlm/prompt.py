@@ -2,12 +2,13 @@
 
 Two layouts. *Native* (real Qwen2.5-VL checkpoints): all units are one video::
 
-    sink: system prompt, <|im_start|>user\\n<|vision_start|> | unit | unit | ... | <|vision_end|>question ... assistant\\n
+    system prompt, user, <|vision_start|> | unit | unit | ... | <|vision_end|>question, assistant
+    `--------------- sink --------------'                       `--------- question_tokens ------'
 
 *Timestamped* (the embedded default model): each unit is its own one-frame video behind its time, so that a
 unit which is moved or retrieved still carries when it was::
 
-    sink | 00 00 12 <|vision_start|> unit <|vision_end|> | 00 00 13 <|vision_start|> unit <|vision_end|> | question
+    sink | 00 00 12<|vision_start|> unit <|vision_end|> | 00 00 13<|vision_start|> unit ... | question
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # ruff: noqa: N803, N806 (shape suffixes)
 """Tensor ring: Pillow's bicubic resize, bit for bit, in torch integers.
 
-Pillow resizes 8-bit pictures separably, the width first, with weights in fixed point and rounding to 8 bits after each
-pass (`ImagingResampleHorizontal_8bpc` in Pillow's Resample.c). Integers are the same on every device.
-Shapes: N pictures, C channels, H height, W width, K taps of the filter.
+Pillow resizes 8-bit pictures separably, the width first, with weights in fixed point and rounding to 8 bits
+after each pass (`ImagingResampleHorizontal_8bpc` in Pillow's Resample.c). Integers are the same on every
+device. Shapes: N pictures, C channels, H height, W width, K taps of the filter.
 """
 
 from __future__ import annotations

@@ -1,14 +1,16 @@
 # ruff: noqa: N803, N806, N815 (shape suffixes)
 """Tensor ring: rotary angles per dimension and axis, read off the model's own rotary module.
 
-Knows no family: which axis feeds which frequency is found by probing, so both M-RoPE section layouts (Qwen2-VL's
-chunks, Qwen3-VL's interleaving) and plain RoPE come out of the same code. Tables are built in float64: float32
-angles cost 1e-3 in raw scores at position 5000. Shapes: N tokens, F = D / 2 frequencies, A = 3 axes.
+Knows no family: which axis feeds which frequency is found by probing, so both M-RoPE section layouts
+(Qwen2-VL's chunks, Qwen3-VL's interleaving) and plain RoPE come out of the same code. Tables are built in
+float64: float32 angles cost 1e-3 in raw scores at position 5000. Shapes: N tokens, F = D / 2 frequencies, A
+= 3 axes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +34,7 @@ class Rope:
     """`attention_scaling` of the rotary module, applied to cos and sin."""
 
     @staticmethod
-    def read_off(rotary: torch.nn.Module) -> Rope:
+    def read_off(rotary: Any) -> Rope:
         """Probe a transformers rotary module. Raises Incompatible for what cannot be represented."""
         kind = str(getattr(rotary, "rope_type", "default"))
         if kind in LENGTH_DEPENDENT:
@@ -68,7 +70,7 @@ def turn(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
     return (wide * cos).addcmul_(swapped, signed_sin).to(x.dtype)
 
 
-def _moved_by(rotary: torch.nn.Module, axis: int) -> Tensor:
+def _moved_by(rotary: Any, axis: int) -> Tensor:
     """bool [F]: frequencies whose angle moves when only `axis` does."""
     device = rotary.inv_freq.device
     positions = torch.zeros(AXES, 1, 1, dtype=torch.int64, device=device)
@@ -82,21 +84,21 @@ def _moved_by(rotary: torch.nn.Module, axis: int) -> Tensor:
     return first
 
 
-def _in_sections(table_A11D: Tensor, rotary: torch.nn.Module) -> Tensor:
+def _in_sections(table_A11D: Tensor, rotary: Any) -> Tensor:
     """Older transformers pick the axis in the attention layer, by `mrope_section` chunks."""
     config = rotary.config
     parameters = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     sections = parameters.get("mrope_section")
     if sections is None:
         raise Incompatible(f"{type(rotary).__name__} gives angles per axis but names no mrope_section")
-    chunks = table_A11D[:, 0, 0].split(list(sections) * 2, dim=-1)
+    chunks = torch.split(table_A11D[:, 0, 0], list(sections) * 2, dim=-1)
     return torch.cat([chunk[i % AXES] for i, chunk in enumerate(chunks)], dim=-1)
 
 
 class Identity(torch.nn.Module):
-    """Stands in for a model's rotary module and turns nothing, so that attention gets raw queries and keys."""
+    """Stands in for a model's rotary module and turns nothing: attention gets raw queries and keys."""
 
-    def __init__(self, rotary: torch.nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, rotary: Any, dtype: torch.dtype) -> None:
         super().__init__()
         device = rotary.inv_freq.device
         positions = torch.zeros(AXES, 1, 1, dtype=torch.int64, device=device)

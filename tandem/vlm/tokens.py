@@ -1,6 +1,7 @@
 """Shell ring: text to tokens and back. Knows no prompts; `prompt` composes them.
 
-Template text may name special tokens, user text never produces one: it goes through a tokenizer that has none.
+Template text may name special tokens, user text never produces one: it goes through a tokenizer that has
+none.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ class Detokenizer:
 
 
 def byte_tokenizer(special: Sequence[tuple[str, int]]) -> str:
-    """A tokenizer.json for models with random weights: bytes are tokens 0 to 255, specials where they are asked for."""
+    """A tokenizer.json for random weights: bytes are tokens 0 to 255, specials where they are asked for."""
     from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
     alphabet = {symbol: at for at, symbol in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}

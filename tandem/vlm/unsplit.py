@@ -1,4 +1,4 @@
-"""Tensor ring: the plain transformers model and its inputs, for parity tests and baselines. Never used in serving.
+"""Tensor ring: the plain transformers model and its inputs, for parity tests and baselines only.
 
 `load.load_model` alters the model it loads, so comparisons load a second, untouched one here.
 """
@@ -36,8 +36,8 @@ def stock_inputs(
 ) -> dict[str, Tensor]:
     """Arguments of the stock model's ``generate`` for units and a question.
 
-    `frames` uint8 [U, frames_per_unit, H, W, 3]; `times_us` one per unit. `model` gives tokenizer, layout and picture
-    processing; its weights are not used.
+    `frames` uint8 [U, frames_per_unit, H, W, 3]; `times_us` one per unit. `model` gives tokenizer, layout
+    and picture processing; its weights are not used.
     """
     prompt, config = model.prompt, model.hf.config
     patches, (grid_h, grid_w) = model.pictures.patches(frames)
@@ -64,7 +64,7 @@ def stock_inputs(
 
 @torch.no_grad()
 def stock_answer(stock: Any, inputs: dict[str, Tensor], max_new_tokens: int) -> tuple[list[int], Tensor]:
-    """(greedy tokens, float32 logits [tokens, vocabulary]) of ``generate``; ends after `max_new_tokens`, not before."""
+    """(greedy tokens, float32 logits [tokens, vocabulary]) of ``generate``, which never ends early here."""
     output = stock.generate(
         **inputs,
         max_new_tokens=max_new_tokens,

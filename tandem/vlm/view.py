@@ -1,9 +1,9 @@
 """Tensor ring: what one reader sees, as an ordered list of segments with a base position each.
 
 Knows no streams and no blocks. A query at position q meets a segment whose origin stands at base b for this
-reader by being turned to q - b; partial results are merged by log-sum-exp. So the same bytes serve any number of
-readers at any places, and nothing is copied (Hogwild! Inference, arXiv 2504.06261, section 3; ReKV,
-arXiv 2503.00540).
+reader by being turned to q - b; partial results are merged by log-sum-exp. So the same bytes serve any
+number of readers at any places, and nothing is copied (Hogwild! Inference, arXiv 2504.06261, section 3;
+ReKV, arXiv 2503.00540).
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Part:
     end: int | None = None
     """Tokens from this number on are not seen; None: all that were appended when `forward` was called.
 
-    May reach into tokens that the same `forward_many` call writes (workers that see each other's newest token).
-    Must be None for a view's tail, where query i sees new tokens up to and including its own.
+    May reach into tokens that the same `forward_many` call writes (workers that see each other's newest
+    token). Must be None for a view's tail, where query i sees new tokens up to and including its own.
     """
 
 

@@ -1,5 +1,5 @@
 # ruff: noqa: N803 (shape suffixes)
-"""Tensor ring: torch's flash kernel for CPUs, which returns the log-sum-exp and reads strided keys in place."""
+"""Tensor ring: torch's flash kernel for CPUs: returns the log-sum-exp, reads strided keys in place."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from torch import Tensor
 
 from tandem.vlm.backends.base import Partial
 
+FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001 (the lse is public only here)
+
 
 class CpuFlash:
-    """`aten::_scaled_dot_product_flash_attention_for_cpu`. Its causal flag is top-left aligned: squares only."""
+    """`aten::_scaled_dot_product_flash_attention_for_cpu`. Its causal flag aligns top-left: squares only."""
 
     name = "cpu"
 
@@ -24,7 +26,5 @@ class CpuFlash:
 
 
 def _flash(query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool) -> Partial:
-    output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query[None], key[None], value[None], 0.0, causal, scale=scale
-    )
+    output, lse = FLASH(query[None], key[None], value[None], 0.0, causal, scale=scale)
     return output[0], lse[0]

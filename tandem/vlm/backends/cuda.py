@@ -1,7 +1,8 @@
 # ruff: noqa: N803 (shape suffixes)
 """Tensor ring: torch's own CUDA kernels that return the log-sum-exp; no dependency beyond torch.
 
-Half precision goes to FlashAttention, float32 to the memory-efficient kernel (CUTLASS), whose log-sum-exp is padded.
+Half precision goes to FlashAttention, float32 to the memory-efficient kernel (CUTLASS), whose log-sum-exp
+is padded.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from torch import Tensor
 
 from tandem.vlm.backends.base import Partial
 
+# Only these return the log-sum-exp; the public function does not.
+FLASH = torch.ops.aten._scaled_dot_product_flash_attention  # noqa: SLF001
+EFFICIENT = torch.ops.aten._scaled_dot_product_efficient_attention  # noqa: SLF001
 FLASH_DTYPES = frozenset({torch.float16, torch.bfloat16})
 ALIGNMENT_ELEMENTS = 8
 """Both kernels want head dimensions in multiples of this; narrower or odd ones go through plain torch."""
@@ -36,13 +40,9 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: 
     if head_dim % ALIGNMENT_ELEMENTS or head_dim > MAX_HEAD_DIM:
         return plain(query, key, value, scale, causal=causal)
     if query.dtype in FLASH_DTYPES:
-        output, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
-            query[None], key[None], value[None], 0.0, causal, False, scale=scale
-        )
+        output, lse, *_ = FLASH(query[None], key[None], value[None], 0.0, causal, False, scale=scale)
     else:
-        output, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
-            query[None], key[None], value[None], None, True, 0.0, causal, scale=scale
-        )
+        output, lse, *_ = EFFICIENT(query[None], key[None], value[None], None, True, 0.0, causal, scale=scale)
     return output[0], lse[0, :, : query.shape[1]]
 
 

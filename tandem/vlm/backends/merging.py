@@ -1,8 +1,9 @@
 # ruff: noqa: N803, N806 (shape suffixes)
-"""Tensor ring: attention over a plan from maskless reads, merged by log-sum-exp. Knows no kernel in particular.
+"""Tensor ring: attention over a plan from maskless reads, merged by log-sum-exp. Knows no kernel.
 
-Shapes: T new tokens, R turned query rows, N rows and M keys of one read, Q query heads = H key/value heads x G,
-D head dimension, P partial results per token. Merging is exact (FlashAttention, arXiv 2205.14135, section 3.1).
+Shapes: T new tokens, R turned query rows, N rows and M keys of one read, Q query heads = H key/value heads
+x G, D head dimension, P partial results per token. Merging is exact (FlashAttention, arXiv 2205.14135,
+section 3.1).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # ruff: noqa: N803, N806 (shape suffixes)
 """Tensor ring: what attention over a view means, in plain torch. Slow; the standard for the other backends.
 
-Independent of how a plan splits reads: it walks the views themselves, builds every mask explicitly and takes one
-float32 softmax per query over all that the query sees. Shapes: T tokens of one step, M keys of one part,
-Q query heads, H key/value heads, D head dimension.
+Independent of how a plan splits reads: it walks the views themselves, builds every mask explicitly and
+takes one float32 softmax per query over all that the query sees. Shapes: T tokens of one step, M keys of
+one part, Q query heads, H key/value heads, D head dimension.
 """
 
 from __future__ import annotations

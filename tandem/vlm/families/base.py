@@ -40,9 +40,9 @@ class TextStream(Protocol):
 class Placement(Protocol):
     """Where the units of one reader's view stand. Mutable; one per view; not thread-safe.
 
-    The sink is at base (0, 0, 0). Units are placed one after the other as transformers would place them in one
-    prompt. The same object serves the encoder (placing without end), the reasoner (a fresh one per question
-    places what is in view) and tests.
+    The sink is at base (0, 0, 0). Units are placed one after the other as transformers would place them in
+    one prompt. The same object serves the encoder (placing without end), the reasoner (a fresh one per
+    question places what is in view) and tests.
     """
 
     @property
@@ -109,7 +109,7 @@ class PromptLayout(Protocol):
         ...
 
     def local_positions(self, geometry: BlockGeometry) -> Tensor:
-        """Positions int64 [3, tokens] of a block's tokens relative to its base (text-only geometry included)."""
+        """Positions int64 [3, tokens] of a block's tokens relative to its base; text-only blocks too."""
         ...
 
     def placement(self, geometry: BlockGeometry | None = None) -> Placement:
