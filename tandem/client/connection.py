@@ -12,6 +12,7 @@ from tandem.client import convert
 from tandem.client.failures import CALL_ERRORS, typed_error
 from tandem.client.questions import check_question
 from tandem.client.settings import ClientSettings
+from tandem.client.sources.base import Source
 from tandem.client.stream import Stream
 from tandem.client.types import (
     Answer,
@@ -63,17 +64,19 @@ class Client:
 
     def watch(
         self,
-        media: MediaOptions | MediaKind,
+        media: MediaOptions | MediaKind | Source,
         *,
         stream_id: str = "",
         resume_token: str = "",
     ) -> Stream:
-        """A stream to feed; open it with ``async with``.
+        """A stream to feed; open it with ``async with``. `media` says how it is packed, or is its source.
 
         Without `stream_id` the server chooses one. With the id and token of an earlier `Stream.info` that
         stream is resumed: go on from `Stream.position`.
         """
-        options = MediaOptions(kind=media) if isinstance(media, MediaKind) else media
+        if isinstance(media, MediaKind):
+            media = MediaOptions(kind=media)
+        options = media if isinstance(media, MediaOptions) else media.media
         return Stream(
             stub=self._ready_stub(),
             address=self.address,

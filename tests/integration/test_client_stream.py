@@ -69,9 +69,12 @@ async def test_pictures_questions_and_the_end() -> None:
 
 
 async def test_text_comes_in_pieces() -> None:
-    async with serve(Script()) as (address, _), tandem.connect(address) as t:
-        async with t.watch(MediaKind.PICTURES) as stream:
-            assert [piece async for piece in stream.ask_stream("hm?")] == ["you ", "asked: ", "hm?"]
+    async with (
+        serve(Script()) as (address, _),
+        tandem.connect(address) as t,
+        t.watch(MediaKind.PICTURES) as stream,
+    ):
+        assert [piece async for piece in stream.ask_stream("hm?")] == ["you ", "asked: ", "hm?"]
 
 
 async def test_chunks_are_cut_to_the_servers_limit() -> None:
@@ -160,17 +163,20 @@ async def test_a_server_that_forgot_the_stream_is_fed_anew_and_the_gap_told() ->
 async def test_pushing_waits_when_too_much_is_unacknowledged() -> None:
     settings = ClientSettings(window_bytes=2000, retain_bytes=4000)
     script = Script(acknowledge=False)
-    async with serve(script) as (address, server), tandem.connect(address, settings=settings) as t:
-        async with t.watch(MediaKind.PICTURES, stream_id="s") as stream:
-            await stream.push_picture(bytes(900), pts_us=0)
-            await stream.push_picture(bytes(900), pts_us=1)
-            third = asyncio.create_task(stream.push_picture(bytes(900), pts_us=2))
-            await asyncio.sleep(0.2)
-            assert not third.done()
-            assert stream.unacknowledged_bytes == 1800
-            script.acknowledge = True
-            server.tell_progress("s")
-            assert await asyncio.wait_for(third, 5) == 2
+    async with (
+        serve(script) as (address, server),
+        tandem.connect(address, settings=settings) as t,
+        t.watch(MediaKind.PICTURES, stream_id="s") as stream,
+    ):
+        await stream.push_picture(bytes(900), pts_us=0)
+        await stream.push_picture(bytes(900), pts_us=1)
+        third = asyncio.create_task(stream.push_picture(bytes(900), pts_us=2))
+        await asyncio.sleep(0.2)
+        assert not third.done()
+        assert stream.unacknowledged_bytes == 1800
+        script.acknowledge = True
+        server.tell_progress("s")
+        assert await asyncio.wait_for(third, 5) == 2
 
 
 async def test_what_the_server_would_refuse_is_not_sent() -> None:
@@ -192,11 +198,14 @@ async def test_what_the_server_would_refuse_is_not_sent() -> None:
 
 
 async def test_a_failed_answer_raises_its_error_and_the_stream_goes_on() -> None:
-    async with serve(Script()) as (address, _), tandem.connect(address) as t:
-        async with t.watch(MediaKind.PICTURES) as stream:
-            with pytest.raises(BadMedia, match="scripted failure"):
-                await stream.ask("please fail")
-            assert (await stream.ask("ok?")).finish_reason is FinishReason.END
+    async with (
+        serve(Script()) as (address, _),
+        tandem.connect(address) as t,
+        t.watch(MediaKind.PICTURES) as stream,
+    ):
+        with pytest.raises(BadMedia, match="scripted failure"):
+            await stream.ask("please fail")
+        assert (await stream.ask("ok?")).finish_reason is FinishReason.END
 
 
 async def test_a_question_that_nobody_waits_for_is_cancelled() -> None:
@@ -209,11 +218,14 @@ async def test_a_question_that_nobody_waits_for_is_cancelled() -> None:
 
 
 async def test_refusals_of_the_open_are_typed() -> None:
-    async with serve(Script()) as (address, _), tandem.connect(address, settings=QUICK) as t:
-        async with t.watch(MediaKind.PICTURES, stream_id="s"):
-            with pytest.raises(AlreadyExists, match="exists"):
-                async with t.watch(MediaKind.PICTURES, stream_id="s"):
-                    pass
+    async with (
+        serve(Script()) as (address, _),
+        tandem.connect(address, settings=QUICK) as t,
+        t.watch(MediaKind.PICTURES, stream_id="s"),
+    ):
+        with pytest.raises(AlreadyExists, match="exists"):
+            async with t.watch(MediaKind.PICTURES, stream_id="s"):
+                pass
 
 
 async def test_an_overrun_server_is_tried_again() -> None:
@@ -268,11 +280,13 @@ async def test_a_stream_can_be_left_and_resumed_by_another_client() -> None:
                 await stream.abandon()
                 with pytest.raises(WrongState):
                     await push_all(stream, 1)
-        async with tandem.connect(address) as t:
-            async with t.watch(MediaKind.PICTURES, stream_id="s", resume_token=info.resume_token) as again:
-                assert again.info.resumed
-                assert again.position == 4
-                await push_all(again, 2, start=4)
+        async with (
+            tandem.connect(address) as t,
+            t.watch(MediaKind.PICTURES, stream_id="s", resume_token=info.resume_token) as again,
+        ):
+            assert again.info.resumed
+            assert again.position == 4
+            await push_all(again, 2, start=4)
         assert server.streams["s"].pts == [number * 500_000 for number in range(6)]
 
 
@@ -309,10 +323,9 @@ async def test_nothing_is_left_behind() -> None:
     async with serve(Script(break_at=[3])) as (address, _):
         before = len(asyncio.all_tasks())
         for _ in range(5):
-            async with tandem.connect(address, settings=QUICK) as t:
-                async with t.watch(MediaKind.PICTURES) as stream:
-                    stream.events()
-                    await push_all(stream, 6)
-                    await stream.ask("q?")
+            async with tandem.connect(address, settings=QUICK) as t, t.watch(MediaKind.PICTURES) as stream:
+                stream.events()
+                await push_all(stream, 6)
+                await stream.ask("q?")
         await asyncio.sleep(0.05)
         assert len(asyncio.all_tasks()) <= before
