@@ -1,0 +1,1 @@
+"""Media to frames: pictures, and encoded streams cut anywhere."""

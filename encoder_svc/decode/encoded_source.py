@@ -1,0 +1,220 @@
+"""Shell. An encoded stream as a source of units: demux, decode, time, sample.
+
+Knows no container and no codec. Damage is declared once per run of bad frames; after missing bytes decoding
+begins afresh at the next key frame.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+from encoder_svc.admit import ChunkOrder, MediaLimits, check_bytes
+from encoder_svc.decode.packets import Damage, Demuxed, Demuxer, EncodedPacket
+from encoder_svc.decode.pictures import Rgb
+from encoder_svc.decode.source import Item, RawChunk, Refusal, SourceEvent, Start
+from encoder_svc.decode.timing import FrameTimer
+from encoder_svc.decode.video import Decoded, VideoDecoder
+from encoder_svc.ledger import SyncPoint
+from encoder_svc.sample import Sampler
+from tandem.core.errors import BadMedia, InvalidInput, TandemError
+from tandem.core.timeline import Gap, GapReason
+
+_SLICE_S = 0.02
+"""Longest piece of work before other streams' pieces get the thread."""
+_SLICE_UNITS = 4
+"""Most sampled units that wait outside the service's budgets."""
+_REORDER_PACKETS = 64
+"""Packets whose times are remembered; decoders reorder by at most 16."""
+
+
+class EncodedSource:
+    """Decodes one encoded stream and samples it.
+
+    A stream that can never be decoded (unknown codec, no video) is refused once; its bytes are then taken in
+    and dropped, so that the call and its questions go on.
+    """
+
+    def __init__(
+        self,
+        demuxer: Demuxer,
+        timer: FrameTimer,
+        sampler: Sampler[Rgb],
+        limits: MediaLimits,
+        *,
+        position: int = 0,
+    ) -> None:
+        self._demuxer = demuxer
+        self._timer = timer
+        self._sampler = sampler
+        self._limits = limits
+        self._order = ChunkOrder(position)
+        self._todo: deque[Demuxed] = deque()
+        self._events: list[SourceEvent] = []
+        self._gap: Gap | None = None
+        self._ended = self._dead = self._complained = False
+        self._forget_decoder()
+        self._tag = 0
+        self.decoded_us = sampler.covered_us or 0
+        """Time of the latest frame."""
+
+    def _forget_decoder(self) -> None:
+        self._decoder: VideoDecoder | None = None
+        self._packets: dict[int, EncodedPacket] = {}
+
+    @property
+    def consumed(self) -> int:
+        """The next byte."""
+        return self._order.next_offset
+
+    @property
+    def origin_us(self) -> int:
+        """Container time of stream time 0."""
+        return self._timer.origin_us
+
+    def feed(self, item: Item) -> None:
+        """Take a chunk or a gap. Raises InvalidInput for a picture."""
+        if isinstance(item, Gap):
+            self._settle_gap()
+            self._gap = item
+        elif isinstance(item, RawChunk):
+            self._take_chunk(item)
+        else:
+            raise InvalidInput("this stream takes chunks, not pictures")
+
+    def finish(self) -> None:
+        """No more bytes."""
+        self._settle_gap()
+        if not self._dead:
+            try:
+                self._todo += self._demuxer.finish()
+            except BadMedia as error:
+                self._die(error)
+        self._ended = True
+
+    def advance(self) -> tuple[list[SourceEvent], bool]:
+        """Decode for a while."""
+        deadline_s = time.monotonic() + _SLICE_S
+        while self._todo and len(self._events) < _SLICE_UNITS and time.monotonic() < deadline_s:
+            self._use(self._todo.popleft())
+        if self._ended and not self._todo:
+            self._ended = False
+            self._drain()
+            self._events += self._sampler.finish()
+        events, self._events = self._events, []
+        return events, bool(self._todo)
+
+    def _take_chunk(self, chunk: RawChunk) -> None:
+        try:
+            check_bytes(len(chunk.data), self._limits, "chunk")
+            skipped, missing = self._order.admit(chunk.offset, len(chunk.data))
+        except TandemError as error:
+            self._events.append(Refusal(error, chunk.offset))
+            return
+        if missing:
+            self._jump(chunk.offset, missing)
+        else:
+            self._settle_gap()
+        if self._dead or skipped == len(chunk.data):
+            return
+        try:
+            self._todo += self._demuxer.feed(chunk.data[skipped:] if skipped else chunk.data)
+        except BadMedia as error:
+            self._die(error)
+
+    def _die(self, error: BadMedia) -> None:
+        """Nothing more will ever come out of these bytes."""
+        self._dead = True
+        self._events.append(Refusal(error, self._order.next_offset))
+
+    def _settle_gap(self) -> None:
+        """A gap without missing bytes: only time passes."""
+        if self._gap is not None:
+            gap, self._gap = self._gap, None
+            if self._tag == 0:
+                self._timer.jump(gap.range.end_us)
+            self._events += self._sampler.skip(gap)
+
+    def _jump(self, position: int, missing: int) -> None:
+        self._drain()
+        self._forget_decoder()
+        self._demuxer.jump(position)
+        self._sampler.note(GapReason.UNDECODABLE)
+        if self._gap is None:
+            error = InvalidInput(f"{missing} bytes before byte {position} never came")
+            self._events.append(Refusal(error, position))
+        else:
+            self._timer.jump(self._gap.range.end_us)
+        self._settle_gap()
+
+    def _use(self, item: Demuxed) -> None:
+        if isinstance(item, Damage):
+            self._complain(item.error, item.position, None)
+            return
+        self._tag += 1
+        if self._decoder is None:
+            if not item.key:
+                self._skip_until_key(item)
+                return
+            setup = self._demuxer.setup
+            assert setup is not None, "a demuxer gave a packet before its setup"
+            try:
+                self._decoder = VideoDecoder(setup, self._limits)
+            except BadMedia as error:
+                self._todo.clear()
+                self._die(error)
+                return
+            self._timer.begin(self._tag)
+        self._decode(self._decoder, item)
+
+    def _skip_until_key(self, item: EncodedPacket) -> None:
+        self._sampler.note(GapReason.UNDECODABLE, self._timer.relative_us(item.time_us))
+        self._timer.lost()
+
+    def _decode(self, decoder: VideoDecoder, packet: EncodedPacket) -> None:
+        self._packets[self._tag] = packet
+        if len(self._packets) > _REORDER_PACKETS:
+            del self._packets[next(iter(self._packets))]
+        try:
+            frames = decoder.decode(packet.data, self._tag)
+        except BadMedia as error:
+            self._timer.lost()
+            self._complain(error, self._order.next_offset, packet.time_us)
+            return
+        for frame in frames:
+            self._show(decoder, frame)
+
+    def _drain(self) -> None:
+        if self._decoder is not None:
+            for frame in self._decoder.drain():
+                self._show(self._decoder, frame)
+
+    def _show(self, decoder: VideoDecoder, frame: Decoded) -> None:
+        packet = self._packets.pop(frame.tag, None)
+        container_us = packet.time_us if packet else None
+        try:
+            time_us = self._timer.time_us(frame.tag, container_us)
+            if time_us is None:
+                return
+            if not frame.whole:
+                raise BadMedia("a frame is damaged")
+            self._sample(decoder, frame, time_us)
+        except TandemError as error:
+            self._complain(error, self._order.next_offset, container_us)
+            return
+        self._complained = False
+        if packet is not None and packet.start is not None:
+            point = SyncPoint(packet.start.position, time_us)
+            self._events.append(Start(point, packet.start.header))
+
+    def _sample(self, decoder: VideoDecoder, frame: Decoded, time_us: int) -> None:
+        if self._sampler.wants(time_us):
+            pixels = decoder.pixels(frame)
+            self._events += self._sampler.take(time_us, pixels)
+        self.decoded_us = max(self.decoded_us, time_us)
+
+    def _complain(self, error: TandemError, position: int, container_us: int | None) -> None:
+        self._sampler.note(GapReason.UNDECODABLE, self._timer.relative_us(container_us))
+        if not self._complained:
+            self._complained = True
+            self._events.append(Refusal(error, position))

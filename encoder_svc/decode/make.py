@@ -1,0 +1,72 @@
+"""Shell. The right source for a kind of media, fresh or taken up from a resume header."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from encoder_svc.admit import MediaLimits
+from encoder_svc.decode.annexb import AnnexBDemuxer
+from encoder_svc.decode.encoded_source import EncodedSource
+from encoder_svc.decode.mp4 import Mp4Demuxer
+from encoder_svc.decode.packets import Demuxer
+from encoder_svc.decode.picture_source import PictureSource
+from encoder_svc.decode.pictures import Rgb
+from encoder_svc.decode.source import Source
+from encoder_svc.decode.timing import ContainerTimer, CountingTimer, FrameTimer
+from encoder_svc.decode.ts import TsDemuxer
+from encoder_svc.resume import ResumeHeader
+from encoder_svc.sample import Sampler
+
+DEFAULT_NOMINAL_FPS = 25.0
+
+
+class MediaKind(StrEnum):
+    """How a stream's media is packed."""
+
+    PICTURES = "pictures"
+    H264_ANNEX_B = "h264"
+    H265_ANNEX_B = "hevc"
+    FRAGMENTED_MP4 = "mp4"
+    MPEG_TS = "ts"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beginning:
+    """Where a stream's media begins."""
+
+    position: int = 0
+    """Sequence or byte offset of the first item."""
+    header: ResumeHeader | None = None
+    """Set when the media is taken up in the middle."""
+
+
+def make_source(
+    kind: MediaKind, sampler: Sampler[Rgb], limits: MediaLimits, beginning: Beginning, nominal_fps: float
+) -> Source:
+    """A source of this kind. Raises BadMedia when the header cannot be used."""
+    if kind is MediaKind.PICTURES:
+        return PictureSource(sampler, limits, position=beginning.position)
+    demuxer = _make_demuxer(kind, limits, beginning)
+    timer = _make_timer(kind, beginning, nominal_fps or DEFAULT_NOMINAL_FPS)
+    if beginning.header and beginning.position > beginning.header.point.position:
+        timer.jump(sampler.covered_us or 0)
+    return EncodedSource(demuxer, timer, sampler, limits, position=beginning.position)
+
+
+def _make_demuxer(kind: MediaKind, limits: MediaLimits, beginning: Beginning) -> Demuxer:
+    position, resume = beginning.position, beginning.header
+    start = resume.start_header if resume else b""
+    if kind is MediaKind.FRAGMENTED_MP4:
+        return Mp4Demuxer(limits, position=position, header=start)
+    if kind is MediaKind.MPEG_TS:
+        near_us = resume.origin_us + resume.point.time_us if resume else None
+        return TsDemuxer(limits, position=position, header=start, near_us=near_us)
+    return AnnexBDemuxer(kind.value, limits, position=position, header=start)
+
+
+def _make_timer(kind: MediaKind, beginning: Beginning, nominal_fps: float) -> FrameTimer:
+    resume = beginning.header
+    if kind in {MediaKind.FRAGMENTED_MP4, MediaKind.MPEG_TS}:
+        return ContainerTimer(resume.origin_us if resume else None)
+    return CountingTimer(nominal_fps, resume.point.time_us if resume else 0)

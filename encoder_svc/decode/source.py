@@ -1,0 +1,76 @@
+"""Pure. What a stream's media becomes on its way through decoding: the events of a source.
+
+Knows no codec. A source is fed in stream order and gives events in stream order; everything it does may take
+long, so it runs in a worker thread, one call at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from encoder_svc.decode.pictures import RawPicture, Rgb
+from encoder_svc.ledger import SyncPoint
+from encoder_svc.sample import Hole, Unit
+from tandem.core.errors import TandemError
+from tandem.core.timeline import Gap
+
+
+@dataclass(frozen=True, slots=True)
+class RawChunk:
+    """A run of bytes of an encoded stream."""
+
+    offset: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A fresh source can be fed from here: see `encoder_svc.resume`."""
+
+    point: SyncPoint
+    header: bytes
+    """What the fresh demuxer must be given first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Something could not be used; the stream goes on."""
+
+    error: TandemError
+    position: int
+
+
+SourceEvent = Unit[Rgb] | Hole | Start | Refusal
+Item = RawPicture | RawChunk | Gap
+
+
+class Source(Protocol):
+    """One stream's decoder and sampler."""
+
+    @property
+    def decoded_us(self) -> int:
+        """Stream time up to which media was decoded."""
+        ...
+
+    @property
+    def consumed(self) -> int:
+        """Position up to which media was taken in."""
+        ...
+
+    @property
+    def origin_us(self) -> int:
+        """Container time of stream time 0; for the resume header."""
+        ...
+
+    def feed(self, item: Item) -> None:
+        """Take the next picture, chunk or gap. Only when `advance` has nothing left to do."""
+        ...
+
+    def finish(self) -> None:
+        """No more media."""
+        ...
+
+    def advance(self) -> tuple[list[SourceEvent], bool]:
+        """Do a bounded piece of work. Returns events, and whether there is more to do."""
+        ...

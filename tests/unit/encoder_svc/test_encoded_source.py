@@ -1,0 +1,54 @@
+"""Encoded streams: the same frames however the bytes are cut, and from every safe position."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from encoder_svc.decode.make import Beginning, MediaKind
+from encoder_svc.decode.source import Refusal, Start
+from encoder_svc.resume import ResumeHeader
+from encoder_svc.sample import Hole
+from tests.unit.encoder_svc.media import CONTAINERS, cut, encode, open_source, reference_frames, run, units
+
+KINDS = list(CONTAINERS)
+STREAMS = {kind: encode(kind) for kind in KINDS}
+REFERENCE = {kind: reference_frames(kind, data) for kind, data in STREAMS.items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 1 << 30), largest=st.sampled_from([1, 7, 188, 1000, 1 << 20]))
+def test_frames_do_not_depend_on_the_cuts(kind: MediaKind, seed: int, largest: int) -> None:
+    events = run(open_source(kind), list(cut(STREAMS[kind], seed, largest)))
+    found = units(events)
+    assert len(found) == 60
+    assert [unit.time.start_us for unit in found] == [index * 40_000 for index in range(60)]
+    for unit, expected in zip(found, REFERENCE[kind], strict=True):
+        assert np.array_equal(unit.frames[0], expected)
+    assert not [event for event in events if isinstance(event, Refusal | Hole)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_start_gives_the_same_remaining_frames(kind: MediaKind) -> None:
+    data = STREAMS[kind]
+    source = open_source(kind)
+    events = run(source, list(cut(data, 3)))
+    whole = units(events)
+    starts = [event for event in events if isinstance(event, Start)]
+    assert len(starts) >= 5
+    for start in starts:
+        header = ResumeHeader(
+            kind=kind, point=start.point, start_header=start.header, origin_us=source.origin_us
+        )
+        from_us = start.point.time_us + 80_000
+        again = open_source(
+            kind, from_us=from_us, beginning=Beginning(position=start.point.position, header=header)
+        )
+        rest = units(run(again, list(cut(data[start.point.position :], 4, offset=start.point.position))))
+        expected = [unit for unit in whole if unit.time.start_us >= from_us]
+        assert [unit.time for unit in rest] == [unit.time for unit in expected]
+        for left, right in zip(rest, expected, strict=True):
+            assert np.array_equal(left.frames[0], right.frames[0])
