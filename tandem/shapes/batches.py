@@ -15,7 +15,17 @@ from tandem.shapes.layout import BLOCK_SPAN, BLOCK_TOKENS, QUESTION, SINK, piece
 from tandem.shapes.questions import KINDS, Asker, Question
 from tandem.shapes.words import COLOURS, SHAPES
 
-SINK_WEIGHTS = (3.0, 16.0)  # of the two guided heads, when they count
+# Heads that are shown where to look: layer, head, kinds of question, weight of the sink without evidence.
+Guided = tuple[int, int, frozenset[str], float]
+LOOKUPS = frozenset({"colour_of_shape", "shape_of_colour", "was_there"})
+COUNTS = frozenset({"count_total", "count_shape", "count_colour", "count_thing"})
+GUIDED: tuple[Guided, ...] = (
+    (2, 0, LOOKUPS, 1.0),
+    (2, 2, frozenset({"shown_at"}), 1.0),
+    (3, 0, COUNTS, 3.0),
+    (3, 2, COUNTS, 16.0),
+    (3, 4, frozenset({"after", "before", "when"}), 1.0),
+)
 NOTHING_ROW = len(SHAPES) * len(COLOURS)
 SINK_PIECES = pieces(SINK)
 QUESTION_END = pieces(QUESTION.format(question=""))
@@ -42,7 +52,7 @@ class Batch:
     video_mask: Tensor | None  # [B, 1, video, video] added to scores; None: plain causal
     question_mask: Tensor  # [B, 1, Q, T] added to scores
     targets: Tensor  # [B, T] next token, -100 where none is learned
-    look_at: Tensor  # [B, heads, P, 1 + F] where guided heads should look from each learned token
+    look_at: Tensor  # [B, guided, P, 1 + F] where guided heads should look from each learned token
     look_from: Tensor  # [B, P] learned tokens, counted from the first question token, -1 where none
     kinds: Tensor  # [B, T] the kind of the question a target belongs to
     aux: dict[str, Tensor]  # per frame targets [B, F]
@@ -189,14 +199,14 @@ def _looks(frames: int, looks: list[list[tuple[int, Question]]]) -> tuple[Tensor
     """
     longest = max(1, max(len(row) for row in looks))
     places = np.full((len(looks), longest), -1)
-    at = np.zeros((len(looks), len(SINK_WEIGHTS), longest, 1 + frames), np.float32)
+    at = np.zeros((len(looks), len(GUIDED), longest, 1 + frames), np.float32)
     for b, row in enumerate(looks):
         for p, (place, q) in enumerate(row):
             places[b, p] = place
-            for head, weight in enumerate(SINK_WEIGHTS):
-                sink = weight if q.kind.startswith("count") else 0.0 if q.evidence else 1.0
-                at[b, head, p, 0] = sink
-                at[b, head, p, [1 + f for f in q.evidence]] = 1.0
+            for number, (_, _, kinds, weight) in enumerate(GUIDED):
+                if q.kind in kinds:
+                    at[b, number, p, 0] = weight if kinds is COUNTS or not q.evidence else 0.0
+                    at[b, number, p, [1 + f for f in q.evidence]] = 1.0
     at /= np.maximum(at.sum(-1, keepdims=True), 1e-6)
     return torch.from_numpy(places), torch.from_numpy(at)
 

@@ -98,7 +98,7 @@ def answer(model: Model, cache: DynamicCache, frames: int, text: str, limit: int
             break
         out.append(token)
         step = [token]
-    cache.crop(length)
+    cache.crop(length - cache.get_seq_length())
     return str(model.tokenizer.decode(out))
 
 

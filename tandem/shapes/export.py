@@ -26,6 +26,7 @@ def export(model: Any, folder: Path) -> None:
         pad_token_id=model.config.text_config.pad_token_id,
     )
     model.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
     tokenizer.save(folder)
     layout.save(folder)
     common = {

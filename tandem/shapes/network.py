@@ -26,7 +26,7 @@ def make_config(vocabulary: dict[str, int]) -> Qwen2_5_VLConfig:
             "intermediate_size": 448,
             "num_hidden_layers": 5,
             "num_attention_heads": 6,
-            "num_key_value_heads": 2,
+            "num_key_value_heads": 3,
             "max_position_embeddings": 32768,
             "rms_norm_eps": 1e-6,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [6, 5, 5]},

@@ -260,7 +260,11 @@ class Asker:
         if found is None:
             return None
         event = found[1]
-        return {"x": thing(event.shape, event.colour)}, clock(self.timeline.start + event.first), (event.first,)
+        return (
+            {"x": thing(event.shape, event.colour)},
+            clock(self.timeline.start + event.first),
+            (event.first,),
+        )
 
     def _was_there(self) -> Made:
         shape, colour = self._any_thing(0.5)

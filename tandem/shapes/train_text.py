@@ -11,14 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tandem.shapes.batches import Batch, make_batch
+from tandem.shapes.batches import GUIDED, Batch, make_batch
 from tandem.shapes.layout import BLOCK_TOKENS
 from tandem.shapes.network import HIDDEN
 from tandem.shapes.questions import KINDS
 from tandem.shapes.words import COLOURS, SHAPES
 
 AUX_LAYER = 2
-GUIDED_LAYER, GUIDED_HEADS = 3, (0, 3)  # heads that are shown where to look, one per key head
 AUX_SIZES = {
     "shape": len(SHAPES) + 1,
     "colour": len(COLOURS) + 1,
@@ -51,31 +50,36 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool =
     return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 
 
-def _guide(q: Tensor, k: Tensor, batch: Batch) -> Tensor:
-    """How far the guided heads' attention is from where it should look (cross entropy per learned token)."""
-    heads = list(GUIDED_HEADS)
+def _guide(layer: int, q: Tensor, k: Tensor, batch: Batch) -> list[Tensor]:
+    """How far this layer's guided heads are from looking where they should, per guided head and token."""
     place = batch.look_from.clamp(min=0)
-    index = (place + batch.video)[:, None, :, None].expand(-1, len(heads), -1, q.shape[-1])
-    scores = q[:, heads].gather(2, index).float() @ k[:, heads].float().transpose(2, 3) * q.shape[-1] ** -0.5
-    mask = batch.question_mask.gather(2, place[:, None, :, None].expand(-1, -1, -1, scores.shape[-1]))
-    log = torch.log_softmax(scores + mask, dim=-1)
+    mask = batch.question_mask[:, 0].gather(1, place[:, :, None].expand(-1, -1, k.shape[2]))
     sink = batch.video - batch.bank_rows.shape[1] * BLOCK_TOKENS
-    log = torch.cat([log[..., :1], log[..., sink + BLOCK_TOKENS - 1 : batch.video : BLOCK_TOKENS]], dim=-1)
-    gain = torch.special.entr(batch.look_at).sum(-1)
-    far = -(batch.look_at * log.clamp(min=-30)).sum(-1) - gain
-    learned = (batch.look_from >= 0)[:, None].expand_as(far)
-    return far[learned].mean()
+    out = []
+    for number, (guided_layer, head, _, _) in enumerate(GUIDED):
+        if guided_layer != layer:
+            continue
+        index = (place + batch.video)[:, :, None].expand(-1, -1, q.shape[-1])
+        scores: Tensor = q[:, head].gather(1, index).float() @ k[:, head].float().transpose(1, 2)
+        log = torch.log_softmax(scores * q.shape[-1] ** -0.5 + mask, dim=-1)
+        ends = log[..., sink + BLOCK_TOKENS - 1 : batch.video : BLOCK_TOKENS]
+        log = torch.cat([log[..., :1], ends], dim=-1).clamp(min=-30)
+        want = batch.look_at[:, number]
+        far = -(want * log).sum(-1) - torch.special.entr(want).sum(-1)
+        guided = (batch.look_from >= 0) & (want.sum(-1) > 0)
+        out.append(far[guided].sum() / guided.sum().clamp(min=1))
+    return out
 
 
-def text_forward(text: Any, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """The text model on embedded rows: final states, states after AUX_LAYER layers, and the guided heads' loss.
+def text_forward(text: Any, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """The text model on embedded rows: final states, states after AUX_LAYER layers, guided losses.
 
     The same modules and sums as its own forward; video and questions attend apart, which skips the
     half of the scores that no question needs.
     """
     rows, length, _ = x.shape
     cos, sin = (t[:, None] for t in text.rotary_emb(x, batch.positions))
-    middle, guide = x, x.new_zeros(())
+    middle, guides = x, list[Tensor]()
     for number, layer in enumerate(text.layers):
         a = layer.self_attn
         h = layer.input_layernorm(x)
@@ -84,8 +88,7 @@ def text_forward(text: Any, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Te
         v = a.v_proj(h).view(rows, length, -1, a.head_dim).transpose(1, 2)
         q, k = q * cos + _rotate_half(q) * sin, k * cos + _rotate_half(k) * sin
         k, v = (t.repeat_interleave(a.num_key_value_groups, dim=1) for t in (k, v))
-        if number == GUIDED_LAYER:
-            guide = _guide(q, k, batch)
+        guides += _guide(number, q, k, batch)
         n = batch.video
         seen = _attend(q[:, :, :n], k[:, :, :n], v[:, :, :n], batch.video_mask, batch.video_mask is None)
         asked = _attend(q[:, :, n:], k, v, batch.question_mask)
@@ -94,7 +97,7 @@ def text_forward(text: Any, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Te
         x = x + layer.mlp(layer.post_attention_layernorm(x))
         if number + 1 == AUX_LAYER:
             middle = x
-    return text.norm(x), middle, guide
+    return text.norm(x), middle, guides
 
 
 def embed(model: Any, bank: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -137,7 +140,7 @@ class TextTrainer:
         self.step = 0
         self.hits = np.zeros((len(KINDS), 2))
         self.losses: list[float] = []
-        self.guides: list[float] = []
+        self.guides: list[list[float]] = []
 
     def run(
         self, stages: Sequence[Stage], save: Callable[[], None], warm: int = 100, end: float = 0.02
@@ -179,13 +182,13 @@ class TextTrainer:
 
     def _loss(self, batch: Batch) -> Tensor:
         x = embed(self.model, self.bank, batch, self.generator)
-        states, middle, guide = text_forward(self.model.model.language_model, x, batch)
+        states, middle, guides = text_forward(self.model.model.language_model, x, batch)
         learned = batch.targets >= 0
         logits = self.model.lm_head(states[learned])
         targets = batch.targets[learned]
         self._count(batch, learned, logits.detach().argmax(-1) == targets)
-        loss = nn.functional.cross_entropy(logits, targets) + 0.3 * guide
-        self.guides.append(float(guide.detach()))
+        loss = nn.functional.cross_entropy(logits, targets) + 0.15 * torch.stack(guides).sum()
+        self.guides.append([float(guide.detach()) for guide in guides])
         sink = batch.video - batch.bank_rows.shape[1] * BLOCK_TOKENS
         ends = middle[:, sink + BLOCK_TOKENS - 1 : batch.video : BLOCK_TOKENS]
         for name, reader in self.readers.items():
@@ -200,8 +203,6 @@ class TextTrainer:
 
     def _report(self, done: int, total: int, seconds: float) -> None:
         parts = [f"{k} {h / max(n, 1):.3f}" for k, (h, n) in zip(KINDS, self.hits, strict=True)]
-        print(
-            f"text: {done}/{total} {seconds:.0f} s loss {np.mean(self.losses):.3f} guide {np.mean(self.guides):.3f} | {' '.join(parts)}",
-            flush=True,
-        )
+        means = f"loss {np.mean(self.losses):.3f} guides {np.mean(self.guides, 0).round(2)}"
+        print(f"text: {done}/{total} {seconds:.0f} s {means} | {' '.join(parts)}", flush=True)
         self.hits[:], self.losses, self.guides = 0, [], []

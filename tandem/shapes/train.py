@@ -1,0 +1,75 @@
+"""Train the default model from nothing: tower, picture bank, text model, checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tandem.shapes.evaluate import MODEL_FOLDER
+from tandem.shapes.export import export
+from tandem.shapes.network import make_model
+from tandem.shapes.tokenizer import vocabulary
+from tandem.shapes.train_text import Stage, TextTrainer
+from tandem.shapes.train_tower import feature_bank, train_tower
+
+MODEL_SEED, TOWER_SEED, BANK_SEED, TEXT_SEED = 11, 101, 202, 303
+TOWER_PICTURES, TOWER_STEPS, BANK_PICTURES = 32_000, 2700, 240
+RATE = 2e-3
+STAGES: tuple[Stage, ...] = (
+    Stage(300, 2, 10, 160, 8000),
+    Stage(1000, 4, 28, 240, 8000),
+    Stage(700, 8, 64, 320, 10_000),
+    Stage(500, 12, 140, 400, 10_000),
+    Stage(500, 12, 140, 400, 10_000, half=False),
+)
+
+
+def shorten(stages: Sequence[Stage], part: float) -> list[Stage]:
+    """The same curriculum with only a part of its steps (for trying things out)."""
+    return [
+        Stage(max(1, int(s.steps * part)), s.shortest, s.frames, s.budget, s.tokens, s.half) for s in stages
+    ]
+
+
+def even_out(model: Any, bank: torch.Tensor) -> torch.Tensor:
+    """Scale the tower's last layer, and the bank, so that visual tokens have unit spread."""
+    spread = float(bank.std())
+    last = model.model.visual.merger.mlp[2]
+    with torch.no_grad():
+        last.weight /= spread
+        last.bias /= spread
+    return bank / spread
+
+
+def train(folder: Path, part: float = 1.0, threads: int = 2) -> None:
+    """Train and write the checkpoint to `folder`; it is written after every stage."""
+    torch.set_num_threads(threads)
+    began = time.time()
+    words = vocabulary()
+    model = make_model(words, MODEL_SEED)
+    steps = max(10, int(TOWER_STEPS * part))
+    right = train_tower(model.model.visual, TOWER_SEED, TOWER_PICTURES, steps)
+    print(f"tower: {right:.4f} of held-out pictures right after {time.time() - began:.0f} s", flush=True)
+    bank = even_out(model, feature_bank(model.model.visual, BANK_SEED, BANK_PICTURES))
+    trainer = TextTrainer(model, bank, words, TEXT_SEED, RATE)
+    trainer.run(shorten(STAGES, part), lambda: export(model, folder))
+    print(f"trained in {time.time() - began:.0f} s, written to {folder}", flush=True)
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description="Train the embedded default model from its seeds.")
+    parser.add_argument("--output", type=Path, default=MODEL_FOLDER, help="folder for the checkpoint")
+    parser.add_argument("--part", type=float, default=1.0, help="part of the steps to run, for a quick try")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    options = parser.parse_args()
+    train(options.output, options.part, options.threads)
+
+
+if __name__ == "__main__":
+    main()
