@@ -166,7 +166,7 @@ class LinkConfig:
     device: str = "cpu"
     """The NCCL lane needs ``cuda:N`` at both ends."""
     credit_bytes: int = 256 << 20
-    """Most payload bytes granted to the peer and not yet published. A larger single block is granted alone."""
+    """Most payload bytes granted to the peer and not yet published. A larger block is granted alone."""
     max_pending_offers: int = 256
     """Offers that wait for credit; one more is refused as busy."""
     offer_bytes: int = 32 << 20

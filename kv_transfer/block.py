@@ -97,7 +97,7 @@ def layer_bytes_range(header: BlockHeader, layer: int) -> tuple[int, int]:
 def layer_checksum(payload: torch.Tensor, header: BlockHeader, layer: int) -> int:
     """Xxh3-64 of one layer's bytes in a payload that lies in host memory."""
     start, end = layer_bytes_range(header, layer)
-    digest: int = xxhash.xxh3_64_intdigest(memoryview(payload[start:end].numpy()))
+    digest: int = xxhash.xxh3_64_intdigest(payload[start:end].numpy().data)
     return digest
 
 

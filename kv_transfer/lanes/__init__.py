@@ -1,0 +1,1 @@
+"""Shell. What carries frames between two processes; one file a kind, one interface (`base.Lane`)."""

@@ -1,0 +1,262 @@
+"""Shell. The Gloo lane: a two-rank process group made directly for one direction of one pair.
+
+No TCPStore: rendezvous rides the control stream through `_ControlStore`. The listener is bound to one
+address. A frame is two messages of fixed size, its 64-byte header and its class size: Gloo ends the process
+when a peer sends more than was posted and accepts less in silence, so lengths are never the peer's to choose.
+Full frames go straight from the block's memory to the reserved buffer; others pass a staging buffer.
+
+`Work.is_completed` is never true and nothing in Gloo wakes a blocked wait, so `interrupt` shuts down the
+pair's own socket, which is known by the listening ports of the two devices.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch._C._distributed_c10d import ProcessGroupGloo, Store
+from typing_extensions import override
+
+from kv_transfer.lanes.base import (
+    PROOF_BYTES,
+    Lane,
+    LaneBroken,
+    LaneContext,
+    LaneStore,
+    WireFrame,
+    check_frame,
+    gather,
+    scatter,
+)
+from kv_transfer.protocol.frames import HEADER_BYTES
+from tandem.core.transfer import LaneKind
+
+_TCP = {socket.AF_INET, socket.AF_INET6}
+_HEADER_TAG, _PAYLOAD_TAG, _PROOF_TAG = 1, 2, 3
+_device_lock = threading.Lock()
+"""One device at a time is made, so that the listener which appears is its own."""
+
+
+class _ControlStore(Store):
+    """What ProcessGroupGloo needs of a store, over a `LaneStore`."""
+
+    def __init__(self, store: LaneStore, timeout_s: float) -> None:
+        super().__init__()
+        self._store = store
+        self._timeout_s = timeout_s
+
+    def set(self, key: str, value: bytes | str) -> None:
+        self._store.set(f"gloo/{key}", value if isinstance(value, bytes) else value.encode())
+
+    def get(self, key: str) -> bytes:
+        return self._store.get(f"gloo/{key}", self._timeout_s)
+
+    def wait(self, keys: Sequence[str], timeout: timedelta | None = None) -> None:
+        for key in keys:
+            self.get(key)
+
+
+@dataclass(slots=True)
+class _Posted:
+    frame: WireFrame
+    header: torch.Tensor
+    payload: torch.Tensor
+    works: tuple[Any, Any]
+    is_staged: bool
+
+
+class GlooLane(Lane):
+    """Frames over one Gloo pair."""
+
+    kind = LaneKind.GLOO
+    window = 4
+
+    def __init__(self, context: LaneContext) -> None:
+        super().__init__(context)
+        self._group: Any = None
+        self._device: Any = None
+        self._socket: socket.socket | None = None
+        self._interrupted = False
+        self._flight: deque[_Posted] = deque()
+        self._spare: dict[int, list[torch.Tensor]] = {}
+        self._guard = threading.Lock()
+
+    @override
+    def open(self) -> None:
+        context = self.context
+        store = _ControlStore(context.store, context.open_timeout_s)
+        try:
+            self._device, port = _make_device(context.gloo_host)
+            context.store.set(f"port/{context.rank}", str(port).encode())
+            options = _options(self._device, context.open_timeout_s)
+            self._group = ProcessGroupGloo(store, context.rank, 2, options)
+        except RuntimeError as error:
+            raise LaneBroken(f"the Gloo pair could not be made: {error}") from error
+        peer_port = int(context.store.get(f"port/{1 - context.rank}", context.open_timeout_s))
+        with self._guard:
+            self._socket = _find_socket(port, peer_port)
+            if self._interrupted and self._socket is not None:
+                _shut(self._socket)
+
+    @override
+    def exchange(self, message: bytes, timeout_s: float) -> bytes:
+        outbound = torch.frombuffer(bytearray(message), dtype=torch.uint8)
+        inbound = torch.zeros(PROOF_BYTES, dtype=torch.uint8)
+        peer = 1 - self.context.rank
+        receiving = self._start("recv", inbound, peer, _PROOF_TAG)
+        sending = self._start("send", outbound, peer, _PROOF_TAG)
+        self._wait(sending, timeout_s)
+        self._wait(receiving, timeout_s)
+        return bytes(inbound.numpy().data)
+
+    @override
+    def put(self, frame: WireFrame, timeout_s: float) -> None:
+        valid = check_frame(frame)
+        header = torch.frombuffer(bytearray(frame.header), dtype=torch.uint8)
+        is_staged = len(frame.pieces) > 1 or valid < frame.size_bytes
+        payload = self._staging(frame.size_bytes) if is_staged else frame.pieces[0]
+        if is_staged:
+            gather(frame.pieces, payload)
+        self._fly("send", frame, header, payload, is_staged)
+
+    @override
+    def settle(self, timeout_s: float) -> None:
+        self._land(timeout_s)
+
+    @override
+    def post(self, frame: WireFrame) -> None:
+        is_staged = len(frame.pieces) > 1 or check_frame(frame) < frame.size_bytes
+        payload = self._staging(frame.size_bytes) if is_staged else frame.pieces[0]
+        header = torch.zeros(HEADER_BYTES, dtype=torch.uint8)
+        self._fly("recv", frame, header, payload, is_staged)
+
+    @override
+    def take(self, timeout_s: float) -> bytes:
+        landed = self._land(timeout_s)
+        if landed.is_staged:
+            scatter(landed.payload, landed.frame.pieces)
+        return bytes(landed.header.numpy().data)
+
+    @override
+    def interrupt(self) -> None:
+        with self._guard:
+            self._interrupted = True
+            self.context.store.abort("the lane was interrupted")
+            if self._socket is not None:
+                _shut(self._socket)
+
+    @override
+    def close(self) -> None:
+        self.interrupt()
+        # Freeing works and group cancels what is posted: the pair's memory is let go of before this returns.
+        self._flight.clear()
+        self._group = None
+        self._device = None
+        self._spare.clear()
+        with self._guard:
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
+
+    def _fly(
+        self, verb: str, frame: WireFrame, header: torch.Tensor, payload: torch.Tensor, is_staged: bool
+    ) -> None:
+        peer = 1 - self.context.rank
+        works = (
+            self._start(verb, header, peer, _HEADER_TAG),
+            self._start(verb, payload, peer, _PAYLOAD_TAG),
+        )
+        self._flight.append(_Posted(frame, header, payload, works, is_staged))
+
+    def _land(self, timeout_s: float) -> _Posted:
+        oldest = self._flight[0]
+        for work in oldest.works:
+            self._wait(work, timeout_s)
+        self._flight.popleft()
+        if oldest.is_staged:
+            self._spare.setdefault(oldest.frame.size_bytes, []).append(oldest.payload)
+        return oldest
+
+    def _start(self, verb: str, tensor: torch.Tensor, peer: int, tag: int) -> Any:
+        if self._interrupted or self._group is None:
+            raise LaneBroken("the lane is closed")
+        try:
+            return getattr(self._group, verb)([tensor], peer, tag)
+        except RuntimeError as error:
+            raise LaneBroken(f"Gloo {verb}: {error}") from error
+
+    def _wait(self, work: Any, timeout_s: float) -> None:
+        try:
+            work.wait(timedelta(seconds=timeout_s))
+        except RuntimeError as error:
+            raise LaneBroken(f"Gloo: {str(error).splitlines()[0]}") from error
+
+    def _staging(self, size_bytes: int) -> torch.Tensor:
+        spare = self._spare.get(size_bytes)
+        return spare.pop() if spare else torch.empty(size_bytes, dtype=torch.uint8)
+
+
+def _options(device: Any, timeout_s: float) -> Any:
+    """Private names, but the only way to choose device and threads; torch 2.11 to 2.13 have them."""
+    options = getattr(ProcessGroupGloo, "_Options")()  # noqa: B009 - absent from the type stubs
+    options._devices = [device]  # noqa: SLF001
+    options._threads = 1  # noqa: SLF001
+    options._timeout = timedelta(seconds=timeout_s)  # noqa: SLF001
+    return options
+
+
+def _make_device(host: str) -> tuple[Any, int]:
+    """A Gloo device that listens on `host` only, and its port (0 when it could not be told)."""
+    with _device_lock:
+        before = set(_socket_fds())
+        device = ProcessGroupGloo.create_device(hostname=host)
+        for fd in _socket_fds():
+            if fd in before:
+                continue
+            with socket.socket(fileno=os.dup(fd)) as candidate:
+                if candidate.family in _TCP and candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    return device, candidate.getsockname()[1]
+    return device, 0
+
+
+def _find_socket(port: int, peer_port: int) -> socket.socket | None:
+    """A duplicate of the pair's connection: accepted on our port, or made to the peer's."""
+    for fd in _socket_fds():
+        try:
+            candidate = socket.socket(fileno=os.dup(fd))
+        except OSError:
+            continue
+        try:
+            if candidate.family in _TCP and (
+                candidate.getpeername()[1] == peer_port or candidate.getsockname()[1] == port
+            ):
+                return candidate
+        except OSError:
+            pass
+        candidate.close()
+    return None
+
+
+def _socket_fds() -> list[int]:
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                found.append(int(name))
+        except OSError:
+            continue
+    return found
+
+
+def _shut(sock: socket.socket) -> None:
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return

@@ -1,0 +1,224 @@
+"""Pure. The 64-byte header in front of every wire frame, and how bytes of blocks are cut into frames.
+
+Both ends compute the same frames from the same grant, so a receiver knows every header in advance and
+compares. Payload bytes are covered by the blocks' own layer checksums, the header by its own.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import xxhash
+
+from tandem.core.blocks import BlockHeader
+from tandem.core.errors import DataLost
+from tandem.core.transfer import BlockGrant, FrameClass
+
+MAGIC = b"TKWF"
+VERSION = 1
+HEADER_BYTES = 64
+COMMIT = 1
+"""Flag of a transfer's last frame: the sender is done, and stands by the digests of its offer."""
+
+# magic, version, class, flags, epoch, lane epoch, transfer, attempt, seq, offset, valid, block, reserved
+_BODY = struct.Struct("<4sBBHIIQIIQIIQ")
+_CHECKSUM = struct.Struct("<Q")
+assert _BODY.size + _CHECKSUM.size == HEADER_BYTES
+
+
+class FrameRefused(DataLost):
+    """A frame that is damaged, stale, or not the one whose turn it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameHeader:
+    """What a frame says of itself."""
+
+    frame_class: FrameClass
+    flags: int
+    epoch: int
+    """The pair's epoch."""
+    lane_epoch: int
+    transfer_id: int
+    attempt: int
+    seq: int
+    """Counts frames of the attempt from 0."""
+    offset: int
+    """Bytes of the attempt before this frame."""
+    valid_bytes: int
+    """Payload bytes that count; the rest of the frame is padding."""
+    block: int
+    """Index, in the offer, of the block that the first byte belongs to."""
+
+
+def encode_frame_header(header: FrameHeader) -> bytes:
+    """The header as 64 bytes."""
+    body = _BODY.pack(
+        MAGIC,
+        VERSION,
+        header.frame_class,
+        header.flags,
+        header.epoch,
+        header.lane_epoch,
+        header.transfer_id,
+        header.attempt,
+        header.seq,
+        header.offset,
+        header.valid_bytes,
+        header.block,
+        0,
+    )
+    return body + _CHECKSUM.pack(xxhash.xxh3_64_intdigest(body))
+
+
+def decode_frame_header(data: bytes) -> FrameHeader:
+    """The header in 64 bytes. Raises FrameRefused when damaged or of another version."""
+    if len(data) != HEADER_BYTES:
+        raise FrameRefused(f"a frame header of {len(data)} bytes")
+    body = data[: _BODY.size]
+    if _CHECKSUM.unpack_from(data, _BODY.size)[0] != xxhash.xxh3_64_intdigest(body):
+        raise FrameRefused("a frame header whose checksum does not match")
+    magic, version, size, flags, epoch, lane_epoch, *rest, reserved = _BODY.unpack(body)
+    if magic != MAGIC or version != VERSION or reserved or size not in FrameClass.__members__.values():
+        raise FrameRefused(f"not a frame header of version {VERSION}: {data[:8].hex()}")
+    transfer_id, attempt, seq, offset, valid_bytes, block = rest
+    frame_class = FrameClass(size)
+    if not 0 < valid_bytes <= frame_class.size_bytes:
+        raise FrameRefused(f"{valid_bytes} valid bytes in a frame of {frame_class.size_bytes}")
+    return FrameHeader(
+        frame_class=frame_class,
+        flags=flags,
+        epoch=epoch,
+        lane_epoch=lane_epoch,
+        transfer_id=transfer_id,
+        attempt=attempt,
+        seq=seq,
+        offset=offset,
+        valid_bytes=valid_bytes,
+        block=block,
+    )
+
+
+def check_frame_header(received: bytes, expected: bytes) -> None:
+    """Raise FrameRefused, saying how, unless the header received is the one expected."""
+    if received == expected:
+        return
+    got, want = decode_frame_header(received), decode_frame_header(expected)
+    if (got.epoch, got.lane_epoch) != (want.epoch, want.lane_epoch):
+        raise FrameRefused(
+            f"a stale frame of epoch {got.epoch}.{got.lane_epoch}, now is {want.epoch}.{want.lane_epoch}"
+        )
+    raise FrameRefused(
+        f"frame {got.seq} of transfer {got.transfer_id}.{got.attempt} ({got.valid_bytes} bytes at "
+        f"{got.offset}) where frame {want.seq} of {want.transfer_id}.{want.attempt} "
+        f"({want.valid_bytes} bytes at {want.offset}) was due"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Bytes ``[start, end)`` of one block's payload."""
+
+    block: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame of an attempt: `spans` in order, then padding up to the size of its class."""
+
+    seq: int
+    frame_class: FrameClass
+    offset: int
+    valid_bytes: int
+    spans: tuple[Span, ...]
+    last: bool
+
+
+def choose_class(total_bytes: int, largest: FrameClass) -> FrameClass:
+    """The class for a transfer's body: the largest allowed that the bytes fill at least a quarter of."""
+    fitting = [size for size in FrameClass if size <= largest and total_bytes > size.size_bytes // 4]
+    return max(fitting, default=FrameClass.S)
+
+
+def plan_frames(
+    headers: Sequence[BlockHeader], grants: Sequence[BlockGrant], frame_class: FrameClass
+) -> list[Frame]:
+    """Cut the granted layers, one after the other, into frames.
+
+    The body goes in frames of `frame_class`; a tail of at most a quarter frame goes in smaller ones, so
+    that padding never exceeds three quarters of a frame.
+    """
+    spans = list(_granted_spans(headers, grants))
+    left = sum(span.end - span.start for span in spans)
+    frames: list[Frame] = []
+    offset = 0
+    cutter = _Cutter(spans)
+    while left:
+        size = choose_class(left, frame_class)
+        valid = min(left, size.size_bytes)
+        left -= valid
+        frames.append(Frame(len(frames), size, offset, valid, cutter.cut(valid), last=not left))
+        offset += valid
+    return frames
+
+
+def frame_header(frame: Frame, epoch: int, lane_epoch: int, transfer_id: int, attempt: int) -> bytes:
+    """The encoded header of a planned frame."""
+    return encode_frame_header(
+        FrameHeader(
+            frame_class=frame.frame_class,
+            flags=COMMIT if frame.last else 0,
+            epoch=epoch,
+            lane_epoch=lane_epoch,
+            transfer_id=transfer_id,
+            attempt=attempt,
+            seq=frame.seq,
+            offset=frame.offset,
+            valid_bytes=frame.valid_bytes,
+            block=frame.spans[0].block,
+        )
+    )
+
+
+def _granted_spans(headers: Sequence[BlockHeader], grants: Sequence[BlockGrant]) -> Iterator[Span]:
+    for grant in grants:
+        header = headers[grant.index]
+        size_bytes = header.layout.layer_bytes(header.tokens)
+        run: Span | None = None
+        for layer in grant.layers:
+            start, end = layer * size_bytes, (layer + 1) * size_bytes
+            if run is not None and run.end == start:
+                run = Span(grant.index, run.start, end)
+                continue
+            if run is not None:
+                yield run
+            run = Span(grant.index, start, end)
+        if run is not None:
+            yield run
+
+
+class _Cutter:
+    """Takes bytes off the front of a list of spans."""
+
+    def __init__(self, spans: Sequence[Span]) -> None:
+        self._spans = spans
+        self._next = 0
+        self._used = 0
+
+    def cut(self, count: int) -> tuple[Span, ...]:
+        taken: list[Span] = []
+        while count:
+            span = self._spans[self._next]
+            start = span.start + self._used
+            end = min(span.end, start + count)
+            taken.append(Span(span.block, start, end))
+            count -= end - start
+            self._used += end - start
+            if end == span.end:
+                self._next += 1
+                self._used = 0
+        return tuple(taken)
