@@ -1,0 +1,133 @@
+"""Shell. The entry point of a reasoner process: ``tandem reasoner`` and ``python -m reasoner_svc``.
+
+Arguments are parsed and checked before torch is imported, so that ``--help`` and mistakes cost nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reasoner_svc.config import ReasonerConfig
+from reasoner_svc.lifetime import die_with_parent
+from tandem.core.errors import InvalidInput, TandemError
+
+if TYPE_CHECKING:
+    from tandem.vlm.model import VisionLanguageModel
+
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(ReasonerConfig)}
+
+EXAMPLE = """example:
+  tandem reasoner --name reasoner-0 --listen 127.0.0.1:7431 --orchestrator 127.0.0.1:7420 \\
+      --secret-file secret --model default --ram-bytes 2147483648
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a reasoner until SIGTERM or SIGINT; returns the exit status."""
+    parent_pid = os.getppid()
+    args = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=args.log_level.upper(),
+        format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    if args.die_with_parent:
+        die_with_parent(parent_pid)
+    try:
+        config = _config(args)
+        return asyncio.run(_serve(config))
+    except TandemError as error:
+        print(f"tandem reasoner: {error}", file=sys.stderr)
+        return 2
+
+
+async def _serve(config: ReasonerConfig) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    model = await asyncio.to_thread(_load, config)
+    if stop.is_set():
+        return 0
+    from reasoner_svc.app import Reasoner
+
+    reasoner = Reasoner(config, model)
+    address = await reasoner.start()
+    print(f"reasoner {config.name} is ready on {address} (pid {os.getpid()})", flush=True)
+    waits = [asyncio.create_task(event.wait()) for event in (stop, reasoner.failed, reasoner.draining)]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+    await reasoner.stop(0.0 if reasoner.failed.is_set() else config.drain_s)
+    return 1 if reasoner.failed.is_set() else 0
+
+
+def _load(config: ReasonerConfig) -> VisionLanguageModel:
+    import torch
+
+    from tandem.vlm.load import load_model
+
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    return load_model(
+        config.model, load_format=config.load_format, dtype=config.dtype or None, device=config.device
+    )
+
+
+def _config(args: argparse.Namespace) -> ReasonerConfig:
+    try:
+        secret = Path(args.secret_file).read_bytes().strip()
+    except OSError as error:
+        raise InvalidInput(f"cannot read the secret file {args.secret_file}: {error.strerror}") from error
+    return ReasonerConfig(
+        name=args.name,
+        listen=args.listen,
+        orchestrator=args.orchestrator,
+        secret=secret,
+        model=args.model,
+        load_format=args.load_format,
+        dtype=args.dtype,
+        device=args.device,
+        threads=args.threads,
+        ram_bytes=args.ram_bytes,
+        view_tokens=args.view_tokens,
+        drain_s=args.drain_seconds,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tandem reasoner",
+        description="Holds the KV blocks of streams and answers questions over them.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--name", required=True, help="name in the cluster; tickets are issued to it")
+    add("--listen", default="127.0.0.1:0", help="address to listen on; port 0 picks a free one (%(default)s)")
+    add("--orchestrator", default="", help="address of the orchestrator; empty: serve alone")
+    add("--secret-file", required=True, help="file with the cluster secret, at least 16 bytes")
+    add("--model", default="default", help="path, hub name, 'default' or 'dummy:...' (%(default)s)")
+    add("--load-format", default="auto", help="'auto', or 'dummy' for random weights (%(default)s)")
+    add("--dtype", default="", help="float32, bfloat16 or float16; empty: the model's own for the device")
+    add("--device", default="cpu", help="cpu or cuda:N (%(default)s)")
+    add("--ram-bytes", type=int, default=_DEFAULTS["ram_bytes"], help="budget of the store (%(default)s)")
+    add("--view-tokens", type=int, default=_DEFAULTS["view_tokens"], help="tokens in view (%(default)s)")
+    add("--threads", type=int, default=0, help="threads of torch; 0: its own choice")
+    add("--drain-seconds", type=float, default=_DEFAULTS["drain_s"], help="grace at SIGTERM (%(default)s)")
+    add("--die-with-parent", action="store_true", help="end when the process that started this one ends")
+    add("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

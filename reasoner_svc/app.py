@@ -1,0 +1,169 @@
+"""Shell. One reasoner process put together: store, inbox, engine, gRPC server, attachment, orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, cast
+
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from kv_transfer.base import LinkConfig, LocalEnd
+from reasoner_svc.config import ReasonerConfig
+from reasoner_svc.decode.engine import Engine
+from reasoner_svc.decode.schedule import ScheduleLimits
+from reasoner_svc.inbox import Inbox
+from reasoner_svc.links import TransferServicer
+from reasoner_svc.service import ReasonerServicer
+from reasoner_svc.store.store import BlockStore
+from reasoner_svc.store.tiers.ram import RamTier
+from reasoner_svc.streams import Streams
+from tandem.core.clock import Clock, monotonic_clock
+from tandem.vlm.model import VisionLanguageModel
+from tandem.wire.attach import Attachment, ServiceIdentity, ServiceLoad, make_boot_id
+from tandem.wire.channel import bind, make_server
+from tandem.wire.gen.tandem.v1 import reasoner_pb2_grpc, transfer_pb2_grpc, types_pb2
+
+log = logging.getLogger(__name__)
+
+ENGINE_STOP_S = 10.0
+"""Longest wait for the model's thread: one forward pass of a chunk."""
+SERVER_STOP_S = 1.0
+
+
+class Reasoner:
+    """A running reasoner. Made and used in one event loop."""
+
+    def __init__(
+        self,
+        config: ReasonerConfig,
+        model: VisionLanguageModel,
+        *,
+        clock: Clock = monotonic_clock,
+        link_config: LinkConfig | None = None,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.config = config
+        self.boot_id = make_boot_id()
+        self.failed = asyncio.Event()
+        """Set when the model's thread died: the process should end."""
+        self.draining = asyncio.Event()
+        """Set when the orchestrator asked this service to leave."""
+        self.streams = Streams()
+        self.store = BlockStore(RamTier(config.ram_bytes))
+        self.engine = Engine(
+            model,
+            limits=ScheduleLimits(
+                max_running=config.max_running,
+                prefill_chunk=config.prefill_chunk,
+                tick_tokens=config.tick_tokens,
+            ),
+            view_tokens=config.view_tokens,
+            clock=clock,
+            loop=loop,
+            on_fatal=self._on_fatal,
+        )
+        self.inbox = Inbox(
+            store=self.store,
+            streams=self.streams,
+            runs=self.engine,
+            fingerprint=model.fingerprint,
+            layout=model.layout,
+            prompt=model.prompt,
+            post=lambda call: _post(loop, call),
+        )
+        self.model_info = _model_info(config, model)
+        self.service = ReasonerServicer(
+            config=config,
+            store=self.store,
+            streams=self.streams,
+            inbox=self.inbox,
+            engine=self.engine,
+            prompt=model.prompt,
+            model_info=self.model_info,
+            clock=clock,
+        )
+        local = LocalEnd(
+            node_id=config.name,
+            fingerprint=model.fingerprint,
+            boot_id=self.boot_id,
+            cluster_secret=config.secret,
+            refuse=self.service.refusal,
+        )
+        self.transfer = TransferServicer(self.inbox, local, link_config or LinkConfig(device=config.device))
+        # The stubs of grpc_health do not know its asyncio half.
+        self._health = cast(Any, health).aio.HealthServicer()
+        self._server = make_server()
+        self._attachment: Attachment | None = None
+
+    async def start(self) -> str:
+        """Listen, attach, and return the address. Raises InvalidInput or Unavailable for a bad one."""
+        reasoner_pb2_grpc.add_ReasonerServiceServicer_to_server(self.service, self._server)
+        transfer_pb2_grpc.add_TransferServiceServicer_to_server(self.transfer, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        address = bind(self._server, self.config.listen)
+        self.engine.start()
+        await self._server.start()
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        if self.config.orchestrator:
+            who = ServiceIdentity(
+                name=self.config.name,
+                role="reasoner",
+                address=address,
+                boot_id=self.boot_id,
+                model=self.model_info,
+            )
+            self._attachment = Attachment(
+                self.config.orchestrator, self.config.secret, who, self._load, self._on_drain
+            )
+            self._attachment.start()
+        return address
+
+    async def stop(self, grace_s: float) -> None:
+        """Drain, then end everything; what does not end within the grace is cut off."""
+        await self._health.enter_graceful_shutdown()
+        await self.service.drain(grace_s)
+        if self._attachment is not None:
+            await self._attachment.close()
+        await self.transfer.close()
+        await self._server.stop(SERVER_STOP_S)
+        if not await asyncio.to_thread(self.engine.stop, ENGINE_STOP_S):
+            log.error("the model's thread did not end within %.0f s", ENGINE_STOP_S)
+
+    def _load(self) -> ServiceLoad:
+        stats = self.engine.stats
+        details = {
+            "ram_used_bytes": self.store.ram_used_bytes,
+            "ram_allocated_bytes": self.store.ram_allocated_bytes,
+            "ram_budget_bytes": self.config.ram_bytes,
+            "device_bytes": stats.run_bytes + stats.tail_bytes,
+            "blocks": len(self.store.directory),
+            "questions": self.service.open_questions,
+            "links": self.transfer.links,
+            "device": self.config.device,
+        }
+        return ServiceLoad(len(self.streams), {name: str(value) for name, value in details.items()})
+
+    async def _on_drain(self, grace_s: float) -> None:
+        log.info("the orchestrator asks to drain within %.1f s", grace_s)
+        self.draining.set()
+
+    def _on_fatal(self) -> None:
+        self.failed.set()
+
+
+def _post(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    try:
+        loop.call_soon_threadsafe(call)
+    except RuntimeError:
+        log.debug("the event loop is gone: the process is ending")
+
+
+def _model_info(config: ReasonerConfig, model: VisionLanguageModel) -> types_pb2.ModelInfo:
+    prompt = model.prompt
+    return types_pb2.ModelInfo(
+        source=config.model,
+        fingerprint=model.fingerprint,
+        native_fps=prompt.frames_per_unit / prompt.seconds_per_unit,
+    )

@@ -1,0 +1,103 @@
+"""Pure. Requests to answer, checked and turned into an `AskedQuestion`; answers turned into messages.
+
+Knows the messages and the model's prompt layout; no engine, no store.
+"""
+
+from __future__ import annotations
+
+from reasoner_svc.config import ReasonerConfig
+from reasoner_svc.decode.params import SamplingParams
+from reasoner_svc.decode.question import AnswerRecord, AskedQuestion, Finish
+from reasoner_svc.decode.stop import check_stops
+from reasoner_svc.streams import StreamRecord
+from tandem.core.errors import BadQuestion, WrongState
+from tandem.core.ids import QuestionId, is_valid_id
+from tandem.vlm.families.base import PromptLayout
+from tandem.wire.convert import ranges_to_proto
+from tandem.wire.gen.tandem.v1 import reasoner_pb2, types_pb2
+
+_FINISH = {
+    Finish.END: types_pb2.FINISH_REASON_END,
+    Finish.STOP: types_pb2.FINISH_REASON_STOP,
+    Finish.LENGTH: types_pb2.FINISH_REASON_LENGTH,
+}
+
+
+def asked_question(
+    request: reasoner_pb2.AnswerRequest,
+    record: StreamRecord,
+    prompt: PromptLayout,
+    config: ReasonerConfig,
+    now_s: float,
+) -> AskedQuestion:
+    """The question, validated. Raises BadQuestion, or WrongState when the stream shows nothing yet."""
+    question = request.question
+    if not is_valid_id(question.question_id):
+        raise BadQuestion(f"question_id {question.question_id!r} is not 1 to 64 characters of [A-Za-z0-9._-]")
+    if request.as_of_us < 0:
+        raise BadQuestion(f"as_of_us is {request.as_of_us}; it cannot be negative")
+    sampling, stops, max_tokens = _sampling(question.sampling, config)
+    prompt_ids = tuple(prompt.question_tokens(question.text, max_tokens=config.max_prompt_tokens))
+    if record.watermark_us == 0 and record.blocks == 0 and not record.evicted:
+        raise WrongState(f"stream {record.stream!r} has no video yet")
+    return AskedQuestion(
+        stream=record.stream,
+        question_id=QuestionId(question.question_id),
+        run=record.run,
+        prompt_ids=prompt_ids,
+        sampling=sampling,
+        stops=stops,
+        max_tokens=max_tokens,
+        as_of_us=request.as_of_us,
+        arrived_s=now_s,
+        evicted=tuple(record.evicted),
+    )
+
+
+def final_to_proto(record: AnswerRecord) -> reasoner_pb2.AnswerResponse:
+    """The final record of an answer for the wire."""
+    plan = record.plan
+    return reasoner_pb2.AnswerResponse(
+        final=reasoner_pb2.AnswerResponse.Final(
+            text=record.text,
+            finish_reason=_FINISH[record.finish],
+            evidence=types_pb2.Evidence(seen=ranges_to_proto(plan.evidence), blocks=plan.blocks),
+            watermark_us=plan.watermark_us,
+            usage=types_pb2.Usage(
+                context_tokens=plan.context_tokens,
+                prompt_tokens=record.prompt_tokens,
+                answer_tokens=len(record.token_ids),
+            ),
+            queue_ms=record.queue_ms,
+            prefill_ms=record.prefill_ms,
+            token_ids=record.token_ids,
+            evicted=ranges_to_proto(record.evicted),
+        )
+    )
+
+
+def state_to_proto(record: StreamRecord, ram_bytes: int) -> reasoner_pb2.StreamState:
+    """What is held of a stream, for the wire."""
+    return reasoner_pb2.StreamState(
+        stream_id=record.stream,
+        next_block_number=record.frontier.next,
+        watermark_us=record.watermark_us,
+        blocks=record.blocks,
+        ram_bytes=ram_bytes,
+        evicted=ranges_to_proto(record.evicted),
+        epoch=record.epoch,
+    )
+
+
+def _sampling(
+    message: types_pb2.Sampling, config: ReasonerConfig
+) -> tuple[SamplingParams, tuple[str, ...], int]:
+    params = SamplingParams(
+        temperature=message.temperature,
+        top_p=message.top_p or 1.0,
+        seed=message.seed,
+    )
+    max_tokens = message.max_tokens or config.default_answer_tokens
+    if max_tokens > config.max_answer_tokens:
+        raise BadQuestion(f"max_tokens is {max_tokens}; at most {config.max_answer_tokens} are allowed")
+    return params, check_stops(message.stop), max_tokens

@@ -1,0 +1,85 @@
+"""Pure. The reasoner's settings, checked together: every problem is reported at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tandem.core.errors import InvalidInput
+from tandem.core.ids import is_valid_id
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReasonerConfig:
+    """Settings of one reasoner process. Raises InvalidInput that names every problem."""
+
+    name: str
+    """Under which the orchestrator and its tickets know this process."""
+    listen: str = "127.0.0.1:0"
+    orchestrator: str = ""
+    """Address of the orchestrator, host:port; empty: serve without attaching to one."""
+    secret: bytes
+    """The cluster secret."""
+
+    model: str = "default"
+    load_format: str = "auto"
+    dtype: str = ""
+    """Empty: float32 on CPUs, the checkpoint's own elsewhere."""
+    device: str = "cpu"
+    threads: int = 0
+    """Threads of torch; 0 leaves its own choice."""
+
+    ram_bytes: int = 2048 * MIB
+    """Budget of the RAM tier: slabs never pass it."""
+    view_tokens: int = 32_768
+    """Most video tokens that a question sees, and that the device holds per stream."""
+    max_streams: int = 1024
+    max_questions: int = 256
+    """Most open questions, running or waiting."""
+    max_running: int = 32
+    """Most questions that hold device memory at once."""
+    max_prompt_tokens: int = 2048
+    max_answer_tokens: int = 4096
+    default_answer_tokens: int = 256
+    prefill_chunk: int = 256
+    """Most prompt tokens of one question between two tokens of another."""
+    outbox_chars: int = 65_536
+    """Most characters of one answer that wait for a slow reader."""
+    drain_s: float = 20.0
+    """How long running questions may take to end when the process is asked to stop."""
+
+    def __post_init__(self) -> None:
+        problems = list(_problems(self))
+        if problems:
+            raise InvalidInput("the reasoner cannot start: " + "; ".join(problems))
+
+    @property
+    def tick_tokens(self) -> int:
+        """Tokens of one tick: every running question one, and one whole chunk of a prompt beside them."""
+        return self.max_running + self.prefill_chunk
+
+
+def _problems(config: ReasonerConfig) -> list[str]:
+    found: list[str] = []
+    if not is_valid_id(config.name):
+        found.append(f"name {config.name!r} is not 1 to 64 characters of [A-Za-z0-9._-]")
+    if len(config.secret) < 16:
+        found.append(f"the cluster secret has {len(config.secret)} bytes, at least 16 are needed")
+    if config.ram_bytes < MIB:
+        found.append(f"ram_bytes is {config.ram_bytes}, at least {MIB} is needed")
+    at_least_one = (
+        *("view_tokens", "max_streams", "max_questions", "max_running", "max_prompt_tokens"),
+        *("max_answer_tokens", "default_answer_tokens", "prefill_chunk", "outbox_chars"),
+    )
+    for name in at_least_one:
+        value = getattr(config, name)
+        if value < 1:
+            found.append(f"{name} is {value}, at least 1 is needed")
+    if config.default_answer_tokens > config.max_answer_tokens:
+        found.append(f"default_answer_tokens is above max_answer_tokens ({config.max_answer_tokens})")
+    if config.threads < 0:
+        found.append(f"threads is {config.threads}")
+    if not config.drain_s >= 0:
+        found.append(f"drain_s is {config.drain_s}")
+    return found

@@ -1,0 +1,165 @@
+"""Tensor. One question being answered: its view, its tail, its tokens. Owned by the engine's thread.
+
+Everything it holds on the device (the tail, the lease on its stream's run) is given back the moment it
+ends, however it ends. T new tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from reasoner_svc.decode.outbox import Outbox
+from reasoner_svc.decode.question import AnswerRecord, AskedQuestion, Finish, Phase, Progress
+from reasoner_svc.decode.sampler import Sampler
+from reasoner_svc.decode.schedule import Waiting
+from reasoner_svc.decode.stop import StopMatcher
+from reasoner_svc.view.compose import ViewPlan
+from reasoner_svc.view.run import Lease, StreamRun
+from tandem.core.clock import Clock
+from tandem.core.errors import TandemError
+from tandem.vlm.model import VisionLanguageModel
+from tandem.vlm.segment import Segment
+from tandem.vlm.view import Part, View
+
+TAIL_TOKENS = 64
+"""Room for answer tokens at first; the tail grows when an answer is longer."""
+
+
+class Answering:
+    """One question on its way through the model."""
+
+    def __init__(
+        self, number: int, model: VisionLanguageModel, asked: AskedQuestion, outbox: Outbox, clock: Clock
+    ) -> None:
+        self.number = number
+        self.asked = asked
+        self.cancelled = False
+        """Set from any thread; the engine looks before every step."""
+        self.progress = Progress()
+        self._model = model
+        self._outbox = outbox
+        self._clock = clock
+        self._sampler = Sampler(asked.sampling)
+        self._words = model.prompt.text_stream()
+        self._stop = StopMatcher(asked.stops)
+        self._run: StreamRun | None = None
+        self._lease: Lease | None = None
+        self._tail: Segment | None = None
+
+    @property
+    def waiting(self) -> Waiting:
+        """What the schedule needs to know."""
+        left = len(self.asked.prompt_ids) - self.progress.prefilled
+        return Waiting(self.number, self.progress.phase, left)
+
+    @property
+    def tail_bytes(self) -> int:
+        """Device bytes of its own."""
+        return self._tail.nbytes if self._tail else 0
+
+    def begin(self, run: StreamRun) -> None:
+        """Compose the view and take what is needed. Raises WrongState or DataLost."""
+        prompt_tokens = len(self.asked.prompt_ids)
+        self._lease = run.lease(prompt_tokens=prompt_tokens, as_of_us=self.asked.as_of_us)
+        self._run = run
+        room = prompt_tokens + min(self.asked.max_tokens, TAIL_TOKENS)
+        self._tail = self._model.new_segment(capacity=room)
+        self.progress.move(Phase.PREFILL)
+        self.progress.started_s = self._clock()
+
+    def read_prompt(self, tokens: int) -> None:
+        """Put the next `tokens` prompt tokens through the model; after the last, choose the first token."""
+        plan, start = self._plan(), self.progress.prefilled
+        ids = self.asked.prompt_ids[start : start + tokens]
+        base = torch.tensor(plan.question_base)
+        hidden = self._forward(ids, base[:, None] + torch.arange(start, start + len(ids)))
+        self.progress.prefilled += len(ids)
+        if self.progress.prefilled < len(self.asked.prompt_ids):
+            return
+        token = self._choose(hidden)
+        self.progress.prefilled_s = self._clock()
+        self.progress.move(Phase.DECODING)
+        self._take(token)
+
+    def decode(self) -> None:
+        """Put the newest token through the model and choose the next."""
+        made = self.progress.token_ids
+        position = self._plan().answer_start + len(made) - 1
+        hidden = self._forward((made[-1],), torch.full((3, 1), position))
+        self._take(self._choose(hidden))
+
+    def fail(self, error: TandemError) -> None:
+        """End with an error that the asker sees; nothing happens when it ended already."""
+        if not self.progress.phase.final:
+            self._leave(Phase.FAILED)
+            self._outbox.end(error)
+
+    def abandon(self, error: TandemError) -> None:
+        """End because the asker left; `error` is for whoever still listens."""
+        if not self.progress.phase.final:
+            self._leave(Phase.CANCELLED)
+            self._outbox.end(error)
+
+    def _forward(self, ids: tuple[int, ...], positions: Tensor) -> Tensor:
+        """Hidden state of the last of `ids`."""
+        assert self._run is not None, "not begun"
+        assert self._lease is not None, "not begun"
+        assert self._tail is not None, "not begun"
+        view = View(parts=self._run.parts(self._lease, len(ids)), tail=Part(segment=self._tail))
+        result = self._model.forward(self._model.embed(ids), positions, view)
+        return result.hidden[-1]
+
+    def _choose(self, hidden: Tensor) -> int:
+        return self._sampler.choose(self._model.logits(hidden))
+
+    def _take(self, token: int) -> None:
+        if token in self._model.prompt.eos_ids:
+            self._finish(Finish.END)
+            return
+        self.progress.token_ids.append(token)
+        if self._say(self._words.push(token)):
+            self._finish(Finish.STOP)
+        elif len(self.progress.token_ids) >= self.asked.max_tokens:
+            self._finish(Finish.LENGTH)
+
+    def _say(self, text: str) -> bool:
+        """Release what is certain; True when a stop text was met."""
+        released = self._stop.push(text)
+        self._send(released.text)
+        return released.stopped
+
+    def _send(self, text: str) -> None:
+        if text:
+            self.progress.text.append(text)
+            self._outbox.put(text)
+
+    def _finish(self, finish: Finish) -> None:
+        if finish is not Finish.STOP:
+            if self._say(self._words.finish()):
+                finish = Finish.STOP
+            self._send(self._stop.finish())
+        plan, progress = self._plan(), self.progress
+        self._leave(Phase.DONE)
+        self._outbox.end(
+            AnswerRecord(
+                text="".join(progress.text),
+                finish=finish,
+                plan=plan,
+                prompt_tokens=len(self.asked.prompt_ids),
+                token_ids=tuple(progress.token_ids),
+                queue_ms=(progress.started_s - self.asked.arrived_s) * 1000,
+                prefill_ms=(progress.prefilled_s - progress.started_s) * 1000,
+                evicted=self.asked.evicted,
+            )
+        )
+
+    def _plan(self) -> ViewPlan:
+        assert self._lease is not None, "not begun"
+        return self._lease.plan
+
+    def _leave(self, phase: Phase) -> None:
+        if self._run is not None and self._lease is not None:
+            self._run.release(self._lease)
+        self._run = self._lease = self._tail = None
+        self.progress.move(phase)

@@ -1,0 +1,275 @@
+"""Shell. One thread owns the model, the runs of all streams and the questions being answered.
+
+Others hand it commands (a queue, carried out in order) and never wait for it; it hands text to outboxes and
+never waits for their readers. Between ticks it takes commands: for a bounded time while questions are open,
+so that a flood of blocks and a long answer do not starve each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from kv_transfer.block import Block
+from reasoner_svc.decode.answering import Answering
+from reasoner_svc.decode.outbox import Outbox
+from reasoner_svc.decode.question import AskedQuestion, Phase
+from reasoner_svc.decode.schedule import Item, ScheduleLimits, plan_tick
+from reasoner_svc.view.run import StreamRun
+from tandem.core.clock import Clock
+from tandem.core.errors import Internal, NotFound, TandemError, Unavailable
+from tandem.core.ids import StreamId
+from tandem.vlm.model import VisionLanguageModel
+
+log = logging.getLogger(__name__)
+
+COMMAND_SLICE_S = 0.02
+"""Longest time for commands before running questions get their tick: an answer stutters by no more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStats:
+    """What the engine holds; everything but `runs` and `run_bytes` is 0 when nothing is asked."""
+
+    runs: int = 0
+    run_bytes: int = 0
+    questions: int = 0
+    leases: int = 0
+    tail_bytes: int = 0
+
+
+class Engine:
+    """The model's thread. Methods may be called from any thread unless they say otherwise."""
+
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        *,
+        limits: ScheduleLimits,
+        view_tokens: int,
+        clock: Clock,
+        loop: asyncio.AbstractEventLoop,
+        on_fatal: Callable[[], None],
+    ) -> None:
+        """`on_fatal` is called in the loop when the thread died; every question has then failed."""
+        self._model = model
+        self._limits = limits
+        self._view_tokens = view_tokens
+        self._clock = clock
+        self._loop = loop
+        self._on_fatal = on_fatal
+        self._wake = threading.Condition()
+        self._commands: deque[Callable[[], None]] = deque()
+        self._closing = False
+        self._ended = False
+        self._next_number = 1
+        self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
+        # Owned by the thread from here on.
+        self._runs: dict[int, StreamRun] = {}
+        self._broken: set[int] = set()
+        self._open: dict[int, Answering] = {}
+        self._turn = 0
+        self.stats = EngineStats()
+        """As of the last moment between two ticks."""
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """End every question and the thread; False when it did not end in time."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def open_run(self, run: int, stream: StreamId) -> None:
+        """A stream was opened under this run number."""
+
+        def command() -> None:
+            self._runs[run] = StreamRun(self._model, stream, self._view_tokens)
+
+        self._submit(command)
+
+    def feed(self, run: int, block: Block, done: Callable[[], None]) -> None:
+        """Append the next visible block; `done` is called in the loop once its bytes are no longer needed."""
+
+        def command() -> None:
+            try:
+                target = self._runs.get(run)
+                if target is not None:
+                    target.append(block)
+            except Exception:
+                log.exception("the run of %s is lost: it cannot take the block", block.key)
+                self._break(run)
+            finally:
+                self._post(done)
+
+        self._submit(command)
+
+    def forget_before(self, run: int, number: int) -> None:
+        """Blocks below `number` left memory."""
+
+        def command() -> None:
+            if run in self._runs:
+                self._runs[run].forget_before(number)
+
+        self._submit(command)
+
+    def close_run(self, run: int) -> None:
+        """Free a stream's run and end its questions."""
+
+        def command() -> None:
+            for question in [q for q in self._open.values() if q.asked.run == run]:
+                question.fail(NotFound(f"stream {question.asked.stream!r} was closed"))
+            self._runs.pop(run, None)
+            self._broken.discard(run)
+
+        self._submit(command)
+
+    def ask(self, asked: AskedQuestion, outbox: Outbox) -> Answering:
+        """Begin to answer, after everything that was handed over before. Event loop only."""
+        question = Answering(self._next_number, self._model, asked, outbox, self._clock)
+        self._next_number += 1
+
+        def command() -> None:
+            if self._ended:
+                question.fail(Unavailable("the reasoner is stopping"))
+            else:
+                self._open[question.number] = question
+
+        self._submit(command)
+        return question
+
+    def cancel(self, question: Answering) -> None:
+        """The asker left: stop before the question's next step and free what it holds. Idempotent."""
+        question.cancelled = True
+        self._submit(lambda: None)
+
+    async def flush(self) -> EngineStats:
+        """Wait until everything handed over so far is done; for closing and for tests."""
+        done: asyncio.Future[None] = self._loop.create_future()
+
+        def command() -> None:
+            self._note()
+            self._post(lambda: None if done.done() else done.set_result(None))
+
+        self._submit(command)
+        await done
+        return self.stats
+
+    def _submit(self, command: Callable[[], None]) -> None:
+        with self._wake:
+            if not self._ended:
+                self._commands.append(command)
+                self._wake.notify()
+                return
+        # The thread is gone: only bookkeeping is left to do.
+        command()
+
+    def _post(self, call: Callable[[], None]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call)
+        except RuntimeError:
+            # The loop is closed: the process is ending.
+            log.debug("the event loop is gone")
+
+    def _main(self) -> None:
+        try:
+            with torch.inference_mode():
+                while not self._closing:
+                    self._take_commands()
+                    self._tick()
+                    self._reap()
+            self._end(Unavailable("the reasoner is stopping"))
+        except BaseException:
+            log.critical("the engine's thread died", exc_info=True)
+            self._end(Internal("the reasoner failed; it will be restarted"))
+            self._post(self._on_fatal)
+
+    def _take_commands(self) -> None:
+        with self._wake:
+            while not (self._commands or self._open or self._closing):
+                self._wake.wait()
+        until_s = self._clock() + COMMAND_SLICE_S
+        while self._commands and (not self._open or self._clock() < until_s):
+            self._commands.popleft()()
+
+    def _tick(self) -> None:
+        self._drop_cancelled()
+        tick = plan_tick([q.waiting for q in self._open.values()], self._turn, self._limits)
+        self._turn = tick.turn
+        for item in tick.items:
+            self._step(item)
+
+    def _step(self, item: Item) -> None:
+        question = self._open[item.number]
+        if question.cancelled or question.progress.phase.final:
+            return
+        try:
+            if question.progress.phase is Phase.QUEUED:
+                question.begin(self._run_of(question.asked))
+            if item.prompt_tokens:
+                question.read_prompt(item.prompt_tokens)
+            else:
+                question.decode()
+        except TandemError as error:
+            question.fail(error)
+        except Exception:
+            log.exception("question %s of %s failed", question.asked.question_id, question.asked.stream)
+            question.fail(Internal("the question could not be answered; the server's log has details"))
+
+    def _run_of(self, asked: AskedQuestion) -> StreamRun:
+        run = self._runs.get(asked.run)
+        if run is None and asked.run in self._broken:
+            raise Internal(f"the memory of stream {asked.stream!r} could not be written; open it anew")
+        if run is None:
+            raise NotFound(f"stream {asked.stream!r} was closed")
+        return run
+
+    def _drop_cancelled(self) -> None:
+        for question in self._open.values():
+            if question.cancelled:
+                question.abandon(Unavailable("the question was cancelled"))
+        self._reap()
+
+    def _reap(self) -> None:
+        ended = [number for number, q in self._open.items() if q.progress.phase.final]
+        for number in ended:
+            del self._open[number]
+        self._note()
+
+    def _break(self, run: int) -> None:
+        self._broken.add(run)
+        self._runs.pop(run, None)
+
+    def _note(self) -> None:
+        runs, questions = self._runs.values(), self._open.values()
+        self.stats = EngineStats(
+            runs=len(runs),
+            run_bytes=sum(run.nbytes for run in runs),
+            questions=len(questions),
+            leases=sum(run.leases for run in runs),
+            tail_bytes=sum(question.tail_bytes for question in questions),
+        )
+
+    def _end(self, error: TandemError) -> None:
+        with self._wake:
+            self._ended = True
+            left, self._commands = self._commands, deque()
+        for question in self._open.values():
+            question.fail(error)
+        self._open.clear()
+        self._runs.clear()
+        # Pins are taken away, flushes answered and late questions failed, as ever.
+        for command in left:
+            command()
+        self._runs.clear()
+        self._note()

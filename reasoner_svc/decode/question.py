@@ -1,0 +1,109 @@
+"""Pure. The life of one question as a table of transitions, and what was asked and found. Knows no tensors.
+
+::
+
+    QUEUED ──▶ PREFILL ──▶ DECODING ──▶ DONE
+       │          │            │
+       └──────────┴────────────┴──▶ CANCELLED (the asker left)  or  FAILED (a typed error)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from reasoner_svc.decode.params import SamplingParams
+from reasoner_svc.view.compose import ViewPlan
+from tandem.core.ids import QuestionId, StreamId
+from tandem.core.timeline import TimeRange
+
+
+class Phase(Enum):
+    """Where a question is in its life."""
+
+    QUEUED = "queued"
+    PREFILL = "prefill"
+    DECODING = "decoding"
+    DONE = "done"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+    @property
+    def final(self) -> bool:
+        """True when nothing comes after it."""
+        return not _NEXT[self]
+
+
+_ENDS = frozenset({Phase.CANCELLED, Phase.FAILED})
+_NEXT: dict[Phase, frozenset[Phase]] = {
+    Phase.QUEUED: frozenset({Phase.PREFILL}) | _ENDS,
+    Phase.PREFILL: frozenset({Phase.DECODING, Phase.DONE}) | _ENDS,
+    Phase.DECODING: frozenset({Phase.DONE}) | _ENDS,
+    Phase.DONE: frozenset(),
+    Phase.CANCELLED: frozenset(),
+    Phase.FAILED: frozenset(),
+}
+
+
+class Finish(Enum):
+    """Why an answer ended by itself."""
+
+    END = "end"
+    """The model ended it."""
+    STOP = "stop"
+    """A stop text was met."""
+    LENGTH = "length"
+    """`max_tokens` was reached."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedQuestion:
+    """What was asked, validated."""
+
+    stream: StreamId
+    question_id: QuestionId
+    run: int
+    """Which opening of the stream."""
+    prompt_ids: tuple[int, ...]
+    """From the last block to the start of the answer; never empty."""
+    sampling: SamplingParams
+    stops: tuple[str, ...]
+    max_tokens: int
+    as_of_us: int
+    """Blocks that start at or after this are not in view; 0: all that is published."""
+    arrived_s: float
+    evicted: tuple[TimeRange, ...] = ()
+    """Intervals of the stream that had left memory when it was asked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerRecord:
+    """The final record of an answer."""
+
+    text: str
+    finish: Finish
+    plan: ViewPlan
+    prompt_tokens: int
+    token_ids: tuple[int, ...]
+    """Without the token that ended it."""
+    queue_ms: float
+    prefill_ms: float
+    evicted: tuple[TimeRange, ...]
+
+
+@dataclass(slots=True, eq=False)
+class Progress:
+    """How far one question is. Owned by the engine's thread."""
+
+    phase: Phase = Phase.QUEUED
+    prefilled: int = 0
+    """Prompt tokens that went through the model."""
+    token_ids: list[int] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)
+    started_s: float = 0.0
+    prefilled_s: float = 0.0
+
+    def move(self, phase: Phase) -> None:
+        """Go on to `phase`; a transition that is not in the table is a broken promise of ours."""
+        assert phase in _NEXT[self.phase], f"no way from {self.phase} to {phase}"
+        self.phase = phase

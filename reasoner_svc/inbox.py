@@ -1,0 +1,243 @@
+"""Shell. Blocks that arrive over links: checked, stored, and made visible once complete and contiguous.
+
+For each block: `reserve` (room in the store) → bytes arrive and are verified by the link → `publish`. A
+block that became visible is fed to its stream's run on the device; it is pinned until it stands there.
+Everything here runs in the event loop. Knows nothing of how blocks travel.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+
+from kv_transfer.block import Block
+from reasoner_svc.store.directory import BlockState
+from reasoner_svc.store.store import BlockStore, Landing, LoadTicket, StorePlan
+from reasoner_svc.streams import StreamRecord, Streams
+from tandem.core.blocks import BlockHeader, BlockKey, BlockKind, KVLayout
+from tandem.core.errors import DataLost, Incompatible, InvalidInput, LimitExceeded, WrongState
+from tandem.core.ids import Epoch, StreamId
+from tandem.vlm.families.base import PromptLayout
+
+log = logging.getLogger(__name__)
+
+RETRY_ORDER_S = 0.05
+"""When an earlier block has no room yet: it is asked for first, in the same round."""
+
+
+class Runs(Protocol):
+    """The device side of streams; calls are carried out in order, later, on the engine's thread."""
+
+    def open_run(self, run: int, stream: StreamId) -> None:
+        """A stream was opened."""
+        ...
+
+    def feed(self, run: int, block: Block, done: Callable[[], None]) -> None:
+        """The next visible block; `done` is called in the event loop when its bytes are no longer needed."""
+        ...
+
+    def forget_before(self, run: int, number: int) -> None:
+        """Visual blocks below `number` left memory: they are in no later view."""
+        ...
+
+    def close_run(self, run: int) -> None:
+        """A stream was closed: free everything, end its questions."""
+        ...
+
+
+class Inbox:
+    """Landing and publication for all streams of a reasoner."""
+
+    def __init__(
+        self,
+        *,
+        store: BlockStore,
+        streams: Streams,
+        runs: Runs,
+        fingerprint: str,
+        layout: KVLayout,
+        prompt: PromptLayout,
+        post: Callable[[Callable[[], None]], None],
+    ) -> None:
+        """`post` runs a function in the event loop; it may be called from any thread."""
+        self._store = store
+        self._streams = streams
+        self._runs = runs
+        self._fingerprint = fingerprint
+        self._layout = layout
+        self._prompt = prompt
+        self._post = post
+
+    def open_stream(self, stream: StreamId, epoch: Epoch) -> StreamRecord:
+        """Open a stream or find it. A greater epoch voids what the older writer had not published."""
+        known = self._streams.find(stream)
+        record = self._streams.open(stream, epoch, self._supersede)
+        if known is None:
+            self._runs.open_run(record.run, stream)
+            self._streams.changed(stream)
+        return record
+
+    def close_stream(self, stream: StreamId) -> None:
+        """Free everything of a stream; an unknown one is no error."""
+        record = self._streams.close(stream)
+        if record is not None:
+            self._store.drop_stream(stream)
+            self._runs.close_run(record.run)
+
+    def holds(self, key: BlockKey, layer_checksums: Sequence[int]) -> bool:
+        """True when exactly this block is here (or was published and has been evicted since)."""
+        record = self._streams.find(key.stream)
+        if record is None:
+            return False
+        entry = self._store.directory.find(key)
+        if entry is None:
+            return key.number < record.frontier.next
+        return entry.state is not BlockState.LANDING and entry.header.layer_checksums == tuple(
+            layer_checksums
+        )
+
+    def take_room(self, header: BlockHeader) -> tuple[StreamRecord, StorePlan]:
+        """Room for a block that may come. Raises a TandemError that says why it may not."""
+        record = self._streams.get(header.key.stream)
+        self._check(header)
+        if header.key.number < record.frontier.next:
+            raise InvalidInput(
+                f"block {header.key.number} of stream {record.stream!r} is published with other bytes"
+            )
+        if not record.frontier.may_take_room(header.key.number):
+            raise LimitExceeded("an earlier block of the stream has no room yet", retry_after_s=RETRY_ORDER_S)
+        plan = self._store.prepare_store(header)
+        record.frontier.take_room(header.key.number)
+        self._report(plan.evicted)
+        return record, plan
+
+    def land(self, record: StreamRecord, plan: StorePlan) -> None:
+        """A block's bytes are complete and verified.
+
+        Raises WrongState when its writer is out of date: then nothing changed, and `give_up` is still owed.
+        """
+        if plan.entry.removed:
+            raise WrongState(f"stream {record.stream!r} was closed or placed anew while the block travelled")
+        self._store.complete_store(plan.entry, Landing.LANDED)
+        for number in record.frontier.land(plan.entry.key.number):
+            self._show(record, BlockKey(record.stream, number))
+
+    def give_up(self, record: StreamRecord, plan: StorePlan) -> None:
+        """A block's bytes will not come."""
+        if not plan.entry.removed:
+            record.frontier.give_up(plan.entry.key.number)
+        self._store.complete_store(plan.entry, Landing.GIVEN_UP)
+
+    def abandon(self, record: StreamRecord, plan: StorePlan) -> None:
+        """Nobody knows whether the bytes are still being written: the room is lost, not used again."""
+        if not plan.entry.removed:
+            record.frontier.give_up(plan.entry.key.number)
+            self._store.abandon(plan.entry)
+
+    def lend(self, stream: StreamId, numbers: Sequence[int]) -> list[Block]:
+        """Published blocks, for sending. Each is pinned for as long as its payload tensor is referenced.
+
+        Raises NotFound (stream not open), DataLost (evicted or never held).
+        """
+        record = self._streams.get(stream)
+        if any(number >= record.frontier.next for number in numbers):
+            raise DataLost(f"stream {stream!r} is published up to block {record.frontier.next} only")
+        all_or_none = self._store.prepare_load([BlockKey(stream, number) for number in numbers])
+        return [self._until_forgotten(ticket) for ticket in all_or_none.split()]
+
+    def _until_forgotten(self, ticket: LoadTicket) -> Block:
+        block = ticket.blocks[0]
+        # The last reference may go in an I/O thread: the pin is taken away in the loop.
+        watch = weakref.finalize(block.payload, self._post, lambda: self._store.complete_load(ticket))
+        watch.atexit = False
+        return block
+
+    def _show(self, record: StreamRecord, key: BlockKey) -> None:
+        entry = self._store.publish(key)
+        record.show(entry.header)
+        ticket = self._store.prepare_load([key])
+        self._runs.feed(record.run, ticket.blocks[0], lambda: self._store.complete_load(ticket))
+        self._streams.changed(record.stream)
+
+    def _report(self, evicted: Sequence[BlockHeader]) -> None:
+        for header in evicted:
+            record = self._streams.get(header.key.stream)
+            record.evict(header)
+            self._runs.forget_before(record.run, header.key.number + 1)
+            self._streams.changed(record.stream)
+
+    def _supersede(self, record: StreamRecord) -> None:
+        self._store.drop_hidden(record.stream)
+        record.frontier.restart()
+
+    def _check(self, header: BlockHeader) -> None:
+        if header.fingerprint != self._fingerprint or header.layout != self._layout:
+            raise Incompatible(
+                f"block of model {header.fingerprint} with {header.layout}; "
+                f"this reasoner runs {self._fingerprint} with {self._layout}"
+            )
+        geometry = header.geometry
+        if header.key.number == 0:
+            fits = header.kind is BlockKind.SINK and geometry.visual_tokens == 0
+            fits = fits and geometry.tokens == len(self._prompt.sink_tokens())
+        else:
+            grid = (geometry.grid_t, geometry.grid_h, geometry.grid_w)
+            fits = header.kind is BlockKind.VISUAL and geometry.visual_tokens > 0 and geometry.grid_t == 1
+            fits = fits and geometry == self._prompt.geometry(grid)
+        if not fits:
+            raise InvalidInput(
+                f"block {header.key.number} cannot be a {header.kind.name} block with {header.geometry}"
+            )
+
+
+class LinkInbox:
+    """One link's end of the inbox: a `BlockSink` and `BlockSource`. Event loop only."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        self._inbox = inbox
+        self._arriving: dict[BlockKey, tuple[StreamRecord, StorePlan]] = {}
+
+    @property
+    def arriving(self) -> int:
+        """Blocks with room that have neither landed nor been given up."""
+        return len(self._arriving)
+
+    def have(self, key: BlockKey, layer_checksums: Sequence[int]) -> bool:
+        """See `BlockSink.have`."""
+        return self._inbox.holds(key, layer_checksums)
+
+    def reserve(self, header: BlockHeader) -> torch.Tensor:
+        """See `BlockSink.reserve`."""
+        if header.key in self._arriving:
+            raise LimitExceeded(f"block {header.key.number} is arriving already", retry_after_s=RETRY_ORDER_S)
+        record, plan = self._inbox.take_room(header)
+        self._arriving[header.key] = (record, plan)
+        return plan.buffer
+
+    def publish(self, header: BlockHeader, buffer: torch.Tensor) -> None:
+        """See `BlockSink.publish`."""
+        record, plan = self._arriving[header.key]
+        assert buffer.data_ptr() == plan.buffer.data_ptr(), "published from a foreign buffer"
+        self._inbox.land(record, plan)
+        del self._arriving[header.key]
+
+    def release(self, header: BlockHeader, buffer: torch.Tensor) -> None:
+        """See `BlockSink.release`."""
+        record, plan = self._arriving.pop(header.key)
+        assert buffer.data_ptr() == plan.buffer.data_ptr(), "released a foreign buffer"
+        self._inbox.give_up(record, plan)
+
+    def read(self, stream: StreamId, numbers: Sequence[int]) -> list[Block]:
+        """See `BlockSource.read`."""
+        return self._inbox.lend(stream, numbers)
+
+    def close(self) -> None:
+        """The link is gone. What it did not release may still be written to by a thread of it that hangs."""
+        for record, plan in self._arriving.values():
+            log.error("room of block %s is lost: its link did not release it", plan.entry.key)
+            self._inbox.abandon(record, plan)
+        self._arriving.clear()

@@ -1,0 +1,168 @@
+"""Shell. `ReasonerService`: opens and closes streams, answers questions, tells of changes. Decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import grpc
+
+from reasoner_svc.asking import asked_question, final_to_proto, state_to_proto
+from reasoner_svc.config import ReasonerConfig
+from reasoner_svc.decode.engine import Engine
+from reasoner_svc.decode.outbox import Outbox
+from reasoner_svc.inbox import Inbox
+from reasoner_svc.store.store import BlockStore
+from reasoner_svc.streams import StreamRecord, Streams
+from tandem.core.clock import Clock
+from tandem.core.errors import AlreadyExists, InvalidInput, LimitExceeded, TandemError, Unavailable
+from tandem.core.ids import Epoch, StreamId, is_valid_id
+from tandem.vlm.families.base import PromptLayout
+from tandem.wire.gen.tandem.v1 import reasoner_pb2, reasoner_pb2_grpc, types_pb2
+from tandem.wire.status import abort_with
+
+log = logging.getLogger(__name__)
+
+FOLLOW_INTERVAL_S = 0.1
+"""Least time between two rounds: a stream that changes all the time is told of ten times a second."""
+RETRY_QUESTIONS_S = 0.5
+"""When too many questions are open."""
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
+    """The gRPC face of a reasoner. Event loop only."""
+
+    def __init__(
+        self,
+        *,
+        config: ReasonerConfig,
+        store: BlockStore,
+        streams: Streams,
+        inbox: Inbox,
+        engine: Engine,
+        prompt: PromptLayout,
+        model_info: types_pb2.ModelInfo,
+        clock: Clock,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._streams = streams
+        self._inbox = inbox
+        self._engine = engine
+        self._prompt = prompt
+        self._model_info = model_info
+        self._clock = clock
+        self._asked: set[tuple[StreamId, str]] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._draining = False
+
+    @property
+    def open_questions(self) -> int:
+        """Questions whose calls are open."""
+        return len(self._asked)
+
+    def refusal(self) -> TandemError | None:
+        """Why nothing new is taken now, or None."""
+        if self._draining:
+            return Unavailable(f"reasoner {self._config.name} is draining")
+        return None
+
+    async def drain(self, grace_s: float) -> None:
+        """Take nothing new; return when every open question has ended or the grace is over."""
+        self._draining = True
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("%d questions did not end within %.1f s", len(self._asked), grace_s)
+
+    async def OpenStream(
+        self, request: reasoner_pb2.OpenStreamRequest, context: _Context
+    ) -> reasoner_pb2.OpenStreamResponse:
+        """Make room for a stream, or find it."""
+        try:
+            record = self._open(request)
+        except TandemError as error:
+            await abort_with(context, error)
+        return reasoner_pb2.OpenStreamResponse(state=self._state(record), model=self._model_info)
+
+    async def CloseStream(
+        self, request: reasoner_pb2.CloseStreamRequest, context: _Context
+    ) -> reasoner_pb2.CloseStreamResponse:
+        """Forget a stream; returns when everything of it is free."""
+        self._inbox.close_stream(StreamId(request.stream_id))
+        await self._engine.flush()
+        return reasoner_pb2.CloseStreamResponse()
+
+    # The stub's types know only generators; `grpc.aio` also takes a coroutine that writes. When its call is
+    # cancelled `finally` runs at once, which a suspended generator does not promise.
+    async def Answer(  # type: ignore[override]
+        self, request: reasoner_pb2.AnswerRequest, context: _Context
+    ) -> None:
+        """Answer one question."""
+        arrived_s = self._clock()
+        try:
+            await self._answer(request, context, arrived_s)
+        except TandemError as error:
+            await abort_with(context, error)
+
+    async def Follow(  # type: ignore[override]
+        self, request: reasoner_pb2.FollowRequest, context: _Context
+    ) -> None:
+        """Tell the state of every stream, then of each that changed."""
+        subscription = self._streams.subscribe()
+        for record in self._streams:
+            subscription.mark(record.stream)
+        try:
+            while True:
+                for stream in await subscription.changed():
+                    known = self._streams.find(stream)
+                    if known is not None:
+                        await context.write(reasoner_pb2.FollowResponse(state=self._state(known)))
+                await asyncio.sleep(FOLLOW_INTERVAL_S)
+        finally:
+            self._streams.unsubscribe(subscription)
+
+    def _open(self, request: reasoner_pb2.OpenStreamRequest) -> StreamRecord:
+        refusal = self.refusal()
+        if refusal is not None:
+            raise refusal
+        if not is_valid_id(request.stream_id):
+            raise InvalidInput(f"stream_id {request.stream_id!r} is not 1 to 64 characters of [A-Za-z0-9._-]")
+        stream = StreamId(request.stream_id)
+        if self._streams.find(stream) is None and len(self._streams) >= self._config.max_streams:
+            raise LimitExceeded(f"this reasoner holds {self._config.max_streams} streams, its limit")
+        return self._inbox.open_stream(stream, Epoch(request.epoch))
+
+    async def _answer(self, request: reasoner_pb2.AnswerRequest, context: _Context, arrived_s: float) -> None:
+        refusal = self.refusal()
+        if refusal is not None:
+            raise refusal
+        record = self._streams.get(StreamId(request.stream_id))
+        asked = asked_question(request, record, self._prompt, self._config, arrived_s)
+        key = (asked.stream, asked.question_id)
+        if key in self._asked:
+            raise AlreadyExists(f"question {asked.question_id!r} of stream {asked.stream!r} is open")
+        if len(self._asked) >= self._config.max_questions:
+            raise LimitExceeded(f"{len(self._asked)} questions are open", retry_after_s=RETRY_QUESTIONS_S)
+        outbox = Outbox(asyncio.get_running_loop(), self._config.outbox_chars)
+        self._asked.add(key)
+        self._idle.clear()
+        question = self._engine.ask(asked, outbox)
+        try:
+            while isinstance(out := await outbox.get(), str):
+                await context.write(reasoner_pb2.AnswerResponse(delta=out))
+            await context.write(final_to_proto(out))
+        finally:
+            # Whatever ended the call: the answer, an error, or the asker leaving.
+            self._engine.cancel(question)
+            self._asked.discard(key)
+            if not self._asked:
+                self._idle.set()
+
+    def _state(self, record: StreamRecord) -> reasoner_pb2.StreamState:
+        return state_to_proto(record, self._store.stream_bytes(record.stream))

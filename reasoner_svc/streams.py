@@ -1,0 +1,126 @@
+"""Pure. What the reasoner knows of each stream: placement, progress, evictions, and who hears of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from reasoner_svc.frontier import Frontier
+from tandem.core.blocks import BlockHeader, BlockKind
+from tandem.core.errors import NotFound, WrongState
+from tandem.core.ids import Epoch, StreamId
+from tandem.core.timeline import TimeRange, merge_ranges
+
+
+@dataclass(slots=True, eq=False)
+class StreamRecord:
+    """One open stream. Owned by the event loop."""
+
+    stream: StreamId
+    run: int
+    """Names this opening of the stream: a stream that is closed and opened again gets another."""
+    epoch: Epoch
+    frontier: Frontier = field(default_factory=Frontier)
+    blocks: int = 0
+    """Visual blocks held and visible."""
+    watermark_us: int = 0
+    """End of the last visible visual block."""
+    evicted: list[TimeRange] = field(default_factory=list)
+    """Intervals that left memory, joined where they touch."""
+
+    def show(self, header: BlockHeader) -> None:
+        """A block became visible."""
+        if header.kind is BlockKind.VISUAL:
+            self.blocks += 1
+            self.watermark_us = max(self.watermark_us, header.time.end_us)
+
+    def evict(self, header: BlockHeader) -> None:
+        """A visual block left memory."""
+        self.blocks -= 1
+        self.evicted = merge_ranges([*self.evicted, header.time])
+
+
+class Subscription:
+    """Streams that changed since the last look; bounded by the number of streams."""
+
+    def __init__(self) -> None:
+        self._dirty: dict[StreamId, None] = {}
+        self._wake = asyncio.Event()
+
+    def mark(self, stream: StreamId) -> None:
+        """This stream changed."""
+        self._dirty[stream] = None
+        self._wake.set()
+
+    async def changed(self) -> list[StreamId]:
+        """Wait until something changed; each stream is named once, however often it changed."""
+        await self._wake.wait()
+        self._wake.clear()
+        dirty, self._dirty = list(self._dirty), {}
+        return dirty
+
+
+class Streams:
+    """All open streams by id."""
+
+    def __init__(self) -> None:
+        self._records: dict[StreamId, StreamRecord] = {}
+        self._next_run = 1
+        self._subscriptions: set[Subscription] = set()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[StreamRecord]:
+        return iter(list(self._records.values()))
+
+    def find(self, stream: StreamId) -> StreamRecord | None:
+        """The record, or None when the stream is not open."""
+        return self._records.get(stream)
+
+    def get(self, stream: StreamId) -> StreamRecord:
+        """The record. Raises NotFound."""
+        record = self._records.get(stream)
+        if record is None:
+            raise NotFound(f"stream {stream!r} is not open here")
+        return record
+
+    def open(self, stream: StreamId, epoch: Epoch, supersede: Callable[[StreamRecord], None]) -> StreamRecord:
+        """Find or make a record; `supersede` is called when a greater epoch replaces a smaller one.
+
+        Raises WrongState when `epoch` is smaller than the stream's.
+        """
+        record = self._records.get(stream)
+        if record is None:
+            record = self._records[stream] = StreamRecord(stream, self._next_run, epoch)
+            self._next_run += 1
+            return record
+        if epoch < record.epoch:
+            raise WrongState(
+                f"stream {stream!r} is at placement epoch {record.epoch}; {epoch} is out of date"
+            )
+        if epoch > record.epoch:
+            record.epoch = epoch
+            supersede(record)
+            self.changed(stream)
+        return record
+
+    def close(self, stream: StreamId) -> StreamRecord | None:
+        """Forget a stream; returns what was known, None when it was not open."""
+        return self._records.pop(stream, None)
+
+    def subscribe(self) -> Subscription:
+        """Hear of changes from now on, until `unsubscribe`."""
+        subscription = Subscription()
+        self._subscriptions.add(subscription)
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Hear no more."""
+        self._subscriptions.discard(subscription)
+
+    def changed(self, stream: StreamId) -> None:
+        """Tell all subscribers."""
+        for subscription in self._subscriptions:
+            subscription.mark(stream)

@@ -1,0 +1,1 @@
+"""What a question sees: the device-resident run of a stream and views composed over it."""

@@ -1,0 +1,144 @@
+"""Pure. Which blocks a question sees and where they stand, out of what the stream's run holds.
+
+The blocks of a view stand contiguously behind the sink, as if the stream had begun with the first of them::
+
+    reader's frame   0 ......... sink ......... units ........... question ......... answer
+    run's frame                    |<- run_base ->| first .......... last
+                                                  [first_token ...... end_token)
+
+The run's keys are rotated at the run's own positions, which only grow; `run_base` is the difference, and
+the reader's queries turn by it. Nothing is rotated again, however far the stream has run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from tandem.core.blocks import BlockGeometry
+from tandem.core.errors import DataLost, WrongState
+from tandem.core.ids import StreamId
+from tandem.core.timeline import TimeRange, format_time, merge_ranges
+
+if TYPE_CHECKING:
+    from tandem.vlm.families.base import Placement
+
+Position = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """One visual block in a run: which it is, and where its tokens and its origin lie in the run."""
+
+    stream: StreamId
+    number: int
+    time: TimeRange
+    geometry: BlockGeometry
+    first_token: int
+    base: Position
+    """Of the block's origin in the run's frame."""
+
+    @property
+    def end_token(self) -> int:
+        """One past its last token in the run."""
+        return self.first_token + self.geometry.tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewPlan:
+    """What one question sees; fixed at the moment it is composed."""
+
+    stream: StreamId
+    numbers: tuple[int, int]
+    """Half-open range of block numbers in view."""
+    first_token: int
+    """Of the run: the first token in view."""
+    end_token: int
+    """Of the run: one past the last token in view."""
+    run_base: Position
+    """Where the run's origin stands in the reader's frame."""
+    question_base: Position
+    """Of the first token of the prompt."""
+    answer_start: int
+    """Position, on all axes, of the first generated token."""
+    context_tokens: int
+    """Tokens in view before the prompt, the sink's included."""
+    evidence: tuple[TimeRange, ...]
+    """Stream times of the blocks in view, joined where they touch."""
+    blocks: int
+    """Visual blocks in view."""
+    watermark_us: int
+    """End of the last block in view."""
+
+
+def compose(
+    spans: Sequence[Span],
+    placement: Placement,
+    *,
+    stream: StreamId,
+    sink_tokens: int,
+    prompt_tokens: int,
+    budget_tokens: int,
+    as_of_us: int = 0,
+) -> ViewPlan:
+    """The newest blocks that start before `as_of_us` (0: all) and fit the budget; at least one.
+
+    `placement` is a fresh one of the model's layout. Raises WrongState when there is no video yet, DataLost
+    when there was and it has left the view.
+    """
+    chosen = choose(spans, budget_tokens=budget_tokens, as_of_us=as_of_us)
+    if not chosen:
+        raise _nothing(spans, stream, as_of_us)
+    _check(chosen, stream)
+    first, last = chosen[0], chosen[-1]
+    bases = placement.place_units([span.geometry for span in chosen])
+    return ViewPlan(
+        stream=stream,
+        numbers=(first.number, last.number + 1),
+        first_token=first.first_token,
+        end_token=last.end_token,
+        run_base=_minus(bases[-1], last.base),
+        question_base=placement.after_units(),
+        answer_start=placement.generation_start(prompt_tokens),
+        context_tokens=sink_tokens + last.end_token - first.first_token,
+        evidence=tuple(merge_ranges(span.time for span in chosen)),
+        blocks=len(chosen),
+        watermark_us=max(span.time.end_us for span in chosen),
+    )
+
+
+def choose(spans: Sequence[Span], *, budget_tokens: int, as_of_us: int = 0) -> Sequence[Span]:
+    """The blocks before `as_of_us` (0: all), less the oldest that pass the budget; the last always stays."""
+    end = len(spans)
+    if as_of_us:
+        end = next((i for i, span in enumerate(spans) if span.time.start_us >= as_of_us), end)
+    start = end
+    while start > 0 and (
+        start == end or spans[end - 1].end_token - spans[start - 1].first_token <= budget_tokens
+    ):
+        start -= 1
+    return spans[start:end]
+
+
+def _check(chosen: Sequence[Span], stream: StreamId) -> None:
+    """Assert that a view holds neighbouring blocks of its own stream and nothing else."""
+    for before, after in pairwise(chosen):
+        assert after.number > before.number, (before, after)
+        assert after.first_token == before.end_token, (before, after)
+    assert all(span.stream == stream for span in chosen), f"a foreign block in a view of {stream!r}"
+
+
+def _nothing(spans: Sequence[Span], stream: StreamId, as_of_us: int) -> WrongState | DataLost:
+    if spans and spans[0].number > 1:
+        return DataLost(
+            f"all that stream {stream!r} showed before {format_time(as_of_us)} has left the view; "
+            f"it goes back to {format_time(spans[0].time.start_us)}"
+        )
+    until = f" before {format_time(as_of_us)}" if spans else ""
+    return WrongState(f"stream {stream!r} has no video yet{until}")
+
+
+def _minus(a: Position, b: Position) -> Position:
+    return (a[0] - b[0], a[1] - b[1], a[2] - b[2])

@@ -1,0 +1,154 @@
+"""Tensor. The run of one stream: its visible blocks, one after the other, in one segment on the device.
+
+Each block is appended once, its keys rotated at its place in the run; a question copies nothing and reads a
+fixed range of tokens. When the run passes its budget the oldest blocks leave its front: later views do not
+see them, and their room is given up as soon as no running question does::
+
+    segment     start ....... front ........................ end
+                [ leased     )[ what new views may see      )
+                  by older questions
+
+Owned by the engine's thread. L layers, H heads, N tokens, D head dimension.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import torch
+
+from kv_transfer.block import Block
+from reasoner_svc.view.compose import Position, Span, ViewPlan, compose
+from tandem.core.blocks import BlockKind
+from tandem.core.errors import WrongState
+from tandem.core.ids import StreamId
+from tandem.vlm.model import VisionLanguageModel
+from tandem.vlm.segment import Segment
+from tandem.vlm.view import Part
+
+ORIGIN: Position = (0, 0, 0)
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """A running question's hold on the tokens it sees, until `StreamRun.release`."""
+
+    plan: ViewPlan
+
+
+class StreamRun:
+    """The device side of one stream."""
+
+    def __init__(self, model: VisionLanguageModel, stream: StreamId, view_tokens: int) -> None:
+        self._model = model
+        self._stream = stream
+        self._view_tokens = view_tokens
+        self._sink: Segment | None = None
+        self._segment = model.new_segment()
+        self._placement = model.prompt.placement()
+        self._spans: deque[Span] = deque()
+        self._next_number = 0
+        self._leases: set[Lease] = set()
+
+    @property
+    def front(self) -> int:
+        """First token that a new view may see."""
+        return self._spans[0].first_token if self._spans else self._segment.end
+
+    @property
+    def blocks(self) -> int:
+        """Visual blocks that a new view may see."""
+        return len(self._spans)
+
+    @property
+    def leases(self) -> int:
+        """Questions that hold tokens."""
+        return len(self._leases)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of device memory."""
+        return self._segment.nbytes + (self._sink.nbytes if self._sink else 0)
+
+    def append(self, block: Block) -> None:
+        """Put the next visible block behind the others; drops from the front what passes the budget."""
+        header = block.header
+        assert header.key.stream == self._stream, f"{header.key} fed to the run of {self._stream!r}"
+        assert header.key.number >= self._next_number, f"{header.key} fed twice or out of order"
+        if header.kind is BlockKind.SINK:
+            assert header.key.number == 0, header.key
+            self._sink = self._model.new_segment(capacity=header.tokens)
+            self._write(self._sink, block, ORIGIN)
+        else:
+            base = self._placement.place_units([header.geometry])[0]
+            self._write(self._segment, block, base)
+            self._spans.append(
+                Span(
+                    stream=self._stream,
+                    number=header.key.number,
+                    time=header.time,
+                    geometry=header.geometry,
+                    first_token=self._segment.end - header.tokens,
+                    base=base,
+                )
+            )
+        self._next_number = header.key.number + 1
+        while len(self._spans) > 1 and self._segment.end - self.front > self._view_tokens:
+            self._spans.popleft()
+        self._settle()
+
+    def forget_before(self, number: int) -> None:
+        """Blocks below `number` left memory: no later view sees them."""
+        while self._spans and self._spans[0].number < number:
+            self._spans.popleft()
+        self._settle()
+
+    def lease(self, *, prompt_tokens: int, as_of_us: int) -> Lease:
+        """Compose a view and hold its tokens. Raises WrongState (no video yet) or DataLost (it is gone)."""
+        if self._sink is None:
+            raise WrongState(f"stream {self._stream!r} has no video yet")
+        plan = compose(
+            tuple(self._spans),
+            self._model.prompt.placement(),
+            stream=self._stream,
+            sink_tokens=self._sink.length,
+            prompt_tokens=prompt_tokens,
+            budget_tokens=self._view_tokens,
+            as_of_us=as_of_us,
+        )
+        lease = Lease(plan)
+        self._leases.add(lease)
+        return lease
+
+    def release(self, lease: Lease) -> None:
+        """The question is over."""
+        self._leases.remove(lease)
+        self._settle()
+
+    def parts(self, lease: Lease, queries: int) -> tuple[Part, ...]:
+        """The lease's view as parts, for a forward pass over `queries` new tokens."""
+        plan = lease.plan
+        assert lease in self._leases, "read without a lease"
+        assert self._sink is not None, "a lease without a sink"
+        assert self._segment.start <= plan.first_token < plan.end_token <= self._segment.end, (
+            f"a view of {plan.numbers} reads [{plan.first_token}, {plan.end_token}) "
+            f"of a run that holds [{self._segment.start}, {self._segment.end})"
+        )
+        first = None
+        if self._segment.start < plan.first_token:
+            first = torch.full((queries,), plan.first_token, dtype=torch.int64)
+        run = Part(segment=self._segment, base=plan.run_base, first_visible=first, end=plan.end_token)
+        return (Part(segment=self._sink, base=ORIGIN), run)
+
+    def _write(self, segment: Segment, block: Block, base: Position) -> None:
+        layers = range(block.header.layout.layers)
+        positions = self._model.prompt.local_positions(block.header.geometry)
+        positions = positions + torch.tensor(base, dtype=torch.int64)[:, None]
+        segment.append_raw([block.keys(i) for i in layers], [block.values(i) for i in layers], positions)
+
+    def _settle(self) -> None:
+        held = min((lease.plan.first_token for lease in self._leases), default=self.front)
+        dead = min(held, self.front) - self._segment.start
+        if dead > 0:
+            self._segment.drop_front(dead)
