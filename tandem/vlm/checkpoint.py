@@ -58,8 +58,10 @@ class Checkpoint:
         if self.dummy_seed is None:
             assert self.folder is not None
             return digest_files(list(self.folder.glob("*.safetensors")))
-        drawn = {"config": self.config.to_json_string(use_diff=False), "seed": self.dummy_seed}
-        return json.dumps(drawn, sort_keys=True)
+        drawn = (
+            dummy.description(self.source) if self.folder is None else _read_json(self.folder / "config.json")
+        )
+        return json.dumps({"config": drawn, "seed": self.dummy_seed}, sort_keys=True)
 
     def build(self, *, dtype: torch.dtype, device: str) -> Any:
         """Transformers' model with its weights, as transformers makes it."""

@@ -110,6 +110,11 @@ def builtin(name: str) -> tuple[Qwen2_5_VLConfig, dict[str, Any], dict[str, Any]
     return Qwen2_5_VLConfig(**config), layout, pictures
 
 
+def description(source: str) -> dict[str, Any]:
+    """What a builtin's weights depend on, the same in every version of transformers."""
+    return BUILTIN[source.removeprefix(PREFIX)][0]
+
+
 def random_model(config: PreTrainedConfig, *, dtype: torch.dtype, device: str, seed: int) -> Any:
     """A model with weights from `seed`; same seed, device type and dtype: same weights."""
     default = torch.get_default_dtype()

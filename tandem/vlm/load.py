@@ -188,7 +188,8 @@ def _facts(
         "weights": checkpoint.weights_digest(),
         "revision": checkpoint.revision,
         "kv": [layout.layers, layout.kv_heads, layout.head_dim, layout.dtype],
-        "rope": [rope.inv_freq_AF.tolist(), rope.scaling],
+        # Rounded: the last digit of a power depends on the version of torch.
+        "rope": [[[f"{x:.5e}" for x in row] for row in rope.inv_freq_AF.tolist()], rope.scaling],
         "pixels": [pictures.min_pixels, pictures.max_pixels, pictures.mean, pictures.std],
         "positions": [rules.text_after_video, rules.generation, rules.units_interval],
         "layout": checkpoint.layout,

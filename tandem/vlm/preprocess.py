@@ -4,10 +4,11 @@
 Knows no model. transformers 5.23 has two processors for Qwen2.5-VL, and they differ:
 `Qwen2VLVideoProcessor` and `Qwen2VLImageProcessor` resize with torchvision (torch's own uint8 kernel on
 CPUs), `Qwen2VLImageProcessorPil`, which transformers falls back to without torchvision, with Pillow. Both
-round to whole values after each of the two passes; they differ by at most 1 of 255, in about one value of
-two hundred. Both are here bit for bit: ``torchvision`` is `interpolate` on uint8, ``pillow`` is Pillow's
-fixed-point arithmetic. A float resize equals neither (values overshoot between the passes: 20 of 255 on
-noise), so resizing happens in integers on the CPU wherever the model runs.
+round to whole values after each of the two passes. They differ by 1 of 255 in about one value of two
+hundred, and by more where Pillow 13 takes the height first. Both are here (5e-7 after normalising):
+``torchvision`` is `interpolate` on uint8, ``pillow`` is Pillow's fixed-point arithmetic. A float resize
+equals neither (values overshoot between the passes: 20 of 255 on noise), so resizing happens in integers on
+the CPU wherever the model runs.
 
 Shapes: U units, P frames per unit, H height, W width; h, w after resizing.
 """

@@ -21,9 +21,13 @@ A = -0.5
 
 
 def pillow_bicubic(pictures_NCHW: Tensor, height: int, width: int) -> Tensor:
-    """Resize uint8 pictures as Pillow's BICUBIC does."""
-    wide = _pass(pictures_NCHW, width, -1)
-    return _pass(wide, height, -2)
+    """Resize uint8 pictures as BICUBIC of Pillow 13 does."""
+    old_height, old_width = pictures_NCHW.shape[-2:]
+    # Pillow's rule, new in 13: a height that shrinks more than twice as much as the width goes first.
+    shrunk = old_height - height
+    if shrunk > 0 and shrunk > 2 * (old_width - width):
+        return _pass(_pass(pictures_NCHW, height, -2), width, -1)
+    return _pass(_pass(pictures_NCHW, width, -1), height, -2)
 
 
 def _pass(pictures: Tensor, size: int, dim: int) -> Tensor:
