@@ -1,0 +1,92 @@
+"""Shell. The entry point of an orchestrator process: ``tandem orchestrator``, ``python -m orchestrator``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from orchestrator.app import Orchestrator
+from orchestrator.arguments import add_arguments, to_config
+from orchestrator.config import OrchestratorConfig
+from orchestrator.lifetime import die_with_parent
+from tandem.core.errors import TandemError
+from tandem.wire.channel import is_loopback
+
+EXAMPLE = """example:
+  tandem orchestrator --listen 127.0.0.1:7420 --run-dir run
+  tandem encoder --name encoder-0 --orchestrator 127.0.0.1:7420 --secret-file run/secret
+  tandem reasoner --name reasoner-0 --orchestrator 127.0.0.1:7420 --secret-file run/secret
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run an orchestrator until SIGTERM or SIGINT; returns the exit status."""
+    parent_pid = os.getppid()
+    args = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=args.log_level.upper(),
+        format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    if args.die_with_parent:
+        die_with_parent(parent_pid)
+    try:
+        return asyncio.run(_serve(to_config(args)))
+    except TandemError as error:
+        for line in error.message.splitlines():
+            print(f"tandem orchestrator: {line}", file=sys.stderr)
+        return 2
+
+
+async def _serve(config: OrchestratorConfig) -> int:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    orchestrator = Orchestrator(config, _say)
+    try:
+        address = await orchestrator.start()
+        _say(f"listening on {address} (run directory {config.run_dir})")
+        if not is_loopback(address):
+            _say("WARNING: no TLS: anyone on this network can watch, ask, and read the answers on the way")
+        greeting = asyncio.create_task(_greet(orchestrator))
+        await stopping.wait()
+        greeting.cancel()
+        _say("stopping …")
+    finally:
+        await orchestrator.stop()
+    return 0
+
+
+async def _greet(orchestrator: Orchestrator) -> None:
+    if not orchestrator.backend.wanted:
+        return
+    await orchestrator.until_ready()
+    address = orchestrator.address
+    option = "" if address == "127.0.0.1:7420" else f" --address {address}"
+    _say(f"ready. Try:  tandem watch{option} clip.mp4 --ask 'What was shown?'")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tandem orchestrator",
+        description="The front door alone: streams, placement, replay. Services attach to it by themselves.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser, encoders=0, reasoners=0)
+    parser.add_argument("--die-with-parent", action="store_true", help="end when the starting process ends")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

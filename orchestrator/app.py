@@ -1,0 +1,121 @@
+"""Shell: one orchestrator, put together: server, registry, streams, supervisor, backend."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import grpc
+from grpc_health.v1 import _async as health_aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from orchestrator.backends.base import Backend, NoBackend
+from orchestrator.backends.local import LocalBackend
+from orchestrator.cluster import Cluster
+from orchestrator.config import OrchestratorConfig
+from orchestrator.gateway import Gateway
+from orchestrator.journal import Journal
+from orchestrator.messages import status_of
+from orchestrator.registry import Registry
+from orchestrator.rundir import RunDir
+from orchestrator.session import SessionSettings
+from orchestrator.streams import Streams
+from orchestrator.supervisor import Supervisor
+from tandem.core.clock import Clock, monotonic_clock
+from tandem.wire.attach import build_info, make_boot_id
+from tandem.wire.channel import bind, make_server
+from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc, registry_pb2, registry_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+_FRESH_HEARTBEATS = 2.5
+STOP_GRACE_S = 2.0
+"""For calls to end by themselves when the server stops."""
+
+FRONT_DOOR = client_pb2.DESCRIPTOR.services_by_name["TandemService"].full_name
+REGISTRY = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
+
+
+class Orchestrator:
+    """Everything of one orchestrator process."""
+
+    def __init__(
+        self,
+        config: OrchestratorConfig,
+        say: Callable[[str], None] = log.info,
+        clock: Clock = monotonic_clock,
+    ) -> None:
+        self.config = config
+        self._clock = clock
+        self._run_dir = RunDir(config.run_dir)
+        secret = self._run_dir.secret()
+        journal = Journal(self._run_dir.journal_dir)
+        journal.touch_all()
+        fresh_s = _FRESH_HEARTBEATS * config.heartbeat_s
+        self.cluster = Cluster(secret, config.lease_s, fresh_s, clock)
+        settings = SessionSettings(limits=config.limits, bounds=config.bounds)
+        self.streams = Streams(self.cluster, journal, settings, clock, config.max_streams)
+        self.backend = self._make_backend(say)
+        self._supervisor = Supervisor(self.cluster, self.streams, self.backend)
+        self._health = health_aio.HealthServicer()
+        self._build = build_info(make_boot_id())
+        self.address = ""
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> str:
+        """Listen, start the services and return the address; does not wait for them to be ready.
+
+        Raises:
+            InvalidInput, Unavailable: the address cannot be listened on.
+        """
+        server = self._server = make_server()
+        registry = Registry(self.cluster, heartbeat_s=self.config.heartbeat_s, lease_s=self.config.lease_s)
+        gateway = Gateway(self.streams, self.cluster, self.status, self._clock)
+        client_pb2_grpc.add_TandemServiceServicer_to_server(gateway, server)
+        registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if self.config.reflection:
+            names = (FRONT_DOOR, REGISTRY, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
+        self.address = bind(server, self.config.listen)
+        await server.start()
+        self._run_dir.write_address(self.address)
+        await self._health.set(FRONT_DOOR, health_pb2.HealthCheckResponse.SERVING)
+        self._supervisor.start()
+        await self.backend.start(self.address)
+        return self.address
+
+    def status(self) -> client_pb2.GetStatusResponse:
+        """What runs."""
+        starting = [(wanted.name, wanted.role.value) for wanted in self.backend.wanted]
+        return status_of(self.cluster, self._build, [self.address], starting, self._clock())
+
+    async def until_ready(self) -> None:
+        """Until every service that the backend starts has attached."""
+        wanted = {service.name for service in self.backend.wanted}
+        while wanted - {member.identity.name for member in self.cluster.members if member.is_ready}:
+            await self.cluster.changed.wait()
+
+    async def stop(self) -> None:
+        """End every call with a typed error, then everything else."""
+        await self._health.enter_graceful_shutdown()
+        await self.streams.close()
+        if self._server is not None:
+            await self._server.stop(STOP_GRACE_S)
+        await self._supervisor.close()
+        await asyncio.gather(self.cluster.close(), self.backend.stop())
+        self._run_dir.close()
+
+    def _make_backend(self, say: Callable[[str], None]) -> Backend:
+        if not self.config.encoders and not self.config.reasoners:
+            return NoBackend()
+        return LocalBackend(
+            encoders=self.config.encoders,
+            reasoners=self.config.reasoners,
+            settings=self.config.services,
+            secret_file=self._run_dir.secret_file,
+            log_dir=self._run_dir.log_dir,
+            say=say,
+        )

@@ -1,0 +1,108 @@
+"""Pure but for argparse: the command line of `tandem up` and `tandem orchestrator`, as a config."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
+from orchestrator.backlog import Bounds
+from orchestrator.config import OrchestratorConfig, ServiceSettings
+from orchestrator.limits import Limits
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, encoders: int, reasoners: int) -> None:
+    """Every option, with its default."""
+    add = parser.add_argument
+    add("--listen", default="127.0.0.1:7420", help="where clients connect, host:port (%(default)s)")
+    add("--run-dir", type=Path, help="secret, logs and journal (default: below the temporary directory)")
+    add("--model", default="default", help="path, hub name, 'default' or 'dummy:...' (%(default)s)")
+    add("--encoders", type=int, default=encoders, help="encoder processes to start (%(default)s)")
+    add("--reasoners", type=int, default=reasoners, help="reasoner processes to start (%(default)s)")
+    add("--device", default="cpu", help="cpu or cuda:N (%(default)s)")
+    add("--dtype", default="", help="float32, bfloat16 or float16; empty: the model's own for the device")
+    add(
+        "--ram-bytes",
+        type=int,
+        default=ServiceSettings().ram_bytes,
+        help="budget of each reasoner (%(default)s)",
+    )
+    add(
+        "--view-tokens",
+        type=int,
+        default=0,
+        help="video tokens in view of a question; 0: the reasoner's default",
+    )
+    add("--threads", type=int, default=0, help="torch threads of each service; 0: its own choice")
+    add("--max-streams", type=int, default=256, help="streams held at once (%(default)s)")
+    add(
+        "--resume-seconds",
+        type=int,
+        default=Limits().resume_seconds,
+        help="how long a stream without a client is kept (%(default)s)",
+    )
+    add(
+        "--backlog-bytes",
+        type=int,
+        default=Bounds().max_bytes,
+        help="media kept of each stream (%(default)s)",
+    )
+    add(
+        "--backlog-seconds",
+        type=float,
+        default=Bounds().max_wait_s,
+        help="media that waits longer becomes a gap (%(default)s)",
+    )
+    add(
+        "--keep-seconds",
+        type=float,
+        default=Bounds().keep_us / 1e6,
+        help="published media kept to rebuild a lost reasoner (%(default)s)",
+    )
+    add(
+        "--lease-seconds", type=float, default=3.0, help="silence after which a service is lost (%(default)s)"
+    )
+    add(
+        "--insecure-network",
+        action="store_true",
+        help="allow an address that other machines can reach, without TLS",
+    )
+    add("--reflection", action="store_true", help="let tools list the services of the front door")
+    add("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+
+
+def to_config(args: argparse.Namespace) -> OrchestratorConfig:
+    """The settings. Raises `InvalidInput` that names every problem, one a line."""
+    return OrchestratorConfig(
+        listen=args.listen,
+        run_dir=args.run_dir or default_run_dir(args.listen),
+        insecure_network=args.insecure_network,
+        reflection=args.reflection,
+        encoders=args.encoders,
+        reasoners=args.reasoners,
+        services=ServiceSettings(
+            model=args.model,
+            device=args.device,
+            dtype=args.dtype,
+            ram_bytes=args.ram_bytes,
+            view_tokens=args.view_tokens,
+            threads=args.threads,
+            log_level=args.log_level,
+        ),
+        limits=Limits(resume_seconds=args.resume_seconds),
+        bounds=Bounds(
+            max_bytes=args.backlog_bytes,
+            max_wait_s=args.backlog_seconds,
+            keep_us=round(args.keep_seconds * 1e6),
+        ),
+        max_streams=args.max_streams,
+        heartbeat_s=min(0.5, args.lease_seconds / 6),
+        lease_s=args.lease_seconds,
+    )
+
+
+def default_run_dir(listen: str) -> Path:
+    """One directory a user and port, so that a restart finds its secret again."""
+    port = listen.rpartition(":")[2]
+    return Path(tempfile.gettempdir()) / f"tandem-{os.getuid()}" / port

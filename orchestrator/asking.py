@@ -1,0 +1,219 @@
+"""Shell: one question's life: wait for the frames before it, ask the reasoner, survive its loss.
+
+Every question that was let in ends with exactly one final record, an error included. A question is asked
+again only while nothing of its answer was sent; text that has left is never taken back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from orchestrator.cluster import Cluster, Service
+from orchestrator.session import Session
+from orchestrator.stream import State
+from tandem.core.clock import Clock
+from tandem.core.errors import DataLost, DeadlineExceeded, NotFound, TandemError, Unavailable
+from tandem.core.timeline import Gap, GapReason, TimeRange, format_time
+from tandem.wire.convert import gap_to_proto
+from tandem.wire.gen.tandem.v1 import client_pb2, reasoner_pb2, types_pb2
+from tandem.wire.status import error_to_proto
+
+DEFAULT_BUDGET_S = 5.0
+"""Wait for the frames before a question, when the client names no latency budget."""
+RECOVERY_S = 30.0
+"""Longest wait for a reasoner that can answer: a restart with its model load fits."""
+ANSWER_TIMEOUT_S = 300.0
+"""Longest answer."""
+_RETRY_S = 0.1
+
+Event = client_pb2.AnswerDelta | client_pb2.Answer
+Events = AsyncGenerator[Event, None]
+
+
+@dataclass(slots=True)
+class Asked:
+    """A question that was let in."""
+
+    question: types_pb2.Question
+    arrived_s: float
+    position: int
+    """Where the client's media stood."""
+    asked_us: int
+    """The same as stream time; for bytes, 0 until the encoder has decoded up to `position`."""
+    text: str = ""
+    first_token_s: float | None = None
+    ready_s: float | None = None
+    """When the frames before it were published, or no longer waited for."""
+    record: client_pb2.Answer | None = None
+    """The final record, once there is one."""
+    error: TandemError | None = None
+    """Set to end it with this error instead of as cancelled."""
+    gaps: list[Gap] = field(default_factory=list)
+
+
+def ask(session: Session, question: types_pb2.Question, clock: Clock) -> Asked:
+    """Note at which time of the stream a question is asked."""
+    timeline = session.timeline
+    asked_us = timeline.received_us
+    if (
+        session.media.kind != types_pb2.MEDIA_KIND_PICTURES
+        and timeline.consumed_position < session.backlog.end
+    ):
+        asked_us = 0
+    return Asked(question, clock(), session.backlog.end, asked_us)
+
+
+async def answer(
+    asked: Asked, session: Session, cluster: Cluster, clock: Clock
+) -> Events:
+    """The answer as it comes; the last event is the final record, whatever happens but cancellation."""
+    try:
+        await _wait_for_frames(asked, session, clock)
+        async with aclosing(_ask_until_answered(asked, session, cluster, clock)) as events:
+            async for event in events:
+                yield event
+    except TandemError as error:
+        yield failed(asked, error, clock)
+
+
+def failed(asked: Asked, error: TandemError, clock: Clock) -> client_pb2.Answer:
+    """The final record of a question that could not be answered."""
+    record = _record(asked, clock)
+    record.finish_reason = types_pb2.FINISH_REASON_ERROR
+    record.error.CopyFrom(error_to_proto(error))
+    return record
+
+
+def cancelled(asked: Asked, clock: Clock) -> client_pb2.Answer:
+    """The final record of a question that was stopped: by its asker, or by `asked.error`."""
+    if asked.error is not None:
+        return failed(asked, asked.error, clock)
+    record = _record(asked, clock)
+    record.finish_reason = types_pb2.FINISH_REASON_CANCELLED
+    return record
+
+
+async def _wait_for_frames(asked: Asked, session: Session, clock: Clock) -> None:
+    budget_s = (asked.question.latency_budget_ms / 1000) or DEFAULT_BUDGET_S
+    if asked.question.answer_from_published:
+        budget_s = 0.0
+    deadline_s = asked.arrived_s + budget_s
+    while not _is_published(asked, session):
+        _check_alive(session)
+        if not await session.changed.wait(deadline_s - clock()):
+            break
+    asked.ready_s = clock()
+
+
+def _is_published(asked: Asked, session: Session) -> bool:
+    timeline = session.timeline
+    if asked.asked_us == 0 and timeline.consumed_position >= asked.position:
+        asked.asked_us = timeline.received_us
+    return timeline.is_published(asked.asked_us, asked.position)
+
+
+def _check_alive(session: Session) -> None:
+    if session.state is State.CLOSED:
+        raise session.error or NotFound(f"stream {session.stream_id} was closed")
+
+
+async def _ask_until_answered(
+    asked: Asked, session: Session, cluster: Cluster, clock: Clock
+) -> Events:
+    deadline_s = clock() + RECOVERY_S
+    while True:
+        service = await _reasoner_with_blocks(asked, session, cluster, deadline_s, clock)
+        try:
+            async with aclosing(_ask_once(asked, session, service, clock)) as events:
+                async for event in events:
+                    yield event
+            return
+        except (Unavailable, NotFound, DeadlineExceeded) as error:
+            if asked.text:
+                raise DataLost(f"the reasoner was lost in the middle of the answer: {error}") from error
+            if clock() + _RETRY_S >= deadline_s:
+                raise
+        await session.changed.wait(_RETRY_S)
+
+
+async def _reasoner_with_blocks(
+    asked: Asked, session: Session, cluster: Cluster, deadline_s: float, clock: Clock
+) -> Service:
+    """The stream's reasoner, once it is there and holds something of what the question is about."""
+    while True:
+        _check_alive(session)
+        service = cluster.service(session.reasoner)
+        if service is not None and session.state is not State.OPENING and session.timeline.blocks:
+            return service
+        if not await session.changed.wait(min(deadline_s - clock(), 1.0)) and clock() >= deadline_s:
+            raise _nothing_to_answer_from(asked, session, service)
+
+
+def _nothing_to_answer_from(asked: Asked, session: Session, service: Service | None) -> TandemError:
+    if service is None:
+        return Unavailable("no reasoner came back in time; ask again", retry_after_s=5.0)
+    lost = [
+        gap for gap in session.timeline.gaps_before(asked.asked_us) if gap.reason is GapReason.REASONER_LOST
+    ]
+    if lost:
+        times = ", ".join(f"[{format_time(g.range.start_us)}, {format_time(g.range.end_us)})" for g in lost)
+        return DataLost(f"what the question is about was lost with a reasoner: {times}")
+    return Unavailable("nothing of the video has been published in time; ask again", retry_after_s=1.0)
+
+
+async def _ask_once(
+    asked: Asked, session: Session, service: Service, clock: Clock
+) -> Events:
+    request = reasoner_pb2.AnswerRequest(
+        stream_id=session.stream_id, question=asked.question, as_of_us=asked.asked_us
+    )
+    async with aclosing(service.link.answer(request, ANSWER_TIMEOUT_S)) as responses:
+        async for response in responses:
+            if response.WhichOneof("event") == "final":
+                asked.gaps = session.timeline.gaps_before(_as_of(asked, response.final.watermark_us))
+                yield _final(asked, response.final, clock)
+                return
+            if response.delta:
+                if asked.first_token_s is None:
+                    asked.first_token_s = clock()
+                asked.text += response.delta
+                yield client_pb2.AnswerDelta(question_id=asked.question.question_id, text=response.delta)
+    raise Unavailable(f"{service.gone.name} ended the answer without a final record")
+
+
+def _as_of(asked: Asked, watermark_us: int) -> int:
+    return max(asked.asked_us, watermark_us)
+
+
+def _final(asked: Asked, final: reasoner_pb2.AnswerResponse.Final, clock: Clock) -> client_pb2.Answer:
+    record = _record(asked, clock)
+    record.text = final.text
+    record.finish_reason = final.finish_reason
+    record.watermark_us = final.watermark_us
+    record.evidence.CopyFrom(final.evidence)
+    record.usage.CopyFrom(final.usage)
+    record.timings.queue_ms = final.queue_ms
+    record.timings.prefill_ms = final.prefill_ms
+    evicted = [Gap(TimeRange(part.start_us, part.end_us), GapReason.EVICTED) for part in final.evicted]
+    covered = {gap.range for gap in asked.gaps}
+    gaps = sorted([*asked.gaps, *(gap for gap in evicted if gap.range not in covered)])
+    record.gaps.extend(gap_to_proto(gap) for gap in gaps)
+    return record
+
+
+def _record(asked: Asked, clock: Clock) -> client_pb2.Answer:
+    now_s = clock()
+    ready_s = asked.ready_s if asked.ready_s is not None else now_s
+    first_s = asked.first_token_s if asked.first_token_s is not None else now_s
+    return client_pb2.Answer(
+        question_id=asked.question.question_id,
+        text=asked.text,
+        asked_us=asked.asked_us,
+        timings=types_pb2.Timings(
+            wait_frames_ms=(ready_s - asked.arrived_s) * 1000,
+            first_token_ms=(first_s - asked.arrived_s) * 1000,
+            total_ms=(now_s - asked.arrived_s) * 1000,
+        ),
+    )

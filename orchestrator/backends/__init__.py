@@ -1,0 +1,1 @@
+"""Who starts and stops the services: one interface, one file a backend."""

@@ -1,0 +1,202 @@
+"""Shell: services as child processes of the orchestrator on this machine.
+
+Each child has its own process group (Ctrl-C in the terminal is ours to act on, not theirs), its own log file
+in the run directory, and ends with us. What dies is started again with back-off; what is frozen is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from orchestrator.backends.base import Wanted
+from orchestrator.backends.remedies import explain
+from orchestrator.config import ServiceSettings
+from orchestrator.membership import Role
+from orchestrator.waiting import stop
+
+log = logging.getLogger(__name__)
+
+STOP_GRACE_S = 5.0
+"""Between SIGTERM and SIGKILL."""
+_BACKOFF_FIRST_S = 0.1
+_BACKOFF_MAX_S = 10.0
+_MODULES = {Role.ENCODER: "encoder_svc", Role.REASONER: "reasoner_svc"}
+_TAIL_LINES = 12
+_TAIL_BYTES = 8192
+
+Say = Callable[[str], None]
+
+
+def command(wanted: Wanted, orchestrator: str, secret_file: Path, settings: ServiceSettings) -> list[str]:
+    """The command line of one service."""
+    line = [sys.executable, "-m", _MODULES[wanted.role], "--die-with-parent"]
+    line += ["--listen", "127.0.0.1:0", "--name", wanted.name, "--orchestrator", orchestrator]
+    line += ["--secret-file", str(secret_file), "--model", settings.model, "--log-level", settings.log_level]
+    line += ["--device", settings.device]
+    if settings.dtype:
+        line += ["--dtype", settings.dtype]
+    if settings.threads:
+        line += ["--threads", str(settings.threads)]
+    if wanted.role is Role.REASONER:
+        line += ["--ram-bytes", str(settings.ram_bytes)]
+        if settings.view_tokens:
+            line += ["--view-tokens", str(settings.view_tokens)]
+    return line
+
+
+class Child:
+    """One wanted service, started as often as it takes."""
+
+    def __init__(self, wanted: Wanted, line: Sequence[str], log_file: Path, say: Say) -> None:
+        self.wanted = wanted
+        self._line = line
+        self._log_file = log_file
+        self._say = say
+        self._process: asyncio.subprocess.Process | None = None
+        self._failures = 0
+        self._started_s = 0.0
+        self._why = ""
+        self.is_ready = False
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the present start."""
+        return self._process.pid if self._process else None
+
+    async def run(self) -> None:
+        """Keep it running until cancelled."""
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                self._started_s, self.is_ready = loop.time(), False
+                self._say(f"starting {self.wanted.name} …")
+                code = await self._run_once()
+                self._report(code)
+                self._failures += 1
+                await asyncio.sleep(min(_BACKOFF_FIRST_S * 2 ** (self._failures - 1), _BACKOFF_MAX_S))
+        finally:
+            await self._end()
+
+    def ready(self) -> None:
+        """It attached."""
+        if not self.is_ready:
+            took_s = asyncio.get_running_loop().time() - self._started_s
+            self._say(f"{self.wanted.name} is ready in {took_s:.1f} s")
+        self.is_ready, self._failures = True, 0
+
+    def kill(self, reason: str) -> None:
+        """End the present start at once; `run` starts another."""
+        if self._process is not None and self._process.returncode is None:
+            self._why = reason
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
+    async def _run_once(self) -> int:
+        self._log_file.parent.mkdir(parents=True, exist_ok=True)
+        with self._log_file.open("ab") as output:
+            output.write(f"--- {self.wanted.name} starts\n".encode())
+            output.flush()
+            self._process = await asyncio.create_subprocess_exec(
+                *self._line,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+            )
+        log.info("%s has pid %d", self.wanted.name, self._process.pid)
+        return await self._process.wait()
+
+    def _report(self, code: int) -> None:
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        self._say(
+            f"{self.wanted.name} ended ({how}){': ' + self._why if self._why else ''}; starting it again"
+        )
+        if not self._why and code >= 0:
+            tail = _tail(self._log_file)
+            self._say(explain(self.wanted.name, tail, self._log_file))
+        self._why = ""
+
+    async def _end(self) -> None:
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+            process.send_signal(signal.SIGCONT)  # a stopped process cannot act on SIGTERM
+        try:
+            await asyncio.wait_for(process.wait(), STOP_GRACE_S)
+        except TimeoutError:
+            log.warning("%s does not stop within %g s; killing it", self.wanted.name, STOP_GRACE_S)
+            process.kill()
+            await process.wait()
+
+
+class LocalBackend:
+    """All children of this orchestrator."""
+
+    def __init__(
+        self,
+        *,
+        encoders: int,
+        reasoners: int,
+        settings: ServiceSettings,
+        secret_file: Path,
+        log_dir: Path,
+        say: Say,
+    ) -> None:
+        names = [Wanted(f"reasoner-{i}", Role.REASONER) for i in range(reasoners)]
+        names += [Wanted(f"encoder-{i}", Role.ENCODER) for i in range(encoders)]
+        self._wanted = tuple(names)
+        self._settings = settings
+        self._secret_file = secret_file
+        self._log_dir = log_dir
+        self._say = say
+        self._children: dict[str, Child] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def wanted(self) -> tuple[Wanted, ...]:
+        """What runs."""
+        return self._wanted
+
+    def pid(self, name: str) -> int | None:
+        """Process id of a child, or None while it is not running."""
+        child = self._children.get(name)
+        return child.pid if child else None
+
+    async def start(self, orchestrator: str) -> None:
+        """Start everything."""
+        for wanted in self._wanted:
+            line = command(wanted, orchestrator, self._secret_file, self._settings)
+            child = Child(wanted, line, self._log_dir / f"{wanted.name}.log", self._say)
+            self._children[wanted.name] = child
+            self._tasks.append(asyncio.create_task(child.run(), name=f"child {wanted.name}"))
+
+    def ready(self, name: str) -> None:
+        """A child attached."""
+        if name in self._children:
+            self._children[name].ready()
+
+    def replace(self, name: str, reason: str) -> None:
+        """Kill a child that is lost."""
+        if name in self._children:
+            self._children[name].kill(reason)
+
+    async def stop(self) -> None:
+        """Stop all children, side by side."""
+        tasks, self._tasks = self._tasks, []
+        await stop(*tasks)
+
+
+def _tail(path: Path) -> list[str]:
+    with path.open("rb") as file:
+        file.seek(0, 2)
+        file.seek(max(file.tell() - _TAIL_BYTES, 0))
+        text = file.read().decode(errors="replace")
+    return text.splitlines()[-_TAIL_LINES:]

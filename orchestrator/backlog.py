@@ -1,0 +1,256 @@
+"""Pure. The replay log of one stream: compressed media that may be needed again, bounded, in order.
+
+Knows neither messages nor services; pictures and runs of bytes are opaque. Positions count pictures or
+bytes::
+
+    front ........ safe ........ cursor ........ end
+      kept: published | replay:       | waiting: not
+      media, dropped  | at the encoder| delivered yet
+      first           |               |
+
+Delivery is exactly once *in effect*: what was delivered and is not safe is delivered again after `rewind`,
+and the encoder leaves out frames that are published already.
+
+When the byte bound is hit, media is given up in this order: kept media (costs nothing now); replay copies
+beyond half the bound (costs frames only if the encoder is lost next); the oldest waiting media, which becomes
+a *hole* in its place, and a declared gap. For a byte stream a hole means that the decoder starts again at
+the next key frame, so the real gap is longer than the hole: the encoder reports the rest.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, replace
+
+from tandem.core.timeline import Gap, GapReason, TimeRange
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Media:
+    """One picture (length 1) or a run of bytes (length in bytes)."""
+
+    position: int
+    length: int
+    time_us: int
+    """Presentation time; for bytes, the time up to which the stream was known when they arrived."""
+    data: bytes
+    arrived_s: float
+    picture: object = None
+    """What the shell needs to send a picture again; None for bytes."""
+
+    @property
+    def end(self) -> int:
+        """Position after it."""
+        return self.position + self.length
+
+    def after(self, position: int) -> Media:
+        """The part from `position` on; a picture is never cut."""
+        cut = position - self.position
+        if cut <= 0 or self.picture is not None:
+            return self
+        return replace(self, position=position, length=self.length - cut, data=self.data[cut:])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hole:
+    """Media that was given up before it was delivered."""
+
+    position: int
+    end: int
+    range: TimeRange
+    is_bytes: bool = False
+    """True when `position` counts bytes; then `range` is only a guess."""
+
+
+Item = Media | Hole
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How much a backlog may hold."""
+
+    max_bytes: int = 64 * 1024 * 1024
+    """Of one stream's media."""
+    max_wait_s: float = 30.0
+    """Waiting media older than this becomes a gap: a live stream that is further behind is not live."""
+    keep_us: int = 60_000_000
+    """Published media is kept for this much stream time, so that a lost reasoner costs time, not memory."""
+    ahead_items: int = 64
+    """Most items at the encoder that it has not taken in."""
+    ahead_bytes: int = 8 * 1024 * 1024
+    """Most bytes at the encoder that it has not taken in; one item is always allowed."""
+
+
+class Backlog:
+    """The replay log. Owned by its session; time comes in as an argument."""
+
+    def __init__(self, bounds: Bounds, start: int = 0) -> None:
+        self._bounds = bounds
+        self._delivered: deque[Item] = deque()
+        self._waiting: deque[Item] = deque()
+        self._delivered_bytes = 0
+        self._waiting_bytes = 0
+        self._ahead: deque[tuple[int, int]] = deque()  # (end, bytes) delivered and not taken in
+        self._ahead_bytes = 0
+        self._safe = start
+        self._end = start
+        self._front = start
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of media held."""
+        return self._delivered_bytes + self._waiting_bytes
+
+    @property
+    def end(self) -> int:
+        """Position after the last media that was appended."""
+        return self._end
+
+    @property
+    def front(self) -> int:
+        """Everything from this position on can be delivered again."""
+        return self._front
+
+    @property
+    def front_us(self) -> int | None:
+        """Time of the media at the front, or None when nothing is held."""
+        first = next((item for queue in (self._delivered, self._waiting) for item in queue), None)
+        if first is None:
+            return None
+        return first.time_us if isinstance(first, Media) else first.range.start_us
+
+    @property
+    def has_waiting(self) -> bool:
+        """True while something was not delivered."""
+        return bool(self._waiting)
+
+    @property
+    def is_ahead(self) -> bool:
+        """True while the encoder has as much as it may have."""
+        return bool(self._ahead) and (
+            len(self._ahead) >= self._bounds.ahead_items or self._ahead_bytes >= self._bounds.ahead_bytes
+        )
+
+    def has_room(self, size_bytes: int) -> bool:
+        """True when `size_bytes` more fit without giving up media that is still needed."""
+        return self._needed_bytes() + size_bytes <= self._bounds.max_bytes
+
+    def append(self, media: Media) -> list[Gap]:
+        """Take media in at the end. Returns the gaps that the byte bound made."""
+        assert media.position >= self._end, f"{media.position} lies before the end {self._end}"
+        self._waiting.append(media)
+        self._waiting_bytes += len(media.data)
+        self._end = media.end
+        return self._shrink()
+
+    def take(self) -> Item | None:
+        """The next item for the encoder, or None."""
+        if not self._waiting:
+            return None
+        item = self._waiting.popleft()
+        self._delivered.append(item)
+        if isinstance(item, Media):
+            self._waiting_bytes -= len(item.data)
+            self._delivered_bytes += len(item.data)
+            self._ahead.append((item.end, len(item.data)))
+            self._ahead_bytes += len(item.data)
+        return item
+
+    def taken_in(self, position: int) -> None:
+        """The encoder has taken in everything before `position`."""
+        while self._ahead and self._ahead[0][0] <= position:
+            self._ahead_bytes -= self._ahead.popleft()[1]
+
+    def release(self, safe_position: int, watermark_us: int) -> None:
+        """Nothing before `safe_position` is needed while the reasoner lives."""
+        self._safe = max(self._safe, safe_position)
+        oldest_us = watermark_us - self._bounds.keep_us
+        while self._front_is_safe() and _time_us(self._delivered[0]) < oldest_us:
+            self._forget_front()
+
+    def rewind(self, position: int) -> None:
+        """Deliver everything from `position` on again, to another encoder."""
+        assert position >= self._front, f"{position} lies before the front {self._front}"
+        self._ahead.clear()
+        self._ahead_bytes = 0
+        self._safe = position
+        while self._delivered and self._delivered[-1].end > position:
+            item = self._delivered.pop()
+            if isinstance(item, Media):
+                item = self._cut(item, position)
+                self._waiting_bytes += len(item.data)
+            self._waiting.appendleft(item)
+
+    def give_up_late(self, now_s: float) -> list[Gap]:
+        """Turn waiting media that arrived too long ago into a gap."""
+        gaps: list[Gap] = []
+        while (first := self._first_waiting()) and now_s - first.arrived_s > self._bounds.max_wait_s:
+            gaps.append(self._give_up(first))
+        return gaps
+
+    def _first_waiting(self) -> Media | None:
+        return next((item for item in self._waiting if isinstance(item, Media)), None)
+
+    def _front_is_safe(self) -> bool:
+        return bool(self._delivered) and self._delivered[0].end <= self._safe
+
+    def _needed_bytes(self) -> int:
+        if not self._front_is_safe():
+            return self.bytes
+        kept = sum(len(i.data) for i in self._delivered if isinstance(i, Media) and i.end <= self._safe)
+        return self.bytes - kept
+
+    def _shrink(self) -> list[Gap]:
+        gaps: list[Gap] = []
+        while self.bytes > self._bounds.max_bytes:
+            first = self._first_waiting()
+            too_many_copies = self._delivered_bytes > self._bounds.max_bytes // 2
+            if self._front_is_safe() or (self._delivered and too_many_copies):
+                self._forget_front()
+            elif first is not None and len(self._waiting) > 1:
+                gaps.append(self._give_up(first))
+            elif self._delivered:
+                self._forget_front()
+            else:
+                break  # one message alone is over the bound: it is let through
+        return gaps
+
+    def _forget_front(self) -> None:
+        item = self._delivered.popleft()
+        self._front = item.end
+        if isinstance(item, Media):
+            self._delivered_bytes -= len(item.data)
+
+    def _give_up(self, first: Media) -> Gap:
+        """`first`, the oldest waiting media, joins the hole before it or becomes one."""
+        hole = self._waiting.popleft()
+        if isinstance(hole, Hole):
+            self._waiting.popleft()
+        else:
+            hole = Hole(
+                position=first.position,
+                end=first.end,
+                range=TimeRange(first.time_us, first.time_us),
+                is_bytes=first.picture is None,
+            )
+        self._waiting_bytes -= len(first.data)
+        following = self._first_waiting()
+        end_us = max(following.time_us if following else first.time_us + 1, hole.range.end_us)
+        grown = TimeRange(hole.range.end_us, end_us)
+        self._waiting.appendleft(replace(hole, end=first.end, range=TimeRange(hole.range.start_us, end_us)))
+        return Gap(grown, GapReason.BACKLOG_FULL)
+
+    def _cut(self, media: Media, position: int) -> Media:
+        """Split media that straddles `position`; the first part stays delivered."""
+        rest = media.after(position)
+        self._delivered_bytes -= len(media.data)
+        if rest is not media:
+            head_bytes = len(media.data) - len(rest.data)
+            head = replace(media, length=media.length - rest.length, data=media.data[:head_bytes])
+            self._delivered.append(head)
+            self._delivered_bytes += head_bytes
+        return rest
+
+
+def _time_us(item: Item) -> int:
+    return item.time_us if isinstance(item, Media) else item.range.end_us

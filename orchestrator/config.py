@@ -1,0 +1,103 @@
+"""Pure. The orchestrator's settings, checked together: every problem is reported at once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator.backlog import Bounds
+from orchestrator.limits import Limits
+from tandem.core.errors import InvalidInput
+from tandem.wire.channel import is_loopback, is_wildcard, parse_address
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSettings:
+    """What the child processes of the local backend are started with."""
+
+    model: str = "default"
+    device: str = "cpu"
+    dtype: str = ""
+    ram_bytes: int = 2048 * MIB
+    view_tokens: int = 0
+    """0: the reasoner's own default."""
+    threads: int = 0
+    """Torch threads of each service; 0: its own choice."""
+    log_level: str = "info"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrchestratorConfig:
+    """Settings of one orchestrator process. Raises `InvalidInput` that names every problem."""
+
+    listen: str = "127.0.0.1:7420"
+    run_dir: Path
+    """Secret, journal, logs and lock; private to one orchestrator."""
+    insecure_network: bool = False
+    """Allow a listener that other machines can reach, although there is no TLS."""
+    reflection: bool = False
+    encoders: int = 1
+    """Children to start; 0 when another backend owns the services."""
+    reasoners: int = 1
+    services: ServiceSettings = field(default_factory=ServiceSettings)
+    limits: Limits = field(default_factory=Limits)
+    bounds: Bounds = field(default_factory=Bounds)
+    max_streams: int = 256
+    heartbeat_s: float = 0.5
+    lease_s: float = 3.0
+    """Silence after which a service is lost: longer than any pause of a healthy one."""
+
+    def __post_init__(self) -> None:
+        problems = _problems(self)
+        if problems:
+            raise InvalidInput("\n".join(problems))
+
+
+def _problems(config: OrchestratorConfig) -> list[str]:
+    found = _listen_problems(config)
+    counts = {
+        "encoders": (config.encoders, 0),
+        "reasoners": (config.reasoners, 0),
+        "max_streams": (config.max_streams, 1),
+        "ram_bytes": (config.services.ram_bytes, MIB),
+        "threads": (config.services.threads, 0),
+        "view_tokens": (config.services.view_tokens, 0),
+        "resume_seconds": (config.limits.resume_seconds, 1),
+        "backlog_bytes": (config.bounds.max_bytes, config.limits.max_message_bytes),
+    }
+    found += [
+        f"{name} is {value}, at least {least} is needed"
+        for name, (value, least) in counts.items()
+        if value < least
+    ]
+    seconds = {"heartbeat_s": config.heartbeat_s, "backlog_seconds": config.bounds.max_wait_s}
+    for name, value in seconds.items():
+        if not math.isfinite(value) or value <= 0:
+            found.append(f"{name} is {value}, a time above 0 is needed")
+    if not config.lease_s >= 3 * config.heartbeat_s:
+        found.append(
+            f"lease_s is {config.lease_s}, at least three heartbeats ({3 * config.heartbeat_s:g}) are needed"
+        )
+    if config.bounds.keep_us < 0:
+        found.append(f"keep_seconds is {config.bounds.keep_us / 1e6}, at least 0 is needed")
+    if config.run_dir.exists() and not config.run_dir.is_dir():
+        found.append(f"run_dir {config.run_dir} is not a directory")
+    return found
+
+
+def _listen_problems(config: OrchestratorConfig) -> list[str]:
+    try:
+        parse_address(config.listen)
+    except InvalidInput as error:
+        return [f"listen: {error.message}"]
+    if is_wildcard(config.listen):
+        return [f"listen: {config.listen} is every interface; name the one address to listen on"]
+    if not is_loopback(config.listen) and not config.insecure_network:
+        return [
+            f"listen: {config.listen} can be reached from other machines, and nothing is encrypted yet; "
+            "add --insecure-network if that network is trusted"
+        ]
+    return []

@@ -1,0 +1,213 @@
+"""Shell: TandemService, the front door. Turns calls into operations on sessions and back; decides nothing.
+
+One Watch call has three tasks: one reads what the client sends, one writes what the outbox holds, one waits
+for the end. Whichever ends first ends the call. A Python handler cannot tell a clean half-close from a
+vanished client, so only `End` ends a stream; everything else leaves it to be resumed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+
+from orchestrator.asking import answer, ask
+from orchestrator.cluster import Cluster
+from orchestrator.messages import goodbye_of, progress_of, refusal_of, summary_of, welcome_of
+from orchestrator.outbox import Outbox, pump
+from orchestrator.questions import admit
+from orchestrator.session import Session
+from orchestrator.stream import State
+from orchestrator.streams import Stream, Streams
+from orchestrator.waiting import stop
+from tandem.core.clock import Clock
+from tandem.core.errors import InvalidInput, SlowReader, TandemError, WrongState
+from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc
+from tandem.wire.status import abort_with
+
+OPEN_TIMEOUT_S = 15.0
+"""For the first message of a call."""
+SLOW_S = 20.0
+"""For one write to a client."""
+
+
+class Gateway(client_pb2_grpc.TandemServiceServicer):
+    """The client-facing servicer."""
+
+    def __init__(
+        self, streams: Streams, cluster: Cluster, status: Any, clock: Clock, slow_s: float = SLOW_S
+    ) -> None:
+        self._streams = streams
+        self._cluster = cluster
+        self._status = status
+        self._clock = clock
+        self._slow_s = slow_s
+
+    async def Watch(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]
+        """Feeds one stream and asks about it."""
+        try:
+            await self._watch(context)
+        except TandemError as error:
+            await abort_with(context, error)
+
+    async def Ask(self, request: client_pb2.AskRequest, context: Any) -> None:  # type: ignore[override]
+        """Asks about a stream that somebody else feeds."""
+        try:
+            await self._ask(request, context)
+        except TandemError as error:
+            await abort_with(context, error)
+
+    async def ListStreams(self, request: Any, context: Any) -> client_pb2.ListStreamsResponse:
+        """Lists the streams that are held."""
+        summaries = (summary_of(stream.session, self._clock()) for stream in self._streams)
+        return client_pb2.ListStreamsResponse(streams=summaries)
+
+    async def GetStatus(self, request: Any, context: Any) -> client_pb2.GetStatusResponse:
+        """Tells what runs, where, and how it is."""
+        status: client_pb2.GetStatusResponse = self._status()
+        return status
+
+    async def _watch(self, context: Any) -> None:
+        opening = await _first_message(context)
+        stream = self._streams.open(opening)
+        session, is_new = stream.session, not opening.resume_token
+        outbox = Outbox(lambda: progress_of(session), self._clock)
+        session.attach(outbox)
+        try:
+            await _until_open(session)
+            outbox.put(welcome_of(session, self._cluster.secret, is_resumed=stream.is_resumed))
+            outbox.mark_progress()
+            is_new, stream.is_resumed = False, True
+            await self._run(context, stream, outbox)
+        finally:
+            session.detach(outbox)
+            if is_new or (session.forget_after and session.state is State.ENDED):
+                self._streams.forget(stream)
+
+    async def _run(self, context: Any, stream: Stream, outbox: Outbox) -> None:
+        reader = asyncio.ensure_future(_Reader(context, stream, outbox).run())
+        writer = asyncio.ensure_future(pump(outbox, context.write, self._slow_s))
+        closer = asyncio.ensure_future(_say_goodbye(stream, outbox))
+        tasks = (reader, writer, closer)
+        try:
+            done, _ = await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        except grpc.aio.UsageError:
+            pass  # the call ended under a read or a write: a lost client
+        finally:
+            await stop(*tasks)
+
+    async def _ask(self, request: client_pb2.AskRequest, context: Any) -> None:
+        session = self._streams.get(request.stream_id).session
+        question = request.question
+        question.question_id = question.question_id or f"a-{secrets.token_hex(6)}"
+        admit(session, question)
+        asked = ask(session, question, self._clock)
+        session.questions += 1
+        try:
+            async with aclosing(answer(asked, session, self._cluster, self._clock)) as events:
+                async for event in events:
+                    if isinstance(event, client_pb2.AnswerDelta):
+                        message = client_pb2.AskResponse(answer_delta=event)
+                    else:
+                        message = client_pb2.AskResponse(answer=event)
+                    await asyncio.wait_for(context.write(message), self._slow_s)
+        except TimeoutError as error:
+            raise SlowReader(f"nothing was read for {self._slow_s:g} s") from error
+        finally:
+            session.questions -= 1
+            if session.alone_since_s is not None:
+                session.alone_since_s = self._clock()
+
+
+class _Reader:
+    """Reads one client until it is gone."""
+
+    def __init__(self, context: Any, stream: Stream, outbox: Outbox) -> None:
+        self._context = context
+        self._session = stream.session
+        self._questions = stream.questions
+        self._outbox = outbox
+        self._sent_nothing_new = True
+
+    async def run(self) -> None:
+        """Until the client is gone, or took the stream to another call."""
+        while True:
+            request = await self._context.read()
+            is_over = not isinstance(request, client_pb2.WatchRequest)
+            if is_over and not self._session.media_ended:
+                return
+            if is_over or self._outbox.is_closed:
+                await asyncio.Event().wait()  # the writer has the last word
+            await self._handle(request)
+
+    async def _handle(self, request: client_pb2.WatchRequest) -> None:
+        event = request.WhichOneof("event")
+        if event == "picture":
+            await self._take(len(request.picture.data), request.picture.sequence, request)
+        elif event == "chunk":
+            await self._take(len(request.chunk.data), request.chunk.offset, request)
+        elif event == "ask":
+            self._ask(request)
+        elif event == "cancel":
+            self._questions.cancel(request.cancel.question_id)
+        elif event == "end":
+            self._session.end(forget=request.end.forget)
+        elif event == "open":
+            raise WrongState("Open came a second time; it is the first message of a call, and only that")
+        else:
+            self._outbox.put(refusal_of(InvalidInput("a message without an event this version knows")))
+
+    async def _take(self, size: int, position: int, request: client_pb2.WatchRequest) -> None:
+        session = self._session
+        while session.must_wait(size):
+            await session.changed.wait(1.0)
+        before = session.next_position
+        try:
+            if request.HasField("picture"):
+                session.receive_picture(request.picture)
+            else:
+                session.receive_chunk(request.chunk)
+        except TandemError as error:
+            self._outbox.put(refusal_of(error, position=position))
+        if session.next_position > before:
+            self._sent_nothing_new = False
+
+    def _ask(self, request: client_pb2.WatchRequest) -> None:
+        try:
+            self._questions.ask(request.ask, is_repeat=self._sent_nothing_new)
+        except TandemError as error:
+            self._outbox.put(refusal_of(error, question_id=request.ask.question_id))
+
+
+async def _first_message(context: Any) -> client_pb2.WatchRequest.Open:
+    try:
+        request = await asyncio.wait_for(context.read(), OPEN_TIMEOUT_S)
+    except TimeoutError:
+        raise WrongState(f"no Open came within {OPEN_TIMEOUT_S:g} s") from None
+    if not isinstance(request, client_pb2.WatchRequest):
+        raise WrongState("the call ended before Open")
+    if request.WhichOneof("event") != "open":
+        raise WrongState("the first message of a call must be Open")
+    opening: client_pb2.WatchRequest.Open = request.open
+    return opening
+
+
+async def _until_open(session: Session) -> None:
+    while session.state is State.OPENING:
+        await session.changed.wait()
+    if session.state is State.CLOSED:
+        raise session.error or WrongState(f"stream {session.stream_id} was closed")
+
+
+async def _say_goodbye(stream: Stream, outbox: Outbox) -> None:
+    """Once everything is published and answered."""
+    session = stream.session
+    while not (session.media_ended and session.state is State.ENDED and stream.questions.is_empty):
+        await session.changed.wait()
+    outbox.put(goodbye_of(session))
+    outbox.close(None)

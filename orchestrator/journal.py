@@ -1,0 +1,140 @@
+"""Shell: a few hundred bytes a stream on disk, so that a new orchestrator knows what a former one watched.
+
+Media and blocks are not here: media is the client's until it is safe, blocks are the reasoner's. What is
+here is where the client should go on, up to when the stream was watched, which gaps it had, and what a
+decoder needs to start in the middle. Written twice a second at most, replaced atomically, without fsync: it
+survives the death of the process, not of the machine, and a lost file costs a longer gap.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tandem.core.errors import TandemError
+from tandem.core.ids import StreamId, is_valid_id
+from tandem.core.timeline import Gap, GapReason, TimeRange
+
+log = logging.getLogger(__name__)
+
+_VERSION = 1
+_SUFFIX = ".json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What is written of one stream."""
+
+    stream_id: StreamId
+    epoch: int
+    media_kind: int
+    sample_fps: float
+    nominal_fps: float
+    safe_position: int
+    checkpoint_us: int
+    """Frames before this need not be encoded from `safe_position` on."""
+    watermark_us: int
+    reasoner: str
+    decoder_header: bytes
+    gaps: tuple[Gap, ...]
+
+
+class Journal:
+    """One directory, one file a stream. Owned by one orchestrator, which holds the run directory's lock."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def save(self, record: Record) -> None:
+        """Replace what is written of a stream. A full disk costs the record, not the stream."""
+        path = self._path(record.stream_id)
+        scratch = path.with_suffix(".tmp")
+        try:
+            scratch.write_text(json.dumps(_to_json(record)))
+            scratch.replace(path)
+        except OSError as error:
+            log.warning("cannot write the journal of stream %s: %s", record.stream_id, error)
+
+    def load(self, stream_id: StreamId) -> Record | None:
+        """What is written of a stream; None when there is nothing usable."""
+        try:
+            return _from_json(stream_id, json.loads(self._path(stream_id).read_text()))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, TandemError) as error:
+            log.warning("the journal of stream %s cannot be used: %s", stream_id, error)
+            return None
+
+    def forget(self, stream_id: StreamId) -> None:
+        """Remove what is written of a stream."""
+        self._path(stream_id).unlink(missing_ok=True)
+
+    def forget_older_than(self, age_s: float, keep: set[StreamId]) -> None:
+        """Remove what nobody came back for."""
+        for stream_id, path in list(self._files()):
+            if stream_id not in keep and time.time() - os.stat(path).st_mtime > age_s:
+                path.unlink(missing_ok=True)
+
+    def touch_all(self) -> None:
+        """Give every client the full time to come back, counted from now."""
+        for _, path in self._files():
+            os.utime(path)
+
+    def _files(self) -> Iterator[tuple[StreamId, Path]]:
+        for path in self._directory.glob("*" + _SUFFIX):
+            yield StreamId(path.name.removesuffix(_SUFFIX)), path
+
+    def _path(self, stream_id: StreamId) -> Path:
+        assert is_valid_id(stream_id), stream_id
+        return self._directory / f"{stream_id}{_SUFFIX}"
+
+
+def _to_json(record: Record) -> dict[str, object]:
+    return {
+        "version": _VERSION,
+        "epoch": record.epoch,
+        "media_kind": record.media_kind,
+        "sample_fps": record.sample_fps,
+        "nominal_fps": record.nominal_fps,
+        "safe_position": record.safe_position,
+        "checkpoint_us": record.checkpoint_us,
+        "watermark_us": record.watermark_us,
+        "reasoner": record.reasoner,
+        "decoder_header": base64.b64encode(record.decoder_header).decode(),
+        "gaps": [[gap.range.start_us, gap.range.end_us, gap.reason.value] for gap in record.gaps],
+    }
+
+
+def _from_json(stream_id: StreamId, data: dict[str, object]) -> Record:
+    if data["version"] != _VERSION:
+        raise ValueError(f"version {data['version']}, expected {_VERSION}")
+    gaps = data["gaps"]
+    if not isinstance(gaps, list):
+        raise TypeError("gaps is not a list")
+    return Record(
+        stream_id=stream_id,
+        epoch=_int(data, "epoch"),
+        media_kind=_int(data, "media_kind"),
+        sample_fps=float(str(data["sample_fps"])),
+        nominal_fps=float(str(data["nominal_fps"])),
+        safe_position=_int(data, "safe_position"),
+        checkpoint_us=_int(data, "checkpoint_us"),
+        watermark_us=_int(data, "watermark_us"),
+        reasoner=str(data["reasoner"]),
+        decoder_header=base64.b64decode(str(data["decoder_header"]), validate=True),
+        gaps=tuple(Gap(TimeRange(int(a), int(b)), GapReason(reason)) for a, b, reason in gaps),
+    )
+
+
+def _int(data: dict[str, object], key: str) -> int:
+    value = data[key]
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"{key} is {value!r}")
+    return value

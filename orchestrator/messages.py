@@ -1,0 +1,119 @@
+"""Pure. What clients are told, built from sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from orchestrator.cluster import Cluster
+from orchestrator.membership import Member
+from orchestrator.session import Session
+from orchestrator.tokens import resume_token
+from tandem.core.errors import TandemError
+from tandem.wire.convert import gap_to_proto
+from tandem.wire.gen.tandem.v1 import client_pb2, types_pb2
+from tandem.wire.status import error_to_proto
+
+
+def welcome_of(session: Session, secret: bytes, *, is_resumed: bool) -> client_pb2.WatchResponse:
+    """The stream is open."""
+    limits = session.settings.limits
+    return client_pb2.WatchResponse(
+        welcome=client_pb2.WatchResponse.Welcome(
+            stream_id=session.stream_id,
+            resume_token=resume_token(secret, session.stream_id),
+            resumed=is_resumed or session.timeline.blocks > 0,
+            next_position=session.next_position,
+            model=session.model,
+            sample_fps=session.sample_fps,
+            limits=client_pb2.WatchResponse.Limits(
+                max_message_bytes=limits.max_message_bytes,
+                max_question_chars=limits.max_question_chars,
+                max_open_questions=limits.max_open_questions,
+                max_picture_pixels=limits.max_picture_pixels,
+                resume_seconds=limits.resume_seconds,
+            ),
+        )
+    )
+
+
+def progress_of(session: Session) -> client_pb2.WatchResponse:
+    """What has been watched so far, as a message."""
+    return client_pb2.WatchResponse(progress=_progress(session))
+
+
+def goodbye_of(session: Session) -> client_pb2.WatchResponse:
+    """The last message of a call."""
+    return client_pb2.WatchResponse(goodbye=client_pb2.WatchResponse.Goodbye(progress=_progress(session)))
+
+
+def refusal_of(
+    error: TandemError, *, position: int | None = None, question_id: str = ""
+) -> client_pb2.WatchResponse:
+    """Something was refused; the call goes on."""
+    refusal = client_pb2.WatchResponse.Refusal(error=error_to_proto(error), question_id=question_id)
+    if position is not None:
+        refusal.position = position
+    return client_pb2.WatchResponse(refusal=refusal)
+
+
+def summary_of(session: Session, now_s: float) -> client_pb2.StreamSummary:
+    """One line of `tandem streams`."""
+    return client_pb2.StreamSummary(
+        stream_id=session.stream_id,
+        state=session.state,
+        progress=_progress(session),
+        encoder=session.encoder,
+        reasoner=session.reasoner,
+        open_questions=session.questions,
+        sample_fps=session.sample_fps,
+        age_s=now_s - session.opened_s,
+        backlog_bytes=session.backlog.bytes,
+        attached=session.outbox is not None,
+    )
+
+
+def status_of(
+    cluster: Cluster,
+    build: types_pb2.BuildInfo,
+    listeners: Iterable[str],
+    starting: Iterable[tuple[str, str]],
+    now_s: float,
+) -> client_pb2.GetStatusResponse:
+    """What runs. `starting`: names and roles of services that were started and have not attached."""
+    services = [_service_status(cluster, member, now_s) for member in cluster.members]
+    known = {status.name for status in services if status.state != "lost"}
+    by_name = {status.name: status for status in services}
+    for name, role in starting:
+        if name not in known:
+            former = by_name.get(name) or client_pb2.ServiceStatus(name=name, role=role)
+            former.state = "starting"
+            by_name[name] = former
+    return client_pb2.GetStatusResponse(build=build, services=by_name.values(), listeners=listeners)
+
+
+def _service_status(cluster: Cluster, member: Member, now_s: float) -> client_pb2.ServiceStatus:
+    service = cluster.service(member.identity.name)
+    return client_pb2.ServiceStatus(
+        name=member.identity.name,
+        role=member.identity.role,
+        address=member.identity.address,
+        state=member.standing,
+        build=service.build if service else None,
+        model=service.model if service else None,
+        restarts=member.restarts,
+        heartbeat_age_ms=(now_s - member.seen_s) * 1000,
+        streams=cluster.placed[member.identity.name],
+        details=dict(member.details),
+    )
+
+
+def _progress(session: Session) -> client_pb2.WatchResponse.Progress:
+    timeline = session.timeline
+    return client_pb2.WatchResponse.Progress(
+        received_us=timeline.received_us,
+        watermark_us=timeline.watermark_us,
+        lag_ms=timeline.lag_ms,
+        gaps=[gap_to_proto(gap) for gap in timeline.gaps],
+        safe_position=session.announced_position,
+        blocks=timeline.blocks,
+    )

@@ -1,0 +1,80 @@
+"""Shell: calls to one start of one reasoner, each with a deadline and none longer than the reasoner lives."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import grpc
+
+from orchestrator.recovery import Held
+from orchestrator.waiting import Gone
+from tandem.core.errors import DeadlineExceeded
+from tandem.core.ids import StreamId
+from tandem.wire.gen.tandem.v1 import reasoner_pb2, reasoner_pb2_grpc
+from tandem.wire.status import error_from_rpc
+
+CALL_TIMEOUT_S = 10.0
+"""For calls that only touch bookkeeping."""
+
+
+class ReasonerLink:
+    """One reasoner, for as long as it lives."""
+
+    def __init__(self, channel: grpc.aio.Channel, gone: Gone) -> None:
+        self.gone = gone
+        self._stub: Any = reasoner_pb2_grpc.ReasonerServiceStub(channel)
+
+    async def open_stream(self, stream_id: StreamId, epoch: int) -> Held:
+        """Make room for a stream under a placement epoch, and learn what is held of it."""
+        request = reasoner_pb2.OpenStreamRequest(stream_id=stream_id, epoch=epoch)
+        response = await self._call(self._stub.OpenStream, request, f"opening stream {stream_id}")
+        state = response.state
+        return Held(next_block_number=state.next_block_number, watermark_us=state.watermark_us)
+
+    async def close_stream(self, stream_id: StreamId) -> None:
+        """Free what is held of a stream."""
+        request = reasoner_pb2.CloseStreamRequest(stream_id=stream_id)
+        await self._call(self._stub.CloseStream, request, f"closing stream {stream_id}")
+
+    async def answer(
+        self, request: reasoner_pb2.AnswerRequest, timeout_s: float
+    ) -> AsyncGenerator[reasoner_pb2.AnswerResponse, None]:
+        """The answer as it comes. Leaving the iteration cancels it at the reasoner."""
+        call = self._stub.Answer(request, timeout=timeout_s)
+        try:
+            while True:
+                response = await self.gone.guard(call.read())
+                if not isinstance(response, reasoner_pb2.AnswerResponse):
+                    return
+                yield response
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error, f"asking {self.gone.name}") from error
+        finally:
+            call.cancel()
+
+    async def follow(self) -> AsyncGenerator[reasoner_pb2.StreamState, None]:
+        """What changes in the streams it holds."""
+        call = self._stub.Follow(reasoner_pb2.FollowRequest())
+        try:
+            while True:
+                response = await self.gone.guard(call.read())
+                if not isinstance(response, reasoner_pb2.FollowResponse):
+                    return
+                yield response.state
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error, f"following {self.gone.name}") from error
+        finally:
+            call.cancel()
+
+    async def _call(self, method: Any, request: Any, doing: str) -> Any:
+        try:
+            return await self.gone.guard(_unary(method, request), CALL_TIMEOUT_S + 1.0)
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error, f"{doing} on {self.gone.name}") from error
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"{doing} on {self.gone.name}: no reply") from error
+
+
+async def _unary(method: Any, request: Any) -> Any:
+    return await method(request, timeout=CALL_TIMEOUT_S)

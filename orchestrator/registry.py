@@ -1,0 +1,89 @@
+"""Shell: RegistryService. A service attaches with a proof of the cluster secret and stays while it beats."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import AsyncIterator
+from typing import Any
+
+from orchestrator.cluster import Cluster, Service
+from orchestrator.membership import Identity, Role
+from tandem.core.errors import Incompatible, InvalidInput, PermissionRefused, TandemError, WrongState
+from tandem.core.ids import is_valid_id
+from tandem.wire.attach import PROTOCOL_VERSION, attach_proof
+from tandem.wire.channel import parse_address
+from tandem.wire.gen.tandem.v1 import registry_pb2, registry_pb2_grpc
+from tandem.wire.status import abort_with
+
+HELLO_TIMEOUT_S = 10.0
+
+
+class Registry(registry_pb2_grpc.RegistryServiceServicer):
+    """Keeps the cluster's membership up to date."""
+
+    def __init__(self, cluster: Cluster, *, heartbeat_s: float, lease_s: float) -> None:
+        self._cluster = cluster
+        self._accepted = registry_pb2.AttachResponse.Accepted(
+            heartbeat_ms=round(heartbeat_s * 1000), lease_ms=round(lease_s * 1000)
+        )
+
+    async def Attach(self, request_iterator: Any, context: Any) -> AsyncIterator[registry_pb2.AttachResponse]:
+        """One service, from hello to its end."""
+        requests = aiter(request_iterator)
+        try:
+            identity, hello = await self._hello(requests)
+            service = self._cluster.attach(identity, hello.build, hello.model)
+        except TandemError as error:
+            await abort_with(context, error)
+        attachment = service.attachments
+        try:
+            yield registry_pb2.AttachResponse(accepted=self._accepted)
+            async for request in requests:
+                if service.gone.is_set:
+                    # Silent for too long: it must attach anew, so that nothing of before is trusted.
+                    break
+                beat = request.heartbeat
+                self._cluster.heartbeat(identity, beat.streams, dict(beat.details))
+        finally:
+            self._ended(service, attachment)
+
+    async def _hello(self, requests: Any) -> tuple[Identity, registry_pb2.AttachRequest.Hello]:
+        try:
+            request = await asyncio.wait_for(anext(requests), HELLO_TIMEOUT_S)
+        except (StopAsyncIteration, TimeoutError):
+            raise WrongState("no hello came") from None
+        if request.WhichOneof("event") != "hello":
+            raise WrongState("the first message must be hello")
+        return check_hello(request.hello, self._cluster.secret), request.hello
+
+    def _ended(self, service: Service, attachment: int) -> None:
+        current = self._cluster.service(service.identity.name)
+        if current is service and service.attachments == attachment:
+            self._cluster.departed(service.identity, "its attachment ended")
+
+
+def check_hello(hello: registry_pb2.AttachRequest.Hello, secret: bytes) -> Identity:
+    """Who a service is. Raises a typed error when the proof is wrong or a field cannot be used."""
+    expected = attach_proof(secret, hello.name, hello.role, hello.build.boot_id)
+    if not hmac.compare_digest(expected.encode(), hello.proof.encode()):
+        raise PermissionRefused(
+            f"{hello.name[:64]!r} does not know the cluster secret; start it with its secret file"
+        )
+    if hello.protocol != PROTOCOL_VERSION:
+        raise Incompatible(
+            f"{hello.name} speaks registry protocol {hello.protocol}, expected {PROTOCOL_VERSION}"
+        )
+    if not is_valid_id(hello.name):
+        raise InvalidInput(f"not a service name: {hello.name[:64]!r}")
+    if hello.role not in set(Role):
+        raise InvalidInput(f"not a role: {hello.role[:64]!r} (expected encoder or reasoner)")
+    parse_address(hello.address)
+    return Identity(
+        name=hello.name,
+        role=Role(hello.role),
+        address=hello.address,
+        boot_id=hello.build.boot_id,
+        fingerprint=hello.model.fingerprint,
+        pid=hello.build.pid,
+    )

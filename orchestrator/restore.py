@@ -1,0 +1,44 @@
+"""Pure but for its types: a session to and from what the journal holds of it."""
+
+from __future__ import annotations
+
+from orchestrator.checkpoints import Checkpoint
+from orchestrator.journal import Record
+from orchestrator.session import Session
+from tandem.core.timeline import GapReason
+
+
+def to_record(session: Session) -> Record:
+    """What to write of a session: its newest place to start, which is also where the client goes on."""
+    latest = session.checkpoints.latest
+    return Record(
+        stream_id=session.stream_id,
+        epoch=session.epoch,
+        media_kind=session.media.kind,
+        sample_fps=session.media.sample_fps,
+        nominal_fps=session.media.nominal_fps,
+        safe_position=latest.position,
+        checkpoint_us=latest.time_us,
+        watermark_us=session.timeline.watermark_us,
+        reasoner=session.reasoner,
+        decoder_header=latest.decoder_header,
+        gaps=tuple(session.timeline.gaps),
+    )
+
+
+def restore(session: Session, record: Record) -> None:
+    """Put a new session where a former orchestrator left the stream. Its media is the client's to send."""
+    session.media.sample_fps = record.sample_fps
+    session.media.nominal_fps = record.nominal_fps
+    session.epoch = record.epoch
+    session.reasoner = record.reasoner
+    session.loss = GapReason.ORCHESTRATOR_LOST
+    session.start_at(
+        Checkpoint(
+            position=record.safe_position,
+            time_us=record.checkpoint_us,
+            decoder_header=record.decoder_header,
+        ),
+        watermark_us=record.watermark_us,
+        gaps=record.gaps,
+    )

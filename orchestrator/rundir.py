@@ -1,0 +1,89 @@
+"""Shell: the run directory of one orchestrator: lock, cluster secret, logs, journal, address."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+from pathlib import Path
+
+from tandem.core.errors import AlreadyExists, InvalidInput
+
+_SECRET_BYTES = 32
+
+
+class RunDir:
+    """An open run directory; nobody else has it until `close`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise InvalidInput(f"cannot use the run directory {path}: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._check_private()
+        except BlockingIOError:
+            os.close(self._lock)
+            raise AlreadyExists(
+                f"another orchestrator uses {path}; stop it, or choose another --run-dir and --listen"
+            ) from None
+        except InvalidInput:
+            os.close(self._lock)
+            raise
+
+    @property
+    def secret_file(self) -> Path:
+        """File with the cluster secret."""
+        return self.path / "secret"
+
+    @property
+    def log_dir(self) -> Path:
+        """Where the services' output goes."""
+        return self.path / "logs"
+
+    @property
+    def journal_dir(self) -> Path:
+        """Where the streams' records are."""
+        return self.path / "streams"
+
+    def secret(self) -> bytes:
+        """The cluster secret, made at first use. Text without a line end: raw is stripped."""
+        with contextlib.suppress(FileExistsError):
+            scratch = self.path / "secret.new"
+            scratch.unlink(missing_ok=True)
+            handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                file.write(secrets.token_hex(_SECRET_BYTES).encode())
+            with contextlib.suppress(FileExistsError):
+                os.link(scratch, self.secret_file)
+            scratch.unlink()
+        return self.secret_file.read_bytes().strip()
+
+    def write_address(self, address: str) -> None:
+        """Where the orchestrator listens, for those who know only the run directory."""
+        scratch = self.path / "address.new"
+        scratch.write_text(address)
+        scratch.replace(self.path / "address")
+
+    def close(self) -> None:
+        """Let the next orchestrator in."""
+        os.close(self._lock)
+
+    def _check_private(self) -> None:
+        state = self.path.stat()
+        if state.st_uid != os.getuid():
+            raise InvalidInput(f"the run directory {self.path} belongs to somebody else; choose another")
+        if state.st_mode & 0o077:
+            self.path.chmod(0o700)
+
+
+def read_address(path: Path) -> str | None:
+    """Where the orchestrator of a run directory listened last."""
+    try:
+        return (path / "address").read_text().strip() or None
+    except OSError:
+        return None

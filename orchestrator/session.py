@@ -1,0 +1,351 @@
+"""Shell without waiting: one stream's state, and everything that changes it, synchronously.
+
+The gateway brings what the client sends, the driver what the services say; both run on one event loop, so
+no method is ever interrupted. Nothing here does I/O: `changed` wakes whoever has some to do.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from orchestrator.backlog import Backlog, Bounds, Item, Media
+from orchestrator.checkpoints import Checkpoint, Checkpoints
+from orchestrator.limits import Limits, check_data, check_pts, check_raw_picture
+from orchestrator.outbox import Outbox
+from orchestrator.recovery import Start
+from orchestrator.stream import Action, Event, State, advance
+from orchestrator.timeline import EncoderProgress, Timeline
+from orchestrator.waiting import Signal
+from tandem.core.clock import Clock
+from tandem.core.errors import AlreadyExists, BadTimestamp, InvalidInput, TandemError, WrongState
+from tandem.core.ids import StreamId
+from tandem.core.timeline import Gap, GapReason, TimeRange
+from tandem.wire.convert import gap_from_proto
+from tandem.wire.gen.tandem.v1 import client_pb2, encoder_pb2, reasoner_pb2, types_pb2
+
+log = logging.getLogger(__name__)
+
+STALL_S = 10.0
+"""How long a full backlog holds the client back while the encoder takes nothing in. Longer than the restart
+of an encoder, so that a file that is read as fast as possible loses nothing; then media becomes a gap."""
+_GONE_AGAIN = frozenset({GapReason.EVICTED, GapReason.REASONER_LOST, GapReason.ORCHESTRATOR_LOST})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSettings:
+    """What every stream of this orchestrator gets."""
+
+    limits: Limits
+    bounds: Bounds
+
+
+class Session:
+    """One stream. Owned by the event loop."""
+
+    def __init__(
+        self,
+        stream_id: StreamId,
+        media: types_pb2.MediaOptions,
+        settings: SessionSettings,
+        clock: Clock,
+    ) -> None:
+        self.stream_id = stream_id
+        self.media = media
+        self.settings = settings
+        self.clock = clock
+        self.changed = Signal()
+        self.state = State.OPENING
+        self.error: TandemError | None = None
+        """Why it failed; set in state CLOSED only."""
+        self.epoch = 0
+        self.timeline = Timeline()
+        self.backlog = Backlog(settings.bounds)
+        self.checkpoints = Checkpoints(Checkpoint(position=0, time_us=0))
+        self.loss = GapReason.REASONER_LOST
+        """The reason to give for what the next placement finds gone."""
+        self.lost_start = False
+        """True when a former orchestrator watched it and nothing is known of that."""
+        self.next_position = 0
+        self.media_ended = False
+        self.forget_after = False
+        self.model = types_pb2.ModelInfo()
+        self.sample_fps = 0.0
+        self.encoder = ""
+        self.reasoner = ""
+        self.outbox: Outbox | None = None
+        self.opened_s = clock()
+        self.alone_since_s: float | None = None
+        """Since when no client is there; None while one is."""
+        self.questions = 0
+        """Questions being answered, of all askers."""
+        self.journal_due = False
+        self.announced_position = 0
+        """What the client was told that it may forget: never more than the journal could ask for again."""
+        self._last_pts_us = 0
+        self._refused_before = 0
+        self._moved_s = clock()
+        self._byte_holes: deque[int] = deque()
+
+    # --- life -------------------------------------------------------------------------------------------
+
+    def happen(self, event: Event) -> tuple[Action, ...]:
+        """Go through the table; what the session itself must do is done, the rest is returned."""
+        step = advance(self.state, event)
+        if step.state is not self.state:
+            log.info("stream %s: %s -> %s (%s)", self.stream_id, self.state, step.state, event)
+        self.state = step.state
+        if Action.START_EXPIRY in step.actions:
+            self.alone_since_s = self.clock()
+        if Action.STOP_EXPIRY in step.actions:
+            self.alone_since_s = None
+        self.changed.notify()
+        return step.actions
+
+    def fail(self, error: TandemError) -> None:
+        """The stream cannot go on. The attached client is told by the status of its call."""
+        if self.state is State.CLOSED:
+            return
+        log.warning("stream %s failed: %s", self.stream_id, error)
+        self.error = error
+        self.happen(Event.FAILED)
+        if self.outbox is not None:
+            self.outbox.close(error)
+
+    def is_expired(self, now_s: float) -> bool:
+        """True when it was without a client, and without questions, for too long."""
+        if self.alone_since_s is None or self.questions:
+            return False
+        return now_s - self.alone_since_s > self.settings.limits.resume_seconds
+
+    def attach(self, outbox: Outbox) -> None:
+        """A client takes the stream; a former call is told that it was taken over."""
+        if self.outbox is not None:
+            self.outbox.close(AlreadyExists("another connection resumed this stream"), now=True)
+        self.outbox = outbox
+        self.happen(Event.CLIENT_BACK)
+
+    def detach(self, outbox: Outbox) -> None:
+        """The call of `outbox` is over."""
+        outbox.close(None, now=True)
+        if self.outbox is outbox:
+            self.outbox = None
+            self.happen(Event.CLIENT_LOST)
+
+    def start_at(self, place: Checkpoint, watermark_us: int, gaps: Iterable[Gap]) -> None:
+        """Go on where a former orchestrator left the stream. Only before anything happened."""
+        self.backlog = Backlog(self.settings.bounds, start=place.position)
+        self.checkpoints = Checkpoints(place)
+        self.next_position = self.announced_position = place.position
+        self.timeline.receive(watermark_us)
+        self.timeline.watermark_us = watermark_us
+        self.timeline.gaps = list(gaps)
+
+    # --- from the client --------------------------------------------------------------------------------
+
+    def receive_picture(self, picture: types_pb2.Picture) -> None:
+        """Take a picture in. One that was received before is ignored. Raises what the client is told."""
+        self._check_open(types_pb2.MEDIA_KIND_PICTURES)
+        if picture.sequence < self.next_position:
+            return
+        lost = picture.sequence > self.next_position
+        self.next_position = picture.sequence + 1
+        check_pts(picture.pts_us, self._last_pts_us)
+        check_data(self.settings.limits, len(picture.data))
+        if picture.format == types_pb2.PICTURE_FORMAT_RGB24:
+            check_raw_picture(self.settings.limits, picture.width, picture.height, len(picture.data))
+        elif picture.format not in {types_pb2.PICTURE_FORMAT_JPEG, types_pb2.PICTURE_FORMAT_PNG}:
+            raise InvalidInput(f"picture {picture.sequence} has no known format ({picture.format})")
+        if self.lost_start and picture.pts_us > 0:
+            self._declare(Gap(TimeRange(0, picture.pts_us), GapReason.ORCHESTRATOR_LOST))
+        self.lost_start = False
+        if lost and picture.pts_us > self.timeline.received_us:
+            self._declare(Gap(TimeRange(self.timeline.received_us, picture.pts_us), GapReason.SOURCE))
+        self._last_pts_us = picture.pts_us
+        data, picture.data = picture.data, b""
+        self._append(picture.sequence, 1, picture.pts_us, data, picture)
+        self.timeline.receive(picture.pts_us + 1)
+
+    def receive_chunk(self, chunk: types_pb2.Chunk) -> None:
+        """Take bytes in; the part that was received before is ignored. Raises what the client is told."""
+        if self.media.kind == types_pb2.MEDIA_KIND_PICTURES:
+            raise InvalidInput("a chunk of bytes in a stream of pictures")
+        self._check_open(self.media.kind)
+        check_data(self.settings.limits, len(chunk.data))
+        if chunk.offset + len(chunk.data) > 1 << 62:
+            raise InvalidInput(f"chunk offset {chunk.offset} is out of range")
+        known = self.next_position - chunk.offset
+        if known >= len(chunk.data):
+            return
+        data = chunk.data[known:] if known > 0 else chunk.data
+        position = max(chunk.offset, self.next_position)
+        self._append(position, len(data), self.timeline.decoded_us, data, None)
+        self.next_position = position + len(data)
+
+    def end(self, *, forget: bool) -> None:
+        """No more media."""
+        self.media_ended, self.forget_after = True, forget
+        self.changed.notify()
+
+    @property
+    def is_empty(self) -> bool:
+        """True while there is nothing to ask about."""
+        return self.timeline.received_us == 0 and (not self._is_bytes or self.next_position == 0)
+
+    def must_wait(self, size_bytes: int) -> bool:
+        """True while the client should be held back: the backlog is full and the encoder is at work."""
+        if self.state is State.CLOSED or self.backlog.has_room(size_bytes):
+            return False
+        return self.clock() - self._moved_s < STALL_S
+
+    # --- from the services ------------------------------------------------------------------------------
+
+    def begin(self, start: Start, encoder: str, reasoner: str) -> None:
+        """A placement begins: stand where it starts."""
+        log.info("stream %s, epoch %d on %s and %s: %s", self.stream_id, self.epoch, encoder, reasoner,
+                 start.reason)  # fmt: skip
+        self.encoder, self.reasoner = encoder, reasoner
+        self.timeline.refill(start.from_us, _GONE_AGAIN)
+        if start.gap is not None:
+            self._declare(start.gap)
+        self.timeline.restart(
+            from_us=start.from_us, position=start.position, next_block_number=start.next_block_number
+        )
+        self.checkpoints.restart(
+            Checkpoint(position=start.position, time_us=start.from_us, decoder_header=start.decoder_header)
+        )
+        self.backlog.rewind(start.position)
+        self._byte_holes.clear()
+        self.loss = GapReason.REASONER_LOST
+        self._tell()
+
+    def opened(self, opened: encoder_pb2.EncodeResponse.Opened) -> None:
+        """The encoder is ready for media."""
+        self.model, self.sample_fps = opened.model, opened.sample_fps
+        self._moved_s = self.clock()
+        self.happen(Event.PLACED)
+
+    def take(self) -> Item | None:
+        """The next item for the encoder, or None while there is none or it has enough."""
+        if self.backlog.is_ahead:
+            return None
+        item = self.backlog.take()
+        if item is not None and not isinstance(item, Media) and self._is_bytes:
+            self._byte_holes.append(item.end)
+        return item
+
+    def progress(self, message: encoder_pb2.EncodeResponse.Progress) -> None:
+        """The encoder went on."""
+        timeline, before = self.timeline, self.timeline.consumed_position
+        timeline.apply(_from_proto(message))
+        if self._is_bytes:
+            timeline.receive(message.decoded_us)
+        if timeline.consumed_position > before:
+            self._moved_s = self.clock()
+        for gap in message.gaps:
+            self._declare(self._named(gap_from_proto(gap)))
+        header = self.checkpoints.latest.decoder_header
+        if message.HasField("decoder_header"):
+            header = message.decoder_header
+        self.checkpoints.add(
+            Checkpoint(position=timeline.safe_position, time_us=timeline.watermark_us, decoder_header=header)
+        )
+        self.backlog.taken_in(timeline.consumed_position)
+        self.backlog.release(timeline.safe_position, timeline.watermark_us)
+        self._forget_checkpoints()
+        self._tell()
+
+    def refused(self, message: encoder_pb2.EncodeResponse.Refused) -> None:
+        """The encoder could not use something. A replay refuses it again: the client hears it once."""
+        if message.position < self._refused_before:
+            return
+        self._refused_before = message.position + 1
+        if self.outbox is not None:
+            refusal = client_pb2.WatchResponse.Refusal(error=message.error, position=message.position)
+            self.outbox.put(client_pb2.WatchResponse(refusal=refusal))
+
+    def evicted(self, state: reasoner_pb2.StreamState) -> None:
+        """The reasoner removed blocks to stay within its budget."""
+        if state.epoch != self.epoch:
+            return
+        for part in state.evicted:
+            self._declare(Gap(TimeRange(part.start_us, part.end_us), GapReason.EVICTED))
+        self._tell()
+
+    def give_up_late(self, now_s: float) -> None:
+        """Media that waited too long becomes a gap."""
+        self._declare_dropped(self.backlog.give_up_late(now_s))
+
+    # --- inside -----------------------------------------------------------------------------------------
+
+    @property
+    def _is_bytes(self) -> bool:
+        return self.media.kind != types_pb2.MEDIA_KIND_PICTURES
+
+    def _check_open(self, kind: int) -> None:
+        if self.media_ended:
+            raise WrongState("media after End; open a new stream")
+        if self.media.kind != kind:
+            raise InvalidInput("a picture in a stream of bytes")
+
+    def _append(self, position: int, length: int, time_us: int, data: bytes, picture: object) -> None:
+        media = Media(
+            position=position,
+            length=length,
+            time_us=time_us,
+            data=data,
+            arrived_s=self.clock(),
+            picture=picture,
+        )
+        self._declare_dropped(self.backlog.append(media))
+        self._forget_checkpoints()
+        self._tell()
+
+    def _declare_dropped(self, gaps: list[Gap]) -> None:
+        """For bytes the interval is not known here: the encoder reports it when it meets the hole."""
+        if gaps and not self._is_bytes:
+            for gap in gaps:
+                self._declare(gap)
+        if gaps:
+            self._tell()
+
+    def _declare(self, gap: Gap) -> None:
+        self.timeline.declare(gap)
+
+    def _named(self, gap: Gap) -> Gap:
+        """A gap in decoding that our own hole caused is given our reason."""
+        hole_end = self._byte_holes[0] if self._byte_holes else None
+        if gap.reason is not GapReason.UNDECODABLE or hole_end is None:
+            return gap
+        if self.timeline.consumed_position < hole_end:
+            return gap
+        self._byte_holes.popleft()
+        return Gap(gap.range, GapReason.BACKLOG_FULL)
+
+    def _forget_checkpoints(self) -> None:
+        front_us = self.backlog.front_us
+        self.checkpoints.forget_before(
+            self.backlog.front, self.timeline.received_us if front_us is None else front_us
+        )
+
+    def _tell(self) -> None:
+        self.journal_due = True
+        if self.outbox is not None:
+            self.outbox.mark_progress()
+        self.changed.notify()
+
+
+def _from_proto(message: encoder_pb2.EncodeResponse.Progress) -> EncoderProgress:
+    if message.watermark_us < 0 or message.decoded_us < 0:
+        raise BadTimestamp(f"the encoder reports times before 0: {message.watermark_us} us")
+    return EncoderProgress(
+        watermark_us=message.watermark_us,
+        decoded_us=message.decoded_us,
+        safe_position=message.safe_position,
+        consumed_position=message.consumed_position,
+        next_block_number=message.next_block_number,
+        frames_waiting=message.frames_waiting,
+        lag_ms=message.lag_ms,
+    )

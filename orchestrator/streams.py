@@ -1,0 +1,194 @@
+"""Shell: all streams of this orchestrator: opened, resumed, restored from the journal, expired, closed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from orchestrator.cluster import Cluster
+from orchestrator.driver import Driver
+from orchestrator.journal import Journal
+from orchestrator.limits import check_rates, check_stream_id
+from orchestrator.questions import Questions
+from orchestrator.restore import restore, to_record
+from orchestrator.session import Session, SessionSettings
+from orchestrator.stream import Event, State
+from orchestrator.tokens import check_token
+from orchestrator.waiting import stop
+from tandem.core.clock import Clock
+from tandem.core.errors import AlreadyExists, InvalidInput, LimitExceeded, NotFound, TandemError, Unavailable
+from tandem.core.ids import StreamId
+from tandem.core.timeline import GapReason
+from tandem.wire.gen.tandem.v1 import client_pb2, types_pb2
+
+log = logging.getLogger(__name__)
+
+JOURNAL_PERIOD_S = 0.5
+_KINDS = frozenset(types_pb2.MediaKind.values()) - {types_pb2.MEDIA_KIND_UNSPECIFIED}
+
+
+@dataclass(slots=True, eq=False)
+class Stream:
+    """One stream with the tasks that work on it."""
+
+    session: Session
+    questions: Questions
+    driver: asyncio.Task[None]
+    is_resumed: bool = field(default=False)
+    journal_at_s: float = 0.0
+
+
+class Streams:
+    """The table of streams. Owned by the event loop."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        journal: Journal,
+        settings: SessionSettings,
+        clock: Clock,
+        max_streams: int,
+    ) -> None:
+        self._cluster = cluster
+        self._journal = journal
+        self._settings = settings
+        self._clock = clock
+        self._max_streams = max_streams
+        self._streams: dict[StreamId, Stream] = {}
+        self._releasing: set[asyncio.Task[None]] = set()
+        self._stopping = False
+
+    def __iter__(self) -> Iterator[Stream]:
+        return iter(list(self._streams.values()))
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def get(self, stream_id: str) -> Stream:
+        """Raises `NotFound` when no stream of that id is held."""
+        stream = self._streams.get(StreamId(stream_id))
+        if stream is None:
+            raise NotFound(f"no stream {stream_id[:80]!r}; `tandem streams` lists those that are held")
+        return stream
+
+    def open(self, request: client_pb2.WatchRequest.Open) -> Stream:
+        """Open a new stream or find the one to resume. Raises what the client is told."""
+        if self._stopping:
+            raise Unavailable("the orchestrator stops", retry_after_s=2.0)
+        check_media(request.media)
+        if not request.resume_token:
+            return self._open_new(request)
+        check_stream_id(request.stream_id)
+        stream_id = StreamId(request.stream_id)
+        check_token(self._cluster.secret, stream_id, request.resume_token)
+        stream = self._streams.get(stream_id)
+        if stream is not None and stream.session.state is not State.CLOSED:
+            if stream.session.media.kind != request.media.kind:
+                raise InvalidInput(f"stream {stream_id} is fed with another kind of media")
+            return stream
+        return self._open_again(stream_id, request.media)
+
+    def forget(self, stream: Stream, event: Event = Event.FORGOTTEN) -> None:
+        """Close a stream and free what is held for it, here and at its reasoner."""
+        stream.session.happen(event)
+        self._journal.forget(stream.session.stream_id)
+        self._release(stream, NotFound(f"stream {stream.session.stream_id} was closed"))
+
+    def tick(self) -> None:
+        """What time brings: late media, expired streams, the journal."""
+        now_s = self._clock()
+        for stream in self:
+            session = stream.session
+            session.give_up_late(now_s)
+            if session.state is State.CLOSED:
+                error = session.error or Unavailable("the stream is closed")
+                if not isinstance(error, Unavailable):
+                    self._journal.forget(session.stream_id)
+                self._release(stream, error)
+            elif session.is_expired(now_s):
+                log.info("stream %s had no client for too long", session.stream_id)
+                self.forget(stream, Event.EXPIRED)
+            else:
+                self._write_journal(stream, now_s)
+        self._journal.forget_older_than(self._settings.limits.resume_seconds + 60.0, set(self._streams))
+
+    async def close(self) -> None:
+        """Stop everything; the journal stays, so that clients can go on with the next orchestrator."""
+        self._stopping = True
+        error = Unavailable("the orchestrator stops; resume the stream in a moment", retry_after_s=2.0)
+        for stream in self:
+            self._write_journal(stream, self._clock(), now=True)
+            stream.session.fail(error)
+            self._release(stream, error)
+        await asyncio.gather(*self._releasing, return_exceptions=True)
+
+    def _open_new(self, request: client_pb2.WatchRequest.Open) -> Stream:
+        stream_id = StreamId(request.stream_id or f"s-{secrets.token_hex(6)}")
+        check_stream_id(stream_id)
+        if stream_id in self._streams:
+            raise AlreadyExists(f"stream {stream_id} exists; resume it with its token, or take another id")
+        return self._start(Session(stream_id, request.media, self._settings, self._clock))
+
+    def _open_again(self, stream_id: StreamId, media: types_pb2.MediaOptions) -> Stream:
+        """The token is right and the stream unknown: a former orchestrator watched it."""
+        record = self._journal.load(stream_id)
+        session = Session(stream_id, media, self._settings, self._clock)
+        session.loss = GapReason.ORCHESTRATOR_LOST
+        if record is not None and record.media_kind == media.kind:
+            restore(session, record)
+        else:
+            session.lost_start = True
+        return self._start(session)
+
+    def _start(self, session: Session) -> Stream:
+        if len(self._streams) >= self._max_streams:
+            raise LimitExceeded(f"{len(self._streams)} streams are open, no more fit", retry_after_s=5.0)
+        driver = Driver(session, self._cluster, self._clock)
+        task = asyncio.create_task(driver.run(), name=f"stream {session.stream_id}")
+        stream = Stream(session, Questions(session, self._cluster, self._clock), task)
+        self._streams[session.stream_id] = stream
+        return stream
+
+    def _release(self, stream: Stream, error: TandemError) -> None:
+        session = stream.session
+        if self._streams.get(session.stream_id) is not stream:
+            return
+        del self._streams[session.stream_id]
+        if session.outbox is not None:
+            session.outbox.close(error)
+        task = asyncio.create_task(self._free(stream, error), name=f"free {session.stream_id}")
+        self._releasing.add(task)
+        task.add_done_callback(self._releasing.discard)
+
+    async def _free(self, stream: Stream, error: TandemError) -> None:
+        await stream.questions.close(error)
+        await stop(stream.driver)
+        service = self._cluster.service(stream.session.reasoner)
+        if service is None or self._stopping:
+            return
+        try:
+            if stream.session.stream_id not in self._streams:
+                await service.link.close_stream(stream.session.stream_id)
+        except TandemError as failure:
+            log.warning("stream %s may still be held: %s", stream.session.stream_id, failure)
+
+    def _write_journal(self, stream: Stream, now_s: float, *, now: bool = False) -> None:
+        session = stream.session
+        due = session.journal_due and session.epoch > 0
+        if due and (now or now_s - stream.journal_at_s >= JOURNAL_PERIOD_S):
+            stream.journal_at_s, session.journal_due = now_s, False
+            record = to_record(session)
+            self._journal.save(record)
+            session.announced_position = record.safe_position
+            if session.outbox is not None:
+                session.outbox.mark_progress()
+
+
+def check_media(media: types_pb2.MediaOptions) -> None:
+    """Raises `InvalidInput` for a kind this version does not know, or absurd rates."""
+    if media.kind not in _KINDS:
+        raise InvalidInput(f"media kind {media.kind} is not known; set one of MediaKind")
+    check_rates(media.sample_fps, media.nominal_fps)

@@ -1,0 +1,138 @@
+"""Pure. One stream's times: what was received, what is published, what is a gap.
+
+Everything is stream time in microseconds, half-open: a picture with pts ``t`` is received when
+``received_us > t`` and published when ``watermark_us > t``.
+
+::
+
+    0 ......... watermark ......... decoded ......... received
+      published |    at the encoder |   in the backlog |
+      or a gap
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from tandem.core.timeline import Gap, GapReason, TimeRange
+
+MAX_GAPS = 256
+"""Gaps that a client is told at once; older ones are forgotten first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderProgress:
+    """What an encoder says of a stream."""
+
+    watermark_us: int
+    decoded_us: int
+    safe_position: int
+    consumed_position: int
+    next_block_number: int
+    frames_waiting: int
+    lag_ms: float
+
+
+@dataclass(slots=True, kw_only=True)
+class Timeline:
+    """Where a stream stands. Owned by its session."""
+
+    received_us: int = 0
+    """End of what the client sent; for byte streams, of what the encoder has decoded of it."""
+    watermark_us: int = 0
+    decoded_us: int = 0
+    safe_position: int = 0
+    consumed_position: int = 0
+    next_block_number: int = 0
+    frames_waiting: int = 0
+    lag_ms: float = 0.0
+    gaps: list[Gap] = field(default_factory=list)
+    """In order, never overlapping."""
+
+    @property
+    def blocks(self) -> int:
+        """Visual blocks published; block 0 is the prompt's sink."""
+        return max(self.next_block_number - 1, 0)
+
+    def receive(self, end_us: int) -> None:
+        """Media up to `end_us` arrived."""
+        self.received_us = max(self.received_us, end_us)
+
+    def apply(self, progress: EncoderProgress) -> None:
+        """The encoder went on. Its watermark never takes back what was published before it began."""
+        self.watermark_us = max(self.watermark_us, progress.watermark_us)
+        self.decoded_us = max(self.decoded_us, progress.decoded_us)
+        self.safe_position = max(self.safe_position, progress.safe_position)
+        self.consumed_position = max(self.consumed_position, progress.consumed_position)
+        self.next_block_number = max(self.next_block_number, progress.next_block_number)
+        self.frames_waiting = progress.frames_waiting
+        self.lag_ms = progress.lag_ms
+
+    def restart(self, *, from_us: int, position: int, next_block_number: int) -> None:
+        """Another encoder goes on from there; what was published after `from_us` is gone or comes again."""
+        self.watermark_us = from_us
+        self.decoded_us = from_us
+        self.safe_position = self.consumed_position = position
+        self.next_block_number = next_block_number
+        self.frames_waiting = 0
+
+    def declare(self, gap: Gap) -> None:
+        """Record a gap. What is a gap already keeps its first reason."""
+        pieces = [Gap(part, gap.reason) for part in self._not_yet_gap(gap.range)]
+        self.gaps = _joined([*self.gaps, *pieces])[-MAX_GAPS:]
+
+    def refill(self, from_us: int, reasons: Iterable[GapReason]) -> None:
+        """Forget gaps of these reasons after `from_us`: their media is being encoded again."""
+        dropped = frozenset(reasons)
+        kept = []
+        for gap in self.gaps:
+            if gap.reason not in dropped or gap.range.end_us <= from_us:
+                kept.append(gap)
+            elif gap.range.start_us < from_us:
+                kept.append(Gap(TimeRange(gap.range.start_us, from_us), gap.reason))
+        self.gaps = kept
+
+    def is_published(self, asked_us: int, asked_position: int) -> bool:
+        """True when all media before a question is published or a gap."""
+        if asked_us and self.watermark_us >= asked_us:
+            return True
+        return self.consumed_position >= asked_position and self.frames_waiting == 0
+
+    def skip_gaps(self, time_us: int) -> int:
+        """The first time at or after `time_us` that is not inside a gap."""
+        for gap in self.gaps:
+            if gap.range.start_us <= time_us < gap.range.end_us:
+                time_us = gap.range.end_us
+        return time_us
+
+    def gaps_before(self, time_us: int) -> list[Gap]:
+        """The gaps that start before `time_us`, cut there."""
+        return [
+            Gap(TimeRange(gap.range.start_us, min(gap.range.end_us, time_us)), gap.reason)
+            for gap in self.gaps
+            if gap.range.start_us < time_us
+        ]
+
+    def _not_yet_gap(self, wanted: TimeRange) -> list[TimeRange]:
+        parts, start = [], wanted.start_us
+        for gap in self.gaps:
+            if gap.range.end_us <= start or gap.range.start_us >= wanted.end_us:
+                continue
+            if gap.range.start_us > start:
+                parts.append(TimeRange(start, gap.range.start_us))
+            start = gap.range.end_us
+        if start < wanted.end_us:
+            parts.append(TimeRange(start, wanted.end_us))
+        return parts
+
+
+def _joined(gaps: Iterable[Gap]) -> list[Gap]:
+    joined: list[Gap] = []
+    for gap in sorted(gaps):
+        last = joined[-1] if joined else None
+        if last and last.reason is gap.reason and last.range.end_us == gap.range.start_us:
+            joined[-1] = Gap(TimeRange(last.range.start_us, gap.range.end_us), gap.reason)
+        else:
+            joined.append(gap)
+    return joined

@@ -1,0 +1,127 @@
+"""Shell. ``tandem up``: everything on this machine, in the foreground, until Ctrl-C.
+
+This process does one thing: it keeps one orchestrator running. The orchestrator starts the services; when it
+dies they die with it, and the next one starts them anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+from orchestrator.arguments import add_arguments, to_config
+from orchestrator.config import OrchestratorConfig
+from orchestrator.rundir import read_address
+from tandem.core.errors import InvalidInput
+
+EXAMPLE = """example:
+  tandem up
+  tandem up --listen 127.0.0.1:7500 --encoders 2 --device cuda:0
+"""
+
+STOP_GRACE_S = 15.0
+"""For the orchestrator to stop the services and itself."""
+_BACKOFF_MAX_S = 10.0
+_HEALTHY_S = 30.0
+"""An orchestrator that ran this long had no trouble starting."""
+_USAGE = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run until SIGINT or SIGTERM; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = _parser().parse_args(arguments)
+    try:
+        config = to_config(args)
+        if config.encoders < 1 or config.reasoners < 1:
+            raise InvalidInput("`tandem up` needs at least one encoder and one reasoner")
+    except InvalidInput as error:
+        for line in error.message.splitlines():
+            print(f"tandem up: {line}", file=sys.stderr)
+        return _USAGE
+    return _Keeper(config, arguments).run()
+
+
+class _Keeper:
+    """Keeps the orchestrator running."""
+
+    def __init__(self, config: OrchestratorConfig, arguments: list[str]) -> None:
+        self._config = config
+        self._arguments = arguments
+        self._child: subprocess.Popen[bytes] | None = None
+        self._stopping = False
+
+    def run(self) -> int:
+        """Until a signal, or until the orchestrator says that it cannot work."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+        failures = 0
+        while True:
+            started_s = time.monotonic()
+            code = self._run_once()
+            if self._stopping:
+                return 0
+            if code == _USAGE:
+                return code
+            failures = 1 if time.monotonic() - started_s > _HEALTHY_S else failures + 1
+            wait_s = min(0.1 * 2 ** (failures - 1), _BACKOFF_MAX_S)
+            print(f"the orchestrator ended (status {code}); starting it again in {wait_s:.1f} s", flush=True)
+            time.sleep(wait_s)
+            if self._stopping:
+                return 0
+
+    def _run_once(self) -> int:
+        line = [sys.executable, "-m", "orchestrator", "--die-with-parent", *self._arguments]
+        line += ["--run-dir", str(self._config.run_dir), "--listen", self._listen()]
+        line += ["--encoders", str(self._config.encoders), "--reasoners", str(self._config.reasoners)]
+        # Its own session: Ctrl-C reaches us alone, and we stop it in order.
+        self._child = subprocess.Popen(line, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
+        try:
+            return self._child.wait(STOP_GRACE_S) if self._stopping else self._wait()
+        finally:
+            self._child = None
+
+    def _wait(self) -> int:
+        """Until the child ends; once a signal came, no longer than the grace."""
+        assert self._child is not None
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self._child.wait(None if not self._stopping else STOP_GRACE_S)
+            self._child.kill()
+
+    def _listen(self) -> str:
+        """The same port after a restart, also when any free one was asked for."""
+        if self._config.listen.endswith(":0") and self._child_ran:
+            return read_address(self._config.run_dir) or self._config.listen
+        self._child_ran = True
+        return self._config.listen
+
+    _child_ran = False
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._stopping = True
+        if self._child is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._child.pid, signal.SIGTERM)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tandem up",
+        description="Starts an orchestrator, an encoder and a reasoner on this machine; Ctrl-C stops them.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser, encoders=1, reasoners=1)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
