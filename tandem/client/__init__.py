@@ -10,6 +10,7 @@
 
 from tandem.client.connection import DEFAULT_ADDRESS, Client, connect
 from tandem.client.events import EventReader
+from tandem.client.questions import OpenQuestion
 from tandem.client.settings import ClientSettings
 from tandem.client.stream import Stream
 from tandem.client.types import (
@@ -53,6 +54,7 @@ __all__ = [
     "MediaKind",
     "MediaOptions",
     "ModelInfo",
+    "OpenQuestion",
     "Opened",
     "PictureFormat",
     "Progress",

@@ -20,11 +20,11 @@ def open_message(stream_id: str, resume_token: str, media: MediaOptions) -> clie
     )
 
 
-def entry_message(entry: Entry, shift: int) -> client_pb2.WatchRequest:
-    """The message for one entry; `shift` is what the server's positions are behind ours."""
+def entry_message(entry: Entry) -> client_pb2.WatchRequest:
+    """The message for one entry."""
     match entry:
         case Media():
-            return _media_message(entry, entry.position - shift)
+            return _media_message(entry)
         case Ask():
             return client_pb2.WatchRequest(
                 ask=convert.question_to_proto(
@@ -67,12 +67,12 @@ def is_goodbye(response: client_pb2.WatchResponse) -> bool:
     return response.WhichOneof("event") == "goodbye"
 
 
-def _media_message(media: Media, position: int) -> client_pb2.WatchRequest:
+def _media_message(media: Media) -> client_pb2.WatchRequest:
     if media.format is None:
-        return client_pb2.WatchRequest(chunk=types_pb2.Chunk(offset=position, data=media.data))
+        return client_pb2.WatchRequest(chunk=types_pb2.Chunk(offset=media.position, data=media.data))
     return client_pb2.WatchRequest(
         picture=types_pb2.Picture(
-            sequence=position,
+            sequence=media.position,
             pts_us=media.pts_us or 0,
             format=convert.PICTURE_FORMAT_TO_PROTO[media.format],
             data=media.data,

@@ -98,7 +98,6 @@ class Outbox:
         self._kept_bytes = 0
         self._in_flight: deque[Media] = deque()
         self._in_flight_bytes = 0
-        self._ours_minus_theirs = 0
         self._end = start
 
     @property
@@ -115,11 +114,6 @@ class Outbox:
     def in_flight_bytes(self) -> int:
         """Bytes that were pushed and not acknowledged."""
         return self._in_flight_bytes
-
-    @property
-    def shift(self) -> int:
-        """What to subtract from our positions to get the server's: not 0 once media was forgotten."""
-        return self._ours_minus_theirs
 
     def start_at(self, position: int) -> None:
         """Begin at `position`: the stream was fed by somebody before us. Only while nothing was pushed."""
@@ -173,14 +167,10 @@ class Outbox:
         return None
 
     def acknowledge(self, *, safe_position: int, received_us: int) -> None:
-        """The server holds everything up to `received_us` and needs nothing before `safe_position` again.
-
-        `safe_position` counts as the server counts.
-        """
-        safe = safe_position + self._ours_minus_theirs
-        while self._in_flight and self._is_received(self._in_flight[0], safe, received_us):
+        """The server holds everything up to `received_us` and needs nothing before `safe_position` again."""
+        while self._in_flight and _is_received(self._in_flight[0], safe_position, received_us):
             self._in_flight_bytes -= len(self._in_flight.popleft().data)
-        while self._kept and self._oldest_kept().end <= safe:
+        while self._kept and self._oldest_kept().end <= safe_position:
             self._forget_oldest()
         acknowledged = self._in_flight[0].position if self._in_flight else self._end
         while self._kept_bytes > self._retain_bytes and self._oldest_kept().end <= acknowledged:
@@ -197,24 +187,20 @@ class Outbox:
             del self._log[serial]
 
     def rewind(self, next_position: int) -> Forgotten | None:
-        """A new connection goes on from `next_position` (as the server counts): send all from there again.
+        """A new connection goes on from `next_position`: send all from there again.
 
-        Where that is no longer kept, sending starts with the oldest that is, the server's positions are
-        shifted to match, and what is missing is returned.
+        Where that is no longer kept, sending starts with the oldest that is, and what is missing is returned:
+        the server sees the jump in positions and declares a gap.
         """
-        wanted = next_position + self._ours_minus_theirs
         first = self._oldest_kept() if self._kept else None
         start = first.position if first else self._end
         self._cursor = min(self._log, default=self._next_serial)
-        forgotten = None
-        if wanted < start:
-            forgotten = Forgotten(wanted, start, first.pts_us if first else None)
-            self._ours_minus_theirs = start - next_position
-            wanted = start
-        self._skip_before = wanted
-        self._in_flight = deque(media for media in self._media() if media.end > wanted)
+        self._skip_before = max(next_position, start)
+        self._in_flight = deque(media for media in self._media() if media.end > self._skip_before)
         self._in_flight_bytes = sum(len(media.data) for media in self._in_flight)
-        return forgotten
+        if next_position >= start:
+            return None
+        return Forgotten(next_position, start, first.pts_us if first else None)
 
     def _append(self, entry: Entry) -> int:
         serial = self._next_serial
@@ -237,6 +223,6 @@ class Outbox:
         assert isinstance(entry, Media), entry
         self._kept_bytes -= len(entry.data)
 
-    @staticmethod
-    def _is_received(media: Media, safe: int, received_us: int) -> bool:
-        return media.end <= safe or (media.pts_us is not None and media.pts_us < received_us)
+
+def _is_received(media: Media, safe_position: int, received_us: int) -> bool:
+    return media.end <= safe_position or (media.pts_us is not None and media.pts_us < received_us)

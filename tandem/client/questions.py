@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import TypedDict
 
 from tandem.client.types import (
     Answer,
@@ -13,9 +14,19 @@ from tandem.client.types import (
     FinishReason,
     Limits,
     Refusal,
+    Sampling,
 )
 from tandem.core.errors import AlreadyExists, BadQuestion, Internal, TandemError
 from tandem.core.ids import is_valid_id
+
+
+class AskOptions(TypedDict, total=False):
+    """How a question is asked; see `Stream.pose`."""
+
+    question_id: str | None
+    sampling: Sampling | None
+    at_once: bool
+    latency_budget_s: float
 
 
 def check_question(text: str, question_id: str | None, limits: Limits) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, cast
 
 import grpc
@@ -168,7 +167,7 @@ class Session:
             self._outbox.start_at(opened.next_position)
         forgotten = None if first else self._outbox.rewind(opened.next_position)
         self._to_send.set()
-        self._on_event(replace(opened, next_position=opened.next_position + self._outbox.shift))
+        self._on_event(opened)
         if forgotten:
             self._tell_forgotten(forgotten)
 
@@ -183,7 +182,7 @@ class Session:
             while True:
                 self._to_send.clear()
                 while (entry := self._outbox.take()) is not None:
-                    await call.write(messages.entry_message(entry, self._outbox.shift))
+                    await call.write(messages.entry_message(entry))
                 await self._to_send.wait()
         except CALL_ERRORS:
             return  # the reader of the same call gets the reason

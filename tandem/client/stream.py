@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Any
+from typing import Any, Unpack
 
 from tandem.client.events import EventHub, EventReader
 from tandem.client.messages import MESSAGE_OVERHEAD_BYTES
 from tandem.client.outbox import Ask, Cancel, End
-from tandem.client.questions import OpenQuestion, QuestionBook, check_question
+from tandem.client.questions import AskOptions, OpenQuestion, QuestionBook, check_question
 from tandem.client.session import Session
 from tandem.client.settings import ClientSettings
 from tandem.client.types import (
@@ -170,7 +170,7 @@ class Stream:
             await self._push(data[start : start + largest], pts_us=pts_us)
         return self.position
 
-    async def ask(
+    def pose(
         self,
         text: str,
         *,
@@ -178,13 +178,30 @@ class Stream:
         sampling: Sampling | None = None,
         at_once: bool = False,
         latency_budget_s: float = 0.0,
-        timeout_s: float | None = None,
-    ) -> Answer:
-        """Ask about everything pushed so far and wait for the final record.
+    ) -> OpenQuestion:
+        """Ask about everything pushed so far and do not wait: `answer` and `pieces()` are on the result.
 
         With `at_once` the answer rests on what is published, without waiting for what was just pushed.
         """
-        question = self._ask(text, question_id, sampling, at_once, latency_budget_s)
+        self._check_live()
+        check_question(text, question_id, self.limits)
+        question = self._questions.open(question_id)
+        self._session.submit(
+            Ask(
+                question_id=question.question_id,
+                text=text,
+                sampling=sampling,
+                at_once=at_once,
+                latency_budget_s=latency_budget_s,
+            )
+        )
+        return question
+
+    async def ask(
+        self, text: str, *, timeout_s: float | None = None, **options: Unpack[AskOptions]
+    ) -> Answer:
+        """Ask and wait for the final record; the options are those of `pose`."""
+        question = self.pose(text, **options)
         try:
             async with asyncio.timeout(timeout_s):
                 return await asyncio.shield(question.answer)
@@ -193,17 +210,9 @@ class Stream:
         finally:
             self._drop(question)
 
-    async def ask_stream(
-        self,
-        text: str,
-        *,
-        question_id: str | None = None,
-        sampling: Sampling | None = None,
-        at_once: bool = False,
-        latency_budget_s: float = 0.0,
-    ) -> AsyncIterator[str]:
-        """Ask, and get the answer's text as it comes."""
-        question = self._ask(text, question_id, sampling, at_once, latency_budget_s)
+    async def ask_stream(self, text: str, **options: Unpack[AskOptions]) -> AsyncIterator[str]:
+        """Ask, and get the answer's text as it comes; the options are those of `pose`."""
+        question = self.pose(text, **options)
         try:
             async for piece in question.pieces():
                 yield piece
@@ -264,23 +273,6 @@ class Stream:
         if settled is not None:
             self._session.settle(settled)
         self._hub.publish(event)
-
-    def _ask(
-        self, text: str, question_id: str | None, sampling: Sampling | None, at_once: bool, budget_s: float
-    ) -> OpenQuestion:
-        self._check_live()
-        check_question(text, question_id, self.limits)
-        question = self._questions.open(question_id)
-        self._session.submit(
-            Ask(
-                question_id=question.question_id,
-                text=text,
-                sampling=sampling,
-                at_once=at_once,
-                latency_budget_s=budget_s,
-            )
-        )
-        return question
 
     def _drop(self, question: OpenQuestion) -> None:
         """The asker left: tell the server if it is still at it."""

@@ -1,0 +1,130 @@
+"""Shell: `tandem bench`: run one benchmark of ``bench/`` and write its figures down."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import tandem
+from tandem.commands.base import Command, Exit
+from tandem.core.errors import NotFound, Unavailable
+
+_EXAMPLE = """\
+tandem bench transfer
+tandem bench pipeline --json pipeline.json --quick"""
+
+_COLUMNS = ("metric", "value", "unit", "baseline", "ratio", "n", "spread")
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="which benchmark: a module of bench/")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
+    parser.add_argument("--quick", action="store_true", help="fewer repeats: to see that it works")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    benchmark = _load(arguments.name)
+    rows: list[dict[str, Any]] = benchmark.run(quick=arguments.quick)
+    print("\n".join(table(rows)))
+    if arguments.json:
+        report = {
+            "name": arguments.name,
+            "commit": _commit(),
+            "machine": machine(),
+            "settings": {
+                "quick": arguments.quick,
+                "time": datetime.now(UTC).isoformat(timespec="seconds"),
+                **getattr(benchmark, "SETTINGS", {}),
+            },
+            "results": rows,
+        }
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+        print(f"wrote {arguments.json}")
+    return Exit.OK
+
+
+def _root() -> Path:
+    return Path(tandem.__file__).resolve().parent.parent
+
+
+def _load(name: str) -> Any:
+    folder = _root() / "bench"
+    names = sorted(path.stem for path in folder.glob("*.py") if _is_benchmark(path))
+    if not names:
+        raise Unavailable("benchmarks are part of the source tree, not of the installed package: clone it")
+    if name not in names:
+        raise NotFound(f"no benchmark {name!r}; there are {', '.join(names)}")
+    if str(_root()) not in sys.path:
+        sys.path.insert(0, str(_root()))
+    return importlib.import_module(f"bench.{name}")
+
+
+def _is_benchmark(path: Path) -> bool:
+    return not path.stem.startswith("_") and "\ndef run(" in path.read_text()
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """The rows as aligned lines."""
+    from tandem.commands.streams import columns
+
+    return columns([_COLUMNS, *(tuple(_cell(row.get(key)) for key in _COLUMNS) for row in rows)])
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _commit() -> str:
+    result = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607 (git from the user's path)
+        cwd=_root(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return result.stdout.strip() or "unknown"
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    description: dict[str, Any] = {
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "load_1min": round(os.getloadavg()[0], 2),
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        description["torch"] = torch.__version__
+        description["torch_threads"] = torch.get_num_threads()
+        if torch.cuda.is_available():
+            description["gpu"] = torch.cuda.get_device_name()
+    return description
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+COMMAND = Command(
+    name="bench",
+    summary="run one benchmark and write its figures down",
+    example=_EXAMPLE,
+    add_arguments=_add_arguments,
+    run=_run,
+)

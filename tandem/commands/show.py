@@ -1,0 +1,155 @@
+"""Shell: what `tandem watch` prints where no terminal is: plain lines, or JSON lines for machines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Protocol, TextIO
+
+from tandem.client.types import (
+    Answer,
+    ConnectionLost,
+    Event,
+    GapNoticed,
+    Opened,
+    Progress,
+    Refusal,
+    Thought,
+)
+from tandem.commands.words import event_json, evidence_words, gap_words, plain, timing_words
+from tandem.core.clock import Clock, monotonic_clock
+from tandem.core.errors import TandemError
+from tandem.core.timeline import format_time
+
+PROGRESS_EVERY_S = 5.0
+
+
+class View(Protocol):
+    """Where the events of one stream go."""
+
+    def start(self, source: str) -> None:
+        """Before the first event."""
+
+    def asked(self, question_id: str, text: str, at_us: int) -> None:
+        """A question was sent."""
+
+    def event(self, event: Event) -> None:
+        """Something happened."""
+
+    def failed(self, question_id: str, error: TandemError) -> None:
+        """A question will not be answered."""
+
+    def problem(self, error: TandemError) -> None:
+        """The source broke off, or a piece of it was not sent."""
+
+    def finish(self) -> None:
+        """After the last event."""
+
+
+class JsonView:
+    """One JSON object a line; field names are those of `tandem.client.types`."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def start(self, source: str) -> None:
+        """The source."""
+        self._print({"event": "source", "name": source})
+
+    def asked(self, question_id: str, text: str, at_us: int) -> None:
+        """The question."""
+        self._print({"event": "asked", "question_id": question_id, "text": text, "at_us": at_us})
+
+    def event(self, event: Event) -> None:
+        """The event as it is."""
+        print(event_json(event), file=self._out, flush=True)
+
+    def failed(self, question_id: str, error: TandemError) -> None:
+        """The question's error."""
+        self._print({"event": "question_failed", "question_id": question_id, "error": plain(error)})
+
+    def problem(self, error: TandemError) -> None:
+        """The source's error."""
+        self._print({"event": "source_problem", "error": plain(error)})
+
+    def finish(self) -> None:
+        """Nothing more to say."""
+
+    def _print(self, values: dict[str, object]) -> None:
+        print(json.dumps(values, ensure_ascii=False), file=self._out, flush=True)
+
+
+class PlainView:
+    """Lines for people and logs, each with the stream time that had been watched."""
+
+    def __init__(self, out: TextIO, clock: Clock = monotonic_clock) -> None:
+        self._out, self._clock = out, clock
+        self._watermark_us = 0
+        self._last_progress_s = float("-inf")
+        self._questions: dict[str, str] = {}
+
+    def start(self, source: str) -> None:
+        """The source."""
+        self._say(f"source    {source}")
+
+    def asked(self, question_id: str, text: str, at_us: int) -> None:
+        """The question."""
+        self._questions[question_id] = text
+        self._say(f"ask       {text}  [at {format_time(at_us)}]")
+
+    def event(self, event: Event) -> None:
+        """One line for most; progress every few seconds; text as it comes is left out."""
+        match event:
+            case Opened():
+                word = "resumed" if event.resumed else "opened"
+                model = event.model.source or "the server's model"
+                self._say(f"{word:9} {event.stream_id}, watching {event.sample_fps:g} fps with {model}")
+            case Progress():
+                self._progress(event)
+            case GapNoticed():
+                self._say(f"gap       {gap_words(event.gap)}")
+            case Thought():
+                self._say(f"thought   {event.worker}: {event.text}")
+            case Answer() if event.error is None:
+                question = self._questions.get(event.question_id, event.question_id)
+                details = f"seen {evidence_words(event)}; {timing_words(event)}"
+                self._say(f"answer    {question} -> {event.text}  [{details}]")
+            case Refusal() if not event.question_id:
+                where = f" at position {event.position}" if event.position is not None else ""
+                self._say(f"refused   {event.error.message}{where} [{event.error.code.value}]")
+            case ConnectionLost():
+                self._say(f"lost      {event.error.message}; trying again in {event.retry_in_s:.1f} s")
+
+    def failed(self, question_id: str, error: TandemError) -> None:
+        """The question and why."""
+        question = self._questions.get(question_id, question_id)
+        self._say(f"failed    {question} -> {error.message} [{error.code.value}]")
+
+    def problem(self, error: TandemError) -> None:
+        """What is wrong with the source."""
+        self._say(f"problem   {error.message} [{error.code.value}]")
+
+    def finish(self) -> None:
+        """The last news."""
+        self._say("end")
+
+    def _progress(self, progress: Progress) -> None:
+        self._watermark_us = progress.watermark_us
+        now_s = self._clock()
+        if now_s - self._last_progress_s >= PROGRESS_EVERY_S:
+            self._last_progress_s = now_s
+            self._say(f"watched   {progress.blocks} blocks, lag {progress.lag_ms:.0f} ms")
+
+    def _say(self, line: str) -> None:
+        print(f"{format_time(self._watermark_us):>8}  {line}", file=self._out, flush=True)
+
+
+def make_view(*, as_json: bool) -> View:
+    """The view that fits what we print to."""
+    if as_json:
+        return JsonView(sys.stdout)
+    if sys.stdout.isatty():
+        from tandem.commands.show_live import LiveView
+
+        return LiveView()
+    return PlainView(sys.stdout)

@@ -1,0 +1,159 @@
+"""Shell: what `tandem watch` shows in a terminal: one picture that is redrawn a few times a second."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from tandem.client.types import (
+    Answer,
+    AnswerDelta,
+    ConnectionLost,
+    Event,
+    GapNoticed,
+    Opened,
+    Progress,
+    Refusal,
+    Thought,
+)
+from tandem.commands.words import evidence_words, gap_words
+from tandem.core.errors import TandemError
+from tandem.core.timeline import format_time
+
+REDRAWS_PER_S = 8
+KEPT_NOTICES = 4
+KEPT_THOUGHTS = 5
+
+
+@dataclass(slots=True)
+class _Row:
+    """One question."""
+
+    text: str
+    at_us: int
+    answer: str = ""
+    evidence: str = ""
+    first_token: str = ""
+    total: str = ""
+    style: str = ""
+
+
+class LiveView:
+    """The state of one stream and its picture."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console()
+        self._live = Live(
+            console=self._console,
+            refresh_per_second=REDRAWS_PER_S,
+            get_renderable=self._picture,
+            screen=False,
+        )
+        self._source = ""
+        self._opened: Opened | None = None
+        self._progress = Progress()
+        self._state = "opening"
+        self._rows: dict[str, _Row] = {}
+        self._thoughts: deque[str] = deque(maxlen=KEPT_THOUGHTS)
+        self._notices: deque[Text] = deque(maxlen=KEPT_NOTICES)
+
+    def start(self, source: str) -> None:
+        """Show the picture."""
+        self._source = source
+        self._live.start()
+
+    def asked(self, question_id: str, text: str, at_us: int) -> None:
+        """A new row."""
+        self._rows[question_id] = _Row(text=text, at_us=at_us)
+
+    def event(self, event: Event) -> None:
+        """Remember it; the next redraw shows it."""
+        match event:
+            case Opened():
+                self._opened, self._state = event, "watching"
+            case Progress():
+                self._progress = event
+            case GapNoticed():
+                self._notice(gap_words(event.gap), "yellow")
+            case Thought():
+                self._think(event)
+            case AnswerDelta() if event.question_id in self._rows:
+                self._rows[event.question_id].answer += event.text
+            case Answer() if event.error is None and event.question_id in self._rows:
+                self._answer(self._rows[event.question_id], event)
+            case Refusal() if not event.question_id:
+                self._notice(event.error.message, "yellow")
+            case ConnectionLost():
+                self._state = "reconnecting"
+                self._notice(event.error.message, "red")
+
+    def failed(self, question_id: str, error: TandemError) -> None:
+        """The row tells it."""
+        row = self._rows.get(question_id)
+        if row:
+            row.answer, row.style = error.message, "red"
+
+    def problem(self, error: TandemError) -> None:
+        """Told below the table."""
+        self._notice(error.message, "red")
+
+    def finish(self) -> None:
+        """Leave the last picture on the screen."""
+        self._state = "ended"
+        self._live.stop()
+
+    def _think(self, thought: Thought) -> None:
+        self._thoughts.append(f"{format_time(thought.time_us)} {thought.worker}: {thought.text.strip()}")
+
+    def _notice(self, text: str, style: str) -> None:
+        self._notices.append(Text(text, style=style))
+
+    @staticmethod
+    def _answer(row: _Row, answer: Answer) -> None:
+        row.answer, row.style = answer.text, "bold"
+        row.evidence = evidence_words(answer)
+        row.first_token = f"{answer.timings.first_token_ms:.0f} ms"
+        row.total = f"{answer.timings.total_ms:.0f} ms"
+
+    def _picture(self) -> RenderableType:
+        parts: list[RenderableType] = [self._heading(), self._watched()]
+        if self._rows:
+            parts.append(self._questions())
+        if self._thoughts:
+            parts.append(Text("\n".join(self._thoughts), style="dim"))
+        return Group(*parts, *self._notices)
+
+    def _heading(self) -> Text:
+        name = self._opened.stream_id if self._opened else "…"
+        fps = f", {self._opened.sample_fps:g} fps" if self._opened else ""
+        return Text.assemble((name, "bold"), f"  {self._source}{fps}  ", (self._state, "cyan"))
+
+    def _watched(self) -> Text:
+        progress = self._progress
+        late = progress.received_us - progress.watermark_us > 2_000_000
+        return Text.assemble(
+            "watched ",
+            (format_time(progress.watermark_us), "yellow" if late else "green"),
+            f" of {format_time(progress.received_us)} received   lag {progress.lag_ms:.0f} ms"
+            f"   {progress.blocks} blocks   {len(progress.gaps)} gaps",
+        )
+
+    def _questions(self) -> Table:
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for heading in ("asked", "question", "answer", "seen", "first token", "whole"):
+            table.add_column(heading)
+        for row in self._rows.values():
+            table.add_row(
+                format_time(row.at_us),
+                row.text,
+                Text(row.answer or "…", style=row.style),
+                row.evidence,
+                row.first_token,
+                row.total,
+            )
+        return table

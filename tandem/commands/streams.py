@@ -1,0 +1,78 @@
+"""Shell: `tandem streams`: list what is being watched."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+from tandem.commands.base import Command, Exit, add_address, add_json
+from tandem.core.timeline import format_time
+
+if TYPE_CHECKING:
+    from tandem.client import StreamSummary
+
+_EXAMPLE = """\
+tandem streams
+tandem streams --json"""
+
+_HEADINGS = ("STREAM", "STATE", "WATCHED", "BEHIND", "LAG", "GAPS", "QUESTIONS", "ENCODER", "REASONER")
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_address(parser)
+    add_json(parser, "one JSON object a stream")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    return asyncio.run(_list(arguments))
+
+
+async def _list(arguments: argparse.Namespace) -> int:
+    from tandem.client import connect
+    from tandem.commands.words import plain
+
+    async with connect(arguments.address) as t:
+        streams = await t.streams()
+    if arguments.json:
+        for stream in streams:
+            print(json.dumps(plain(stream), ensure_ascii=False))
+    elif not streams:
+        print("no streams; feed one with `tandem watch SOURCE`")
+    else:
+        print("\n".join(columns([_HEADINGS, *(_row(stream) for stream in streams)])))
+    return Exit.OK
+
+
+def _row(stream: StreamSummary) -> tuple[str, ...]:
+    progress = stream.progress
+    state = stream.state if stream.attached else f"{stream.state} (no client)"
+    return (
+        stream.stream_id,
+        state,
+        format_time(progress.watermark_us),
+        format_time(max(0, progress.received_us - progress.watermark_us)),
+        f"{progress.lag_ms:.0f} ms",
+        str(len(progress.gaps)),
+        str(stream.open_questions),
+        stream.encoder or "-",
+        stream.reasoner or "-",
+    )
+
+
+def columns(rows: list[tuple[str, ...]]) -> list[str]:
+    """Rows of equal length as lines with aligned columns."""
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+COMMAND = Command(
+    name="streams",
+    summary="list what is being watched",
+    example=_EXAMPLE,
+    add_arguments=_add_arguments,
+    run=_run,
+)

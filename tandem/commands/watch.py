@@ -1,0 +1,196 @@
+"""Shell: `tandem watch`: feed a stream from a file, camera, address or directory, and ask about it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from tandem.commands.base import (
+    Command,
+    Exit,
+    add_address,
+    add_json,
+    positive,
+    source_exit_code,
+    stream_time,
+)
+from tandem.core.errors import TandemError
+
+if TYPE_CHECKING:
+    from tandem.client import Event, Stream
+    from tandem.client.sources import Fed, Source
+    from tandem.commands.asking import Asker, Outcome
+    from tandem.commands.show import View
+
+_EXAMPLE = """\
+tandem watch clip.mp4 --ask 'What was shown?' --ask-at 00:12 'What is shown now?'
+tandem watch /dev/video0 --stream-id door
+tandem watch rtsp://camera.local/stream --json
+cat clip.ts | tandem watch - --speed max"""
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a video file, a directory of pictures, /dev/videoN or webcam, rtsp://…, or - for stdin",
+    )
+    parser.add_argument(
+        "--ask",
+        action="append",
+        default=[],
+        metavar="QUESTION",
+        help="ask this at the end of the video (of a camera: as soon as it is seen); may be repeated",
+    )
+    parser.add_argument(
+        "--ask-at",
+        action=_AskAt,
+        nargs=2,
+        default=[],
+        metavar=("TIME", "QUESTION"),
+        help="ask this at that stream time (seconds, mm:ss or hh:mm:ss); may be repeated",
+    )
+    parser.add_argument(
+        "--speed",
+        type=_speed,
+        default=1.0,
+        metavar="N",
+        help="play a file N times as fast as it was filmed, or max (default 1; cameras keep their own pace)",
+    )
+    parser.add_argument(
+        "--fps",
+        type=positive,
+        default=0.0,
+        help="frames per second that are watched (default: the model's own rate)",
+    )
+    parser.add_argument("--stream-id", default="", metavar="ID", help="name of the stream (default: chosen)")
+    add_address(parser)
+    add_json(parser, "one JSON object a line")
+
+
+class _AskAt(argparse.Action):
+    """Collects pairs of a stream time and a question."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        assert isinstance(values, list), values
+        time, question = values
+        try:
+            pair = (stream_time(time), question)
+        except argparse.ArgumentTypeError as error:
+            parser.error(f"argument {option_string}: {error}")
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest), pair])
+
+
+def _speed(text: str) -> float | None:
+    return None if text == "max" else positive(text)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from tandem.client.sources import open_source
+
+    try:
+        source = open_source(arguments.source, fps=arguments.fps)
+    except TandemError as error:
+        print(f"tandem: {error.message} [{error.code.value}]", file=sys.stderr)
+        return source_exit_code(error)
+    return asyncio.run(_watch(arguments, source))
+
+
+async def _watch(arguments: argparse.Namespace, source: Source) -> int:
+    from tandem.client import connect
+    from tandem.commands.asking import Asker, Planned
+    from tandem.commands.show import make_view
+
+    view = make_view(as_json=arguments.json)
+    plan = [Planned(at_us, text) for at_us, text in arguments.ask_at]
+    async with connect(arguments.address) as t, t.watch(source, stream_id=arguments.stream_id) as stream:
+        view.start(source.name)
+        _end_on_first_interrupt(source)
+        try:
+            asker = Asker(stream, view, plan)
+            fed, outcomes = await play(stream, source, asker, view, arguments.speed, arguments.ask)
+        finally:
+            view.finish()
+    return _exit(fed, outcomes)
+
+
+async def play(
+    stream: Stream, source: Source, asker: Asker, view: View, speed: float | None, at_the_end: list[str]
+) -> tuple[Fed, list[Outcome]]:
+    """Feed the whole source, ask everything, end the stream, and wait for the last event."""
+    from tandem.client.sources import feed
+    from tandem.commands.asking import Planned
+
+    view.event(stream.info)
+    helpers = [asyncio.create_task(_show(stream.events(), view))]
+    if source.live and at_the_end:
+        helpers.append(asyncio.create_task(_ask_once_seen(stream.events(), asker, at_the_end)))
+    try:
+        fed = await feed(stream, source, speed=speed, before=asker.before)
+        for error in (*fed.refused, *((fed.error,) if fed.error else ())):
+            view.problem(error)
+        asker.ask_rest(fed.end_us)
+        for text in [] if source.live else at_the_end:
+            asker.ask_now(Planned(fed.end_us, text))
+        outcomes = await asker.outcomes()
+        await stream.end()
+        await helpers[0]
+    finally:
+        for helper in helpers:
+            helper.cancel()
+        await asyncio.gather(*helpers, return_exceptions=True)
+    return fed, outcomes
+
+
+async def _show(events: AsyncIterator[Event], view: View) -> None:
+    async for event in events:
+        view.event(event)
+
+
+async def _ask_once_seen(events: AsyncIterator[Event], asker: Asker, questions: list[str]) -> None:
+    from tandem.client import Progress
+    from tandem.commands.asking import Planned
+
+    async for event in events:
+        if isinstance(event, Progress) and event.blocks:
+            for text in questions:
+                asker.ask_now(Planned(event.watermark_us, text))
+            return
+
+
+def _end_on_first_interrupt(source: Source) -> None:
+    """Ctrl-C once ends the video and waits for its answers; twice stops at once."""
+    loop = asyncio.get_running_loop()
+
+    def interrupted() -> None:
+        loop.remove_signal_handler(signal.SIGINT)
+        source.close()
+
+    loop.add_signal_handler(signal.SIGINT, interrupted)
+
+
+def _exit(fed: Fed, outcomes: list[Outcome]) -> int:
+    if fed.error:
+        return source_exit_code(fed.error)
+    if fed.refused and not fed.pieces:
+        return Exit.BAD_SOURCE
+    return Exit.FINDING if any(outcome.error for outcome in outcomes) else Exit.OK
+
+
+COMMAND = Command(
+    name="watch",
+    summary="feed a stream from a file, camera, address or directory, and ask about it",
+    example=_EXAMPLE,
+    add_arguments=_add_arguments,
+    run=_run,
+)

@@ -1,0 +1,66 @@
+"""Pure: events and answers in words, and as JSON. No terminal."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, is_dataclass
+from enum import Enum
+
+from tandem.client.types import Answer, Event, Opened
+from tandem.core.errors import TandemError
+from tandem.core.timeline import Gap, TimeRange, format_time
+
+
+def range_words(span: TimeRange) -> str:
+    """``00:03.0-00:04.5``."""
+    return f"{format_time(span.start_us)}-{format_time(span.end_us)}"
+
+
+def gap_words(gap: Gap) -> str:
+    """What is missing and why."""
+    return f"{range_words(gap.range)} was not watched ({gap.reason.value.replace('_', ' ')})"
+
+
+def evidence_words(answer: Answer) -> str:
+    """What an answer rests on; long lists are cut in the middle."""
+    if not answer.evidence:
+        return "nothing seen"
+    spans = [range_words(span) for span in answer.evidence]
+    if len(spans) > 4:
+        spans = [*spans[:2], f"{len(spans) - 3} more", spans[-1]]
+    return ", ".join(spans)
+
+
+def timing_words(answer: Answer) -> str:
+    """How long it took."""
+    return f"first token {answer.timings.first_token_ms:.0f} ms, whole {answer.timings.total_ms:.0f} ms"
+
+
+def event_name(event: Event) -> str:
+    """``GapNoticed`` as ``gap_noticed``."""
+    name = type(event).__name__
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
+
+
+def event_json(event: Event) -> str:
+    """One line of JSON: the event's name and its fields. The resume token is a secret and left out."""
+    values = plain(event)
+    assert isinstance(values, dict), event
+    if isinstance(event, Opened):
+        del values["resume_token"]
+    return json.dumps({"event": event_name(event), **values}, ensure_ascii=False)
+
+
+def plain(value: object) -> object:
+    """Dataclasses, enums and errors as what JSON knows."""
+    if isinstance(value, TandemError):
+        return {"code": value.code.value, "message": value.message, "retry_after_s": value.retry_after_s}
+    if isinstance(value, Enum):
+        return value.value
+    if is_dataclass(value) and not isinstance(value, type):
+        return {item.name: plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    return value
