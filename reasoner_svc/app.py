@@ -93,7 +93,7 @@ class Reasoner:
         )
         self.transfer = TransferServicer(self.inbox, local, link_config or LinkConfig(device=config.device))
         # The stubs of grpc_health do not know its asyncio half.
-        self._health = cast(Any, health).aio.HealthServicer()
+        self._health = cast("Any", health).aio.HealthServicer()
         self._server = make_server()
         self._attachment: Attachment | None = None
 

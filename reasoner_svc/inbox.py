@@ -72,10 +72,15 @@ class Inbox:
         self._prompt = prompt
         self._post = post
 
-    def open_stream(self, stream: StreamId, epoch: Epoch) -> StreamRecord:
-        """Open a stream or find it. A greater epoch voids what the older writer had not published."""
+    def open_stream(self, stream: StreamId, epoch: Epoch, encoder: str = "") -> StreamRecord:
+        """Open a stream or find it. A greater epoch voids what the older writer had not published.
+
+        With `encoder`, blocks of other encoders are refused from now on: one that was replaced and does not
+        know it yet cannot get between.
+        """
         known = self._streams.find(stream)
         record = self._streams.open(stream, epoch, self._supersede)
+        record.encoder = encoder
         if known is None:
             self._runs.open_run(record.run, stream)
             self._streams.changed(stream)
@@ -100,9 +105,11 @@ class Inbox:
             layer_checksums
         )
 
-    def take_room(self, header: BlockHeader) -> tuple[StreamRecord, StorePlan]:
-        """Room for a block that may come. Raises a TandemError that says why it may not."""
+    def take_room(self, header: BlockHeader, encoder: str) -> tuple[StreamRecord, StorePlan]:
+        """Room for a block that may come from `encoder`. Raises a TandemError that says why it may not."""
         record = self._streams.get(header.key.stream)
+        if record.encoder not in {"", encoder}:
+            raise WrongState(f"stream {record.stream!r} is placed on encoder {record.encoder}, not {encoder}")
         self._check(header)
         if header.key.number < record.frontier.next:
             raise InvalidInput(
@@ -197,8 +204,10 @@ class Inbox:
 class LinkInbox:
     """One link's end of the inbox: a `BlockSink` and `BlockSource`. Event loop only."""
 
-    def __init__(self, inbox: Inbox) -> None:
+    def __init__(self, inbox: Inbox, encoder: Callable[[], str]) -> None:
+        """`encoder` tells the name of the link's other end; asked only once blocks come."""
         self._inbox = inbox
+        self._encoder = encoder
         self._arriving: dict[BlockKey, tuple[StreamRecord, StorePlan]] = {}
 
     @property
@@ -214,7 +223,7 @@ class LinkInbox:
         """See `BlockSink.reserve`."""
         if header.key in self._arriving:
             raise LimitExceeded(f"block {header.key.number} is arriving already", retry_after_s=RETRY_ORDER_S)
-        record, plan = self._inbox.take_room(header)
+        record, plan = self._inbox.take_room(header, self._encoder())
         self._arriving[header.key] = (record, plan)
         return plan.buffer
 

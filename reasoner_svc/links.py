@@ -37,12 +37,13 @@ class TransferServicer(transfer_pb2_grpc.TransferServiceServicer):
         links = list(self._pairs.values())
         await asyncio.gather(*(link.close("the reasoner is stopping") for link in links))
 
-    # The stub's types know only the synchronous servicer; `grpc.aio` also takes a coroutine that reads and writes.
+    # The stub's types know only the synchronous servicer; `grpc.aio` also takes a coroutine that reads and
+    # writes.
     async def Connect(  # type: ignore[override]
         self, request_iterator: object, context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
         """Serve one encoder for as long as its call lives; a refusal travels as a nack."""
-        sink = LinkInbox(self._inbox)
+        sink = LinkInbox(self._inbox, lambda: link.ticket.encoder_id)
         link = Link(
             ServerControlChannel(context),
             hello=self._local,
@@ -66,7 +67,7 @@ class TransferServicer(transfer_pb2_grpc.TransferServiceServicer):
         self._pairs[pair] = link
         try:
             if older is not None:
-                # The encoder came back before its old call was seen to end: nothing of that may land any more.
+                # The encoder came back before its old call was seen to end: nothing of that may land now.
                 await older.close(f"superseded by epoch {link.ticket.epoch}")
             log.info("encoder %s connected over %s", link.ticket.encoder_id, link.lane_kinds)
             closed = await asyncio.shield(link.closed)

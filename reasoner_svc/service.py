@@ -1,4 +1,4 @@
-"""Shell. `ReasonerService`: opens and closes streams, answers questions, tells of changes. Decides nothing."""
+"""Shell. `ReasonerService`: opens and closes streams, answers questions, tells of changes."""
 
 from __future__ import annotations
 

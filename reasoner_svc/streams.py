@@ -21,6 +21,8 @@ class StreamRecord:
     run: int
     """Names this opening of the stream: a stream that is closed and opened again gets another."""
     epoch: Epoch
+    encoder: str = ""
+    """Name of the encoder whose blocks are taken; empty: of any."""
     frontier: Frontier = field(default_factory=Frontier)
     blocks: int = 0
     """Visual blocks held and visible."""

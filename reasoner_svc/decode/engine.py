@@ -94,7 +94,11 @@ class Engine:
         """A stream was opened under this run number."""
 
         def command() -> None:
-            self._runs[run] = StreamRun(self._model, stream, self._view_tokens)
+            try:
+                self._runs[run] = StreamRun(self._model, stream, self._view_tokens)
+            except Exception:
+                log.exception("no run could be opened for stream %s", stream)
+                self._break(run)
 
         self._submit(command)
 
@@ -150,8 +154,13 @@ class Engine:
 
     def cancel(self, question: Answering) -> None:
         """The asker left: stop before the question's next step and free what it holds. Idempotent."""
+
+        def command() -> None:
+            question.abandon(Unavailable("the question was cancelled"))
+            self._reap()
+
         question.cancelled = True
-        self._submit(lambda: None)
+        self._submit(command)
 
     async def flush(self) -> EngineStats:
         """Wait until everything handed over so far is done; for closing and for tests."""
@@ -199,11 +208,13 @@ class Engine:
             while not (self._commands or self._open or self._closing):
                 self._wake.wait()
         until_s = self._clock() + COMMAND_SLICE_S
+        took = bool(self._commands)
         while self._commands and (not self._open or self._clock() < until_s):
             self._commands.popleft()()
+        if took:
+            self._note()
 
     def _tick(self) -> None:
-        self._drop_cancelled()
         tick = plan_tick([q.waiting for q in self._open.values()], self._turn, self._limits)
         self._turn = tick.turn
         for item in tick.items:
@@ -234,17 +245,12 @@ class Engine:
             raise NotFound(f"stream {asked.stream!r} was closed")
         return run
 
-    def _drop_cancelled(self) -> None:
-        for question in self._open.values():
-            if question.cancelled:
-                question.abandon(Unavailable("the question was cancelled"))
-        self._reap()
-
     def _reap(self) -> None:
         ended = [number for number, q in self._open.items() if q.progress.phase.final]
         for number in ended:
             del self._open[number]
-        self._note()
+        if ended:
+            self._note()
 
     def _break(self, run: int) -> None:
         self._broken.add(run)

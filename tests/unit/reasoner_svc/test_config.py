@@ -1,0 +1,43 @@
+"""Settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reasoner_svc.__main__ import main
+from reasoner_svc.config import ReasonerConfig
+from tandem.core.errors import InvalidInput
+
+SECRET = b"sixteen bytes !!"
+
+
+def test_every_problem_is_named_at_once() -> None:
+    with pytest.raises(InvalidInput) as raised:
+        ReasonerConfig(name="no spaces", secret=b"short", ram_bytes=5, view_tokens=0, threads=-1)
+    for part in ("name", "secret", "ram_bytes", "view_tokens", "threads"):
+        assert part in raised.value.message
+
+
+def test_a_tick_has_room_for_every_running_question_and_a_chunk() -> None:
+    config = ReasonerConfig(name="r", secret=SECRET, max_running=3, prefill_chunk=7)
+    assert config.tick_tokens == 10
+
+
+def test_the_command_says_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["--name", "r", "--secret-file", str(tmp_path / "absent")]) == 2
+    assert "cannot read the secret file" in capsys.readouterr().err
+    secret = tmp_path / "secret"
+    secret.write_bytes(SECRET)
+    assert main(["--name", "r r", "--secret-file", str(secret), "--ram-bytes", "1"]) == 2
+    said = capsys.readouterr().err
+    assert "name" in said
+    assert "ram_bytes" in said
+
+
+def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    assert "example:" in capsys.readouterr().out

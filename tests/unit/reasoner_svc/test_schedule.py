@@ -1,0 +1,89 @@
+"""Who steps, and by how much."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reasoner_svc.decode.question import Phase
+from reasoner_svc.decode.schedule import Item, ScheduleLimits, Waiting, plan_tick
+
+LIMITS = ScheduleLimits(max_running=4, prefill_chunk=10, tick_tokens=16)
+
+
+def test_nothing_to_do() -> None:
+    assert plan_tick([], 0, LIMITS).items == ()
+
+
+def test_every_decoding_question_gets_a_token_before_any_prompt_is_read() -> None:
+    questions = [Waiting(1, Phase.PREFILL, 100), Waiting(2, Phase.DECODING, 0), Waiting(3, Phase.DECODING, 0)]
+    assert plan_tick(questions, 0, LIMITS).items == (Item(2, 0), Item(3, 0), Item(1, 10))
+
+
+def test_a_short_prompt_overtakes_a_long_one() -> None:
+    long_one, short_one = Waiting(1, Phase.PREFILL, 1000), Waiting(2, Phase.QUEUED, 3)
+    tick = plan_tick([long_one, short_one], 0, LIMITS)
+    assert tick.items == (Item(1, 10), Item(2, 3))
+
+
+def test_turns_change() -> None:
+    limits = ScheduleLimits(max_running=3, prefill_chunk=10, tick_tokens=10)
+    questions = [Waiting(number, Phase.PREFILL, 1000) for number in (1, 2, 3)]
+    turn, first = 0, []
+    for _ in range(6):
+        tick = plan_tick(questions, turn, limits)
+        turn = tick.turn
+        first.append(tick.items[0].number)
+    assert first == [1, 2, 3, 1, 2, 3]
+
+
+def test_only_so_many_run_at_once_and_the_others_wait_in_order() -> None:
+    questions = [Waiting(number, Phase.QUEUED, 1) for number in range(1, 7)]
+    tick = plan_tick(questions, 0, LIMITS)
+    assert {item.number for item in tick.items} == {1, 2, 3, 4}
+
+
+def test_limits_must_leave_room_for_prompts() -> None:
+    with pytest.raises(AssertionError):
+        ScheduleLimits(max_running=4, prefill_chunk=10, tick_tokens=4)
+
+
+open_phases = st.sampled_from([Phase.QUEUED, Phase.PREFILL, Phase.DECODING])
+
+
+@given(st.lists(st.tuples(open_phases, st.integers(1, 50)), max_size=12), st.integers(0, 12))
+def test_a_tick_keeps_its_promises(shape: list[tuple[Phase, int]], turn: int) -> None:
+    running = 0
+    questions = []
+    for number, (phase, left) in enumerate(shape, 1):
+        running += phase is not Phase.QUEUED
+        settled = phase if running <= LIMITS.max_running else Phase.QUEUED
+        questions.append(Waiting(number, settled, 0 if settled is Phase.DECODING else left))
+    tick = plan_tick(questions, turn, LIMITS)
+    known = {question.number: question for question in questions}
+    assert len({item.number for item in tick.items}) == len(tick.items), "nobody steps twice"
+    assert sum(max(item.prompt_tokens, 1) for item in tick.items) <= LIMITS.tick_tokens
+    assert len(tick.items) <= LIMITS.max_running
+    for item in tick.items:
+        assert item.prompt_tokens <= min(LIMITS.prefill_chunk, known[item.number].prompt_left)
+    decoding = {question.number for question in questions if question.phase is Phase.DECODING}
+    assert decoding <= {item.number for item in tick.items}
+    assert bool(tick.items) == bool(questions), "somebody always gets on"
+
+
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=8))
+def test_everybody_ends(prompts: list[int]) -> None:
+    left = dict(enumerate(prompts, 1))
+    phase = dict.fromkeys(left, Phase.QUEUED)
+    turn = ticks = 0
+    while left:
+        ticks += 1
+        assert ticks <= 200
+        tick = plan_tick([Waiting(n, phase[n], left[n]) for n in sorted(left)], turn, LIMITS)
+        turn = tick.turn
+        for item in tick.items:
+            phase[item.number] = Phase.PREFILL
+            left[item.number] -= item.prompt_tokens
+            if not left[item.number]:
+                del left[item.number]
