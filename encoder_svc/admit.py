@@ -73,7 +73,7 @@ class PictureOrder:
         self._last_pts_us: int | None = None
 
     def admit(self, sequence: int, pts_us: int) -> Admission:
-        """Judge the next picture. Raises BadTimestamp; then that picture alone is out, its number is used up."""
+        """Judge the next picture. Raises BadTimestamp: that picture alone is out."""
         if sequence < self.next_sequence:
             return Admission(known=True)
         lost = sequence > self.next_sequence
@@ -98,7 +98,7 @@ class ChunkOrder:
         self.next_offset = next_offset
 
     def admit(self, offset: int, count: int) -> tuple[int, int]:
-        """Return (bytes of the chunk to skip because they were taken before, bytes that never came before it).
+        """Return (bytes of the chunk that were taken before, bytes before it that never came).
 
         Raises InvalidInput for an offset that no stream reaches.
         """

@@ -54,6 +54,11 @@ class Outbox(Generic[Item]):
         """True when nothing is reserved or held."""
         return self.items == 0
 
+    @property
+    def has_waiting(self) -> bool:
+        """True when `take` would give something."""
+        return any(not slot.in_flight for slot in self._slots.values())
+
     def has_room(self, size_bytes: int) -> bool:
         """True when `reserve` would succeed."""
         if self.empty:

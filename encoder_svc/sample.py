@@ -7,8 +7,8 @@ encoded streams, and causal, so that both give the same blocks at the same time:
     unit u   slots [u*n, (u+1)*n)        n = frames that the model merges into one temporal unit
 
 A frame up to `TOLERANCE_US` before a slot's start counts as inside it, and its time is moved to the start:
-containers round times to their own clocks. A unit is complete with its last slot, or as soon as anything later
-is known; a slot that stayed empty shows the frame before it.
+containers round times to their own clocks. A unit is complete with its last slot, or as soon as anything
+later is known; a slot that stayed empty shows the frame before it.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class EncodedSource:
         self._gap: Gap | None = None
         self._ended = self._dead = self._complained = False
         self._forget_decoder()
-        self._tag = 0
+        self._tag = self._packet_bytes = 0
         self.decoded_us = sampler.covered_us or 0
         """Time of the latest frame."""
 
@@ -139,19 +139,23 @@ class EncodedSource:
         self._drain()
         self._forget_decoder()
         self._demuxer.jump(position)
-        self._sampler.note(GapReason.UNDECODABLE)
+        self._sampler.note(GapReason.BACKLOG_FULL)
         if self._gap is None:
-            error = InvalidInput(f"{missing} bytes before byte {position} never came")
-            self._events.append(Refusal(error, position))
+            self._timer.lost(self._frames_in(missing))
         else:
             self._timer.jump(self._gap.range.end_us)
         self._settle_gap()
+
+    def _frames_in(self, count: int) -> int:
+        """About how many frames so many bytes held, going by those that came."""
+        return round(count * self._tag / self._packet_bytes) if self._packet_bytes else 0
 
     def _use(self, item: Demuxed) -> None:
         if isinstance(item, Damage):
             self._complain(item.error, item.position, None)
             return
         self._tag += 1
+        self._packet_bytes += len(item.data)
         if self._decoder is None:
             if not item.key:
                 self._skip_until_key(item)

@@ -1,7 +1,7 @@
 """Pure. Stream time of decoded frames: from the container's clock, or by counting.
 
-Knows no codec. Both kinds start at 0 with the first frame that can be shown; a resumed stream goes on where the
-resume header says. Times that go back are reported, never passed on.
+Knows no codec. Both kinds start at 0 with the first frame that can be shown; a resumed stream goes on where
+the resume header says. Times that go back are reported, never passed on.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class FrameTimer(Protocol):
         """Stream time of a packet that gave no frame, if it is known."""
         ...
 
-    def lost(self) -> None:
-        """One frame could not be decoded."""
+    def lost(self, frames: int = 1) -> None:
+        """This many frames could not be decoded."""
         ...
 
     def jump(self, time_us: int) -> None:
@@ -86,7 +86,7 @@ class ContainerTimer:
             return None
         return container_us - self._origin_us
 
-    def lost(self) -> None:
+    def lost(self, frames: int = 1) -> None:
         """Nothing to do: times are absolute."""
 
     def jump(self, time_us: int) -> None:
@@ -127,9 +127,9 @@ class CountingTimer:
         """Where the next frame will stand."""
         return round(self._index * MICROSECONDS / self._fps)
 
-    def lost(self) -> None:
-        """One frame could not be decoded: the next one stands one step later."""
-        self._index += 1
+    def lost(self, frames: int = 1) -> None:
+        """Frames could not be decoded: the next one stands that many steps later."""
+        self._index += frames
 
     def jump(self, time_us: int) -> None:
         """The next frame stands at `time_us` or just after it."""

@@ -69,9 +69,7 @@ class VideoDecoder:
             frames = self._context.decode(packet)
         except (av.FFmpegError, ValueError) as error:
             raise BadMedia(f"the {self._setup.codec} decoder refuses a frame: {error}") from error
-        return [
-            Decoded(frame.pts, frame, not frame.is_corrupt) for frame in frames if frame.pts is not None
-        ]
+        return [Decoded(frame.pts, frame, not frame.is_corrupt) for frame in frames if frame.pts is not None]
 
     def pixels(self, decoded: Decoded) -> Rgb:
         """The frame as upright RGB. Raises BadMedia when it cannot be converted."""

@@ -98,9 +98,7 @@ def open_source(
     limits: MediaLimits = LIMITS,
 ) -> Source:
     """A source that samples at `fps`."""
-    sampler: Sampler[Rgb] = Sampler(
-        Grid.of(fps, frames_per_unit), from_us=from_us, gap_after_us=gap_after_us
-    )
+    sampler: Sampler[Rgb] = Sampler(Grid.of(fps, frames_per_unit), from_us=from_us, gap_after_us=gap_after_us)
     return make_source(kind, sampler, limits, beginning or Beginning(), nominal_fps)
 
 

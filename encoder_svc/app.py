@@ -1,0 +1,221 @@
+"""Shell. The process: model, loop, links, server, attachment; started together, ended in reverse order.
+
+Imports torch: `__main__` reads the settings first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from encoder_svc.config import EncoderConfig
+from encoder_svc.links import Dial, LinkPool, OpenLink
+from encoder_svc.loop import EncodeLoop, LoopConfig
+from encoder_svc.service import EncoderServicer
+from encoder_svc.session import Services
+from kv_transfer.base import BlockSink, LinkConfig, LocalEnd
+from kv_transfer.link import Link
+from tandem.core.blocks import BlockHeader, BlockKey
+from tandem.core.clock import monotonic_clock
+from tandem.core.errors import InvalidInput
+from tandem.core.transfer import LaneKind
+from tandem.vlm.load import load_model
+from tandem.vlm.model import VisionLanguageModel
+from tandem.wire.attach import Attachment, ServiceIdentity, ServiceLoad, make_boot_id
+from tandem.wire.channel import bind, make_channel, make_server
+from tandem.wire.gen.tandem.v1 import encoder_pb2_grpc, types_pb2
+from tandem.wire.transfer import ClientControlChannel
+
+log = logging.getLogger(__name__)
+
+DEFAULT_WINDOW_UNITS = 64
+"""For checkpoints that do not say: about a minute at one unit a second."""
+
+
+class NoSink(BlockSink):
+    """An encoder asks for blocks, but takes none that it did not ask for."""
+
+    def have(self, key: BlockKey, layer_checksums: object) -> bool:
+        """Never."""
+        return False
+
+    def reserve(self, header: BlockHeader) -> torch.Tensor:
+        """Refuse."""
+        raise InvalidInput(f"an encoder stores no blocks; {header.key} was not asked for")
+
+    def publish(self, header: BlockHeader, buffer: torch.Tensor) -> None:
+        """Nothing was reserved."""
+        raise AssertionError(f"{header.key} was published without a buffer")
+
+    def release(self, header: BlockHeader, buffer: torch.Tensor) -> None:
+        """Nothing was reserved."""
+
+
+def make_dial(config: EncoderConfig, secret: bytes, fingerprint: str, boot_id: str) -> Dial:
+    """How links to reasoners are opened."""
+    link_config = LinkConfig(
+        lanes=tuple(LaneKind(lane) for lane in config.lanes),
+        gloo_host=config.gloo_host,
+        device=config.device,
+    )
+
+    async def dial(address: str, ticket: bytes) -> OpenLink:
+        local = LocalEnd(
+            node_id=config.name,
+            fingerprint=fingerprint,
+            boot_id=boot_id,
+            cluster_secret=secret,
+            ticket=ticket,
+        )
+        channel = make_channel(address)
+        try:
+            link = Link(
+                ClientControlChannel(channel),
+                hello=local,
+                sink=NoSink(),
+                source=None,
+                config=link_config,
+                initiator=True,
+            )
+            await link.start()
+        except BaseException:
+            await channel.close()
+            raise
+        closing: set[asyncio.Task[None]] = set()
+
+        def close_channel(_: object) -> None:
+            task = asyncio.create_task(channel.close())
+            closing.add(task)
+            task.add_done_callback(closing.discard)
+
+        link.closed.add_done_callback(close_channel)
+        return link
+
+    return dial
+
+
+def model_info(model: VisionLanguageModel, source: str) -> types_pb2.ModelInfo:
+    """What others are told of the model."""
+    prompt = model.prompt
+    return types_pb2.ModelInfo(
+        source=source,
+        fingerprint=model.fingerprint,
+        native_fps=prompt.frames_per_unit / prompt.seconds_per_unit,
+    )
+
+
+class EncoderApp:
+    """A running encoder. `start`, then `stop`; the model is given, so that tests share one."""
+
+    def __init__(self, config: EncoderConfig, model: VisionLanguageModel, secret: bytes) -> None:
+        self.config = config
+        self.boot_id = make_boot_id()
+        self.address = ""
+        self._secret = secret
+        self._model = model
+        self._decoders = ThreadPoolExecutor(
+            config.decode_threads or os.cpu_count() or 2, thread_name_prefix="encoder-decode"
+        )
+        window_units = config.window_units or model.prompt.window_units or DEFAULT_WINDOW_UNITS
+        self.loop = EncodeLoop(
+            model,
+            LoopConfig(window_units=window_units, run_units=config.run_units, batch_units=config.batch_units),
+        )
+        self.links = LinkPool(
+            make_dial(config, secret, model.fingerprint, self.boot_id),
+            secret,
+            patience_s=config.connect_patience_s,
+            idle_s=config.link_idle_s,
+        )
+        services = Services(model, self.loop, self.links, self._decoders, config, monotonic_clock)
+        self.info = model_info(model, config.model)
+        self.servicer = EncoderServicer(services, self.info)
+        self._server = make_server()
+        self._health = health.aio.HealthServicer()
+        self._attachment: Attachment | None = None
+
+    async def start(self) -> str:
+        """Listen and attach; returns the address."""
+        encoder_pb2_grpc.add_EncoderServiceServicer_to_server(self.servicer, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self.address = bind(self._server, self.config.listen)
+        self.loop.start()
+        await self._server.start()
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        if self.config.orchestrator:
+            self._attach()
+        return self.address
+
+    def _attach(self) -> None:
+        identity = ServiceIdentity(
+            name=self.config.name,
+            role="encoder",
+            address=self.config.advertise or self.address,
+            boot_id=self.boot_id,
+            model=self.info,
+        )
+        self._attachment = Attachment(
+            self.config.orchestrator, self._secret, identity, self._load, self.servicer.drain
+        )
+        self._attachment.start()
+
+    def _load(self) -> ServiceLoad:
+        stats = self.loop.stats
+        details = {
+            "device": str(self._model.device),
+            "window_units": str(self.loop.window_units),
+            "units_encoded": str(stats.units),
+            "units_waiting": str(self.loop.waiting),
+            "batches": str(stats.batches),
+            "links": str(self.links.open_links),
+        }
+        return ServiceLoad(self.servicer.streams, details)
+
+    async def stop(self) -> None:
+        """Drain, then end everything; returns when nothing is held any more."""
+        await self._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self.servicer.drain(self.config.drain_s)
+        if self._attachment is not None:
+            await self._attachment.close()
+        await self._server.stop(1.0)
+        await self.loop.close()
+        await self.links.close()
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+
+
+async def serve(config: EncoderConfig) -> None:
+    """Run until SIGTERM or SIGINT."""
+    secret = config.read_secret() if config.secret_file else secrets.token_bytes(32)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    model = await asyncio.to_thread(
+        load_model,
+        config.model,
+        load_format=config.load_format,
+        dtype=config.dtype or None,
+        device=config.device,
+        max_pixels=config.max_pixels or None,
+    )
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    app = EncoderApp(config, model, secret)
+    try:
+        address = await app.start()
+        print(f"encoder {config.name} ready on {address} fingerprint {model.fingerprint}", flush=True)
+        await ended.wait()
+        log.info("draining")
+    finally:
+        with contextlib.suppress(asyncio.CancelledError):
+            await app.stop()
+    sys.stdout.flush()

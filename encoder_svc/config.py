@@ -1,0 +1,166 @@
+"""Pure. Settings of the encoder service, from the command line; every problem is listed at once."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from encoder_svc.admit import MediaLimits
+from tandem.core.errors import InvalidInput
+from tandem.core.ids import is_valid_id
+from tandem.core.tickets import MIN_SECRET_BYTES
+
+LANES = ("shm", "nccl", "gloo")
+_POSITIVE = ("run_units", "batch_units", "max_streams", "outbox_blocks", "outbox_bytes")
+_NOT_NEGATIVE = ("window_units", "threads", "decode_threads", "max_pixels", "drain_s", "gap_after_s")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderConfig:
+    """All settings. Made by `parse_config`, or directly in tests."""
+
+    name: str = "encoder"
+    """Name in the cluster; tickets name it."""
+    listen: str = "127.0.0.1:0"
+    """Where the service listens, host:port; never a wildcard."""
+    advertise: str = ""
+    """Address that others use; empty: the address it listens on."""
+    orchestrator: str = ""
+    """Address of the orchestrator; empty: run on its own."""
+    secret_file: str = ""
+    """File with the cluster secret."""
+    model: str = "default"
+    load_format: str = "auto"
+    dtype: str = ""
+    """Empty: float32 on CPUs, the checkpoint's own elsewhere."""
+    device: str = "cpu"
+    max_pixels: int = 0
+    """Pixel budget of a frame; 0: the checkpoint's own."""
+    window_units: int = 0
+    """Sliding window; 0: what the checkpoint was trained for, else `DEFAULT_WINDOW_UNITS`."""
+    run_units: int = 8
+    """Most units of one stream in one forward pass; 1 makes results independent of the load, bit for bit."""
+    batch_units: int = 16
+    """Most units of all streams in one forward pass."""
+    threads: int = 0
+    """Threads of the model; 0: torch's choice."""
+    decode_threads: int = 0
+    """Threads that decode media; 0: one per core."""
+    max_streams: int = 256
+    outbox_bytes: int = 256 << 20
+    """Most bytes of one stream's blocks that are not published."""
+    outbox_blocks: int = 64
+    frame_bytes: int = 128 << 20
+    """Most bytes of one stream's frames that wait for the model."""
+    send_timeout_s: float = 30.0
+    publish_patience_s: float = 120.0
+    """A reasoner that publishes nothing for so long, while blocks wait, ends the stream."""
+    connect_patience_s: float = 10.0
+    """Longest wait for a link to a reasoner."""
+    link_idle_s: float = 30.0
+    """A link that no stream uses is kept so long."""
+    drain_s: float = 20.0
+    """Longest wait for what is encoded to be published at the end."""
+    gap_after_s: float = 2.0
+    """A pause of the source longer than this is declared a gap."""
+    lanes: tuple[str, ...] = ("shm", "gloo")
+    gloo_host: str = "127.0.0.1"
+    die_with_parent: bool = False
+    limits: MediaLimits = field(default_factory=MediaLimits)
+
+    def problems(self) -> list[str]:
+        """Everything that is wrong with these settings; no file is looked at."""
+        found = []
+        if not is_valid_id(self.name):
+            found.append(f"--name: {self.name!r} is not 1 to 64 characters of [A-Za-z0-9._-]")
+        for flag, value in (("--listen", self.listen), ("--orchestrator", self.orchestrator)):
+            if value and not _is_address(value):
+                found.append(f"{flag}: {value!r} is not host:port, for example 127.0.0.1:7430")
+        if self.orchestrator and not self.secret_file:
+            found.append("--orchestrator needs --secret-file")
+        for names, least in ((_POSITIVE, 1), (_NOT_NEGATIVE, 0)):
+            found += [
+                f"--{name.replace('_', '-')}: must be at least {least}, not {getattr(self, name)}"
+                for name in names
+                if getattr(self, name) < least
+            ]
+        if unknown := [lane for lane in self.lanes if lane not in LANES]:
+            found.append(f"--lanes: {', '.join(unknown)} (known: {', '.join(LANES)})")
+        return found
+
+    def read_secret(self) -> bytes:
+        """The cluster secret. Raises InvalidInput when the file cannot be used."""
+        try:
+            secret = Path(self.secret_file).read_bytes().strip()
+        except OSError as error:
+            raise InvalidInput(f"--secret-file: {error.strerror or error}: {self.secret_file}") from error
+        if len(secret) < MIN_SECRET_BYTES:
+            raise InvalidInput(f"--secret-file: {len(secret)} bytes, at least {MIN_SECRET_BYTES} are needed")
+        return secret
+
+
+def parse_config(argv: Sequence[str]) -> EncoderConfig:
+    """Settings from arguments. Raises InvalidInput that lists every problem; argparse exits on bad flags."""
+    given = vars(_parser().parse_args(argv))
+    lanes = given.pop("lanes")
+    config = EncoderConfig(**given, lanes=tuple(lane for lane in lanes.split(",") if lane))
+    problems = config.problems()
+    if problems:
+        raise InvalidInput("\n".join(problems))
+    return config
+
+
+_FLAGS = {
+    "name": "name in the cluster",
+    "listen": "address to listen on; port 0 picks a free one",
+    "advertise": "address that others use; default: the address it listens on",
+    "orchestrator": "address of the orchestrator; without it the encoder runs on its own",
+    "secret_file": "file with the cluster secret",
+    "model": "directory, hub name, 'default', or 'dummy:CONFIG' for random weights",
+    "load_format": "'auto', or 'dummy' for random weights",
+    "dtype": "float32, bfloat16 or float16; default: float32 on CPUs, else the checkpoint's",
+    "device": "torch device, for example cpu or cuda:0",
+    "max_pixels": "pixel budget of a frame; 0: the checkpoint's own",
+    "window_units": "sliding window in units; 0: what the checkpoint was trained for",
+    "run_units": "most units of one stream in one forward pass; 1: results do not depend on load",
+    "batch_units": "most units of all streams in one forward pass",
+    "threads": "threads of the model; 0: torch's choice",
+    "decode_threads": "threads that decode media; 0: one per core",
+    "max_streams": "most streams at once",
+    "outbox_bytes": "most bytes of one stream's blocks that are not published",
+    "outbox_blocks": "most blocks of one stream that are not published",
+    "drain_s": "longest wait at the end for what is encoded to be published",
+    "gap_after_s": "a longer pause of the source is declared a gap",
+    "gloo_host": "address that Gloo lanes listen on",
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tandem encoder",
+        description="Turns media into KV blocks and sends them to reasoners.",
+        epilog="example: tandem encoder --listen 127.0.0.1:7430 --model default --secret-file secret",
+        allow_abbrev=False,
+    )
+    defaults = {item.name: item.default for item in dataclasses.fields(EncoderConfig)}
+    for name, text in _FLAGS.items():
+        default = defaults[name]
+        parser.add_argument(
+            "--" + name.replace("_", "-"), type=type(default), default=default, metavar="VALUE", help=text
+        )
+    parser.add_argument(
+        "--lanes",
+        default="shm,gloo",
+        metavar="LIST",
+        help="lane kinds by preference: shm, nccl, gloo",
+    )
+    parser.add_argument("--die-with-parent", action="store_true", help="end when the parent process ends")
+    return parser
+
+
+def _is_address(text: str) -> bool:
+    host, colon, port = text.rpartition(":")
+    return bool(colon and host and port.isdigit() and int(port) <= 65535)

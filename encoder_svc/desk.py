@@ -1,0 +1,71 @@
+"""Pure but for its wake-ups: the state that one session's tasks share, and their bounds.
+
+Knows neither decoders nor links. Event loop's thread only.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from encoder_svc.bookkeeping import Book
+from encoder_svc.changes import Changes
+from encoder_svc.decode.source import Refusal
+from encoder_svc.outbox import Outbox
+from kv_transfer.block import Block
+from tandem.core.clock import Clock
+
+MAX_REFUSALS = 256
+"""Refusals that may wait for a caller that does not read; then nothing more is taken in."""
+
+
+class Desk:
+    """What pump, model, sender and reporter of one session hand to each other."""
+
+    def __init__(self, book: Book, clock: Clock, *, bytes_each: int, items: int, frame_bytes: int) -> None:
+        self.book = book
+        self.changes = Changes()
+        self.blocks: Outbox[tuple[int, Block]] = Outbox(budget_bytes=bytes_each, budget_items=items)
+        """(serial, block) by block number, until published."""
+        self.refusals: deque[Refusal] = deque()
+        self._frames: Outbox[None] = Outbox(budget_bytes=frame_bytes, budget_items=items)
+        self._frame_bytes: dict[int, int] = {}
+        self._clock = clock
+
+    @property
+    def idle(self) -> bool:
+        """True when all that was taken in is published."""
+        return self.blocks.empty
+
+    def has_room(self, block_bytes: int, frame_bytes: int) -> bool:
+        """True when a unit of this size may go to the model."""
+        return self.blocks.has_room(block_bytes) and self._frames.has_room(frame_bytes)
+
+    def reserve(self, serial: int, block_bytes: int, frame_bytes: int) -> None:
+        """Keep room for a unit and its block. Ask `has_room` first."""
+        self.blocks.reserve(block_bytes)
+        self._frames.reserve(frame_bytes)
+        self._frame_bytes[serial] = frame_bytes
+
+    def encoded(self, blocks: list[tuple[int, Block]]) -> None:
+        """The model has made these blocks: their frames are free, they wait to be sent."""
+        for serial, block in blocks:
+            self.blocks.put(block.key.number, (serial, block), block.header.payload_bytes)
+            frame_bytes = self._frame_bytes.pop(serial, None)
+            if frame_bytes is not None:
+                self._frames.release(frame_bytes)
+        self.changes.notify()
+
+    def published(self, number: int, serial: int) -> None:
+        """The reasoner holds this block."""
+        self.blocks.published(number)
+        if number == 0:
+            self.book.ledger.sink_published()
+        else:
+            self.book.ledger.publish(serial, number, self._clock())
+        self.changes.notify()
+
+    async def refuse(self, refusal: Refusal) -> None:
+        """Report something that could not be used; waits while too much is unread."""
+        await self.changes.wait_for(lambda: len(self.refusals) < MAX_REFUSALS)
+        self.refusals.append(refusal)
+        self.changes.notify()

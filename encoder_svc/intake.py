@@ -1,0 +1,137 @@
+"""Shell. A session's pump: reads items, has them decoded in a worker thread, and submits units in order.
+
+It waits for room before each unit and reads nothing meanwhile, so that everything before it, up to the
+client's connection, slows down too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor
+
+from encoder_svc.decode.pictures import Rgb
+from encoder_svc.decode.source import Item, Refusal, Source, SourceEvent, Start
+from encoder_svc.desk import Desk
+from encoder_svc.encode import unit_geometry
+from encoder_svc.messages import End
+from encoder_svc.sample import Hole, Unit
+from tandem.core.clock import Clock
+from tandem.core.errors import BadMedia, InvalidInput
+from tandem.core.timeline import Gap, GapReason
+from tandem.vlm.model import VisionLanguageModel
+
+Submit = Callable[[int, Unit[Rgb]], None]
+"""Gives (serial, unit) to the model."""
+
+
+class Intake:
+    """Media of one session, from the call to the model."""
+
+    def __init__(
+        self,
+        source: Source,
+        desk: Desk,
+        submit: Submit,
+        model: VisionLanguageModel,
+        decoders: Executor,
+        clock: Clock,
+    ) -> None:
+        self._source = source
+        self._desk = desk
+        self._submit = submit
+        self._model = model
+        self._decoders = decoders
+        self._clock = clock
+        self._reading: asyncio.Future[Item | End | Refusal] | None = None
+        self._stopped = False
+
+    @property
+    def source(self) -> Source:
+        """How far decoding is."""
+        return self._source
+
+    def stop(self) -> None:
+        """Read nothing more; `run` finishes what it has."""
+        self._stopped = True
+        if self._reading is not None:
+            self._reading.cancel()
+
+    async def run(self, items: AsyncIterator[Item | End | Refusal]) -> None:
+        """Until End, or until stopped. Raises InvalidInput when the call ends without End."""
+        while True:
+            item = await self._next(items)
+            arrived_s = self._clock()
+            if isinstance(item, Refusal):
+                await self._desk.refuse(item)
+                continue
+            if item is None:
+                return
+            if isinstance(item, End):
+                await self._decode(None, arrived_s)
+                return
+            await self._decode(item, arrived_s)
+
+    async def _next(self, items: AsyncIterator[Item | End | Refusal]) -> Item | End | Refusal | None:
+        """The next item; None when stopped."""
+        if self._stopped:
+            return None
+        self._reading = asyncio.ensure_future(anext(items))
+        try:
+            return await self._reading
+        except StopAsyncIteration:
+            raise InvalidInput("the call ended without an end message: the caller is gone") from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._stopped and task is not None and not task.cancelling():
+                return None
+            raise
+        finally:
+            self._reading = None
+
+    async def _decode(self, item: Item | None, arrived_s: float) -> None:
+        """Feed one item (None: no more) and handle all that comes of it."""
+        loop = asyncio.get_running_loop()
+
+        def begin() -> tuple[list[SourceEvent], bool]:
+            if item is None:
+                self._source.finish()
+            else:
+                self._source.feed(item)
+            return self._source.advance()
+
+        events, more = await loop.run_in_executor(self._decoders, begin)
+        while True:
+            for event in events:
+                await self._handle(event, arrived_s)
+            self._desk.changes.notify()
+            if not more:
+                return
+            events, more = await loop.run_in_executor(self._decoders, self._source.advance)
+
+    async def _handle(self, event: SourceEvent, arrived_s: float) -> None:
+        book = self._desk.book
+        match event:
+            case Unit():
+                await self._encode(event, arrived_s)
+            case Hole():
+                book.ledger.add_hole(event.gap, announced=event.announced)
+            case Start():
+                book.add_start(event.point, event.header)
+            case Refusal():
+                await self._desk.refuse(event)
+
+    async def _encode(self, unit: Unit[Rgb], arrived_s: float) -> None:
+        try:
+            geometry = unit_geometry(self._model, unit)
+        except BadMedia as error:
+            self._desk.book.ledger.add_hole(Gap(unit.time, GapReason.UNDECODABLE), announced=False)
+            await self._desk.refuse(Refusal(error, self._source.consumed))
+            return
+        block_bytes = self._model.layout.block_bytes(geometry.tokens)
+        # A frame that fills an empty slot is the one before it, not a copy.
+        frame_bytes = sum(frame.nbytes for frame in {id(frame): frame for frame in unit.frames}.values())
+        await self._desk.changes.wait_for(lambda: self._desk.has_room(block_bytes, frame_bytes))
+        serial = self._desk.book.add_unit(geometry, unit.time.end_us, arrived_s)
+        self._desk.reserve(serial, block_bytes, frame_bytes)
+        self._submit(serial, unit)

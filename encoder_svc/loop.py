@@ -1,0 +1,222 @@
+"""Shell. The one thread that owns the model: takes fair batches of waiting units and encodes them.
+
+Knows neither media nor links. Streams are opened and fed from the event loop; results come back to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from encoder_svc.batch import FairQueue
+from encoder_svc.batch import Run as QueueRun
+from encoder_svc.decode.pictures import Rgb
+from encoder_svc.encode import Run, encode_sink, prefill_runs, see_runs
+from encoder_svc.sample import Unit
+from encoder_svc.window import Kept, Window
+from kv_transfer.block import Block
+from tandem.core.errors import Internal, TandemError
+from tandem.core.ids import StreamId
+from tandem.vlm.model import VisionLanguageModel
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One unit to encode; without a unit, the stream's window is opened or restored."""
+
+    serial: int
+    unit: Unit[Rgb] | None
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """One stream at the encoder. The event loop makes it, the model's thread uses `window`."""
+
+    stream: StreamId
+    kept: Kept | None
+    """What to restore the window from; None for a new stream."""
+    on_ready: Callable[[], None]
+    """Called in the event loop, once: the window is there."""
+    on_blocks: Callable[[list[tuple[int, Block]]], None]
+    """Called in the event loop with (serial, block); the sink has serial 0."""
+    on_error: Callable[[TandemError], None]
+    """Called in the event loop, once: nothing more will come."""
+    window: Window | None = None
+    closed: bool = False
+    """Set by the event loop; results that come later are dropped."""
+
+
+@dataclass(slots=True)
+class LoopStats:
+    """What the model's thread has done. Written by it alone."""
+
+    batches: int = 0
+    units: int = 0
+    failures: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopConfig:
+    """Sizes of the model's work."""
+
+    window_units: int
+    run_units: int = 8
+    """Most units of one stream in a batch."""
+    batch_units: int = 16
+    """Most units in a batch."""
+
+
+class EncodeLoop:
+    """Encodes for all streams. Make and use it in the event loop."""
+
+    def __init__(self, model: VisionLanguageModel, config: LoopConfig) -> None:
+        self._model = model
+        self._config = config
+        self._queue: FairQueue[Lane, Job] = FairQueue(
+            run_items=config.run_units, batch_items=config.batch_units
+        )
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._work, name="encoder-model", daemon=True)
+        self.stats = LoopStats()
+
+    @property
+    def window_units(self) -> int:
+        """Units that a unit sees before itself."""
+        return self._config.window_units
+
+    @property
+    def waiting(self) -> int:
+        """Units that wait for the model."""
+        with self._wake:
+            return len(self._queue)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Stop after the batch that runs now; what waits is dropped."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join)
+
+    def open(self, lane: Lane) -> None:
+        """Prepare a stream: a new one gets its sink, an old one its window."""
+        self._put(lane, Job(0, None))
+
+    def submit(self, lane: Lane, serial: int, unit: Unit[Rgb]) -> None:
+        """Encode a unit, after all earlier ones of its stream. The caller bounds how many wait."""
+        self._put(lane, Job(serial, unit))
+
+    def drop(self, lane: Lane) -> None:
+        """Forget a stream; safe at any time."""
+        lane.closed = True
+        with self._wake:
+            self._queue.drop(lane)
+
+    def _put(self, lane: Lane, job: Job) -> None:
+        with self._wake:
+            self._queue.put(lane, job)
+            self._wake.notify()
+
+    def _work(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._stopping or len(self._queue) > 0)
+                if self._stopping:
+                    return
+                batch = self._queue.take()
+            self._encode(batch)
+            # Frames and windows of closed streams are freed now, not when the next batch comes.
+            del batch
+
+    def _encode(self, batch: list[QueueRun[Lane, Job]]) -> None:
+        ready: list[_Ready] = []
+        for taken in batch:
+            lane = taken.stream
+            if lane.closed:
+                continue
+            run = _Ready(lane, [job for job in taken.items if job.unit is not None])
+            if len(run.jobs) == len(taken.items) or self._open(lane):
+                ready.append(run)
+        self._encode_together([run for run in ready if run.jobs])
+
+    def _open(self, lane: Lane) -> bool:
+        try:
+            lane.window = Window(self._model, self._config.window_units)
+            if lane.kept is not None:
+                lane.window.restore(lane.kept)
+                lane.kept = None
+            else:
+                self._post(lane, [(0, encode_sink(self._model, lane.stream, lane.window))])
+            self._call(lane, lane.on_ready)
+        except Exception as error:
+            self._fail(lane, error)
+            return False
+        return True
+
+    def _encode_together(self, ready: list[_Ready]) -> None:
+        if not ready:
+            return
+        runs = [run.as_run() for run in ready]
+        try:
+            embeds = see_runs(self._model, runs)
+        except Exception as error:
+            if len(ready) == 1:
+                self._fail(ready[0].lane, error)
+            else:  # find out whose pictures they were; the others go on
+                for run in ready:
+                    self._encode_together([run])
+            return
+        try:
+            blocks = prefill_runs(self._model, runs, embeds)
+        except Exception as error:
+            for run in ready:
+                self._fail(run.lane, error)
+            return
+        self.stats.batches += 1
+        for run, of_run in zip(ready, blocks, strict=True):
+            self.stats.units += len(of_run)
+            self._post(run.lane, [(job.serial, block) for job, block in zip(run.jobs, of_run, strict=True)])
+
+    def _fail(self, lane: Lane, error: Exception) -> None:
+        self.stats.failures += 1
+        if isinstance(error, TandemError):
+            typed = error
+        else:
+            log.error("encoding stream %s failed", lane.stream, exc_info=error)
+            typed = Internal(f"encoding failed ({type(error).__name__}); the encoder's log has details")
+        self._call(lane, lambda: lane.on_error(typed))
+
+    def _post(self, lane: Lane, blocks: list[tuple[int, Block]]) -> None:
+        self._call(lane, lambda: lane.on_blocks(blocks))
+
+    def _call(self, lane: Lane, then: Callable[[], None]) -> None:
+        def deliver() -> None:
+            if not lane.closed:
+                then()
+
+        try:
+            self._loop.call_soon_threadsafe(deliver)
+        except RuntimeError:
+            log.debug("the event loop is closed; a result of stream %s is dropped", lane.stream)
+
+
+@dataclass(slots=True)
+class _Ready:
+    lane: Lane
+    jobs: list[Job] = field(default_factory=list)
+
+    def as_run(self) -> Run:
+        assert self.lane.window is not None, f"stream {self.lane.stream} was not opened"
+        units = tuple(job.unit for job in self.jobs if job.unit is not None)
+        return Run(self.lane.stream, self.lane.window, units)

@@ -1,0 +1,145 @@
+"""Shell. The servicer: calls of `EncoderService`, one session each; epochs, limits and draining."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from encoder_svc.decode.source import Item, Refusal
+from encoder_svc.messages import (
+    End,
+    Opening,
+    Report,
+    item_from_proto,
+    opening_from_proto,
+    progress_to_proto,
+    refused_to_proto,
+)
+from encoder_svc.session import Opened, Services, Session, Write
+from tandem.core.errors import InvalidInput, LimitExceeded, TandemError, Unavailable, WrongState
+from tandem.core.ids import Epoch, StreamId
+from tandem.wire.gen.tandem.v1 import encoder_pb2, encoder_pb2_grpc, types_pb2
+from tandem.wire.status import abort_with
+
+log = logging.getLogger(__name__)
+
+_OPEN_TIMEOUT_S = 30.0
+"""Longest wait for a call's first message."""
+_REMEMBERED_EPOCHS = 10_000
+Context = grpc.aio.ServicerContext[encoder_pb2.EncodeRequest, encoder_pb2.EncodeResponse]
+
+
+class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
+    """See `encoder.proto`."""
+
+    def __init__(self, services: Services, model: types_pb2.ModelInfo) -> None:
+        self._services = services
+        self._model = model
+        self._running: dict[StreamId, tuple[asyncio.Task[Any], Session]] = {}
+        self._epochs: OrderedDict[StreamId, Epoch] = OrderedDict()
+        self._draining = False
+        self._all_ended = asyncio.Event()
+        self._all_ended.set()
+
+    @property
+    def streams(self) -> int:
+        """Streams that are encoded now."""
+        return len(self._running)
+
+    async def drain(self, grace_s: float) -> None:
+        """Take no new streams; let those that run publish what they took in, then end them."""
+        self._draining = True
+        for _, session in self._running.values():
+            session.drain()
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._all_ended.wait()
+        except TimeoutError:
+            log.warning("%d streams did not end within %.0f s", len(self._running), grace_s)
+
+    async def Encode(self, request_iterator: object, context: Context) -> None:
+        """Feed one stream."""
+        try:
+            opening = await self._opening(context)
+            await self._encode(opening, context)
+        except TandemError as error:
+            await abort_with(context, error)
+        except Exception as error:
+            log.exception("a call failed")
+            await abort_with(context, error)
+
+    async def _opening(self, context: Context) -> Opening:
+        try:
+            async with asyncio.timeout(_OPEN_TIMEOUT_S):
+                request = await context.read()
+        except TimeoutError:
+            raise InvalidInput(f"no open message within {_OPEN_TIMEOUT_S:.0f} s") from None
+        if not isinstance(request, encoder_pb2.EncodeRequest):
+            raise InvalidInput("the call ended before its open message")
+        return opening_from_proto(request)
+
+    async def _encode(self, opening: Opening, context: Context) -> None:
+        session = Session(opening, self._services, self._writer(context))
+        task = asyncio.current_task()
+        assert task is not None
+        await self._admit(opening)
+        self._running[opening.stream] = (task, session)
+        self._all_ended.clear()
+        log.info("stream %s, epoch %d: opened as %s", opening.stream, opening.epoch, opening.kind)
+        try:
+            last = await session.run(_items(context))
+            ended = encoder_pb2.EncodeResponse.Ended(progress=progress_to_proto(last))
+            await context.write(encoder_pb2.EncodeResponse(ended=ended))
+        except TandemError as error:
+            log.info("stream %s, epoch %d: %s", opening.stream, opening.epoch, error)
+            raise
+        finally:
+            if self._running.get(opening.stream, (None,))[0] is task:
+                del self._running[opening.stream]
+            if not self._running:
+                self._all_ended.set()
+
+    async def _admit(self, opening: Opening) -> None:
+        """Raise unless the stream may run here; ends an older placement of the same stream."""
+        if self._draining:
+            raise Unavailable("this encoder is draining", retry_after_s=0.1)
+        known = self._epochs.get(opening.stream)
+        if known is not None and opening.epoch <= known:
+            raise WrongState(f"epoch {opening.epoch} of {opening.stream} has passed (now {known})")
+        self._epochs[opening.stream] = opening.epoch
+        self._epochs.move_to_end(opening.stream)
+        while len(self._epochs) > _REMEMBERED_EPOCHS:
+            self._epochs.popitem(last=False)
+        older = self._running.get(opening.stream)
+        if older is not None:
+            older[0].cancel()
+            await asyncio.wait({older[0]})
+        if len(self._running) >= self._services.config.max_streams:
+            raise LimitExceeded(f"{len(self._running)} streams are encoded here already", retry_after_s=1.0)
+
+    def _writer(self, context: Context) -> Write:
+        async def write(reply: Opened | Report | Refusal) -> None:
+            await context.write(self._to_proto(reply))
+
+        return write
+
+    def _to_proto(self, reply: Opened | Report | Refusal) -> encoder_pb2.EncodeResponse:
+        if isinstance(reply, Opened):
+            opened = encoder_pb2.EncodeResponse.Opened(model=self._model, sample_fps=reply.sample_fps)
+            return encoder_pb2.EncodeResponse(opened=opened)
+        if isinstance(reply, Report):
+            return encoder_pb2.EncodeResponse(progress=progress_to_proto(reply))
+        return encoder_pb2.EncodeResponse(refused=refused_to_proto(reply))
+
+
+async def _items(context: Context) -> AsyncIterator[Item | End | Refusal]:
+    while True:
+        request = await context.read()
+        if not isinstance(request, encoder_pb2.EncodeRequest):
+            return
+        yield item_from_proto(request)
