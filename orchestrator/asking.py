@@ -27,6 +27,10 @@ RECOVERY_S = 30.0
 ANSWER_TIMEOUT_S = 300.0
 """Longest answer."""
 _RETRY_S = 0.1
+_LOOK_S = 0.1
+_SETTLE_S = 0.3
+_SETTLE_FRAMES = 1.5
+"""Frames' worth of silence after which an encoder that waits for nothing is taken to be done."""
 
 Event = client_pb2.AnswerDelta | client_pb2.Answer
 Events = AsyncGenerator[Event, None]
@@ -40,8 +44,8 @@ class Asked:
     arrived_s: float
     position: int
     """Where the client's media stood."""
-    asked_us: int
-    """The same as stream time; for bytes, 0 until the encoder has decoded up to `position`."""
+    asked_us: int | None
+    """The same as stream time; for bytes, None until the encoder has decoded up to `position`."""
     text: str = ""
     first_token_s: float | None = None
     ready_s: float | None = None
@@ -55,19 +59,11 @@ class Asked:
 
 def ask(session: Session, question: types_pb2.Question, clock: Clock) -> Asked:
     """Note at which time of the stream a question is asked."""
-    timeline = session.timeline
-    asked_us = timeline.received_us
-    if (
-        session.media.kind != types_pb2.MEDIA_KIND_PICTURES
-        and timeline.consumed_position < session.backlog.end
-    ):
-        asked_us = 0
+    asked_us = None if session.is_bytes else session.timeline.received_us
     return Asked(question, clock(), session.backlog.end, asked_us)
 
 
-async def answer(
-    asked: Asked, session: Session, cluster: Cluster, clock: Clock
-) -> Events:
+async def answer(asked: Asked, session: Session, cluster: Cluster, clock: Clock) -> Events:
     """The answer as it comes; the last event is the final record, whatever happens but cancellation."""
     try:
         await _wait_for_frames(asked, session, clock)
@@ -100,18 +96,28 @@ async def _wait_for_frames(asked: Asked, session: Session, clock: Clock) -> None
     if asked.question.answer_from_published:
         budget_s = 0.0
     deadline_s = asked.arrived_s + budget_s
-    while not _is_published(asked, session):
+    while not _is_published(asked, session, clock()):
         _check_alive(session)
-        if not await session.changed.wait(deadline_s - clock()):
+        remaining_s = deadline_s - clock()
+        if remaining_s <= 0:
             break
+        await session.changed.wait(min(remaining_s, _LOOK_S))
     asked.ready_s = clock()
+    if asked.asked_us is None:
+        asked.asked_us = session.timeline.received_us
 
 
-def _is_published(asked: Asked, session: Session) -> bool:
+def _is_published(asked: Asked, session: Session, now_s: float) -> bool:
     timeline = session.timeline
-    if asked.asked_us == 0 and timeline.consumed_position >= asked.position:
+    # Nothing more comes of what was sent: it was refused, or the source pauses in the middle of a unit.
+    settle_s = max(_SETTLE_S, _SETTLE_FRAMES / session.sample_fps if session.sample_fps else 0.0)
+    is_settled = timeline.is_idle(asked.position) and now_s - session.progress_s > settle_s
+    if asked.asked_us is None and (is_settled or timeline.consumed_position > asked.position):
+        # An encoder decodes in order: it has taken something later, so it has decoded what came before.
         asked.asked_us = timeline.received_us
-    return timeline.is_published(asked.asked_us, asked.position)
+    if session.state is State.ENDED or is_settled:
+        return True
+    return asked.asked_us is not None and timeline.is_published(asked.asked_us)
 
 
 def _check_alive(session: Session) -> None:
@@ -119,9 +125,7 @@ def _check_alive(session: Session) -> None:
         raise session.error or NotFound(f"stream {session.stream_id} was closed")
 
 
-async def _ask_until_answered(
-    asked: Asked, session: Session, cluster: Cluster, clock: Clock
-) -> Events:
+async def _ask_until_answered(asked: Asked, session: Session, cluster: Cluster, clock: Clock) -> Events:
     deadline_s = clock() + RECOVERY_S
     while True:
         service = await _reasoner_with_blocks(asked, session, cluster, deadline_s, clock)
@@ -155,7 +159,9 @@ def _nothing_to_answer_from(asked: Asked, session: Session, service: Service | N
     if service is None:
         return Unavailable("no reasoner came back in time; ask again", retry_after_s=5.0)
     lost = [
-        gap for gap in session.timeline.gaps_before(asked.asked_us) if gap.reason is GapReason.REASONER_LOST
+        gap
+        for gap in session.timeline.gaps_before(asked.asked_us or 0)
+        if gap.reason is GapReason.REASONER_LOST
     ]
     if lost:
         times = ", ".join(f"[{format_time(g.range.start_us)}, {format_time(g.range.end_us)})" for g in lost)
@@ -163,11 +169,12 @@ def _nothing_to_answer_from(asked: Asked, session: Session, service: Service | N
     return Unavailable("nothing of the video has been published in time; ask again", retry_after_s=1.0)
 
 
-async def _ask_once(
-    asked: Asked, session: Session, service: Service, clock: Clock
-) -> Events:
+async def _ask_once(asked: Asked, session: Session, service: Service, clock: Clock) -> Events:
+    asked_us = asked.asked_us or 0
+    # For bytes, the time of the newest frame; for pictures, one past it. Blocks start before `as_of_us`.
+    as_of_us = asked_us + 1 if session.is_bytes else asked_us
     request = reasoner_pb2.AnswerRequest(
-        stream_id=session.stream_id, question=asked.question, as_of_us=asked.asked_us
+        stream_id=session.stream_id, question=asked.question, as_of_us=as_of_us
     )
     async with aclosing(service.link.answer(request, ANSWER_TIMEOUT_S)) as responses:
         async for response in responses:
@@ -184,7 +191,7 @@ async def _ask_once(
 
 
 def _as_of(asked: Asked, watermark_us: int) -> int:
-    return max(asked.asked_us, watermark_us)
+    return max(asked.asked_us or 0, watermark_us)
 
 
 def _final(asked: Asked, final: reasoner_pb2.AnswerResponse.Final, clock: Clock) -> client_pb2.Answer:
@@ -210,7 +217,7 @@ def _record(asked: Asked, clock: Clock) -> client_pb2.Answer:
     return client_pb2.Answer(
         question_id=asked.question.question_id,
         text=asked.text,
-        asked_us=asked.asked_us,
+        asked_us=asked.asked_us or 0,
         timings=types_pb2.Timings(
             wait_frames_ms=(ready_s - asked.arrived_s) * 1000,
             first_token_ms=(first_s - asked.arrived_s) * 1000,

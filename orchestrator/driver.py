@@ -12,7 +12,7 @@ from orchestrator.recovery import plan_start
 from orchestrator.session import Session
 from orchestrator.stream import Event, State
 from tandem.core.clock import Clock
-from tandem.core.errors import Incompatible, InvalidInput, PermissionRefused, TandemError, Unavailable
+from tandem.core.errors import Incompatible, InvalidInput, TandemError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ MAX_FAILURES = 8
 _BACKOFF_FIRST_S = 0.1
 _BACKOFF_MAX_S = 2.0
 
-HOPELESS = (InvalidInput, Incompatible, PermissionRefused)
+HOPELESS = (InvalidInput, Incompatible)
 """Errors of an encoder or reasoner that another placement does not cure."""
 
 

@@ -7,7 +7,6 @@ no method is ever interrupted. Nothing here does I/O: `changed` wakes whoever ha
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -87,7 +86,8 @@ class Session:
         self._last_pts_us = 0
         self._refused_before = 0
         self._moved_s = clock()
-        self._byte_holes: deque[int] = deque()
+        self.progress_s = clock()
+        """When an encoder last said anything."""
 
     # --- life -------------------------------------------------------------------------------------------
 
@@ -192,7 +192,7 @@ class Session:
     @property
     def is_empty(self) -> bool:
         """True while there is nothing to ask about."""
-        return self.timeline.received_us == 0 and (not self._is_bytes or self.next_position == 0)
+        return self.timeline.received_us == 0 and (not self.is_bytes or self.next_position == 0)
 
     def must_wait(self, size_bytes: int) -> bool:
         """True while the client should be held back: the backlog is full and the encoder is at work."""
@@ -217,7 +217,6 @@ class Session:
             Checkpoint(position=start.position, time_us=start.from_us, decoder_header=start.decoder_header)
         )
         self.backlog.rewind(start.position)
-        self._byte_holes.clear()
         self.loss = GapReason.REASONER_LOST
         self._tell()
 
@@ -231,21 +230,19 @@ class Session:
         """The next item for the encoder, or None while there is none or it has enough."""
         if self.backlog.is_ahead:
             return None
-        item = self.backlog.take()
-        if item is not None and not isinstance(item, Media) and self._is_bytes:
-            self._byte_holes.append(item.end)
-        return item
+        return self.backlog.take()
 
     def progress(self, message: encoder_pb2.EncodeResponse.Progress) -> None:
         """The encoder went on."""
         timeline, before = self.timeline, self.timeline.consumed_position
+        self.progress_s = self.clock()
         timeline.apply(_from_proto(message))
-        if self._is_bytes:
+        if self.is_bytes:
             timeline.receive(message.decoded_us)
         if timeline.consumed_position > before:
             self._moved_s = self.clock()
         for gap in message.gaps:
-            self._declare(self._named(gap_from_proto(gap)))
+            self._declare(gap_from_proto(gap))
         header = self.checkpoints.latest.decoder_header
         if message.HasField("decoder_header"):
             header = message.decoder_header
@@ -281,7 +278,8 @@ class Session:
     # --- inside -----------------------------------------------------------------------------------------
 
     @property
-    def _is_bytes(self) -> bool:
+    def is_bytes(self) -> bool:
+        """True for an encoded stream, False for pictures."""
         return self.media.kind != types_pb2.MEDIA_KIND_PICTURES
 
     def _check_open(self, kind: int) -> None:
@@ -305,7 +303,7 @@ class Session:
 
     def _declare_dropped(self, gaps: list[Gap]) -> None:
         """For bytes the interval is not known here: the encoder reports it when it meets the hole."""
-        if gaps and not self._is_bytes:
+        if gaps and not self.is_bytes:
             for gap in gaps:
                 self._declare(gap)
         if gaps:
@@ -313,16 +311,6 @@ class Session:
 
     def _declare(self, gap: Gap) -> None:
         self.timeline.declare(gap)
-
-    def _named(self, gap: Gap) -> Gap:
-        """A gap in decoding that our own hole caused is given our reason."""
-        hole_end = self._byte_holes[0] if self._byte_holes else None
-        if gap.reason is not GapReason.UNDECODABLE or hole_end is None:
-            return gap
-        if self.timeline.consumed_position < hole_end:
-            return gap
-        self._byte_holes.popleft()
-        return Gap(gap.range, GapReason.BACKLOG_FULL)
 
     def _forget_checkpoints(self) -> None:
         front_us = self.backlog.front_us

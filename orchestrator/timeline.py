@@ -93,11 +93,21 @@ class Timeline:
                 kept.append(Gap(TimeRange(gap.range.start_us, from_us), gap.reason))
         self.gaps = kept
 
-    def is_published(self, asked_us: int, asked_position: int) -> bool:
-        """True when all media before a question is published or a gap."""
-        if asked_us and self.watermark_us >= asked_us:
-            return True
-        return self.consumed_position >= asked_position and self.frames_waiting == 0
+    def is_published(self, asked_us: int) -> bool:
+        """True when everything before `asked_us` is published or a gap.
+
+        At equality a frame of exactly that time may still be with the model.
+        """
+        if self.watermark_us == asked_us:
+            return self.frames_waiting == 0
+        return self.watermark_us > asked_us
+
+    def is_idle(self, position: int) -> bool:
+        """True when the encoder has everything before `position` and waits for none of it.
+
+        It may still be decoding: only after a quiet while this means that nothing more will come of it.
+        """
+        return self.consumed_position >= position and self.frames_waiting == 0
 
     def skip_gaps(self, time_us: int) -> int:
         """The first time at or after `time_us` that is not inside a gap."""

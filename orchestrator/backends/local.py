@@ -37,13 +37,13 @@ def command(wanted: Wanted, orchestrator: str, secret_file: Path, settings: Serv
     """The command line of one service."""
     line = [sys.executable, "-m", _MODULES[wanted.role], "--die-with-parent"]
     line += ["--listen", "127.0.0.1:0", "--name", wanted.name, "--orchestrator", orchestrator]
-    line += ["--secret-file", str(secret_file), "--model", settings.model, "--log-level", settings.log_level]
-    line += ["--device", settings.device]
+    line += ["--secret-file", str(secret_file), "--model", settings.model, "--device", settings.device]
     if settings.dtype:
         line += ["--dtype", settings.dtype]
     if settings.threads:
         line += ["--threads", str(settings.threads)]
     if wanted.role is Role.REASONER:
+        line += ["--log-level", settings.log_level]
         line += ["--ram-bytes", str(settings.ram_bytes)]
         if settings.view_tokens:
             line += ["--view-tokens", str(settings.view_tokens)]

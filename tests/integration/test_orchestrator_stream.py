@@ -213,6 +213,4 @@ async def test_streams_do_not_mix(tmp_path: Path, streams: int) -> None:
             return (await client.answer()).text
 
         texts = await asyncio.gather(*(one(index) for index in range(streams)))
-        assert texts == [
-            "".join(f"{index * 1000 + i * 500} " for i in range(4)) for index in range(streams)
-        ]
+        assert texts == ["".join(f"{index * 1000 + i * 500} " for i in range(4)) for index in range(streams)]
