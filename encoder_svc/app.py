@@ -13,6 +13,7 @@ import secrets
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
 
 import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -88,12 +89,12 @@ def make_dial(config: EncoderConfig, secret: bytes, fingerprint: str, boot_id: s
             )
             await link.start()
         except BaseException:
-            await channel.close()
+            await channel.close(None)
             raise
         closing: set[asyncio.Task[None]] = set()
 
         def close_channel(_: object) -> None:
-            task = asyncio.create_task(channel.close())
+            task = asyncio.create_task(channel.close(None))
             closing.add(task)
             task.add_done_callback(closing.discard)
 
@@ -140,7 +141,7 @@ class EncoderApp:
         self.info = model_info(model, config.model)
         self.servicer = EncoderServicer(services, self.info)
         self._server = make_server()
-        self._health = health.aio.HealthServicer()
+        self._health = cast("Any", health).aio.HealthServicer()
         self._attachment: Attachment | None = None
 
     async def start(self) -> str:

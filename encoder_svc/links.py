@@ -31,7 +31,10 @@ _BACKOFF_MAX_S = 2.0
 class OpenLink(Protocol):
     """What is needed of `kv_transfer.link.Link` once it is open."""
 
-    closed: asyncio.Future[LinkClosed]
+    @property
+    def closed(self) -> asyncio.Future[LinkClosed]:
+        """Resolves when the link has ended."""
+        ...
 
     @property
     def peer_boot_id(self) -> str:

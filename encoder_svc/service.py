@@ -62,7 +62,9 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         except TimeoutError:
             log.warning("%d streams did not end within %.0f s", len(self._running), grace_s)
 
-    async def Encode(self, request_iterator: object, context: Context) -> None:
+    async def Encode(  # type: ignore[override]
+        self, request_iterator: object, context: Context
+    ) -> None:
         """Feed one stream."""
         try:
             opening = await self._opening(context)
