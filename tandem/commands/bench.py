@@ -15,7 +15,7 @@ from typing import Any
 
 import tandem
 from tandem.commands.base import Command, Exit
-from tandem.core.errors import NotFound, Unavailable
+from tandem.core.errors import NotFound
 
 _EXAMPLE = """\
 tandem bench transfer
@@ -51,19 +51,11 @@ def _run(arguments: argparse.Namespace) -> int:
     return Exit.OK
 
 
-def _root() -> Path:
-    return Path(tandem.__file__).resolve().parent.parent
-
-
 def _load(name: str) -> Any:
-    folder = _root() / "bench"
+    folder = Path(importlib.import_module("bench").__path__[0])
     names = sorted(path.stem for path in folder.glob("*.py") if _is_benchmark(path))
-    if not names:
-        raise Unavailable("benchmarks are part of the source tree, not of the installed package: clone it")
     if name not in names:
-        raise NotFound(f"no benchmark {name!r}; there are {', '.join(names)}")
-    if str(_root()) not in sys.path:
-        sys.path.insert(0, str(_root()))
+        raise NotFound(f"no benchmark {name!r}; there are {', '.join(names) or 'none'}")
     return importlib.import_module(f"bench.{name}")
 
 
@@ -87,7 +79,7 @@ def _cell(value: Any) -> str:
 def _commit() -> str:
     result = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607 (git from the user's path)
-        cwd=_root(),
+        cwd=Path(tandem.__file__).resolve().parent,
         capture_output=True,
         text=True,
         check=False,

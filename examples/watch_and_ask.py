@@ -1,0 +1,39 @@
+"""Draw a few pictures, push them as a stream, and ask about them. Needs `tandem up` and the media extra.
+
+python examples/watch_and_ask.py [HOST:PORT]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import sys
+
+from PIL import Image, ImageDraw
+
+import tandem
+from tandem.client import MediaKind
+
+
+def picture(colour: str) -> bytes:
+    """A JPEG of a disc."""
+    image = Image.new("RGB", (224, 224), "white")
+    ImageDraw.Draw(image).ellipse((60, 60, 164, 164), fill=colour)
+    out = io.BytesIO()
+    image.save(out, "JPEG")
+    return out.getvalue()
+
+
+async def main(address: str) -> None:
+    """Ten seconds of discs at one picture a second, faster than they would be filmed."""
+    async with tandem.connect(address) as t, t.watch(MediaKind.PICTURES) as stream:
+        for second in range(10):
+            colour = "red" if second < 5 else "blue"
+            await stream.push_picture(picture(colour), pts_us=second * 1_000_000)
+        answer = await stream.ask("what colour was the circle?")
+        print(answer.text)
+        print(f"seen {len(answer.evidence)} interval(s), first token {answer.timings.first_token_ms:.0f} ms")
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:7420"))
