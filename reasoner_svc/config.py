@@ -8,6 +8,8 @@ from tandem.core.errors import InvalidInput
 from tandem.core.ids import is_valid_id
 
 MIB = 1024 * 1024
+MIN_RAM_BYTES = 65_536
+"""Less holds not even a few blocks of the smallest model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +68,8 @@ def _problems(config: ReasonerConfig) -> list[str]:
         found.append(f"name {config.name!r} is not 1 to 64 characters of [A-Za-z0-9._-]")
     if len(config.secret) < 16:
         found.append(f"the cluster secret has {len(config.secret)} bytes, at least 16 are needed")
-    if config.ram_bytes < MIB:
-        found.append(f"ram_bytes is {config.ram_bytes}, at least {MIB} is needed")
+    if config.ram_bytes < MIN_RAM_BYTES:
+        found.append(f"ram_bytes is {config.ram_bytes}, at least {MIN_RAM_BYTES} is needed")
     at_least_one = (
         *("view_tokens", "max_streams", "max_questions", "max_running", "max_prompt_tokens"),
         *("max_answer_tokens", "default_answer_tokens", "prefill_chunk", "outbox_chars"),

@@ -158,8 +158,9 @@ class Inbox:
 
     def _until_forgotten(self, ticket: LoadTicket) -> Block:
         block = ticket.blocks[0]
+        pins = LoadTicket(ticket.entries, ())
         # The last reference may go in an I/O thread: the pin is taken away in the loop.
-        watch = weakref.finalize(block.payload, self._post, lambda: self._store.complete_load(ticket))
+        watch = weakref.finalize(block.payload, self._post, lambda: self._store.complete_load(pins))
         watch.atexit = False
         return block
 

@@ -21,7 +21,7 @@ import torch
 from kv_transfer.block import Block
 from reasoner_svc.view.compose import Position, Span, ViewPlan, compose
 from tandem.core.blocks import BlockKind
-from tandem.core.errors import WrongState
+from tandem.core.errors import DataLost, WrongState
 from tandem.core.ids import StreamId
 from tandem.vlm.model import VisionLanguageModel
 from tandem.vlm.segment import Segment
@@ -108,6 +108,8 @@ class StreamRun:
         """Compose a view and hold its tokens. Raises WrongState (no video yet) or DataLost (it is gone)."""
         if self._sink is None:
             raise WrongState(f"stream {self._stream!r} has no video yet")
+        if not self._spans and self._next_number > 1:
+            raise DataLost(f"all that stream {self._stream!r} showed has left memory")
         plan = compose(
             tuple(self._spans),
             self._model.prompt.placement(),
