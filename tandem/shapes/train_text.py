@@ -18,6 +18,7 @@ from tandem.shapes.questions import KINDS
 from tandem.shapes.words import COLOURS, SHAPES
 
 AUX_LAYER = 2
+STEADY = 0.8  # part of the clips whose events stand still
 AUX_SIZES = {
     "shape": len(SHAPES) + 1,
     "colour": len(COLOURS) + 1,
@@ -103,12 +104,12 @@ def text_forward(text: Any, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor, li
 def embed(model: Any, bank: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
     """Embed the tokens; every frame takes visual tokens of a random picture of what it shows.
 
-    In half of the clips an event keeps one picture while it lasts, in the others it changes every frame.
+    In most clips an event keeps one picture while it lasts, in the others it changes every frame.
     """
     x = model.model.language_model.embed_tokens(batch.ids)
     rows, frames = batch.bank_rows.shape
     pick = torch.randint(0, bank.shape[1], (rows, frames), generator=generator)
-    steady = torch.rand(rows, generator=generator) < 0.5
+    steady = torch.rand(rows, generator=generator) < STEADY
     for f in range(1, frames):
         same = steady & (batch.bank_rows[:, f] == batch.bank_rows[:, f - 1])
         pick[:, f] = torch.where(same, pick[:, f - 1], pick[:, f])
@@ -145,13 +146,13 @@ class TextTrainer:
     def run(
         self, stages: Sequence[Stage], save: Callable[[], None], warm: int = 100, end: float = 0.02
     ) -> None:
-        """Run the stages with warm-up and a linear decay to `end` of the rate over the last 40 %."""
+        """Run the stages with warm-up and a linear decay to `end` of the rate over the last 60 %."""
         total = sum(stage.steps for stage in stages)
         done, began, told = 0, time.time(), time.time()
         for stage in stages:
             print(f"text: {stage}", flush=True)
             for _ in range(stage.steps):
-                decay = max(end, min(1.0, (total - done) / (0.4 * total)))
+                decay = max(end, min(1.0, (total - done) / (0.6 * total)))
                 self._set_rate(self.rate * min(1.0, (done + 1) / warm) * decay)
                 self._train_step(stage)
                 done += 1
