@@ -1,0 +1,1 @@
+"""Benchmarks: `tandem bench NAME` runs the `run` of ``bench/NAME.py``."""

@@ -1,0 +1,101 @@
+"""The whole system beside transformers itself: push pictures through the services, ask both, compare.
+
+`Split` holds running services of one model and a stock, untouched transformers model with the same weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import tandem
+from tandem.client import Client, MediaKind, PictureFormat, Stream
+from tandem.commands.local import local_services
+from tandem.vlm.load import load_model
+from tandem.vlm.model import VisionLanguageModel
+from tandem.vlm.unsplit import stock_inputs, stock_model
+from tandem.wire.channel import make_channel
+from tandem.wire.gen.tandem.v1 import reasoner_pb2, reasoner_pb2_grpc, types_pb2
+
+SECOND_US = 1_000_000
+
+
+@dataclass
+class Split:
+    """Running services, and the model that they are compared with."""
+
+    client: Client
+    model: VisionLanguageModel
+    stock: Any
+
+    async def tokens(self, stream_id: str, question: str, max_tokens: int) -> list[int]:
+        """Greedy tokens of the reasoner's answer over all that is published."""
+        status = await self.client.status()
+        address = next(s.address for s in status.services if s.role == "reasoner")
+        asked = types_pb2.Question(
+            question_id=f"direct-{abs(hash((stream_id, question)))}",
+            text=question,
+            sampling=types_pb2.Sampling(max_tokens=max_tokens),
+        )
+        request = reasoner_pb2.AnswerRequest(stream_id=stream_id, question=asked)
+        async with make_channel(address) as channel:
+            async for response in reasoner_pb2_grpc.ReasonerServiceStub(channel).Answer(request):
+                if response.HasField("final"):
+                    return list(response.final.token_ids)
+        raise AssertionError("the answer ended without a final record")
+
+    @torch.no_grad()
+    def stock_tokens(
+        self, frames: np.ndarray[Any, Any], times_us: Sequence[int], question: str, max_tokens: int
+    ) -> list[int]:
+        """Greedy tokens of transformers' own `generate()` over the same frames and prompt.
+
+        `frames` uint8 [units, frames per unit, height, width, 3].
+        """
+        inputs = stock_inputs(self.model, torch.from_numpy(frames), times_us, question)
+        ends = sorted(self.model.prompt.eos_ids)
+        output = self.stock.generate(
+            **inputs, max_new_tokens=max_tokens, do_sample=False, eos_token_id=ends or None, pad_token_id=0
+        )
+        tokens: list[int] = output[0, inputs["input_ids"].shape[1] :].tolist()
+        return tokens[:-1] if tokens and tokens[-1] in ends else tokens
+
+    def units(self, pictures: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Pictures [frames, H, W, 3] as whole units [units, frames per unit, H, W, 3]."""
+        per_unit = self.model.prompt.frames_per_unit
+        whole = len(pictures) // per_unit
+        return pictures[: whole * per_unit].reshape(whole, per_unit, *pictures.shape[1:])
+
+
+@contextlib.asynccontextmanager
+async def split(run_dir: Path, source: str, *options: str) -> AsyncIterator[Split]:
+    """Start the services with model `source` and load the same model unsplit."""
+    model = load_model(source)
+    stock = stock_model(source)
+    async with (
+        local_services(run_dir, "--model", source, *options) as address,
+        tandem.connect(address) as client,
+    ):
+        yield Split(client, model, stock.eval())
+
+
+async def push_raw(stream: Stream, pictures: np.ndarray[Any, Any], times_us: Sequence[int]) -> None:
+    """Push RGB pictures [frames, H, W, 3] without loss."""
+    height, width = pictures.shape[1:3]
+    for picture, pts_us in zip(pictures, times_us, strict=True):
+        await stream.push_picture(
+            picture.tobytes(),
+            pts_us=pts_us,
+            picture_format=PictureFormat.RGB24,
+            width=width,
+            height=height,
+        )
+
+
+PICTURES = MediaKind.PICTURES
