@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -18,6 +19,9 @@ DEFAULT_FPS = 2.0
 
 # The probe: text, one video whose time span, height and width all differ, text. Sides are in merged tokens.
 PROBE_TEXT, PROBE_UNITS, PROBE_HEIGHT, PROBE_WIDTH = 3, 5, 2, 3
+PROBE_VISUAL = PROBE_UNITS * PROBE_HEIGHT * PROBE_WIDTH
+PROBE_SECONDS = 7.0
+"""Per unit of the probe: long, so that the video outlasts the text and the rules for what follows differ."""
 
 
 class Qwen25VL:
@@ -53,36 +57,64 @@ class Qwen25VL:
         )
 
     def advance_rules(self, hf: Any, seconds_per_unit: float) -> AdvanceRules:
-        """Probe `get_rope_index`. Raises Incompatible when its answer fits no rule we know."""
-        positions_3N, delta = _probe(hf, seconds_per_unit)
-        video = slice(PROBE_TEXT, PROBE_TEXT + PROBE_UNITS * PROBE_HEIGHT * PROBE_WIDTH)
-        interval = float(hf.config.vision_config.tokens_per_second) * seconds_per_unit
-        for rules in _candidates(interval):
-            expected = _expected(rules)
-            start = positions_3N.shape[1] + delta
-            if torch.equal(expected, positions_3N) and start == _expected_start(rules, expected):
+        """Probe what ``generate`` does. Raises Incompatible when it fits no rule we know."""
+        twin, rate = _twin(hf), float(hf.config.vision_config.tokens_per_second)
+        long, own = (_probe(twin, seconds) for seconds in (PROBE_SECONDS, seconds_per_unit))
+        for rules in _candidates(rate * seconds_per_unit):
+            if _fits(replace(rules, units_interval=rate * PROBE_SECONDS), *long) and _fits(rules, *own):
                 return rules
-        shown = positions_3N[:, video.start - 1 :: PROBE_HEIGHT * PROBE_WIDTH].tolist()
-        raise Incompatible(
-            f"get_rope_index of this transformers places video in an unknown way: {shown}, {delta}"
-        )
+        raise Incompatible(f"this transformers places video in an unknown way: {long}")
 
 
-def _probe(hf: Any, seconds_per_unit: float) -> tuple[Tensor, int]:
-    config = hf.config
+def _twin(hf: Any) -> Any:
+    """The same class and position settings with hardly any weights: positions do not depend on them."""
+    fields = hf.config.to_dict()
+    text, vision = dict(fields["text_config"]), dict(fields["vision_config"])
+    small = {"hidden_size": 16, "intermediate_size": 16}
+    text |= {
+        **small,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "num_key_value_heads": 1,
+        "layer_types": None,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
+    }
+    vision |= {**small, "depth": 1, "num_heads": 1, "out_hidden_size": 16, "fullatt_block_indexes": [0]}
+    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    config = type(hf.config)(
+        text_config=text, vision_config=vision, **{name: fields[name] for name in names}
+    )
+    with torch.random.fork_rng(devices=[]):
+        return type(hf)(config).eval()
+
+
+def _probe(twin: Any, seconds_per_unit: float) -> tuple[Tensor, int]:
+    """Positions int64 [3, T] of the probe's prompt, and the position of the first generated token."""
+    config = twin.config
     merge = int(config.vision_config.spatial_merge_size)
-    visual = PROBE_UNITS * PROBE_HEIGHT * PROBE_WIDTH
-    kinds = torch.tensor([[0] * PROBE_TEXT + [2] * visual + [0] * PROBE_TEXT])
+    kinds = torch.tensor([[0] * PROBE_TEXT + [2] * PROBE_VISUAL + [0] * PROBE_TEXT])
     ids = torch.where(kinds == 2, config.video_token_id, 0)
     ids[0, PROBE_TEXT - 1] = config.vision_start_token_id  # older versions find videos by it
-    positions, deltas = hf.model.get_rope_index(
+    seen: list[Tensor] = []
+
+    def record(_: Any, __: Any, arguments: dict[str, Any]) -> None:
+        seen.append(arguments["position_ids"][-3:, 0])
+
+    hook = twin.model.language_model.register_forward_pre_hook(record, with_kwargs=True)
+    twin.generate(
         input_ids=ids,
+        attention_mask=torch.ones_like(ids),
         mm_token_type_ids=kinds,
         video_grid_thw=torch.tensor([[PROBE_UNITS, PROBE_HEIGHT * merge, PROBE_WIDTH * merge]]),
         second_per_grid_ts=torch.tensor([seconds_per_unit]),
-        attention_mask=torch.ones_like(ids),
+        max_new_tokens=2,
+        min_new_tokens=2,
+        do_sample=False,
+        pad_token_id=0,
     )
-    return positions[:, 0], int(deltas.reshape(-1)[0])
+    hook.remove()
+    prompt, generated = seen
+    return prompt, int(generated.max())
 
 
 def _candidates(interval: float) -> list[AdvanceRules]:
@@ -105,6 +137,7 @@ def _expected(rules: AdvanceRules) -> Tensor:
     return torch.cat([text, video, text + after], 1)
 
 
-def _expected_start(rules: AdvanceRules, positions_3N: Tensor) -> int:
-    last = positions_3N[0, -1] if rules.generation == "next" else positions_3N.max()
-    return int(last) + 1
+def _fits(rules: AdvanceRules, prompt_3T: Tensor, generated: int) -> bool:
+    expected = _expected(rules)
+    last = expected[0, -1] if rules.generation == "next" else expected.max()
+    return torch.equal(expected, prompt_3T) and generated == int(last) + 1

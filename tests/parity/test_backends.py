@@ -1,0 +1,123 @@
+"""Backends agree with the reference on every kind of view; batching readers changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.parity.split_pipeline import relative_error, text_positions
+from tandem.vlm.load import load_model
+from tandem.vlm.model import Step
+from tandem.vlm.view import Part, View
+
+BACKENDS = ["cpu", "plain"]
+
+
+def filled(model, tokens, seed):
+    generator = torch.Generator().manual_seed(seed)
+    shape = (model.layout.layers, model.layout.kv_heads, tokens, model.layout.head_dim)
+    segment = model.new_segment(capacity=4)
+    keys, values = (torch.randn(shape, generator=generator) for _ in range(2))
+    segment.append_raw(keys, values, text_positions(0, tokens))
+    return segment
+
+
+def embeds(model, tokens, seed):
+    hidden = model.hf.config.text_config.hidden_size
+    return torch.randn(tokens, hidden, generator=torch.Generator().manual_seed(seed))
+
+
+def sink_and_window(model):
+    tokens, window = 12, filled(model, 20, 2)
+    window.drop_front(3)
+    bounds = torch.tensor([3] * 4 + [9] * 4 + [20] * 3 + [23])
+    sink = Part(segment=filled(model, 5, 1), base=torch.arange(tokens).expand(3, -1) * 2)
+    view = View(parts=(sink,), tail=Part(segment=window, first_visible=bounds))
+    return [Step(embeds=embeds(model, tokens, 3), positions=text_positions(40, tokens), view=view)]
+
+
+def long_prefill(model):
+    view = View(parts=(Part(segment=filled(model, 700, 1)),), tail=Part(segment=model.new_segment()))
+    return [Step(embeds=embeds(model, 90, 3), positions=text_positions(700, 90), view=view)]
+
+
+def bounded_part(model):
+    part = Part(segment=filled(model, 30, 1), end=17, first_visible=torch.tensor([0, 0, 16, 17, 30]))
+    view = View(parts=(part,), tail=Part(segment=filled(model, 2, 4), base=(30, 31, 29)))
+    return [Step(embeds=embeds(model, 5, 3), positions=text_positions(33, 5), view=view)]
+
+
+def workers(model):
+    """Three workers over one prefix: each sees the others' tails elsewhere, newest tokens included."""
+    prefix = filled(model, 40, 1)
+    tails = [filled(model, 3 + i, 10 + i) for i in range(3)]
+    steps = []
+    for me in range(3):
+        others = tuple(
+            Part(segment=tails[i], base=(40 + 9 * i, 40 + 9 * i, 40 + 9 * i), end=tails[i].end + (i < me))
+            for i in range(3)
+            if i != me
+        )
+        at = 70 + me
+        view = View(
+            parts=(Part(segment=prefix), *others), tail=Part(segment=tails[me], base=(at - 3 - me,) * 3)
+        )
+        steps.append(Step(embeds=embeds(model, 1, 20 + me), positions=text_positions(at, 1), view=view))
+    return steps
+
+
+def mixed(model):
+    """A prefill and a decode step in one call."""
+    return [*long_prefill(model), *sink_and_window(model), *workers(model)]
+
+
+CASES = [sink_and_window, long_prefill, bounded_part, workers, mixed]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", CASES)
+def test_agrees_with_the_reference(case, backend):
+    model, reference = load_model("dummy:tiny", backend=backend), load_model("dummy:tiny", backend="reference")
+    ours = model.forward_many(case(model), capture=True)
+    theirs = reference.forward_many(case(reference), capture=True)
+    for mine, other in zip(ours, theirs, strict=True):
+        assert relative_error(mine.hidden, other.hidden) < 1e-5
+        assert relative_error(mine.raw_keys, other.raw_keys) < 1e-5
+        assert relative_error(mine.raw_values, other.raw_values) < 1e-5
+
+
+@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
+def test_batching_readers_changes_nothing(backend):
+    model = load_model("dummy:tiny", backend=backend)
+    together = model.forward_many([*long_prefill(model), *sink_and_window(model), *bounded_part(model)])
+    alone = [model.forward_many(case(model))[0] for case in (long_prefill, sink_and_window, bounded_part)]
+    for one, many in zip(alone, together, strict=True):
+        assert relative_error(many.hidden, one.hidden) < 1e-5
+
+
+def test_a_shared_prefix_is_one_read():
+    from tandem.vlm.plan import make_plan
+
+    model = load_model("dummy:tiny")
+    steps = workers(model)
+    plan = make_plan(model.rope, [(step.positions, step.view) for step in steps], model.device)
+    assert max(len(read.rows) for read in plan.reads) == 3
+    # The prefix, each tail by its owner, and each tail as two others see it (bounds differ with the step).
+    assert len(plan.reads) <= 1 + 3 + 6
+
+
+def test_the_hook_sees_raw_queries_of_its_own_step_before_the_layer_reads():
+    model = load_model("dummy:tiny")
+    calls = []
+    private = filled(model, 6, 1)
+    zero = private.snapshot().values_LHCD
+
+    def retrieve(layer, queries):
+        calls.append((layer, tuple(queries.shape)))
+        zero[layer] = 0.0
+
+    view = View(parts=(Part(segment=private),), tail=Part(segment=model.new_segment()), before_layer=retrieve)
+    with_hook = model.forward(embeds(model, 4, 3), text_positions(6, 4), view)
+    assert calls == [(layer, (4, 4, 16)) for layer in range(3)]
+    again = View(parts=(Part(segment=private),), tail=Part(segment=model.new_segment()))
+    assert torch.equal(model.forward(embeds(model, 4, 3), text_positions(6, 4), again).hidden, with_hook.hidden)
