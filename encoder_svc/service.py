@@ -20,7 +20,7 @@ from encoder_svc.messages import (
     progress_to_proto,
     refused_to_proto,
 )
-from encoder_svc.session import Opened, Services, Session, Write
+from encoder_svc.session import Opened, Services, Session
 from tandem.core.errors import InvalidInput, LimitExceeded, TandemError, Unavailable, WrongState
 from tandem.core.ids import Epoch, StreamId
 from tandem.wire.gen.tandem.v1 import encoder_pb2, encoder_pb2_grpc, types_pb2
@@ -86,7 +86,12 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         return opening_from_proto(request)
 
     async def _encode(self, opening: Opening, context: Context) -> None:
-        session = Session(opening, self._services, self._writer(context))
+        writer = _Writer(context)
+
+        async def write(reply: Opened | Report | Refusal) -> None:
+            await writer.write(self._to_proto(reply))
+
+        session = Session(opening, self._services, write)
         task = asyncio.current_task()
         assert task is not None
         await self._admit(opening)
@@ -96,7 +101,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         try:
             last = await session.run(_items(context))
             ended = encoder_pb2.EncodeResponse.Ended(progress=progress_to_proto(last))
-            await context.write(encoder_pb2.EncodeResponse(ended=ended))
+            await writer.write(encoder_pb2.EncodeResponse(ended=ended))
         except TandemError as error:
             log.info("stream %s, epoch %d: %s", opening.stream, opening.epoch, error)
             raise
@@ -124,12 +129,6 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         if len(self._running) >= self._services.config.max_streams:
             raise LimitExceeded(f"{len(self._running)} streams are encoded here already", retry_after_s=1.0)
 
-    def _writer(self, context: Context) -> Write:
-        async def write(reply: Opened | Report | Refusal) -> None:
-            await context.write(self._to_proto(reply))
-
-        return write
-
     def _to_proto(self, reply: Opened | Report | Refusal) -> encoder_pb2.EncodeResponse:
         if isinstance(reply, Opened):
             opened = encoder_pb2.EncodeResponse.Opened(model=self._model, sample_fps=reply.sample_fps)
@@ -137,6 +136,27 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         if isinstance(reply, Report):
             return encoder_pb2.EncodeResponse(progress=progress_to_proto(reply))
         return encoder_pb2.EncodeResponse(refused=refused_to_proto(reply))
+
+
+class _Writer:
+    """Writes to a call, one message at a time, each to its end: gRPC cannot take back half a write."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._last: asyncio.Task[None] | None = None
+
+    async def write(self, message: encoder_pb2.EncodeResponse) -> None:
+        """Write one message. When cancelled, the write goes on and the next one waits for it."""
+        if self._last is not None and not self._last.done():
+            await asyncio.wait({self._last})
+        self._last = asyncio.create_task(self._write(message), name="encode-write")
+        await asyncio.shield(self._last)
+
+    async def _write(self, message: encoder_pb2.EncodeResponse) -> None:
+        try:
+            await self._context.write(message)
+        except (grpc.RpcError, grpc.aio.BaseError, asyncio.InvalidStateError) as error:
+            raise Unavailable(f"the caller is gone: {error}") from error
 
 
 async def _items(context: Context) -> AsyncIterator[Item | End | Refusal]:
