@@ -68,6 +68,7 @@ class Engine:
         self._commands: deque[Callable[[], None]] = deque()
         self._closing = False
         self._ended = False
+        """The thread touches nothing any more; guarded by `_wake`, like `_commands`."""
         self._next_number = 1
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
         # Owned by the thread from here on.
@@ -75,6 +76,7 @@ class Engine:
         self._broken: set[int] = set()
         self._open: dict[int, Answering] = {}
         self._turn = 0
+        self._ending = False
         self.stats = EngineStats()
         """As of the last moment between two ticks."""
 
@@ -94,6 +96,8 @@ class Engine:
         """A stream was opened under this run number."""
 
         def command() -> None:
+            if self._ending:
+                return
             try:
                 self._runs[run] = StreamRun(self._model, stream, self._view_tokens)
             except Exception:
@@ -144,7 +148,7 @@ class Engine:
         self._next_number += 1
 
         def command() -> None:
-            if self._ended:
+            if self._ending:
                 question.fail(Unavailable("the reasoner is stopping"))
             else:
                 self._open[question.number] = question
@@ -267,15 +271,18 @@ class Engine:
         )
 
     def _end(self, error: TandemError) -> None:
-        with self._wake:
-            self._ended = True
-            left, self._commands = self._commands, deque()
+        """Fail every question, then carry out what is left: pins go, flushes are answered, late asks fail."""
+        self._ending = True
         for question in self._open.values():
             question.fail(error)
         self._open.clear()
         self._runs.clear()
-        # Pins are taken away, flushes answered and late questions failed, as ever.
-        for command in left:
-            command()
-        self._runs.clear()
         self._note()
+        while True:
+            with self._wake:
+                left, self._commands = self._commands, deque()
+                self._ended = not left
+            if not left:
+                break
+            for command in left:
+                command()

@@ -157,7 +157,7 @@ async def test_eviction_is_reported_everywhere() -> None:
             s.publish(block)
             assert s.reasoner.store.ram_allocated_bytes <= budget
             await s.reasoner.engine.flush()
-        held = budget // blocks[1].header.payload_bytes - 1
+        held = (budget - blocks[0].header.payload_bytes) // blocks[1].header.payload_bytes
         gone = TimeRange(0, blocks[-held - 1].header.time.end_us)
         state = (await s.open()).state
         assert [range_from_proto(r) for r in state.evicted] == [gone]

@@ -1,0 +1,238 @@
+"""The model's thread: cancellation at every stage, failures that stay with their question, an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from kv_transfer.block import Block
+from reasoner_svc.decode.answering import Answering
+from reasoner_svc.decode.engine import Engine
+from reasoner_svc.decode.outbox import Outbox
+from reasoner_svc.decode.params import SamplingParams
+from reasoner_svc.decode.question import AnswerRecord, AskedQuestion, Finish, Phase
+from reasoner_svc.decode.schedule import ScheduleLimits
+from tandem.core.clock import monotonic_clock
+from tandem.core.errors import Internal, NotFound, SlowReader, TandemError, Unavailable, WrongState
+from tandem.core.ids import QuestionId, StreamId
+from tandem.vlm.load import load_model
+from tandem.vlm.model import VisionLanguageModel
+from tests.unit.reasoner_svc.making import encode_clip, make_frames
+
+CAM = StreamId("cam")
+MANY = 10**6
+
+
+@pytest.fixture(scope="module")
+def tiny() -> VisionLanguageModel:
+    return load_model("dummy:tiny")
+
+
+@pytest.fixture(scope="module")
+def blocks(tiny: VisionLanguageModel) -> list[Block]:
+    return encode_clip(tiny, make_frames(tiny, 3))
+
+
+class Breaking:
+    """The model, but it breaks when a prompt holds this token."""
+
+    def __init__(self, model: VisionLanguageModel, error: BaseException, token: int) -> None:
+        self._model, self._error, self._token = model, error, token
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def embed(self, token_ids: Any) -> Any:
+        if len(token_ids) > 1 and self._token in token_ids:
+            raise self._error
+        return self._model.embed(token_ids)
+
+
+def poison(model: VisionLanguageModel) -> int:
+    """A token of the question "!" and of no other question here."""
+    harmless = model.prompt.question_tokens("what?")
+    return next(token for token in model.prompt.question_tokens("!") if token not in harmless)
+
+
+@asynccontextmanager
+async def running(model: Any, blocks: list[Block], **limits: int) -> AsyncIterator[tuple[Engine, list[str]]]:
+    """An engine with one stream, run 1."""
+    fatal: list[str] = []
+    merged = {"max_running": 4, "prefill_chunk": 8, "tick_tokens": 16, **limits}
+    engine = Engine(
+        model,
+        limits=ScheduleLimits(**merged),
+        view_tokens=MANY,
+        clock=monotonic_clock,
+        loop=asyncio.get_running_loop(),
+        on_fatal=lambda: fatal.append("fatal"),
+    )
+    engine.start()
+    try:
+        engine.open_run(1, CAM)
+        for block in blocks:
+            engine.feed(1, block, lambda: None)
+        yield engine, fatal
+    finally:
+        assert await asyncio.to_thread(engine.stop, 20.0)
+
+
+def ask(
+    engine: Engine, model: Any, text: str = "what?", *, run: int = 1, limit_chars: int = MANY, **options: Any
+) -> tuple[Answering, Outbox]:
+    asked = AskedQuestion(
+        **{
+            "stream": CAM,
+            "question_id": QuestionId("q"),
+            "run": run,
+            "prompt_ids": tuple(model.prompt.question_tokens(text)),
+            "sampling": SamplingParams(),
+            "stops": (),
+            "max_tokens": 8,
+            "as_of_us": 0,
+            "arrived_s": monotonic_clock(),
+            **options,
+        }
+    )
+    outbox = Outbox(asyncio.get_running_loop(), limit_chars)
+    return engine.ask(asked, outbox), outbox
+
+
+async def answer(outbox: Outbox) -> AnswerRecord:
+    async with asyncio.timeout(30):
+        while isinstance(out := await outbox.get(), str):
+            pass
+        return out
+
+
+async def error(outbox: Outbox) -> TandemError:
+    try:
+        await answer(outbox)
+    except TandemError as raised:
+        return raised
+    raise AssertionError("it was answered")
+
+
+async def reaches(question: Answering, phase: Phase) -> None:
+    async with asyncio.timeout(30):
+        while question.progress.phase is not phase:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("phase", [Phase.QUEUED, Phase.PREFILL, Phase.DECODING, Phase.DONE])
+async def test_cancelling_frees_everything_at_every_stage(
+    tiny: VisionLanguageModel, blocks: list[Block], phase: Phase
+) -> None:
+    async with running(tiny, blocks, max_running=1, prefill_chunk=1, tick_tokens=2) as (engine, _):
+        first: Answering | None = None
+        if phase is Phase.QUEUED:
+            first, _ = ask(engine, tiny, max_tokens=MANY)
+            await reaches(first, Phase.DECODING)
+        text = "why? " * 300 if phase is Phase.PREFILL else "why?"
+        question, outbox = ask(engine, tiny, text, max_tokens=8 if phase is Phase.DONE else MANY)
+        await reaches(question, phase)
+        engine.cancel(question)
+        engine.cancel(question)
+        stats = await engine.flush()
+        if phase is Phase.DONE:
+            assert (await answer(outbox)).finish in Finish
+        else:
+            assert question.progress.phase is Phase.CANCELLED
+            assert isinstance(await error(outbox), Unavailable)
+        if first is not None:
+            assert stats.questions == 1
+            engine.cancel(first)
+            stats = await engine.flush()
+        assert (stats.questions, stats.leases, stats.tail_bytes) == (0, 0, 0)
+
+
+async def test_a_question_that_breaks_breaks_alone(tiny: VisionLanguageModel, blocks: list[Block]) -> None:
+    model = Breaking(tiny, RuntimeError("a kernel failed"), poison(tiny))
+    async with running(model, blocks) as (engine, fatal):
+        _, good = ask(engine, model, max_tokens=20)
+        _, bad = ask(engine, model, "!")
+        assert isinstance(await error(bad), Internal)
+        await answer(good)
+        assert (await engine.flush()).questions == 0
+        assert fatal == []
+
+
+async def test_a_dead_thread_fails_every_question_and_says_so(
+    tiny: VisionLanguageModel, blocks: list[Block]
+) -> None:
+    model = Breaking(tiny, SystemExit("out of anything"), poison(tiny))
+    async with running(model, blocks, max_running=1, tick_tokens=16) as (engine, fatal):
+        _, bad = ask(engine, model, "!")
+        _, waiting = ask(engine, model)
+        assert isinstance(await error(bad), Internal)
+        assert isinstance(await error(waiting), Internal)
+        _, late = ask(engine, model)
+        assert isinstance(await error(late), Unavailable)
+        assert (await engine.flush()).questions == 0
+        assert fatal == ["fatal"]
+
+
+async def test_a_slow_reader_fails_alone(tiny: VisionLanguageModel, blocks: list[Block]) -> None:
+    async with running(tiny, blocks) as (engine, _):
+        question, slow = ask(engine, tiny, max_tokens=MANY, limit_chars=10)
+        _, good = ask(engine, tiny, max_tokens=30)
+        assert len((await answer(good)).token_ids) <= 30
+        await reaches(question, Phase.FAILED)
+        assert isinstance(await error(slow), SlowReader)
+        assert (await engine.flush()).tail_bytes == 0
+
+
+async def test_a_long_prompt_does_not_hold_up_others(tiny: VisionLanguageModel, blocks: list[Block]) -> None:
+    async with running(tiny, blocks, prefill_chunk=4, tick_tokens=8) as (engine, _):
+        long_one, long_box = ask(engine, tiny, "why? " * 300)
+        await reaches(long_one, Phase.PREFILL)
+        _, short_box = ask(engine, tiny, max_tokens=3)
+        await answer(short_box)
+        assert long_one.progress.phase is Phase.PREFILL
+        engine.cancel(long_one)
+        assert isinstance(await error(long_box), Unavailable)
+
+
+async def test_stopping_ends_open_questions_and_answers_flushes(
+    tiny: VisionLanguageModel, blocks: list[Block]
+) -> None:
+    async with running(tiny, blocks) as (engine, fatal):
+        question, outbox = ask(engine, tiny, max_tokens=MANY)
+        await reaches(question, Phase.DECODING)
+        assert await asyncio.to_thread(engine.stop, 20.0)
+        assert isinstance(await error(outbox), Unavailable)
+        done: list[int] = []
+        engine.feed(1, blocks[0], lambda: done.append(1))
+        assert (await engine.flush()).runs == 0
+        await asyncio.sleep(0)
+        assert done == [1]
+        assert fatal == []
+
+
+async def test_a_stream_that_was_closed_or_never_fed(tiny: VisionLanguageModel, blocks: list[Block]) -> None:
+    async with running(tiny, blocks) as (engine, _):
+        engine.open_run(2, StreamId("empty"))
+        _, empty = ask(engine, tiny, run=2)
+        assert isinstance(await error(empty), WrongState)
+        engine.close_run(1)
+        _, closed = ask(engine, tiny)
+        assert isinstance(await error(closed), NotFound)
+        stats = await engine.flush()
+        assert stats.runs == 1
+
+
+async def test_a_run_that_cannot_take_a_block_is_not_asked_any_more(
+    tiny: VisionLanguageModel, blocks: list[Block]
+) -> None:
+    async with running(tiny, blocks) as (engine, fatal):
+        released: list[int] = []
+        engine.feed(1, blocks[0], lambda: released.append(1))  # a second sink
+        _, outbox = ask(engine, tiny)
+        assert isinstance(await error(outbox), Internal)
+        await engine.flush()
+        assert released == [1]
+        assert fatal == []
