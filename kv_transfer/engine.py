@@ -18,7 +18,7 @@ from kv_transfer.block import Block, check_header
 from kv_transfer.fetching import FetchDesk
 from kv_transfer.lane_ends import LaneEnds, MakeLane
 from kv_transfer.protocol import actions as act
-from kv_transfer.protocol.frames import plan_frames
+from kv_transfer.protocol.frames import LARGEST_CLASS, plan_frames
 from kv_transfer.protocol.handshake import Agreement
 from kv_transfer.protocol.incoming import Admission, Have, IncomingBook, Refused, Reserved
 from kv_transfer.protocol.outgoing import OutgoingBook
@@ -148,7 +148,8 @@ class Engine:
     def on_lane_up(self, way: Direction, lane_epoch: int) -> None:
         """See `LaneEvents`."""
         if way is self.lanes.in_way:
-            self._perform(self._incoming.on_lane_up(lane_epoch))
+            largest = LARGEST_CLASS[self.lanes.kinds[way]]
+            self._perform(self._incoming.on_lane_up(lane_epoch, largest))
 
     def on_lane_down(self, way: Direction, lane_epoch: int) -> None:
         """See `LaneEvents`."""

@@ -80,8 +80,7 @@ class Link:
         self._initiator = initiator
         self._clock = clock
         self._make_lane = make_lane
-        self.closed: asyncio.Future[LinkClosed] = asyncio.get_running_loop().create_future()
-        """Resolves when the link has ended and holds nothing any more."""
+        self._closed: asyncio.Future[LinkClosed] = asyncio.get_running_loop().create_future()
         self._agreement: Agreement | None = None
         self._engine: Engine | None = None
         self._fetches = FetchDesk()
@@ -90,6 +89,11 @@ class Link:
         self._server = FetchServer(source, self._send, self._queue)
         self._ending: asyncio.Task[None] | None = None
         self._liveness = Liveness(clock(), self._config.heartbeat_s, self._config.heartbeat_misses)
+
+    @property
+    def closed(self) -> asyncio.Future[LinkClosed]:
+        """Resolves when the link has ended and holds nothing any more. May be awaited by many."""
+        return asyncio.shield(self._closed)
 
     @property
     def ticket(self) -> Ticket:
@@ -149,7 +153,7 @@ class Link:
     async def close(self, reason: str) -> None:
         """End the link in order; returns when nothing is held any more. Idempotent."""
         self._end(reason, None)
-        await asyncio.shield(self.closed)
+        await self.closed
 
     async def __aenter__(self) -> Link:
         await self.start()
@@ -188,20 +192,20 @@ class Link:
     async def _lanes_open(self) -> None:
         assert self._engine is not None
         up: asyncio.Future[Any] = asyncio.ensure_future(self._engine.lanes.all_up.wait())
-        ended: asyncio.Future[Any] = self.closed
+        ended: asyncio.Future[Any] = self._closed
         budget_s = self._config.lane_open_timeout_s * (len(self._agreed().lanes) + 1)
         try:
             await asyncio.wait([up, ended], timeout=budget_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             up.cancel()
-        if self.closed.done():
-            raise self.closed.result().error or Unavailable(self.closed.result().reason)
+        if self._closed.done():
+            raise self._closed.result().error or Unavailable(self._closed.result().reason)
         if not self._engine.lanes.all_up.is_set():
             raise DeadlineExceeded("no lane could be opened in time")
 
     async def _fail_start(self, error: TandemError) -> None:
         self._end(error.message, error)
-        await asyncio.shield(self.closed)
+        await self.closed
         raise error
 
     def _end(self, reason: str, error: TandemError | None) -> None:
@@ -223,7 +227,7 @@ class Link:
                 await self._channel.close()
         except Exception:
             log.exception("the control stream did not close")
-        self.closed.set_result(LinkClosed(reason=reason, error=error))
+        self._closed.set_result(LinkClosed(reason=reason, error=error))
 
     async def _flush(self, last: ControlMessage) -> None:
         """Send what waits and a last message, if the stream still takes them soon."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -69,6 +69,11 @@ class LaneStore:
             if key not in self._values:
                 raise LaneBroken(f"the peer did not set {key!r} within {timeout_s:.1f} s")
             return self._values[key]
+
+    def has(self, keys: Iterable[str]) -> bool:
+        """True when all keys are set."""
+        with self._changed:
+            return all(key in self._values for key in keys)
 
     def abort(self, reason: str) -> None:
         """Wake every waiter with LaneBroken."""

@@ -1,6 +1,6 @@
 """Shell. The Gloo lane: a two-rank process group made directly for one direction of one pair.
 
-No TCPStore: rendezvous rides the control stream through `_ControlStore`. The listener is bound to one
+No TCPStore: rendezvous rides the control stream through `ControlStore`. The listener is bound to one
 address. A frame is two messages of fixed size, its 64-byte header and its class size: Gloo ends the process
 when a peer sends more than was posted and accepts less in silence, so lengths are never the peer's to choose.
 Full frames go straight from the block's memory to the reserved buffer; others pass a staging buffer.
@@ -15,13 +15,12 @@ import os
 import socket
 import threading
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import torch
-from torch._C._distributed_c10d import ProcessGroupGloo, Store
+from torch._C._distributed_c10d import ProcessGroupGloo
 from typing_extensions import override
 
 from kv_transfer.lanes.base import (
@@ -29,12 +28,12 @@ from kv_transfer.lanes.base import (
     Lane,
     LaneBroken,
     LaneContext,
-    LaneStore,
     WireFrame,
     check_frame,
     gather,
     scatter,
 )
+from kv_transfer.lanes.store import ControlStore
 from kv_transfer.protocol.frames import HEADER_BYTES
 from tandem.core.transfer import LaneKind
 
@@ -42,25 +41,6 @@ _TCP = {socket.AF_INET, socket.AF_INET6}
 _HEADER_TAG, _PAYLOAD_TAG, _PROOF_TAG = 1, 2, 3
 _device_lock = threading.Lock()
 """One device at a time is made, so that the listener which appears is its own."""
-
-
-class _ControlStore(Store):
-    """What ProcessGroupGloo needs of a store, over a `LaneStore`."""
-
-    def __init__(self, store: LaneStore, timeout_s: float) -> None:
-        super().__init__()
-        self._store = store
-        self._timeout_s = timeout_s
-
-    def set(self, key: str, value: bytes | str) -> None:
-        self._store.set(f"gloo/{key}", value if isinstance(value, bytes) else value.encode())
-
-    def get(self, key: str) -> bytes:
-        return self._store.get(f"gloo/{key}", self._timeout_s)
-
-    def wait(self, keys: Sequence[str], timeout: timedelta | None = None) -> None:
-        for key in keys:
-            self.get(key)
 
 
 @dataclass(slots=True)
@@ -91,11 +71,11 @@ class GlooLane(Lane):
     @override
     def open(self) -> None:
         context = self.context
-        store = _ControlStore(context.store, context.open_timeout_s)
+        store = ControlStore(context.store, "gloo", context.open_timeout_s)
         try:
-            self._device, port = _make_device(context.gloo_host)
+            self._device, port = make_device(context.gloo_host)
             context.store.set(f"port/{context.rank}", str(port).encode())
-            options = _options(self._device, context.open_timeout_s)
+            options = gloo_options(self._device, context.open_timeout_s)
             self._group = ProcessGroupGloo(store, context.rank, 2, options)
         except RuntimeError as error:
             raise LaneBroken(f"the Gloo pair could not be made: {error}") from error
@@ -176,8 +156,9 @@ class GlooLane(Lane):
         self._flight.append(_Posted(frame, header, payload, works, is_staged))
 
     def _land(self, timeout_s: float) -> _Posted:
+        # The payload first: when it has moved the header has too, and this thread woke only once.
         oldest = self._flight[0]
-        for work in oldest.works:
+        for work in reversed(oldest.works):
             self._wait(work, timeout_s)
         self._flight.popleft()
         if oldest.is_staged:
@@ -203,7 +184,7 @@ class GlooLane(Lane):
         return spare.pop() if spare else torch.empty(size_bytes, dtype=torch.uint8)
 
 
-def _options(device: Any, timeout_s: float) -> Any:
+def gloo_options(device: Any, timeout_s: float) -> Any:
     """Private names, but the only way to choose device and threads; torch 2.11 to 2.13 have them."""
     options = getattr(ProcessGroupGloo, "_Options")()  # noqa: B009 - absent from the type stubs
     options._devices = [device]  # noqa: SLF001
@@ -212,7 +193,7 @@ def _options(device: Any, timeout_s: float) -> Any:
     return options
 
 
-def _make_device(host: str) -> tuple[Any, int]:
+def make_device(host: str) -> tuple[Any, int]:
     """A Gloo device that listens on `host` only, and its port (0 when it could not be told)."""
     with _device_lock:
         before = set(_socket_fds())

@@ -78,13 +78,12 @@ class IncomingBook:
         *,
         credit_bytes: int,
         max_pending: int,
-        largest_class: FrameClass = FrameClass.M,
     ) -> None:
         self._direction = direction
         self._admit = admit
         self._credit_bytes = credit_bytes
         self._max_pending = max_pending
-        self._largest_class = largest_class
+        self._largest_class = FrameClass.M
         self._waiting: deque[_Transfer] = deque()
         self._active: dict[int, _Transfer] = {}
         self._last_id = 0
@@ -125,9 +124,10 @@ class IncomingBook:
             actions += self._grant_first(transfer)
         return actions
 
-    def on_lane_up(self, lane_epoch: int) -> list[Action]:
+    def on_lane_up(self, lane_epoch: int, largest_class: FrameClass) -> list[Action]:
         """The receiving lane works: grant again what was cut off, then what waits."""
         self._lane_epoch = lane_epoch
+        self._largest_class = largest_class
         again = [t for t in self._active.values() if t.missing and t.on_lane is None]
         return [action for t in again for action in self._grant(t)] + self.pump()
 

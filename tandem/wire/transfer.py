@@ -18,6 +18,7 @@ from tandem.wire.status import error_from_rpc
 from tandem.wire.transfer_messages import message_from_proto, message_to_proto
 
 _EOF = cast("Any", grpc.aio).EOF
+_CLOSE_TIMEOUT_S = 1.0
 
 __all__ = [
     "ClientControlChannel",
@@ -33,6 +34,7 @@ class ClientControlChannel:
     def __init__(self, channel: grpc.aio.Channel, metadata: grpc.aio.Metadata | None = None) -> None:
         stub = cast("Any", transfer_pb2_grpc.TransferServiceStub(channel))
         self._call = stub.Connect(metadata=metadata)
+        self._reading: asyncio.Future[Any] | None = None
 
     async def send(self, message: ControlMessage) -> None:
         """Send one message. Raises `Unavailable` when the call is over."""
@@ -46,8 +48,13 @@ class ClientControlChannel:
 
     async def receive(self) -> ControlMessage | None:
         """The next message; None when the server ended the call. Raises the call's typed error."""
+        # A cancelled read would cancel the whole call, and with it a goodbye on its way: the read itself
+        # outlives the waiter, and the next one picks it up.
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(self._call.read())
         try:
-            response = await self._call.read()
+            response = await asyncio.shield(self._reading)
+            self._reading = None
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error, "talking to the peer of the pair") from error
         except asyncio.InvalidStateError:
@@ -57,13 +64,17 @@ class ClientControlChannel:
         return message_from_proto(response.message)
 
     async def close(self) -> None:
-        """Half-close, then cancel what is left of the call."""
+        """Half-close and let the server end the call; cancel it when it does not."""
         try:
-            await asyncio.wait_for(self._call.done_writing(), 0.5)
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await self._call.done_writing()
+                await self._call.code()
         except (grpc.RpcError, grpc.aio.UsageError, asyncio.InvalidStateError, TimeoutError):
             pass
         finally:
             self._call.cancel()
+            if self._reading is not None:
+                await asyncio.gather(self._reading, return_exceptions=True)
 
 
 class ServerControlChannel:
@@ -72,8 +83,11 @@ class ServerControlChannel:
     async def Connect(self, request_iterator, context):
         channel = ServerControlChannel(context)
         link = Link(channel, ..., initiator=False)
-        await link.start()
-        await link.closed          # the call lives as long as the handler runs
+        try:
+            await link.start()
+            await link.closed      # the call lives as long as the handler runs
+        finally:
+            await link.close("the call has ended")
     """
 
     def __init__(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
