@@ -46,10 +46,10 @@ class Asker:
         while self._waiting and self._waiting[0].at_us <= time_us:
             self.ask_now(self._waiting.pop(0))
 
-    def ask_rest(self, end_us: int) -> None:
-        """Ask what was planned for after the end: at the end."""
+    def ask_rest(self) -> None:
+        """Ask what was planned for after the end: now."""
         for planned in self._waiting:
-            self.ask_now(Planned(min(planned.at_us, end_us), planned.text))
+            self.ask_now(planned)
         self._waiting = []
 
     async def outcomes(self) -> list[Outcome]:

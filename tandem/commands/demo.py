@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import re
 import statistics
 import sys
 import tempfile
@@ -56,7 +55,7 @@ async def _demo(arguments: argparse.Namespace, run_dir: Path) -> int:
         async with local_services(run_dir, "--model", arguments.model) as address:
             clip = await writing
             print(f"ready at {address} after {time.monotonic() - began_s:.1f} s", flush=True)
-            view = DemoView({asked.text: asked.answer for asked in clip.questions}, sys.stdout)
+            view = DemoView(_known(clip), sys.stdout)
             outcomes = await _play(address, run_dir / "demo.mp4", clip, view, arguments.speed)
     finally:
         await asyncio.gather(writing, return_exceptions=True)
@@ -75,6 +74,11 @@ def _write_clip(path: Path) -> Clip:
     return clip
 
 
+def _known(clip: Clip) -> dict[tuple[int, str], str]:
+    """The right answers, by stream time and question."""
+    return {(round(asked.at * MICROSECONDS), asked.text): asked.answer for asked in clip.questions}
+
+
 async def _play(address: str, path: Path, clip: Clip, view: DemoView, speed: float) -> list[Outcome]:
     from tandem.client import connect
     from tandem.client.sources import open_source
@@ -82,7 +86,7 @@ async def _play(address: str, path: Path, clip: Clip, view: DemoView, speed: flo
     from tandem.commands.watch import play
 
     source = open_source(str(path))
-    plan = [Planned(round(asked.at * MICROSECONDS), asked.text) for asked in clip.questions]
+    plan = [Planned(at_us, text) for at_us, text in _known(clip)]
     async with connect(address) as t, t.watch(source, stream_id="demo") as stream:
         view.start(path.name)
         fed, outcomes = await play(stream, source, Asker(stream, view, plan), view, speed, [])
@@ -92,28 +96,20 @@ async def _play(address: str, path: Path, clip: Clip, view: DemoView, speed: flo
     return outcomes
 
 
-def is_right(answer: str, known: str) -> bool:
-    """True when the two say the same; case and closing points do not matter."""
-    return _bare(answer) == _bare(known)
-
-
-def _bare(text: str) -> str:
-    return re.sub(r"[^\w: ]", "", text.casefold()).strip()
-
-
 def _report(clip: Clip, outcomes: list[Outcome], view: DemoView, total_s: float) -> dict[str, object]:
+    from tandem.commands.demo_view import is_right
     from tandem.commands.words import plain
 
-    known = {asked.text: asked.answer for asked in clip.questions}
     rows = []
     for outcome in outcomes:
-        text = outcome.answer.text if outcome.answer else ""
+        planned, text = outcome.planned, outcome.answer.text if outcome.answer else ""
+        known = _known(clip)[planned.at_us, planned.text]
         rows.append(
             {
-                "asked_us": outcome.planned.at_us,
-                "question": outcome.planned.text,
-                "known": known[outcome.planned.text],
-                "right": is_right(text, known[outcome.planned.text]),
+                "asked_us": planned.at_us,
+                "question": planned.text,
+                "known": known,
+                "right": is_right(text, known),
                 "answer": plain(outcome.answer),
                 "error": plain(outcome.error),
             }

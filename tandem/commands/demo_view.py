@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TextIO
 
 from tandem.client.types import Answer, ConnectionLost, Event, GapNoticed, Opened, Progress, Refusal, Thought
@@ -10,12 +11,21 @@ from tandem.core.errors import TandemError
 from tandem.core.timeline import Gap, format_time
 
 
-class DemoView:
-    """A `View` that knows the right answers and keeps the frame lags."""
+def is_right(answer: str, known: str) -> bool:
+    """True when the two say the same; case, spaces and closing points do not matter."""
+    return _bare(answer) == _bare(known)
 
-    def __init__(self, known: dict[str, str], out: TextIO) -> None:
+
+def _bare(text: str) -> str:
+    return re.sub(r"[^\w:]", "", text.casefold())
+
+
+class DemoView:
+    """A `View` that knows the right answers, by stream time and question, and keeps the frame lags."""
+
+    def __init__(self, known: dict[tuple[int, str], str], out: TextIO) -> None:
         self._known, self._out = known, out
-        self._texts: dict[str, str] = {}
+        self._asked: dict[str, tuple[int, str]] = {}
         self.lags_ms: list[float] = []
         self.gaps: list[Gap] = []
         self.watermark_us = 0
@@ -24,11 +34,11 @@ class DemoView:
     def start(self, source: str) -> None:
         """The heading."""
         self._say(f"playing {source} and asking while it plays\n")
-        self._say(f"{'asked':>8}  {'question':34} {'answer':18} {'known':18}    evidence and times")
+        self._row("asked", "question", "answer", "known", " ", "seen", "first token")
 
     def asked(self, question_id: str, text: str, at_us: int) -> None:
         """Remember it; the line comes with the answer."""
-        self._texts[question_id] = text
+        self._asked[question_id] = (at_us, text)
 
     def event(self, event: Event) -> None:
         """Answers, thoughts, and whatever goes wrong."""
@@ -51,8 +61,8 @@ class DemoView:
 
     def failed(self, question_id: str, error: TandemError) -> None:
         """A question without an answer."""
-        text = self._texts.get(question_id, question_id)
-        self._say(f"          {text:34} failed: {error.message} [{error.code.value}]  ✗")
+        at_us, text = self._asked[question_id]
+        self._row(format_time(at_us), text, f"{error.message} [{error.code.value}]", "", "✗", "", "")
 
     def problem(self, error: TandemError) -> None:
         """The source broke off."""
@@ -67,15 +77,16 @@ class DemoView:
         self.watermark_us, self.blocks = progress.watermark_us, progress.blocks
 
     def _answer(self, answer: Answer) -> None:
-        from tandem.commands.demo import is_right
-
-        text = self._texts.get(answer.question_id, "")
-        known = self._known.get(text, "")
+        at_us, text = self._asked[answer.question_id]
+        known = self._known[at_us, text]
         mark = "✓" if is_right(answer.text, known) else "✗"
-        self._say(
-            f"{format_time(answer.asked_us):>8}  {text:34} {answer.text.strip():18} {known:18} {mark}  "
-            f"seen {evidence_words(answer)}; first token {answer.timings.first_token_ms:.0f} ms"
-        )
+        first_token = f"{answer.timings.first_token_ms:.0f} ms"
+        self._row(format_time(at_us), text, answer.text, known, mark, evidence_words(answer), first_token)
+
+    def _row(
+        self, at: str, question: str, answer: str, known: str, mark: str, seen: str, first_token: str
+    ) -> None:
+        self._say(f"{at:>7}  {question:33}  {answer:16}  {known:16} {mark}  {seen:15}  {first_token:>11}")
 
     def _say(self, line: str) -> None:
-        print(line, file=self._out, flush=True)
+        print(line.rstrip(), file=self._out, flush=True)

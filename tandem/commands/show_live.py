@@ -47,13 +47,6 @@ class LiveView:
     """The state of one stream and its picture."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console()
-        self._live = Live(
-            console=self._console,
-            refresh_per_second=REDRAWS_PER_S,
-            get_renderable=self._picture,
-            screen=False,
-        )
         self._source = ""
         self._opened: Opened | None = None
         self._progress = Progress()
@@ -61,6 +54,10 @@ class LiveView:
         self._rows: dict[str, _Row] = {}
         self._thoughts: deque[str] = deque(maxlen=KEPT_THOUGHTS)
         self._notices: deque[Text] = deque(maxlen=KEPT_NOTICES)
+        # Last: it asks for the picture at once.
+        self._live = Live(
+            console=console or Console(), refresh_per_second=REDRAWS_PER_S, get_renderable=self._picture
+        )
 
     def start(self, source: str) -> None:
         """Show the picture."""

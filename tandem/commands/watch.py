@@ -139,7 +139,7 @@ async def play(
         fed = await feed(stream, source, speed=speed, before=asker.before)
         for error in (*fed.refused, *((fed.error,) if fed.error else ())):
             view.problem(error)
-        asker.ask_rest(fed.end_us)
+        asker.ask_rest()
         for text in [] if source.live else at_the_end:
             asker.ask_now(Planned(fed.end_us, text))
         outcomes = await asker.outcomes()
