@@ -101,6 +101,7 @@ def _config(args: argparse.Namespace) -> ReasonerConfig:
         ram_bytes=args.ram_bytes,
         view_tokens=args.view_tokens,
         drain_s=args.drain_seconds,
+        reflection=args.reflection,
     )
 
 
@@ -125,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--threads", type=int, default=0, help="threads of torch; 0: its own choice")
     add("--drain-seconds", type=float, default=_DEFAULTS["drain_s"], help="grace at SIGTERM (%(default)s)")
     add("--die-with-parent", action="store_true", help="end when the process that started this one ends")
+    add("--reflection", action="store_true", help="let tools list the services of this process")
     add("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     return parser
 

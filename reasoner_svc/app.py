@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 
 from kv_transfer.base import LinkConfig, LocalEnd
 from reasoner_svc.config import ReasonerConfig
@@ -23,13 +24,23 @@ from tandem.core.clock import Clock, monotonic_clock
 from tandem.vlm.model import VisionLanguageModel
 from tandem.wire.attach import Attachment, ServiceIdentity, ServiceLoad, make_boot_id
 from tandem.wire.channel import bind, make_server
-from tandem.wire.gen.tandem.v1 import reasoner_pb2_grpc, transfer_pb2_grpc, types_pb2
+from tandem.wire.gen.tandem.v1 import (
+    reasoner_pb2,
+    reasoner_pb2_grpc,
+    transfer_pb2,
+    transfer_pb2_grpc,
+    types_pb2,
+)
 
 log = logging.getLogger(__name__)
 
 ENGINE_STOP_S = 10.0
 """Longest wait for the model's thread: one forward pass of a chunk."""
 SERVER_STOP_S = 1.0
+_SERVICES = (
+    reasoner_pb2.DESCRIPTOR.services_by_name["ReasonerService"].full_name,
+    transfer_pb2.DESCRIPTOR.services_by_name["TransferService"].full_name,
+)
 
 
 class Reasoner:
@@ -102,10 +113,13 @@ class Reasoner:
         reasoner_pb2_grpc.add_ReasonerServiceServicer_to_server(self.service, self._server)
         transfer_pb2_grpc.add_TransferServiceServicer_to_server(self.transfer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if self.config.reflection:
+            reflection.enable_server_reflection((*_SERVICES, reflection.SERVICE_NAME), self._server)
         address = bind(self._server, self.config.listen)
         self.engine.start()
         await self._server.start()
-        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        for name in ("", *_SERVICES):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         if self.config.orchestrator:
             who = ServiceIdentity(
                 name=self.config.name,

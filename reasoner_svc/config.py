@@ -24,6 +24,9 @@ class ReasonerConfig:
     secret: bytes
     """The cluster secret."""
 
+    reflection: bool = False
+    """Let tools list the services of this process."""
+
     model: str = "default"
     load_format: str = "auto"
     dtype: str = ""

@@ -241,10 +241,11 @@ async def test_closing_a_stream_ends_its_questions_and_no_others(
 async def test_draining_lets_running_questions_end_and_takes_no_others(
     model: VisionLanguageModel, blocks: list[Block]
 ) -> None:
-    async with serve(model) as s:
+    async with serve(model, reflection=True) as s:
         health = health_pb2_grpc.HealthStub(s.channel)
-        serving = await health.Check(health_pb2.HealthCheckRequest())
-        assert serving.status == health_pb2.HealthCheckResponse.SERVING
+        for service in ("", "tandem.v1.ReasonerService", "tandem.v1.TransferService"):
+            serving = await health.Check(health_pb2.HealthCheckRequest(service=service))
+            assert serving.status == health_pb2.HealthCheckResponse.SERVING
         await s.open()
         s.publish(*blocks)
         call = s.call(max_tokens=100)
