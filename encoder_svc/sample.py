@@ -56,7 +56,7 @@ class Grid:
 
     @staticmethod
     def of(fps: float, frames_per_unit: int) -> Grid:
-        """The grid of a rate given as a float; 29.97 and the like become the ratio that was meant."""
+        """The grid of a rate given as a float; ratios like 30000/1001 come out exact."""
         return Grid(Fraction(fps).limit_denominator(1001), frames_per_unit)
 
     @property
@@ -147,6 +147,9 @@ class Sampler(Generic[Picture]):
         if self._open and gap.range.end_us >= self.grid.unit_end_us(self._open_unit):
             events += self._close_unit()
         covered_us = gap.range.start_us if self._covered_us is None else self._covered_us
+        if self._cause is not None and not self._open and gap.range.start_us > covered_us:
+            lost = Gap(TimeRange(covered_us, gap.range.start_us), self._cause)
+            events.append(Hole(lost, announced=False))
         if gap.range.end_us > covered_us and not self._open:
             start_us = max(gap.range.start_us, covered_us)
             events.append(Hole(Gap(TimeRange(start_us, gap.range.end_us), gap.reason), announced=True))

@@ -12,6 +12,8 @@ from encoder_svc.decode.nal import ParameterSets
 from encoder_svc.decode.packets import CodecSetup, Damage, Demuxed, EncodedPacket, StartPoint
 from tandem.core.errors import BadMedia
 
+_PROBE_BYTES = 8 << 20
+"""Without a frame in this many bytes at the start, the stream is given up."""
 _PIECE_BYTES = 1 << 16
 """The parser takes an int and copies what it keeps; pieces bound both."""
 
@@ -30,6 +32,7 @@ class AnnexBDemuxer:
         self._limits = limits
         self._sets = ParameterSets(codec, header)
         self._prefix = header
+        self._found = False
         self._restart(position)
 
     def _restart(self, position: int) -> None:
@@ -51,7 +54,10 @@ class AnnexBDemuxer:
 
     def finish(self) -> list[Demuxed]:
         """The last frame, or damage when what is left is not one."""
-        return self._parse(b"")
+        out = self._parse(b"")
+        if self._inside_bytes:
+            out.append(Damage(BadMedia(f"the last {self._inside_bytes} bytes hold no frame"), self._begin))
+        return out
 
     def jump(self, position: int) -> None:
         """Go on at `position`, after bytes that never came."""
@@ -65,6 +71,8 @@ class AnnexBDemuxer:
             self._inside_bytes -= len(data)
             out.append(self._packet(data, key=parsed.is_keyframe))
             self._begin += len(data)
+        if not self._found and self._inside_bytes > _PROBE_BYTES:
+            raise BadMedia(f"no {self._codec} frame in the first {self._inside_bytes} bytes")
         if self._inside_bytes > self._limits.max_unit_bytes:
             error = BadMedia(f"no frame ends within {self._inside_bytes} bytes: is this {self._codec}?")
             out.append(Damage(error, self._begin))
@@ -74,6 +82,7 @@ class AnnexBDemuxer:
     def _packet(self, data: bytes, *, key: bool) -> Demuxed:
         if b"\0\0\1" not in data:
             return Damage(BadMedia(f"{len(data)} bytes hold no {self._codec} NAL unit"), self._begin)
+        self._found = True
         header = self._sets.joined()
         startable = self._sets.scan(data)
         start = StartPoint(position=self._begin, header=header) if startable else None

@@ -52,7 +52,7 @@ class EncodedSource:
         self._todo: deque[Demuxed] = deque()
         self._events: list[SourceEvent] = []
         self._gap: Gap | None = None
-        self._ended = self._dead = self._complained = False
+        self._ended = self._dead = self._complained = self._shown = False
         self._forget_decoder()
         self._tag = self._packet_bytes = 0
         self.decoded_us = sampler.covered_us or 0
@@ -100,9 +100,15 @@ class EncodedSource:
         if self._ended and not self._todo:
             self._ended = False
             self._drain()
+            self._complain_of_nothing()
             self._events += self._sampler.finish()
         events, self._events = self._events, []
         return events, bool(self._todo)
+
+    def _complain_of_nothing(self) -> None:
+        """At the end: bytes that never gave a key frame were refused nowhere else."""
+        if self._tag and not self._shown and not self._dead and not self._complained:
+            self._events.append(Refusal(BadMedia("no frame could be decoded: no key frame came"), 0))
 
     def _take_chunk(self, chunk: RawChunk) -> None:
         try:
@@ -168,7 +174,9 @@ class EncodedSource:
                 self._todo.clear()
                 self._die(error)
                 return
-            self._timer.begin(self._tag)
+            self._timer.begin()
+        if item.key:
+            self._timer.key(self._tag)
         self._decode(self._decoder, item)
 
     def _skip_until_key(self, item: EncodedPacket) -> None:
@@ -206,7 +214,7 @@ class EncodedSource:
         except TandemError as error:
             self._complain(error, self._order.next_offset, container_us)
             return
-        self._complained = False
+        self._complained, self._shown = False, True
         if packet is not None and packet.start is not None:
             point = SyncPoint(packet.start.position, time_us)
             self._events.append(Start(point, packet.start.header))

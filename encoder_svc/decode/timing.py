@@ -25,8 +25,12 @@ class FrameTimer(Protocol):
         """Container time of stream time 0."""
         ...
 
-    def begin(self, tag: int) -> None:
-        """Decoding starts afresh with the packet of this tag."""
+    def begin(self) -> None:
+        """Decoding starts afresh."""
+        ...
+
+    def key(self, tag: int) -> None:
+        """The packet of this tag is a key packet."""
         ...
 
     def time_us(self, tag: int, container_us: int | None) -> int | None:
@@ -59,7 +63,10 @@ class ContainerTimer:
         """Container time of stream time 0."""
         return self._origin_us or 0
 
-    def begin(self, tag: int) -> None:
+    def begin(self) -> None:
+        """Nothing to do: times are absolute."""
+
+    def key(self, tag: int) -> None:
         """Nothing to do: times are absolute."""
 
     def time_us(self, tag: int, container_us: int | None) -> int | None:
@@ -96,30 +103,35 @@ class ContainerTimer:
 class CountingTimer:
     """Frames of a stream without times stand at ``index / fps``.
 
-    After a fresh start in mid-stream, frames that are shown before the first decoded one belong to what came
+    After a fresh start in mid-stream, frames that are shown before the first key frame belong to what came
     before and are left out.
     """
 
     def __init__(self, fps: float, start_us: int = 0) -> None:
         self._fps = Fraction(fps).limit_denominator(1001)
         self._index = self._index_at(start_us)
-        self._await_tag: int | None = None
+        self._awaited: set[int] | None = None
 
     @property
     def origin_us(self) -> int:
         """There is no container clock."""
         return 0
 
-    def begin(self, tag: int) -> None:
-        """Decoding starts afresh with the packet of this tag."""
-        self._await_tag = tag if self._index else None
+    def begin(self) -> None:
+        """Decoding starts afresh."""
+        self._awaited = set() if self._index else None
+
+    def key(self, tag: int) -> None:
+        """The packet of this tag is a key packet: the first one that gives a frame ends the waiting."""
+        if self._awaited is not None:
+            self._awaited.add(tag)
 
     def time_us(self, tag: int, container_us: int | None) -> int | None:
         """Stream time of the next frame; None for frames before a fresh start."""
-        if self._await_tag is not None:
-            if tag != self._await_tag:
+        if self._awaited is not None:
+            if tag not in self._awaited:
                 return None
-            self._await_tag = None
+            self._awaited = None
         self._index += 1
         return round((self._index - 1) * MICROSECONDS / self._fps)
 
