@@ -16,6 +16,8 @@ from tokenizers import Tokenizer
 from tandem.core.errors import Incompatible
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+MAX_WAITING = 16
+"""Tokens of punctuation or symbols after which text is handed out all the same."""
 
 
 class Tokens:
@@ -60,10 +62,11 @@ class Tokens:
 
 
 class Detokenizer:
-    """Turns one answer's tokens into text as they come; never emits half a character.
+    """Turns one answer's tokens into text as they come; what was handed out never changes.
 
-    Decoding starts at a token whose text is settled, because decoders join tokens (spaces, bytes) with those
-    before them.
+    Text up to the last letter or digit is settled. What follows waits for the next token: half a character, and
+    punctuation, whose spaces decoders tidy with the word after it. Decoding starts at a settled token, because
+    decoders join tokens with those before them.
     """
 
     def __init__(self, tokens: Tokens) -> None:
@@ -79,17 +82,26 @@ class Detokenizer:
             return ""
         self._pending.append(token_id)
         text = self._tokens.decode(self._pending)
-        if text.endswith(REPLACEMENT):
-            return ""
-        fresh = text[len(self._emitted) :]
-        # One settled token stays as context for the next.
-        self._pending = self._pending[-1:]
-        self._emitted = self._tokens.decode(self._pending)
+        end = _settled(text)
+        if len(self._pending) > MAX_WAITING and not text.endswith(REPLACEMENT):
+            end = len(text)
+        fresh = text[len(self._emitted) : end]
+        self._emitted += fresh
+        if end == len(text):
+            self._pending = self._pending[-1:]
+            self._emitted = self._tokens.decode(self._pending)
         return fresh
 
     def finish(self) -> str:
         """What is left; a broken character comes out as U+FFFD."""
         return self._tokens.decode(self._pending)[len(self._emitted) :]
+
+
+def _settled(text: str) -> int:
+    end = len(text)
+    while end and not text[end - 1].isalnum():
+        end -= 1
+    return end
 
 
 def byte_tokenizer(special: Sequence[tuple[str, int]]) -> str:

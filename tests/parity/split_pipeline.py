@@ -1,4 +1,4 @@
-"""What encoder and reasoner do, in a page: prefill units in chunks, keep raw blocks, read them in a view, decode."""
+"""What encoder and reasoner do, in a page: prefill in chunks, keep raw blocks, read them in a view, decode."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def text_positions(start: int, tokens: int) -> Tensor:
 
 
 def encode(model: VisionLanguageModel, frames: Tensor, *, chunk: int, window: int | None = None) -> Encoded:
-    """Sink, then units in chunks; with a window, unit u sees units u - window + 1 to u, and the sink before them."""
+    """Sink, then units in chunks; with a window, unit u sees units u - window + 1 to u and the sink."""
     seen = model.see(frames)
     prompt, units = model.prompt, len(frames)
     embeds = model.unit_embeds(seen, unit_times(model, units))
@@ -112,10 +112,14 @@ def encode(model: VisionLanguageModel, frames: Tensor, *, chunk: int, window: in
             parts=(
                 Part(
                     segment=sink,
-                    base=torch.tensor([placement.sink_base(unit) for unit in oldest]).T.repeat_interleave(tokens, 1),
+                    base=torch.tensor([placement.sink_base(unit) for unit in oldest]).T.repeat_interleave(
+                        tokens, 1
+                    ),
                 ),
             ),
-            tail=Part(segment=recent, first_visible=(torch.tensor(oldest) * tokens).repeat_interleave(tokens)),
+            tail=Part(
+                segment=recent, first_visible=(torch.tensor(oldest) * tokens).repeat_interleave(tokens)
+            ),
         )
         run = model.forward(embeds[first : first + number].flatten(0, 1), positions, view, capture=True)
         result.hidden.append(run.hidden)
@@ -125,10 +129,8 @@ def encode(model: VisionLanguageModel, frames: Tensor, *, chunk: int, window: in
     return result
 
 
-def ask(
-    model: VisionLanguageModel, encoded: Encoded, question: str, tokens: int
-) -> tuple[list[int], Tensor]:
-    """Greedy tokens and logits [tokens, vocabulary] from raw blocks; [sink | run of units | question and answer]."""
+def ask(model: VisionLanguageModel, encoded: Encoded, question: str, tokens: int) -> tuple[list[int], Tensor]:
+    """Greedy tokens and logits [tokens, vocabulary]; view: [sink | run of units | question and answer]."""
     prompt = model.prompt
     placement = prompt.placement(encoded.geometry)
     bases = placement.place_units(len(encoded.units))

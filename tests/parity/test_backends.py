@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.parity.split_pipeline import relative_error, text_positions
 from tandem.vlm.load import load_model
 from tandem.vlm.model import Step
 from tandem.vlm.view import Part, View
+from tests.parity.split_pipeline import relative_error, text_positions
 
 BACKENDS = ["cpu", "plain"]
 
@@ -77,7 +77,10 @@ CASES = [sink_and_window, long_prefill, bounded_part, workers, mixed]
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", CASES)
 def test_agrees_with_the_reference(case, backend):
-    model, reference = load_model("dummy:tiny", backend=backend), load_model("dummy:tiny", backend="reference")
+    model, reference = (
+        load_model("dummy:tiny", backend=backend),
+        load_model("dummy:tiny", backend="reference"),
+    )
     ours = model.forward_many(case(model), capture=True)
     theirs = reference.forward_many(case(reference), capture=True)
     for mine, other in zip(ours, theirs, strict=True):
@@ -120,4 +123,6 @@ def test_the_hook_sees_raw_queries_of_its_own_step_before_the_layer_reads():
     with_hook = model.forward(embeds(model, 4, 3), text_positions(6, 4), view)
     assert calls == [(layer, (4, 4, 16)) for layer in range(3)]
     again = View(parts=(Part(segment=private),), tail=Part(segment=model.new_segment()))
-    assert torch.equal(model.forward(embeds(model, 4, 3), text_positions(6, 4), again).hidden, with_hook.hidden)
+    assert torch.equal(
+        model.forward(embeds(model, 4, 3), text_positions(6, 4), again).hidden, with_hook.hidden
+    )

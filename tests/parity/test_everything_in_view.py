@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tandem.vlm.load import load_model
+from tandem.vlm.unsplit import stock_answer, stock_inputs, stock_model
 from tests.parity.split_pipeline import (
     RELATIVE_TOLERANCE,
     ask,
@@ -14,14 +16,12 @@ from tests.parity.split_pipeline import (
     relative_error,
     unit_times,
 )
-from tandem.vlm.load import load_model
-from tandem.vlm.unsplit import stock_answer, stock_inputs, stock_model
 
 QUESTION = "What happened, and when?"
 TOKENS = 12
 
 
-@pytest.fixture(scope="module", params=["dummy:tiny", "dummy:tiny-timestamped"])
+@pytest.fixture(scope="module", params=["dummy:tiny", "dummy:tiny-timestamped", "default"])
 def pair(request):
     return load_model(request.param), stock_model(request.param)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.parity.split_pipeline import random_frames, relative_error, shifted, text_positions
 from tandem.vlm.load import load_model
 from tandem.vlm.unsplit import stock_model
 from tandem.vlm.view import Part, View
+from tests.parity.split_pipeline import random_frames, relative_error, shifted, text_positions
 
 
 @pytest.mark.parametrize("source", ["dummy:tiny", "dummy:tiny-timestamped"])
@@ -52,4 +52,6 @@ def test_a_uniform_shift_of_the_reader_changes_nothing_however_far():
     for far in (6_000, 3_600_000):
         tail = Part(segment=model.new_segment())
         shift = (far, far, far)
-        assert relative_error(model.forward(block, shifted(local, shift), View(tail=tail)).hidden, near) < 2e-5
+        assert (
+            relative_error(model.forward(block, shifted(local, shift), View(tail=tail)).hidden, near) < 2e-5
+        )

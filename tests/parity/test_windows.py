@@ -6,9 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.parity.split_pipeline import encode, random_frames, relative_error, shifted, text_positions, unit_times
 from tandem.vlm.load import load_model
 from tandem.vlm.unsplit import stock_model
+from tests.parity.split_pipeline import (
+    encode,
+    random_frames,
+    relative_error,
+    shifted,
+    text_positions,
+    unit_times,
+)
 
 
 def rotated(x_nd: Tensor, positions_3n: Tensor, inv_freq: Tensor, sections: list[int]) -> Tensor:

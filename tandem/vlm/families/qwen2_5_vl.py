@@ -81,9 +81,7 @@ def _twin(hf: Any) -> Any:
     }
     vision |= {**small, "depth": 1, "num_heads": 1, "out_hidden_size": 16, "fullatt_block_indexes": [0]}
     names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-    config = type(hf.config)(
-        text_config=text, vision_config=vision, **{name: fields[name] for name in names}
-    )
+    config = type(hf.config)(text_config=text, vision_config=vision, **{name: fields[name] for name in names})
     with torch.random.fork_rng(devices=[]):
         return type(hf)(config).eval()
 

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from tests.parity.split_pipeline import ask, encode, random_frames, real_heads_checkpoint
 from tandem.core.errors import Incompatible
 from tandem.vlm.load import load_model
+from tests.parity.split_pipeline import ask, encode, random_frames, real_heads_checkpoint
 
 
 def test_threads_get_the_results_of_a_serial_run():
@@ -28,8 +28,8 @@ def test_threads_get_the_results_of_a_serial_run():
 
 
 def test_a_failed_step_leaves_the_tail_as_it_was():
-    from tests.parity.split_pipeline import text_positions
     from tandem.vlm.view import Part, View
+    from tests.parity.split_pipeline import text_positions
 
     model = load_model("dummy:tiny")
     tail = model.new_segment()
