@@ -19,6 +19,7 @@ the next key frame, so the real gap is longer than the hole: the encoder reports
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from dataclasses import dataclass, replace
 
@@ -117,7 +118,7 @@ class Backlog:
         first = next((item for queue in (self._delivered, self._waiting) for item in queue), None)
         if first is None:
             return None
-        return first.time_us if isinstance(first, Media) else first.range.start_us
+        return _start_us(first)
 
     @property
     def has_waiting(self) -> bool:
@@ -181,10 +182,16 @@ class Backlog:
                 self._waiting_bytes += len(item.data)
             self._waiting.appendleft(item)
 
-    def give_up_late(self, now_s: float) -> list[Gap]:
-        """Turn waiting media that arrived too long ago into a gap."""
+    def give_up_late(self, now_s: float, since_s: float) -> list[Gap]:
+        """Turn waiting media into a gap that could have been delivered for too long.
+
+        `since_s`: since when there is somebody to deliver to. Waiting for a new encoder is not held against
+        media, the byte bound limits that.
+        """
         gaps: list[Gap] = []
-        while (first := self._first_waiting()) and now_s - first.arrived_s > self._bounds.max_wait_s:
+        while first := self._first_waiting():
+            if now_s - max(first.arrived_s, since_s) <= self._bounds.max_wait_s:
+                break
             gaps.append(self._give_up(first))
         return gaps
 
@@ -222,23 +229,22 @@ class Backlog:
             self._delivered_bytes -= len(item.data)
 
     def _give_up(self, first: Media) -> Gap:
-        """`first`, the oldest waiting media, joins the hole before it or becomes one."""
-        hole = self._waiting.popleft()
-        if isinstance(hole, Hole):
+        """`first`, the oldest waiting media, becomes a hole, together with the holes around it."""
+        run = list(itertools.takewhile(lambda item: isinstance(item, Hole) or item is first, self._waiting))
+        for _ in run:
             self._waiting.popleft()
-        else:
-            hole = Hole(
-                position=first.position,
-                end=first.end,
-                range=TimeRange(first.time_us, first.time_us),
-                is_bytes=first.picture is None,
-            )
         self._waiting_bytes -= len(first.data)
         following = self._first_waiting()
-        end_us = max(following.time_us if following else first.time_us + 1, hole.range.end_us)
-        grown = TimeRange(hole.range.end_us, end_us)
-        self._waiting.appendleft(replace(hole, end=first.end, range=TimeRange(hole.range.start_us, end_us)))
-        return Gap(grown, GapReason.BACKLOG_FULL)
+        start_us = min(first.time_us, _start_us(run[0]))
+        end_us = max(following.time_us if following else first.time_us + 1, _time_us(run[-1]))
+        hole = Hole(
+            position=run[0].position,
+            end=run[-1].end,
+            range=TimeRange(start_us, end_us),
+            is_bytes=first.picture is None,
+        )
+        self._waiting.appendleft(hole)
+        return Gap(hole.range, GapReason.BACKLOG_FULL)
 
     def _cut(self, media: Media, position: int) -> Media:
         """Split media that straddles `position`; the first part stays delivered."""
@@ -250,6 +256,10 @@ class Backlog:
             self._delivered.append(head)
             self._delivered_bytes += head_bytes
         return rest
+
+
+def _start_us(item: Item) -> int:
+    return item.time_us if isinstance(item, Media) else item.range.start_us
 
 
 def _time_us(item: Item) -> int:

@@ -85,7 +85,7 @@ class Session:
         """What the client was told that it may forget: never more than the journal could ask for again."""
         self._last_pts_us = 0
         self._refused_before = 0
-        self._moved_s = clock()
+        self._moved_s = self._live_s = clock()
         self.progress_s = clock()
         """When an encoder last said anything."""
 
@@ -223,7 +223,7 @@ class Session:
     def opened(self, opened: encoder_pb2.EncodeResponse.Opened) -> None:
         """The encoder is ready for media."""
         self.model, self.sample_fps = opened.model, opened.sample_fps
-        self._moved_s = self.clock()
+        self._moved_s = self._live_s = self.clock()
         self.happen(Event.PLACED)
 
     def take(self) -> Item | None:
@@ -272,8 +272,9 @@ class Session:
         self._tell()
 
     def give_up_late(self, now_s: float) -> None:
-        """Media that waited too long becomes a gap."""
-        self._declare_dropped(self.backlog.give_up_late(now_s))
+        """Media that waited too long for an encoder that is there becomes a gap."""
+        if self.state is State.LIVE:
+            self._declare_dropped(self.backlog.give_up_late(now_s, self._live_s))
 
     # --- inside -----------------------------------------------------------------------------------------
 

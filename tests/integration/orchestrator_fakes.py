@@ -327,11 +327,11 @@ class Client:
         self._reader: asyncio.Task[None] | None = None
         self._ended = False
 
-    async def open(self, stream_id: str, token: str, kind: int) -> None:
+    async def open(self, stream_id: str, token: str, kind: int, timeout_s: float = 15.0) -> None:
         media = types_pb2.MediaOptions(kind=kind)
         opening = client_pb2.WatchRequest.Open(stream_id=stream_id, resume_token=token, media=media)
         await self.call.write(client_pb2.WatchRequest(open=opening))
-        first = await asyncio.wait_for(self.call.read(), 15)
+        first = await asyncio.wait_for(self.call.read(), timeout_s)
         assert first.WhichOneof("event") == "welcome", first
         self.welcome = first.welcome
         self.sequence = first.welcome.next_position

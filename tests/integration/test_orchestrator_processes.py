@@ -1,0 +1,246 @@
+"""Real services as child processes, killed and frozen in mid-stream: nothing is lost but what was only theirs.
+
+Recovery times go to the log (`-rP` shows them); `docs/recovery.md` quotes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from PIL import Image
+
+from orchestrator.rundir import read_address
+from tandem.wire.channel import make_channel
+from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc, types_pb2
+from tests.integration.orchestrator_fakes import Client
+
+FRAMES = 16
+"""Two to a block of the dummy model."""
+PERIOD_MS = 500
+START_S = 90.0
+"""For services to load their model on a busy machine."""
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def picture(index: int) -> bytes:
+    image = Image.new("RGB", (56, 56), ((index * 37) % 256, (index * 91) % 256, 128))
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+class Up:
+    """`tandem up` in a process of its own."""
+
+    def __init__(self, run_dir: Path, *options: str) -> None:
+        self.run_dir = run_dir
+        self._log = (run_dir.parent / "up.log").open("wb")
+        line = [sys.executable, "-m", "orchestrator.up", "--listen", "127.0.0.1:0", "--run-dir", str(run_dir)]
+        line += ["--model", "dummy:tiny-timestamped", "--threads", "1", *options]
+        self.process = subprocess.Popen(line, stdout=self._log, stderr=subprocess.STDOUT)
+
+    def address(self) -> str:
+        deadline_s = time.monotonic() + START_S
+        while time.monotonic() < deadline_s:
+            address = read_address(self.run_dir)
+            if address is not None:
+                return address
+            time.sleep(0.1)
+        raise AssertionError("no address")
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        try:
+            return self.process.wait(30)
+        finally:
+            self.process.kill()
+            self._log.close()
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    running = Up(tmp_path_factory.mktemp("up") / "run")
+    try:
+        running.address()
+        yield running
+    finally:
+        running.stop()
+
+
+class Front:
+    """The front door of a running `up`."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.stub: Any = client_pb2_grpc.TandemServiceStub(channel)
+
+    async def status(self) -> client_pb2.GetStatusResponse:
+        request = client_pb2.GetStatusRequest()
+        answer: client_pb2.GetStatusResponse = await self.stub.GetStatus(
+            request, wait_for_ready=True, timeout=START_S
+        )
+        return answer
+
+    async def pid(self, name: str) -> int:
+        """Process id of a ready service, or of the orchestrator."""
+        async with asyncio.timeout(START_S):
+            while True:
+                status = await self.status()
+                if name == "orchestrator":
+                    return status.build.pid
+                for service in status.services:
+                    if service.name == name and service.state == "ready":
+                        return service.build.pid
+                await asyncio.sleep(0.1)
+
+    async def ready(self) -> None:
+        await self.pid("encoder-0")
+        await self.pid("reasoner-0")
+
+    async def watch(self, stream_id: str, token: str = "") -> Client:
+        client = Client(self.stub.Watch(wait_for_ready=True))
+        await client.open(stream_id, token, types_pb2.MEDIA_KIND_PICTURES, START_S)
+        return client
+
+
+@pytest.fixture
+async def front(up: Up) -> AsyncIterator[Front]:
+    async with make_channel(up.address()) as channel:
+        front = Front(channel)
+        await front.ready()
+        yield front
+
+
+async def push(client: Client, first: int, last: int) -> None:
+    for index in range(first, last):
+        await client.picture(index * PERIOD_MS, picture(index), format=types_pb2.PICTURE_FORMAT_PNG)
+        await asyncio.sleep(0.02)
+
+
+async def ask(client: Client, question_id: str, budget_ms: int = 90_000) -> client_pb2.Answer:
+    sampling = types_pb2.Sampling(max_tokens=8)
+    await client.ask(question_id, "What was shown?", sampling=sampling, latency_budget_ms=budget_ms)
+    return await client.answer(question_id, START_S)
+
+
+@pytest.fixture(scope="module")
+def reference() -> dict[str, str]:
+    return {}
+
+
+async def check_whole(client: Client, answer: client_pb2.Answer, reference: dict[str, str]) -> None:
+    """Every frame is in view, none twice, and the text is the one of an undisturbed stream."""
+    assert answer.error.code == "", answer.error
+    assert answer.evidence.blocks == FRAMES // 2
+    assert [(r.start_us, r.end_us) for r in answer.evidence.seen] == [(0, FRAMES * PERIOD_MS * 1000)]
+    assert not client.progress.gaps
+    assert answer.text == reference.setdefault("text", answer.text)
+
+
+async def test_undisturbed(front: Front, reference: dict[str, str]) -> None:
+    client = await front.watch("undisturbed")
+    await push(client, 0, FRAMES)
+    await check_whole(client, await ask(client, "q"), reference)
+    await client.end(forget=True)
+    await client.finished(30)
+    assert client.goodbye is not None
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_lost_encoder_loses_nothing(
+    front: Front, reference: dict[str, str], how: signal.Signals
+) -> None:
+    client = await front.watch(f"encoder-{how.name}")
+    await push(client, 0, FRAMES // 2)
+    await client.until(lambda: client.progress.blocks >= 2, START_S)
+    os.kill(await front.pid("encoder-0"), how)
+    began_s = time.monotonic()
+    await push(client, FRAMES // 2, FRAMES)
+    now = types_pb2.Sampling(max_tokens=8)
+    await client.ask("meanwhile", "What was shown?", answer_from_published=True, sampling=now)
+    assert (await client.answer("meanwhile", 30)).error.code == ""
+    answer = await ask(client, "after")
+    print(f"{how.name} encoder: whole again after {time.monotonic() - began_s:.2f} s")
+    await check_whole(client, answer, reference)
+    await client.end(forget=True)
+    await client.finished(30)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_lost_reasoner_is_rebuilt_from_the_backlog(
+    front: Front, reference: dict[str, str], how: signal.Signals
+) -> None:
+    client = await front.watch(f"reasoner-{how.name}")
+    await push(client, 0, FRAMES // 2)
+    await client.until(lambda: client.progress.blocks >= 2, START_S)
+    os.kill(await front.pid("reasoner-0"), how)
+    began_s = time.monotonic()
+    await push(client, FRAMES // 2, FRAMES)
+    answer = await ask(client, "after")
+    print(f"{how.name} reasoner: whole again after {time.monotonic() - began_s:.2f} s")
+    await check_whole(client, answer, reference)
+    await client.end(forget=True)
+    await client.finished(30)
+
+
+async def test_both_services_lost_at_once(front: Front, reference: dict[str, str]) -> None:
+    client = await front.watch("both")
+    await push(client, 0, FRAMES // 2)
+    await client.until(lambda: client.progress.blocks >= 2, START_S)
+    for name in ("encoder-0", "reasoner-0"):
+        os.kill(await front.pid(name), signal.SIGKILL)
+    await push(client, FRAMES // 2, FRAMES)
+    await check_whole(client, await ask(client, "after"), reference)
+    await client.end(forget=True)
+    await client.finished(30)
+
+
+async def test_a_killed_orchestrator_is_replaced_and_says_what_is_gone(front: Front) -> None:
+    first = await front.watch("orchestrator")
+    await push(first, 0, FRAMES // 2)
+    await first.until(lambda: first.progress.safe_position >= FRAMES // 4, START_S)
+    former = {name: await front.pid(name) for name in ("orchestrator", "encoder-0", "reasoner-0")}
+    os.kill(former["orchestrator"], signal.SIGKILL)
+    began_s = time.monotonic()
+    await first.finished(30)
+    second = await front.watch("orchestrator", first.welcome.resume_token)
+    assert not second.welcome.resumed
+    safe = second.welcome.next_position
+    assert first.progress.safe_position <= safe <= FRAMES // 2
+    await push(second, safe, FRAMES)
+    answer = await ask(second, "after")
+    print(f"SIGKILL orchestrator: watching again after {time.monotonic() - began_s:.2f} s")
+    assert answer.error.code == ""
+    assert answer.evidence.blocks == (FRAMES - safe) // 2
+    [gap] = second.progress.gaps
+    assert gap.reason == types_pb2.GAP_REASON_ORCHESTRATOR_LOST
+    assert (gap.range.start_us, gap.range.end_us) == (0, safe * PERIOD_MS * 1000)
+    for name, pid in former.items():
+        assert await front.pid(name) != pid
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    await second.end(forget=True)
+    await second.finished(30)
+
+
+def test_it_stops_and_leaves_nothing(up: Up) -> None:
+    pids = _children(up.process.pid)
+    assert len(pids) == 3, pids
+    assert up.stop() == 0
+    assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
+
+
+def _children(pid: int) -> list[int]:
+    direct = [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return direct + [grandchild for child in direct for grandchild in _children(child)]

@@ -1,0 +1,43 @@
+"""Where a stream goes, and why."""
+
+from orchestrator.membership import Identity, Member, Role, Standing
+from orchestrator.placement import NotPlaced, Placed, place
+
+
+def member(name: str, fingerprint: str = "f", standing: Standing = Standing.READY) -> Member:
+    role = Role(name.rpartition("-")[0])
+    identity = Identity(name=name, role=role, address="a:1", boot_id=name, fingerprint=fingerprint)
+    return Member(identity=identity, standing=standing, seen_s=0.0)
+
+
+def names(placed: Placed | NotPlaced) -> tuple[str, str]:
+    assert isinstance(placed, Placed), placed
+    return placed.encoder.name, placed.reasoner.name
+
+
+FOUR = [member("encoder-0"), member("encoder-1"), member("reasoner-0"), member("reasoner-1")]
+
+
+def test_the_fewest_streams_win_and_ties_go_by_name() -> None:
+    assert names(place(FOUR, {})) == ("encoder-0", "reasoner-0")
+    assert names(place(FOUR, {"encoder-0": 2, "encoder-1": 1, "reasoner-0": 5})) == ("encoder-1", "reasoner-1")
+
+
+def test_a_stream_stays_where_its_blocks_are() -> None:
+    placed = place(FOUR, {"reasoner-1": 9, "encoder-1": 9}, encoder="encoder-1", reasoner="reasoner-1")
+    assert names(placed) == ("encoder-1", "reasoner-1")
+    assert isinstance(placed, Placed)
+    assert placed.reason == "its blocks are there"
+
+
+def test_models_must_agree() -> None:
+    mixed = [member("encoder-0", "aaaa"), member("reasoner-0", "bbbb"), member("reasoner-1", "aaaa")]
+    assert names(place(mixed, {}, reasoner="reasoner-0")) == ("encoder-0", "reasoner-1")
+    refused = place(mixed[:2], {})
+    assert refused == NotPlaced("models differ: encoders have aaaa, reasoners have bbbb")
+
+
+def test_what_is_missing_is_named() -> None:
+    assert place([], {}) == NotPlaced("no encoder and no reasoner is ready")
+    lost = [member("encoder-0"), member("reasoner-0", standing=Standing.LOST)]
+    assert place(lost, {}) == NotPlaced("no reasoner is ready")
