@@ -30,6 +30,10 @@ GONE = (NotFound, PermissionRefused, DataLost)
 """What a server says to a resume whose stream or token it no longer has."""
 
 
+class NobodyThere(Unavailable):
+    """Nothing listens at the address: before a stream was ever open, waiting for it seldom helps."""
+
+
 def typed_error(error: BaseException, *, address: str, doing: str) -> TandemError:
     """The typed error behind `error`, which came out of a call to `address`."""
     if isinstance(error, TandemError):
@@ -40,7 +44,7 @@ def typed_error(error: BaseException, *, address: str, doing: str) -> TandemErro
         return Unavailable(f"{doing}: the connection to {address} broke")
     if error.code() in _BROKEN and not _is_ours(error):
         if "failed to connect" in (error.details() or "").lower():
-            return Unavailable(
+            return NobodyThere(
                 f"{doing}: nothing answers at {address}; start the services with `tandem up`, "
                 "or name the right address"
             )

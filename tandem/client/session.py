@@ -13,7 +13,7 @@ from typing import Any, cast
 import grpc
 
 from tandem.client import messages
-from tandem.client.failures import CALL_ERRORS, GONE, is_worth_another_try, typed_error
+from tandem.client.failures import CALL_ERRORS, GONE, NobodyThere, is_worth_another_try, typed_error
 from tandem.client.outbox import Ask, Cancel, End, Forgotten, Media, Outbox
 from tandem.client.settings import ClientSettings, backoff_s
 from tandem.client.types import ConnectionLost, Event, GapNoticed, MediaOptions, Opened, Progress
@@ -110,13 +110,18 @@ class Session:
             self._start_over()
         elif not is_worth_another_try(failure, was_open=self._was_open):
             raise failure
-        patience_s = self._settings.give_up_s if self._was_open else self._settings.open_timeout_s
         wait_s = max(backoff_s(attempt, self._settings, self._chance), failure.retry_after_s or 0.0)
-        if tried_s + wait_s > patience_s:
+        if tried_s + wait_s > self._patience_s(failure):
             raise failure
         if self._was_open:
             self._on_event(ConnectionLost(error=failure, retry_in_s=wait_s))
         await asyncio.sleep(wait_s)
+
+    def _patience_s(self, failure: TandemError) -> float:
+        if self._was_open:
+            return self._settings.give_up_s
+        missing = isinstance(failure, NobodyThere)
+        return self._settings.connect_timeout_s if missing else self._settings.open_timeout_s
 
     def _start_over(self) -> None:
         """The server no longer has the stream: open it anew, and say what is gone."""

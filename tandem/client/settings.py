@@ -17,8 +17,11 @@ class ClientSettings:
     a 12 Mbit/s camera."""
     retain_bytes: int = 64 * MEBIBYTE
     """Most bytes kept for sending again after a loss; the oldest received ones are forgotten first."""
-    open_timeout_s: float = 5.0
-    """How long opening a stream is tried before the error is raised."""
+    connect_timeout_s: float = 3.0
+    """How long an address where nothing listens is tried before the first stream is open: long enough for
+    a server that was started a moment ago."""
+    open_timeout_s: float = 30.0
+    """How long opening a stream is tried before the error is raised: services that start load a model."""
     give_up_s: float = 120.0
     """How long a lost connection is tried again before the stream fails."""
     backoff_first_s: float = 0.1

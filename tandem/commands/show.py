@@ -87,6 +87,7 @@ class PlainView:
         self._watermark_us = 0
         self._last_progress_s = float("-inf")
         self._questions: dict[str, str] = {}
+        self._lost = ""  # what was said last of a loss that is not over
 
     def start(self, source: str) -> None:
         """The source."""
@@ -101,6 +102,7 @@ class PlainView:
         """One line for most; progress every few seconds; text as it comes is left out."""
         match event:
             case Opened():
+                self._lost = ""
                 word = "resumed" if event.resumed else "opened"
                 model = event.model.source or "the server's model"
                 self._say(f"{word:9} {event.stream_id}, watching {event.sample_fps:g} fps with {model}")
@@ -117,8 +119,9 @@ class PlainView:
             case Refusal() if not event.question_id:
                 where = f" at position {event.position}" if event.position is not None else ""
                 self._say(f"refused   {event.error.message}{where} [{event.error.code.value}]")
-            case ConnectionLost():
-                self._say(f"lost      {event.error.message}; trying again in {event.retry_in_s:.1f} s")
+            case ConnectionLost() if event.error.message != self._lost:
+                self._lost = event.error.message
+                self._say(f"lost      {event.error.message}; trying again")
 
     def failed(self, question_id: str, error: TandemError) -> None:
         """The question and why."""

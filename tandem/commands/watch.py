@@ -142,8 +142,8 @@ async def play(
         asker.ask_rest()
         for text in [] if source.live else at_the_end:
             asker.ask_now(Planned(fed.end_us, text))
-        outcomes = await asker.outcomes()
-        await stream.end()
+        # The end goes out before the answers are awaited: it lets the decoder give out its last frames.
+        _, outcomes = await asyncio.gather(stream.end(), asker.outcomes())
         await helpers[0]
     finally:
         for helper in helpers:

@@ -240,7 +240,7 @@ async def test_nobody_there_says_what_to_do() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-        settings = ClientSettings(open_timeout_s=0.3)
+        settings = ClientSettings(connect_timeout_s=0.3)
         async with tandem.connect(address, settings=settings) as t:
             with pytest.raises(Unavailable, match=f"nothing answers at {address}; start"):
                 async with t.watch(MediaKind.PICTURES):
