@@ -64,6 +64,11 @@ class Window:
         """Units placed so far: the number of the next one."""
         return self._placement.units
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes held on the device."""
+        return self._sink.nbytes + self._recent.nbytes
+
     def open(self) -> tuple[BlockGeometry, ForwardResult]:
         """Write the sink of a new stream: its geometry, and its keys and values for block 0."""
         ids = self._model.prompt.sink_tokens()
