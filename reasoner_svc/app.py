@@ -11,6 +11,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from kv_transfer.base import LinkConfig, LocalEnd
+from reasoner_svc.changes import Changes
 from reasoner_svc.config import ReasonerConfig
 from reasoner_svc.decode.engine import Engine
 from reasoner_svc.decode.schedule import ScheduleLimits
@@ -62,6 +63,7 @@ class Reasoner:
         self.draining = asyncio.Event()
         """Set when the orchestrator asked this service to leave."""
         self.streams = Streams()
+        changes = Changes()
         self.store = BlockStore(RamTier(config.ram_bytes))
         self.engine = Engine(
             model,
@@ -78,6 +80,7 @@ class Reasoner:
         self.inbox = Inbox(
             store=self.store,
             streams=self.streams,
+            changes=changes,
             runs=self.engine,
             fingerprint=model.fingerprint,
             layout=model.layout,
@@ -89,6 +92,7 @@ class Reasoner:
             config=config,
             store=self.store,
             streams=self.streams,
+            changes=changes,
             inbox=self.inbox,
             engine=self.engine,
             prompt=model.prompt,

@@ -5,6 +5,8 @@ Knows the messages and the model's prompt layout; no engine, no store.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from reasoner_svc.config import ReasonerConfig
 from reasoner_svc.decode.params import SamplingParams
 from reasoner_svc.decode.question import AnswerRecord, AskedQuestion, Finish
@@ -12,9 +14,11 @@ from reasoner_svc.decode.stop import check_stops
 from reasoner_svc.streams import StreamRecord
 from tandem.core.errors import BadQuestion, WrongState
 from tandem.core.ids import QuestionId, is_valid_id
-from tandem.vlm.families.base import PromptLayout
 from tandem.wire.convert import ranges_to_proto
 from tandem.wire.gen.tandem.v1 import reasoner_pb2, types_pb2
+
+if TYPE_CHECKING:
+    from tandem.vlm.families.base import PromptLayout
 
 _FINISH = {
     Finish.END: types_pb2.FINISH_REASON_END,

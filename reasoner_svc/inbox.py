@@ -15,9 +15,10 @@ from typing import Protocol
 import torch
 
 from kv_transfer.block import Block
+from reasoner_svc.changes import Changes
 from reasoner_svc.store.directory import BlockState
 from reasoner_svc.store.store import BlockStore, Landing, LoadTicket, StorePlan
-from reasoner_svc.streams import StreamRecord, Streams
+from reasoner_svc.streams import Opening, StreamRecord, Streams
 from tandem.core.blocks import BlockHeader, BlockKey, BlockKind, KVLayout
 from tandem.core.errors import DataLost, Incompatible, InvalidInput, LimitExceeded, WrongState
 from tandem.core.ids import Epoch, StreamId
@@ -57,6 +58,7 @@ class Inbox:
         *,
         store: BlockStore,
         streams: Streams,
+        changes: Changes,
         runs: Runs,
         fingerprint: str,
         layout: KVLayout,
@@ -66,6 +68,7 @@ class Inbox:
         """`post` runs a function in the event loop; it may be called from any thread."""
         self._store = store
         self._streams = streams
+        self._changes = changes
         self._runs = runs
         self._fingerprint = fingerprint
         self._layout = layout
@@ -78,12 +81,14 @@ class Inbox:
         With `encoder`, blocks of other encoders are refused from now on: one that was replaced and does not
         know it yet cannot get between.
         """
-        known = self._streams.find(stream)
-        record = self._streams.open(stream, epoch, self._supersede)
+        record, opening = self._streams.open(stream, epoch)
         record.encoder = encoder
-        if known is None:
+        if opening is Opening.NEW:
             self._runs.open_run(record.run, stream)
-            self._streams.changed(stream)
+        elif opening is Opening.SUPERSEDED:
+            self._store.drop_hidden(stream)
+            record.frontier.restart()
+        self._changes.mark(stream)
         return record
 
     def close_stream(self, stream: StreamId) -> None:
@@ -169,18 +174,14 @@ class Inbox:
         record.show(entry.header)
         ticket = self._store.prepare_load([key])
         self._runs.feed(record.run, ticket.blocks[0], lambda: self._store.complete_load(ticket))
-        self._streams.changed(record.stream)
+        self._changes.mark(record.stream)
 
     def _report(self, evicted: Sequence[BlockHeader]) -> None:
         for header in evicted:
             record = self._streams.get(header.key.stream)
             record.evict(header)
             self._runs.forget_before(record.run, header.key.number + 1)
-            self._streams.changed(record.stream)
-
-    def _supersede(self, record: StreamRecord) -> None:
-        self._store.drop_hidden(record.stream)
-        record.frontier.restart()
+            self._changes.mark(record.stream)
 
     def _check(self, header: BlockHeader) -> None:
         if header.fingerprint != self._fingerprint or header.layout != self._layout:

@@ -25,6 +25,8 @@ class TransferServicer(transfer_pb2_grpc.TransferServiceServicer):
         self._inbox = inbox
         self._local = local
         self._config = config
+        self._links: set[Link] = set()
+        """All that are open or opening."""
         self._pairs: dict[str, Link] = {}
 
     @property
@@ -34,8 +36,7 @@ class TransferServicer(transfer_pb2_grpc.TransferServiceServicer):
 
     async def close(self) -> None:
         """Close every link; their calls end."""
-        links = list(self._pairs.values())
-        await asyncio.gather(*(link.close("the reasoner is stopping") for link in links))
+        await asyncio.gather(*(link.close("the reasoner is stopping") for link in list(self._links)))
 
     # The stub's types know only the synchronous servicer; `grpc.aio` also takes a coroutine that reads and
     # writes.
@@ -52,6 +53,7 @@ class TransferServicer(transfer_pb2_grpc.TransferServiceServicer):
             config=self._config,
             initiator=False,
         )
+        self._links.add(link)
         try:
             await link.start()
             await self._serve(link)
@@ -59,6 +61,7 @@ class TransferServicer(transfer_pb2_grpc.TransferServiceServicer):
             log.warning("an encoder was not connected: %s", error)
         finally:
             await link.close("the call ended")
+            self._links.discard(link)
             sink.close()
 
     async def _serve(self, link: Link) -> None:

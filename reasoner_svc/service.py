@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from reasoner_svc.asking import asked_question, final_to_proto, state_to_proto
+from reasoner_svc.changes import Changes
 from reasoner_svc.config import ReasonerConfig
 from reasoner_svc.decode.engine import Engine
 from reasoner_svc.decode.outbox import Outbox
@@ -41,6 +42,7 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         config: ReasonerConfig,
         store: BlockStore,
         streams: Streams,
+        changes: Changes,
         inbox: Inbox,
         engine: Engine,
         prompt: PromptLayout,
@@ -50,6 +52,7 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         self._config = config
         self._store = store
         self._streams = streams
+        self._changes = changes
         self._inbox = inbox
         self._engine = engine
         self._prompt = prompt
@@ -114,7 +117,7 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         self, request: reasoner_pb2.FollowRequest, context: _Context
     ) -> None:
         """Tell the state of every stream, then of each that changed."""
-        subscription = self._streams.subscribe()
+        subscription = self._changes.subscribe()
         for record in self._streams:
             subscription.mark(record.stream)
         try:
@@ -125,7 +128,7 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
                         await context.write(reasoner_pb2.FollowResponse(state=self._state(known)))
                 await asyncio.sleep(FOLLOW_INTERVAL_S)
         finally:
-            self._streams.unsubscribe(subscription)
+            self._changes.unsubscribe(subscription)
 
     def _open(self, request: reasoner_pb2.OpenStreamRequest) -> StreamRecord:
         refusal = self.refusal()

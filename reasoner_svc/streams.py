@@ -1,10 +1,10 @@
-"""Pure. What the reasoner knows of each stream: placement, progress, evictions, and who hears of them."""
+"""Pure. What the reasoner knows of each stream: placement, progress and evictions."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 
 from reasoner_svc.frontier import Frontier
 from tandem.core.blocks import BlockHeader, BlockKind
@@ -43,24 +43,15 @@ class StreamRecord:
         self.evicted = merge_ranges([*self.evicted, header.time])
 
 
-class Subscription:
-    """Streams that changed since the last look; bounded by the number of streams."""
+class Opening(Enum):
+    """What opening a stream came to."""
 
-    def __init__(self) -> None:
-        self._dirty: dict[StreamId, None] = {}
-        self._wake = asyncio.Event()
-
-    def mark(self, stream: StreamId) -> None:
-        """This stream changed."""
-        self._dirty[stream] = None
-        self._wake.set()
-
-    async def changed(self) -> list[StreamId]:
-        """Wait until something changed; each stream is named once, however often it changed."""
-        await self._wake.wait()
-        self._wake.clear()
-        dirty, self._dirty = list(self._dirty), {}
-        return dirty
+    NEW = "new"
+    """It was not open."""
+    KNOWN = "known"
+    """It was open under this epoch."""
+    SUPERSEDED = "superseded"
+    """It was open under a smaller epoch: what its older writer had not finished is void."""
 
 
 class Streams:
@@ -69,7 +60,6 @@ class Streams:
     def __init__(self) -> None:
         self._records: dict[StreamId, StreamRecord] = {}
         self._next_run = 1
-        self._subscriptions: set[Subscription] = set()
 
     def __len__(self) -> int:
         return len(self._records)
@@ -88,8 +78,8 @@ class Streams:
             raise NotFound(f"stream {stream!r} is not open here")
         return record
 
-    def open(self, stream: StreamId, epoch: Epoch, supersede: Callable[[StreamRecord], None]) -> StreamRecord:
-        """Find or make a record; `supersede` is called when a greater epoch replaces a smaller one.
+    def open(self, stream: StreamId, epoch: Epoch) -> tuple[StreamRecord, Opening]:
+        """Find or make a record, and bring it to `epoch`.
 
         Raises WrongState when `epoch` is smaller than the stream's.
         """
@@ -97,32 +87,16 @@ class Streams:
         if record is None:
             record = self._records[stream] = StreamRecord(stream, self._next_run, epoch)
             self._next_run += 1
-            return record
+            return record, Opening.NEW
         if epoch < record.epoch:
             raise WrongState(
                 f"stream {stream!r} is at placement epoch {record.epoch}; {epoch} is out of date"
             )
-        if epoch > record.epoch:
-            record.epoch = epoch
-            supersede(record)
-            self.changed(stream)
-        return record
+        if epoch == record.epoch:
+            return record, Opening.KNOWN
+        record.epoch = epoch
+        return record, Opening.SUPERSEDED
 
     def close(self, stream: StreamId) -> StreamRecord | None:
         """Forget a stream; returns what was known, None when it was not open."""
         return self._records.pop(stream, None)
-
-    def subscribe(self) -> Subscription:
-        """Hear of changes from now on, until `unsubscribe`."""
-        subscription = Subscription()
-        self._subscriptions.add(subscription)
-        return subscription
-
-    def unsubscribe(self, subscription: Subscription) -> None:
-        """Hear no more."""
-        self._subscriptions.discard(subscription)
-
-    def changed(self, stream: StreamId) -> None:
-        """Tell all subscribers."""
-        for subscription in self._subscriptions:
-            subscription.mark(stream)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from kv_transfer.block import Block
+from reasoner_svc.changes import Changes
 from reasoner_svc.inbox import Inbox, LinkInbox
 from reasoner_svc.store.store import BlockStore
 from reasoner_svc.store.tiers.ram import RamTier
@@ -67,10 +68,12 @@ class Setup:
         self.tier = RamTier(budget, slab_bytes=budget)
         self.store = BlockStore(self.tier)
         self.streams = Streams()
+        self.changes = Changes()
         self.runs = Recorder()
         self.inbox = Inbox(
             store=self.store,
             streams=self.streams,
+            changes=self.changes,
             runs=self.runs,
             fingerprint=FINGERPRINT,
             layout=LAYOUT,
@@ -165,14 +168,12 @@ def test_room_is_given_in_order(setup: Setup) -> None:
 def test_eviction_is_reported_by_time_and_reaches_the_device() -> None:
     setup = Setup(blocks_of_ram=4)
     setup.open()
-    subscription = setup.streams.subscribe()
     setup.publish(*range(7))
     record = setup.streams.get(CAM)
     assert record.evicted == [TimeRange(0, 3 * SECOND_US)]
     assert (record.blocks, record.frontier.next, record.watermark_us) == (3, 7, 6 * SECOND_US)
     assert setup.runs.forgotten == [2, 3, 4]
     assert setup.store.ram_allocated_bytes == 4 * BLOCK_BYTES
-    assert subscription is not None
     gone = make_block(1)
     assert setup.link.have(gone.key, gone.header.layer_checksums), "it was published once"
     with pytest.raises(DataLost):
