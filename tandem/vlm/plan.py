@@ -76,7 +76,7 @@ class Plan:
     squares: list[Square]
     writes: list[Write]
     row_tokens_R: Tensor | None
-    """Token of each row; None when rows are the tokens themselves."""
+    """Token of each row; None when rows are the tokens themselves, or all of one token."""
     cos_R1D: Tensor
     sin_R1D: Tensor
     key_cos_T1D: Tensor
@@ -239,7 +239,7 @@ def _number_rows(
         reads=reads,
         squares=numbered,
         writes=writes,
-        row_tokens_R=_row_tokens(spans, device),
+        row_tokens_R=_row_tokens(spans, at - query_rows, device),
         cos_R1D=cos[:query_rows],
         sin_R1D=sin[:query_rows],
         key_cos_T1D=cos[query_rows:],
@@ -256,8 +256,9 @@ def _one_base(base: Base) -> Base:
     return base
 
 
-def _row_tokens(spans: list[Rows], device: torch.device) -> Tensor | None:
-    if len(spans) == 1 and spans[0].token == 0:
+def _row_tokens(spans: list[Rows], new_tokens: int, device: torch.device) -> Tensor | None:
+    # A single token is broadcast over its rows; a single span needs no gathering.
+    if new_tokens == 1 or len(spans) == 1:
         return None
     tokens = torch.cat([torch.arange(rows.token, rows.token + rows.end - rows.start) for rows in spans])
     return tokens.to(device)

@@ -64,9 +64,9 @@ class Tokens:
 class Detokenizer:
     """Turns one answer's tokens into text as they come; what was handed out never changes.
 
-    Text up to the last letter or digit is settled. What follows waits for the next token: half a character, and
-    punctuation, whose spaces decoders tidy with the word after it. Decoding starts at a settled token, because
-    decoders join tokens with those before them.
+    Text up to the last letter or digit is settled. What follows waits for the next token: half a character,
+    and punctuation, whose spaces decoders tidy with the word after it. Decoding starts at a settled token,
+    because decoders join tokens with those before them.
     """
 
     def __init__(self, tokens: Tokens) -> None:

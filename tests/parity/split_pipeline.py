@@ -1,4 +1,4 @@
-"""What encoder and reasoner do, in a page: prefill in chunks, keep raw blocks, read them in a view, decode."""
+"""What encoder and reasoner do, in a page: prefill in chunks, keep raw blocks, read in a view, decode."""
 
 from __future__ import annotations
 

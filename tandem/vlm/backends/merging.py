@@ -33,13 +33,12 @@ class Merging:
         for read in plan.reads:
             lo, hi = read.rows[0].start, read.rows[-1].end
             output, lse = self._rectangle(turned_RQD[lo:hi], read.keys[layer], read.values[layer], scale)
-            partials += [
-                (
-                    reader,
-                    (output[reader.start - lo : reader.end - lo], lse[reader.start - lo : reader.end - lo]),
-                )
-                for reader in read.rows
-            ]
+            if len(read.rows) == 1:
+                partials.append((read.rows[0], (output, lse)))
+                continue
+            for reader in read.rows:
+                own = slice(reader.start - lo, reader.end - lo)
+                partials.append((reader, (output[own], lse[own])))
         for square in plan.squares:
             reader, first = square.rows, square.rows.token
             own = slice(first, first + reader.end - reader.start)
@@ -51,6 +50,11 @@ class Merging:
         # The query heads of a group become rows of their key head: keys and values are never expanded.
         rows, heads, head_dim = query_NQD.shape
         groups = heads // key_HMD.shape[0]
+        if rows == 1:  # decoding: no row is moved, views are enough
+            output, lse = self.kernel.rectangle(
+                query_NQD.view(-1, groups, head_dim), key_HMD, value_HMD, scale
+            )
+            return output.reshape(1, heads, head_dim), lse.reshape(1, heads)
         grouped = (
             query_NQD.view(rows, -1, groups, head_dim).transpose(0, 1).reshape(-1, rows * groups, head_dim)
         )

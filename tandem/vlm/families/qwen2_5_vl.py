@@ -1,4 +1,4 @@
-# ruff: noqa: N803, N806 (shape suffixes)
+# ruff: noqa: N803 (shape suffixes)
 """Qwen2.5-VL: vision call, chat prompt, and how positions advance (probed, because versions differ)."""
 
 from __future__ import annotations
