@@ -171,11 +171,7 @@ class Engine:
                 case act.Send():
                     self.send(action.message)
                 case act.Transmit():
-                    sending = self._sending.get(action.transfer_id)
-                    if sending is not None:
-                        payloads = {index: block.payload for index, block in enumerate(sending.blocks)}
-                        headers = tuple(block.header for block in sending.blocks)
-                        self.lanes.submit(self.lanes.out_way, self._job(action, headers, payloads))
+                    self._transmit(action)
                 case act.Expect():
                     self._expect(action)
                 case act.Settle():
@@ -206,6 +202,12 @@ class Engine:
             frames=tuple(plan_frames(headers, order.blocks, order.frame_class)),
             memory=memory,
         )
+
+    def _transmit(self, order: act.Transmit) -> None:
+        blocks = self._sending[order.transfer_id].blocks
+        payloads = {index: block.payload for index, block in enumerate(blocks)}
+        headers = tuple(block.header for block in blocks)
+        self.lanes.submit(self.lanes.out_way, self._job(order, headers, payloads))
 
     def _expect(self, order: act.Expect) -> None:
         buffers = {b.index: self._arriving[order.transfer_id, b.index].buffer for b in order.blocks}

@@ -7,6 +7,7 @@ two ends are alike except that the initiator speaks first and orders lanes. The 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 from types import TracebackType
@@ -84,8 +85,9 @@ class Link:
         self._agreement: Agreement | None = None
         self._engine: Engine | None = None
         self._fetches = FetchDesk()
-        self._outbox: asyncio.Queue[ControlMessage] = asyncio.Queue(_MAX_OUTBOX)
+        self._outbox: asyncio.Queue[ControlMessage | None] = asyncio.Queue(_MAX_OUTBOX)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writer: asyncio.Task[None] | None = None
         self._server = FetchServer(source, self._send, self._queue)
         self._ending: asyncio.Task[None] | None = None
         self._liveness = Liveness(clock(), self._config.heartbeat_s, self._config.heartbeat_misses)
@@ -185,8 +187,9 @@ class Link:
             clock=self._clock,
             make_lane=self._make_lane,
         )
-        for run in (self._read, self._write, self._tick):
+        for run in (self._read, self._tick):
             self._tasks.add(asyncio.create_task(run(), name=f"link-{run.__name__}"))
+        self._writer = asyncio.create_task(self._write(), name="link-write")
         self._engine.lanes.start()
 
     async def _lanes_open(self) -> None:
@@ -219,8 +222,8 @@ class Link:
         await self._server.close()
         cause = error or Unavailable(f"the link was closed: {reason}")
         self._fetches.close(cause)
+        await self._say_bye(reason)
         if self._engine is not None:
-            await self._flush(Bye(reason=reason[:200]))
             await self._engine.close(cause)
         try:
             async with asyncio.timeout(self._config.close_timeout_s):
@@ -229,15 +232,16 @@ class Link:
             log.exception("the control stream did not close")
         self._closed.set_result(LinkClosed(reason=reason, error=error))
 
-    async def _flush(self, last: ControlMessage) -> None:
-        """Send what waits and a last message, if the stream still takes them soon."""
-        try:
-            async with asyncio.timeout(min(1.0, self._config.close_timeout_s)):
-                while not self._outbox.empty():
-                    await self._channel.send(self._outbox.get_nowait())
-                await self._channel.send(last)
-        except (TandemError, TimeoutError):
+    async def _say_bye(self, reason: str) -> None:
+        """Let the writer send what waits and a goodbye; a stream that takes neither soon is left."""
+        if self._writer is None:
             return
+        self._queue(Bye(reason=reason[:200]))
+        with contextlib.suppress(asyncio.QueueFull):
+            self._outbox.put_nowait(None)
+        await asyncio.wait([self._writer], timeout=min(1.0, self._config.close_timeout_s))
+        self._writer.cancel()
+        await asyncio.gather(self._writer, return_exceptions=True)
 
     # -- the three tasks --
 
@@ -271,8 +275,7 @@ class Link:
     async def _write(self) -> None:
         patience_s = self._config.heartbeat_s * self._config.heartbeat_misses
         try:
-            while True:
-                message = await self._outbox.get()
+            while (message := await self._outbox.get()) is not None:
                 async with asyncio.timeout(patience_s):
                     await self._channel.send(message)
         except TimeoutError:

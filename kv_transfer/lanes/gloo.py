@@ -38,7 +38,7 @@ from kv_transfer.protocol.frames import HEADER_BYTES
 from tandem.core.transfer import LaneKind
 
 _TCP = {socket.AF_INET, socket.AF_INET6}
-_HEADER_TAG, _PAYLOAD_TAG, _PROOF_TAG = 1, 2, 3
+_PROOF_TAG, _HEADER_TAG = 1, 2
 _device_lock = threading.Lock()
 """One device at a time is made, so that the listener which appears is its own."""
 
@@ -149,9 +149,11 @@ class GlooLane(Lane):
         self, verb: str, frame: WireFrame, header: torch.Tensor, payload: torch.Tensor, is_staged: bool
     ) -> None:
         peer = 1 - self.context.rank
+        # A tag for each size: should the two ends ever disagree about the next frame, its payload waits in
+        # vain instead of meeting a receive that is too short for it.
         works = (
             self._start(verb, header, peer, _HEADER_TAG),
-            self._start(verb, payload, peer, _PAYLOAD_TAG),
+            self._start(verb, payload, peer, frame.size_bytes),
         )
         self._flight.append(_Posted(frame, header, payload, works, is_staged))
 

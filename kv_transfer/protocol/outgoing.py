@@ -65,9 +65,13 @@ class OutgoingBook:
 
         Raises InvalidInput when the grant is not an answer to the offer.
         """
+        on_our_lane = bool(grant.blocks) and grant.lane_epoch == lane_epoch
         transfer = self._transfers.get(grant.transfer_id)
-        if transfer is None or grant.attempt <= transfer.attempt:
-            return []
+        if transfer is None:
+            # It was cancelled while the grant was on its way. The receiver waits for its frames next, and
+            # those of another transfer must never arrive in their place.
+            reason = f"transfer {grant.transfer_id} was given up before its grant came"
+            return [BreakLane(self._direction, reason)] if on_our_lane else []
         self._check(grant, transfer)
         transfer.attempt = grant.attempt
         actions: list[Action] = [self._settle(grant.transfer_id, index, had=True) for index in grant.have]
@@ -75,9 +79,8 @@ class OutgoingBook:
         for index in grant.refused:
             error = LimitExceeded(busy, retry_after_s=grant.retry_after_s)
             actions.append(self._settle(grant.transfer_id, index, error=error))
-        blocks = tuple(block for block in grant.blocks if block.index in transfer.open)
-        transfer.granted.update(block.index for block in blocks)
-        if blocks and grant.lane_epoch == lane_epoch:
+        transfer.granted.update(block.index for block in grant.blocks)
+        if on_our_lane:
             actions.append(
                 Transmit(
                     transfer_id=grant.transfer_id,
@@ -139,6 +142,8 @@ class OutgoingBook:
 
     @staticmethod
     def _check(grant: Grant, transfer: _Transfer) -> None:
+        if grant.attempt <= transfer.attempt:
+            raise InvalidInput(f"transfer {grant.transfer_id} is granted under attempt {grant.attempt} again")
         named = [*grant.have, *grant.refused, *(block.index for block in grant.blocks)]
         if len(set(named)) != len(named) or not set(named) <= set(range(len(transfer.headers))):
             raise InvalidInput(f"grant of transfer {grant.transfer_id} names blocks twice or never offered")

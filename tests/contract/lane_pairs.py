@@ -103,7 +103,7 @@ def make_ticket(epoch: int = 1, **changes: object) -> bytes:
     return sign_ticket(SECRET, Ticket(**(fields | changes)))  # type: ignore[arg-type]
 
 
-def make_end(node_id: str, **changes: object) -> LocalEnd:
+def make_end(node_id: str = "node", **changes: object) -> LocalEnd:
     fields: dict[str, object] = {
         "node_id": node_id,
         "fingerprint": FINGERPRINT,

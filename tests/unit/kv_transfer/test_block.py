@@ -1,0 +1,179 @@
+"""Blocks: packing, views, checksums; the header as bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+
+import msgpack
+import pytest
+import torch
+import xxhash
+
+from kv_transfer.block import Block, BlockCorrupt, pack_block, verify_block
+from kv_transfer.header import (
+    MAGIC,
+    VERSION,
+    HeaderCorrupt,
+    HeaderInvalid,
+    HeaderUnsupported,
+    decode_header,
+    encode_header,
+)
+from kv_transfer.memory import random_block
+from tandem.core.blocks import BlockGeometry, BlockKey, BlockKind, KVLayout
+from tandem.core.errors import InvalidInput
+from tandem.core.ids import StreamId
+from tandem.core.timeline import TimeRange
+
+
+def pack(
+    dtype: torch.dtype, name: str, layers: int = 3
+) -> tuple[Block, list[torch.Tensor], list[torch.Tensor]]:
+    shape = (2, 5, 4)
+    # Not contiguous, as attention leaves them.
+    keys = [torch.randn(5, 2, 4).to(dtype).transpose(0, 1) for _ in range(layers)]
+    values = [torch.randn(shape).to(dtype) for _ in range(layers)]
+    block = pack_block(
+        BlockKey(StreamId("s"), 7),
+        BlockKind.VISUAL,
+        BlockGeometry(text_before=1, grid_t=1, grid_h=1, grid_w=3, text_after=1),
+        KVLayout(layers=layers, kv_heads=2, head_dim=4, dtype=name),
+        "a" * 32,
+        TimeRange(10, 20),
+        keys,
+        values,
+    )
+    return block, keys, values
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_views_are_what_was_packed(dtype: torch.dtype) -> None:
+    block, keys, values = pack(dtype, str(dtype).removeprefix("torch."))
+    for layer in range(3):
+        assert torch.equal(block.keys(layer), keys[layer])
+        assert torch.equal(block.values(layer), values[layer])
+    assert block.keys(0).data_ptr() == block.payload.data_ptr(), "views copy nothing"
+    with pytest.raises(IndexError):
+        block.keys(3)
+    verify_block(block)
+
+
+def test_payload_is_layer_major() -> None:
+    block, keys, values = pack(torch.float32, "float32", layers=2)
+    expected = b"".join(
+        t.contiguous().numpy().tobytes() for pair in zip(keys, values, strict=True) for t in pair
+    )
+    assert block.payload.numpy().tobytes() == expected
+
+
+def test_damage_is_found_and_its_layer_named() -> None:
+    block, _, _ = pack(torch.float32, "float32")
+    block.values(1).view(-1)[3] += 1
+    with pytest.raises(BlockCorrupt) as caught:
+        verify_block(block)
+    assert caught.value.layers == (1,)
+
+
+def test_wrong_shapes_are_refused() -> None:
+    geometry = BlockGeometry(text_before=0, grid_t=0, grid_h=0, grid_w=0, text_after=5)
+    layout = KVLayout(layers=1, kv_heads=2, head_dim=4, dtype="float32")
+    good = torch.zeros(2, 5, 4)
+    for keys in ([], [good, good], [torch.zeros(2, 6, 4)], [good.half()]):
+        with pytest.raises(InvalidInput):
+            pack_block(
+                BlockKey(StreamId("s"), 0),
+                BlockKind.TEXT,
+                geometry,
+                layout,
+                "0" * 32,
+                TimeRange(0, 0),
+                keys,
+                [good],
+            )
+    header = random_block(1).header
+    for payload in (torch.zeros(3, dtype=torch.uint8), torch.zeros(header.payload_bytes // 4)):
+        with pytest.raises(InvalidInput):
+            Block(header, payload)
+
+
+def test_header_goes_round() -> None:
+    header = random_block(5).header
+    data = encode_header(header)
+    assert decode_header(data + b"payload") == (header, len(data))
+    assert data[:4] == MAGIC
+
+
+def test_header_cut_off_anywhere_is_refused() -> None:
+    data = encode_header(random_block(5).header)
+    for length in range(len(data)):
+        with pytest.raises(HeaderCorrupt):
+            decode_header(data[:length])
+
+
+def forge(fields: dict[str, object], version: int = VERSION) -> bytes:
+    body = msgpack.packb(fields)
+    data = struct.pack("<4sHHI", MAGIC, version, 0, len(body)) + body
+    return data + struct.pack("<Q", xxhash.xxh3_64_intdigest(data))
+
+
+def fields_of(number: int = 1) -> dict[str, object]:
+    data = encode_header(random_block(number).header)
+    fields = msgpack.unpackb(data[12:-8])
+    assert isinstance(fields, dict)
+    return fields
+
+
+BAD_FIELDS = [
+    ("stream", "../etc", HeaderInvalid),
+    ("stream", 5, HeaderInvalid),
+    ("number", -1, HeaderInvalid),
+    ("number", True, HeaderInvalid),
+    ("kind", 9, HeaderInvalid),
+    ("text_before", -1, HeaderInvalid),
+    ("grid", [1, 2], HeaderInvalid),
+    ("grid", [0, 1, 16], HeaderInvalid),
+    ("grid", "abc", HeaderInvalid),
+    ("layers", 3, HeaderInvalid),
+    ("layers", 1 << 40, HeaderInvalid),
+    ("kv_heads", 0, HeaderInvalid),
+    ("dtype", "complex64", HeaderInvalid),
+    ("fingerprint", "Z" * 32, HeaderInvalid),
+    ("fingerprint", "0" * 31, HeaderInvalid),
+    ("end_us", -5, HeaderInvalid),
+    ("tokens", 17, HeaderInvalid),
+    ("payload_bytes", 1, HeaderInvalid),
+    ("codec", "zstd", HeaderUnsupported),
+    ("layer_xxh3", b"1234567", HeaderInvalid),
+    ("layer_xxh3", "text", HeaderInvalid),
+    ("stream", "x" * 300, HeaderCorrupt),
+    ("grid", [[[1]]], HeaderInvalid),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "error"), BAD_FIELDS)
+def test_wrong_values_are_refused_though_the_checksum_is_right(
+    name: str, value: object, error: type[Exception]
+) -> None:
+    assert decode_header(forge(fields_of()))[0] == random_block(1).header
+    with pytest.raises(error):
+        decode_header(forge(fields_of() | {name: value}))
+
+
+def test_unknown_versions_and_fields_are_refused() -> None:
+    with pytest.raises(HeaderUnsupported, match="version 2"):
+        decode_header(forge(fields_of(), version=2))
+    with pytest.raises(HeaderCorrupt):
+        decode_header(forge(fields_of() | {"extra": 1}))
+    fewer = fields_of()
+    del fewer["codec"]
+    with pytest.raises(HeaderCorrupt):
+        decode_header(forge(fewer))
+
+
+def test_impossible_headers_are_not_encoded() -> None:
+    header = random_block(1).header
+    with pytest.raises(HeaderInvalid):
+        encode_header(dataclasses.replace(header, layer_checksums=(1, 2)))
+    with pytest.raises(HeaderInvalid):
+        encode_header(dataclasses.replace(header, fingerprint="short"))
