@@ -40,6 +40,9 @@ def asked_question(
         raise BadQuestion(f"question_id {question.question_id!r} is not 1 to 64 characters of [A-Za-z0-9._-]")
     if request.as_of_us < 0:
         raise BadQuestion(f"as_of_us is {request.as_of_us}; it cannot be negative")
+    if len(question.text) > config.max_question_chars:
+        limit = config.max_question_chars
+        raise BadQuestion(f"the question has {len(question.text)} characters; at most {limit} are allowed")
     sampling, stops, max_tokens = _sampling(question.sampling, config)
     prompt_ids = tuple(prompt.question_tokens(question.text, max_tokens=config.max_prompt_tokens))
     if record.watermark_us == 0 and record.blocks == 0 and not record.evicted:

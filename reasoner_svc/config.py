@@ -44,6 +44,8 @@ class ReasonerConfig:
     """Most open questions, running or waiting."""
     max_running: int = 32
     """Most questions that hold device memory at once."""
+    max_question_chars: int = 16_384
+    """Longer questions are refused before they are tokenised."""
     max_prompt_tokens: int = 2048
     max_answer_tokens: int = 4096
     default_answer_tokens: int = 256
@@ -74,8 +76,8 @@ def _problems(config: ReasonerConfig) -> list[str]:
     if config.ram_bytes < MIN_RAM_BYTES:
         found.append(f"ram_bytes is {config.ram_bytes}, at least {MIN_RAM_BYTES} is needed")
     at_least_one = (
-        *("view_tokens", "max_streams", "max_questions", "max_running", "max_prompt_tokens"),
-        *("max_answer_tokens", "default_answer_tokens", "prefill_chunk", "outbox_chars"),
+        *("view_tokens", "max_streams", "max_questions", "max_running", "max_question_chars"),
+        *("max_prompt_tokens", "max_answer_tokens", "default_answer_tokens", "prefill_chunk", "outbox_chars"),
     )
     for name in at_least_one:
         value = getattr(config, name)

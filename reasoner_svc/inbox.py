@@ -180,6 +180,7 @@ class Inbox:
         for header in evicted:
             record = self._streams.get(header.key.stream)
             record.evict(header)
+            # A view is one run of neighbours: what is older than an evicted block leaves later views with it.
             self._runs.forget_before(record.run, header.key.number + 1)
             self._changes.mark(record.stream)
 

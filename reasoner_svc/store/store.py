@@ -72,6 +72,8 @@ class BlockStore:
     def __init__(self, ram: Tier, policy: EvictionPolicy | None = None) -> None:
         self._ram = ram
         self._tiers: tuple[Tier, ...] = (ram,)
+        """Fastest first."""
+        self._by_name = {tier.name: tier for tier in self._tiers}
         self._policy: EvictionPolicy = policy or OldestFirst()
         self._directory = Directory()
 
@@ -194,8 +196,7 @@ class BlockStore:
 
     def _give_back(self, freed: Freed) -> None:
         for name, slot in freed:
-            assert name is self._ram.name, name
-            self._ram.free(slot)
+            self._by_name[name].free(slot)
 
 
 def _already(held: Entry) -> AlreadyExists | LimitExceeded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -138,3 +139,4 @@ async def serve(model: VisionLanguageModel, **settings: Any) -> AsyncIterator[Se
     finally:
         await reasoner.stop(grace_s=0.0)
     assert not reasoner.failed.is_set()
+    assert not any(thread.name == "engine" for thread in threading.enumerate())

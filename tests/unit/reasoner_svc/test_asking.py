@@ -49,6 +49,7 @@ def test_unset_values_are_greedy_and_the_default_length(model: VisionLanguageMod
         {"text": ""},
         {"text": "  \n "},
         {"text": "word " * 1000},
+        {"text": "x" * 20_000},
         {"sampling": {"temperature": math.nan}},
         {"sampling": {"temperature": -1.0}},
         {"sampling": {"temperature": 3.0}},
