@@ -15,24 +15,26 @@ import tandem
 from tandem.client import MediaKind
 
 
-def picture(colour: str) -> bytes:
-    """A JPEG of a disc."""
-    image = Image.new("RGB", (224, 224), "white")
-    ImageDraw.Draw(image).ellipse((60, 60, 164, 164), fill=colour)
+def picture(shape: str, colour: str) -> bytes:
+    """A JPEG of a circle or a square on black."""
+    image = Image.new("RGB", (224, 224), "black")
+    pen = ImageDraw.Draw(image)
+    draw = pen.ellipse if shape == "circle" else pen.rectangle
+    draw((60, 60, 164, 164), fill=colour)
     out = io.BytesIO()
     image.save(out, "JPEG")
     return out.getvalue()
 
 
 async def main(address: str) -> None:
-    """Ten seconds of discs at one picture a second, faster than they would be filmed."""
+    """Ten seconds at one picture a second, pushed faster than they would be filmed."""
     async with tandem.connect(address) as t, t.watch(MediaKind.PICTURES) as stream:
         for second in range(10):
-            colour = "red" if second < 5 else "blue"
-            await stream.push_picture(picture(colour), pts_us=second * 1_000_000)
-        answer = await stream.ask("what colour was the circle?")
-        print(answer.text)
-        print(f"seen {len(answer.evidence)} interval(s), first token {answer.timings.first_token_ms:.0f} ms")
+            shape, colour = ("circle", "red") if second < 5 else ("square", "blue")
+            await stream.push_picture(picture(shape, colour), pts_us=second * 1_000_000)
+        for question in ("what colour was the circle?", "what is shown now?"):
+            answer = await stream.ask(question)
+            print(f"{question} {answer.text} (first token after {answer.timings.first_token_ms:.0f} ms)")
 
 
 if __name__ == "__main__":

@@ -124,7 +124,9 @@ async def test_the_python_of_the_readme_runs() -> None:
 
 async def test_the_first_example_runs() -> None:
     script = (ROOT / "examples/watch_and_ask.py").read_text()
-    assert "you asked: what colour was the circle?" in await run_against_a_server(script)
+    out = await run_against_a_server(script)
+    assert "you asked: what colour was the circle?" in out
+    assert "you asked: what is shown now?" in out
 
 
 def test_the_changelog_knows_this_version() -> None:
