@@ -15,7 +15,7 @@ from tandem.shapes.layout import BLOCK_SPAN, BLOCK_TOKENS, QUESTION, SINK, piece
 from tandem.shapes.questions import KINDS, Asker, Question
 from tandem.shapes.words import COLOURS, SHAPES
 
-# Heads that are shown where to look: layer, head, kinds of question, weight of the sink without evidence.
+# Heads that are shown where to look: layer, head, kinds of question, weight of sink or self (see _looks).
 Guided = tuple[int, int, frozenset[str], float]
 LOOKUPS = frozenset({"colour_of_shape", "shape_of_colour", "was_there"})
 COUNTS = frozenset({"count_total", "count_shape", "count_colour", "count_thing"})
@@ -24,7 +24,8 @@ GUIDED: tuple[Guided, ...] = (
     (2, 2, frozenset({"shown_at"}), 1.0),
     (3, 0, COUNTS, 3.0),
     (3, 2, COUNTS, 16.0),
-    (3, 4, frozenset({"after", "before", "when"}), 1.0),
+    (2, 4, frozenset({"after"}), 1.0),
+    (3, 4, frozenset({"before", "when"}), 1.0),
 )
 NOTHING_ROW = len(SHAPES) * len(COLOURS)
 SINK_PIECES = pieces(SINK)
@@ -33,12 +34,15 @@ BLOCK_OFFSETS = np.array(
     [[0, 1, 2, 3, 4, 4, 4, 4, 6], [0, 1, 2, 3, 4, 4, 5, 5, 6], [0, 1, 2, 3, 4, 5, 4, 5, 6]]
 )
 KIND_WEIGHTS = {
-    "count_total": 2.5,
-    "count_shape": 1.5,
-    "count_colour": 1.5,
-    "shown_at": 1.5,
-    "after": 1.3,
-    "before": 1.3,
+    "count_total": 3.0,
+    "count_shape": 3.0,
+    "count_colour": 3.0,
+    "count_thing": 2.0,
+    "shown_at": 2.0,
+    "when": 1.5,
+    "now": 0.5,
+    "last": 0.7,
+    "first": 0.4,
 }
 
 
@@ -52,7 +56,7 @@ class Batch:
     video_mask: Tensor | None  # [B, 1, video, video] added to scores; None: plain causal
     question_mask: Tensor  # [B, 1, Q, T] added to scores
     targets: Tensor  # [B, T] next token, -100 where none is learned
-    look_at: Tensor  # [B, guided, P, 1 + F] where guided heads should look from each learned token
+    look_at: Tensor  # [B, guided, P, 1 + F + 1] how guided heads should look: sink, frames, the token itself
     look_from: Tensor  # [B, P] learned tokens, counted from the first question token, -1 where none
     kinds: Tensor  # [B, T] the kind of the question a target belongs to
     aux: dict[str, Tensor]  # per frame targets [B, F]
@@ -148,7 +152,7 @@ def make_batch(
     cut = np.zeros((clips, budget), np.int64)
     rows = np.zeros((clips, frames), np.int64)
     aux: dict[str, list[list[int]]] = {}
-    looks: list[list[tuple[int, Question]]] = [[] for _ in range(clips)]
+    looks: list[list[tuple[int, bool, Question]]] = [[] for _ in range(clips)]
     for b in range(clips):
         timeline = draw_timeline(rng, frames)
         rows[b] = frame_things(timeline)
@@ -168,7 +172,7 @@ def make_batch(
             first = video + at + len(prompt) - 1
             targets[b, first : span.stop] = words[len(prompt) :]
             kinds[b, first : span.stop] = KINDS.index(q.kind)
-            looks[b] += [(place - video, q) for place in range(first, span.stop)]
+            looks[b] += [(place - video, place == first, q) for place in range(first, span.stop)]
             base = len(SINK_PIECES) + gap + BLOCK_SPAN * q.cut
             positions[:, b, span] = base + np.arange(len(words) - 1)
             owner[b, at : at + len(words) - 1] = number
@@ -191,22 +195,26 @@ def make_batch(
     )
 
 
-def _looks(frames: int, looks: list[list[tuple[int, Question]]]) -> tuple[Tensor, Tensor]:
+def _looks(frames: int, looks: list[list[tuple[int, bool, Question]]]) -> tuple[Tensor, Tensor]:
     """Which tokens learn, and how much of its attention a guided head should give the sink and each frame.
 
-    Evidence is looked at evenly. For counts the sink keeps a fixed weight, so that the attention it loses
-    tells the number: the plainest way to count with a softmax.
+    Evidence is looked at evenly, and the sink where there is none. For counts the asking token keeps a fixed
+    weight for itself, so that the attention it loses tells the number: the plainest way to count with a
+    softmax. (The sink would do but for its distance, which varies, and with it the weight.)
     """
     longest = max(1, max(len(row) for row in looks))
     places = np.full((len(looks), longest), -1)
-    at = np.zeros((len(looks), len(GUIDED), longest, 1 + frames), np.float32)
+    at = np.zeros((len(looks), len(GUIDED), longest, frames + 2), np.float32)
     for b, row in enumerate(looks):
-        for p, (place, q) in enumerate(row):
+        for p, (place, opens, q) in enumerate(row):
             places[b, p] = place
             for number, (_, _, kinds, weight) in enumerate(GUIDED):
-                if q.kind in kinds:
-                    at[b, number, p, 0] = weight if kinds is COUNTS or not q.evidence else 0.0
-                    at[b, number, p, [1 + f for f in q.evidence]] = 1.0
+                counting = kinds is COUNTS
+                if q.kind not in kinds or (counting and not opens):
+                    continue
+                at[b, number, p, 0] = 0.0 if counting or q.evidence else weight
+                at[b, number, p, -1] = weight if counting else 0.0
+                at[b, number, p, [1 + f for f in q.evidence]] = 1.0
     at /= np.maximum(at.sum(-1, keepdims=True), 1e-6)
     return torch.from_numpy(places), torch.from_numpy(at)
 

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tandem.shapes.batches import GUIDED, Batch, make_batch
+from tandem.shapes.batches import COUNTS, GUIDED, Batch, make_batch
 from tandem.shapes.layout import BLOCK_TOKENS
 from tandem.shapes.network import HIDDEN
 from tandem.shapes.questions import KINDS
 from tandem.shapes.words import COLOURS, SHAPES
 
 AUX_LAYER = 2
+GUIDE, COUNT_GUIDE = 0.2, 0.8  # weights of the guided heads' losses
 STEADY = 0.8  # part of the clips whose events stand still
 AUX_SIZES = {
     "shape": len(SHAPES) + 1,
@@ -57,18 +58,20 @@ def _guide(layer: int, q: Tensor, k: Tensor, batch: Batch) -> list[Tensor]:
     mask = batch.question_mask[:, 0].gather(1, place[:, :, None].expand(-1, -1, k.shape[2]))
     sink = batch.video - batch.bank_rows.shape[1] * BLOCK_TOKENS
     out = []
-    for number, (guided_layer, head, _, _) in enumerate(GUIDED):
+    for number, (guided_layer, head, kinds, _) in enumerate(GUIDED):
         if guided_layer != layer:
             continue
         index = (place + batch.video)[:, :, None].expand(-1, -1, q.shape[-1])
         scores: Tensor = q[:, head].gather(1, index).float() @ k[:, head].float().transpose(1, 2)
         log = torch.log_softmax(scores * q.shape[-1] ** -0.5 + mask, dim=-1)
         ends = log[..., sink + BLOCK_TOKENS - 1 : batch.video : BLOCK_TOKENS]
-        log = torch.cat([log[..., :1], ends], dim=-1).clamp(min=-30)
+        own = log.gather(2, (place + batch.video)[..., None])
+        log = torch.cat([log[..., :1], ends, own], dim=-1).clamp(min=-30)
         want = batch.look_at[:, number]
         far = -(want * log).sum(-1) - torch.special.entr(want).sum(-1)
         guided = (batch.look_from >= 0) & (want.sum(-1) > 0)
-        out.append(far[guided].sum() / guided.sum().clamp(min=1))
+        weight = COUNT_GUIDE if kinds is COUNTS else GUIDE
+        out.append(weight * far[guided].sum() / guided.sum().clamp(min=1))
     return out
 
 
@@ -188,7 +191,7 @@ class TextTrainer:
         logits = self.model.lm_head(states[learned])
         targets = batch.targets[learned]
         self._count(batch, learned, logits.detach().argmax(-1) == targets)
-        loss = nn.functional.cross_entropy(logits, targets) + 0.15 * torch.stack(guides).sum()
+        loss = nn.functional.cross_entropy(logits, targets) + torch.stack(guides).sum()
         self.guides.append([float(guide.detach()) for guide in guides])
         sink = batch.video - batch.bank_rows.shape[1] * BLOCK_TOKENS
         ends = middle[:, sink + BLOCK_TOKENS - 1 : batch.video : BLOCK_TOKENS]
