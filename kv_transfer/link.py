@@ -7,7 +7,6 @@ two ends are alike except that the initiator speaks first and orders lanes. The 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Sequence
 from types import TracebackType
@@ -28,6 +27,7 @@ from kv_transfer.fetching import FetchDesk, FetchServer
 from kv_transfer.greeting import greet, welcome
 from kv_transfer.lane_ends import MakeLane
 from kv_transfer.lanes.make import make_lane as make_real_lane
+from kv_transfer.outbox import Outbox
 from kv_transfer.protocol.actions import Settle
 from kv_transfer.protocol.handshake import Agreement
 from kv_transfer.protocol.liveness import Liveness
@@ -55,8 +55,6 @@ from tandem.core.transfer import (
 
 log = logging.getLogger(__name__)
 _TICK_S = 0.1
-_MAX_OUTBOX = 10_000
-"""Control messages that may wait for a slow peer; more means that it does not read at all."""
 
 
 class Link:
@@ -85,10 +83,14 @@ class Link:
         self._agreement: Agreement | None = None
         self._engine: Engine | None = None
         self._fetches = FetchDesk()
-        self._outbox: asyncio.Queue[ControlMessage | None] = asyncio.Queue(_MAX_OUTBOX)
+        self._outbox = Outbox(
+            channel,
+            self._config.heartbeat_s * self._config.heartbeat_misses,
+            lambda error: self._end(error.message, error),
+        )
+        self._server = FetchServer(source, self._send, self._outbox.put)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._writer: asyncio.Task[None] | None = None
-        self._server = FetchServer(source, self._send, self._queue)
+        self._server = FetchServer(source, self._send, self._outbox.put)
         self._ending: asyncio.Task[None] | None = None
         self._liveness = Liveness(clock(), self._config.heartbeat_s, self._config.heartbeat_misses)
 
@@ -149,7 +151,9 @@ class Link:
         if self._engine is None or self._ending is not None:
             raise Unavailable("the link is not open")
         request_id = self._fetches.open(stream, numbers)
-        self._queue(Fetch(request_id=request_id, stream=stream, numbers=tuple(numbers), timeout_s=timeout_s))
+        self._outbox.put(
+            Fetch(request_id=request_id, stream=stream, numbers=tuple(numbers), timeout_s=timeout_s)
+        )
         return await self._fetches.wait(request_id, timeout_s)
 
     async def close(self, reason: str) -> None:
@@ -182,14 +186,14 @@ class Link:
             sink=self._sink,
             fetches=self._fetches,
             config=self._config,
-            send=self._queue,
+            send=self._outbox.put,
             fail=lambda error: self._end(error.message, error),
             clock=self._clock,
             make_lane=self._make_lane,
         )
         for run in (self._read, self._tick):
             self._tasks.add(asyncio.create_task(run(), name=f"link-{run.__name__}"))
-        self._writer = asyncio.create_task(self._write(), name="link-write")
+        self._outbox.start()
         self._engine.lanes.start()
 
     async def _lanes_open(self) -> None:
@@ -222,7 +226,7 @@ class Link:
         await self._server.close()
         cause = error or Unavailable(f"the link was closed: {reason}")
         self._fetches.close(cause)
-        await self._say_bye(reason)
+        await self._outbox.close(Bye(reason=reason[:200]), min(1.0, self._config.close_timeout_s))
         if self._engine is not None:
             await self._engine.close(cause)
         try:
@@ -232,18 +236,7 @@ class Link:
             log.exception("the control stream did not close")
         self._closed.set_result(LinkClosed(reason=reason, error=error))
 
-    async def _say_bye(self, reason: str) -> None:
-        """Let the writer send what waits and a goodbye; a stream that takes neither soon is left."""
-        if self._writer is None:
-            return
-        self._queue(Bye(reason=reason[:200]))
-        with contextlib.suppress(asyncio.QueueFull):
-            self._outbox.put_nowait(None)
-        await asyncio.wait([self._writer], timeout=min(1.0, self._config.close_timeout_s))
-        self._writer.cancel()
-        await asyncio.gather(self._writer, return_exceptions=True)
-
-    # -- the three tasks --
+    # -- the two tasks --
 
     async def _read(self) -> None:
         try:
@@ -272,17 +265,6 @@ class Link:
                 assert self._engine is not None
                 self._engine.handle(message)
 
-    async def _write(self) -> None:
-        patience_s = self._config.heartbeat_s * self._config.heartbeat_misses
-        try:
-            while (message := await self._outbox.get()) is not None:
-                async with asyncio.timeout(patience_s):
-                    await self._channel.send(message)
-        except TimeoutError:
-            self._end("the peer does not read", Unavailable("the peer does not read its control stream"))
-        except TandemError as error:
-            self._end(error.message, error)
-
     async def _tick(self) -> None:
         assert self._engine is not None
         while True:
@@ -291,16 +273,10 @@ class Link:
             self._engine.tick()
             beat = self._liveness.beat(now_s)
             if beat is not None:
-                self._queue(beat)
+                self._outbox.put(beat)
             if self._liveness.is_dead(now_s):
                 silent_s = self._liveness.silent_s(now_s)
                 self._end("the peer is silent", Unavailable(f"the peer was silent for {silent_s:.1f} s"))
-
-    def _queue(self, message: ControlMessage) -> None:
-        try:
-            self._outbox.put_nowait(message)
-        except asyncio.QueueFull:
-            self._end("the peer does not read", Unavailable("too many control messages wait for the peer"))
 
     # -- blocks --
 
