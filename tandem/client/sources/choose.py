@@ -15,6 +15,7 @@ from tandem.core.errors import InvalidInput, NotFound
 NETWORK_TIMEOUT_S = 10.0
 _URL = re.compile(r"(?i)[a-z][a-z0-9+.-]*://")
 _CAMERA = re.compile(r"(/dev/video\d+)|webcam")
+_LIVE_OPTIONS = {"analyzeduration": "1000000"}  # one second, not five: what is analysed arrives late
 _RTSP_OPTIONS = {"rtsp_transport": "tcp"}  # lost UDP packets would be holes in the picture
 
 
@@ -56,12 +57,13 @@ def open_source(where: str, *, fps: float = 0.0) -> Source:
 
 def _address(url: str, fps: float) -> ContainerSource:
     rtsp = url.lower().startswith(("rtsp://", "rtsps://"))
+    stored = url.lower().startswith(("http://", "https://", "file://"))
     return ContainerSource(
         url,
         name=_without_password(url),
         fps=fps,
-        live=rtsp or url.lower().startswith(("rtmp", "udp", "srt")),
-        options=_RTSP_OPTIONS if rtsp else None,
+        live=not stored,
+        options={} if stored else _LIVE_OPTIONS | (_RTSP_OPTIONS if rtsp else {}),
         timeout_s=NETWORK_TIMEOUT_S,
     )
 
