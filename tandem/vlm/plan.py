@@ -36,6 +36,13 @@ class Rows:
     start: int
     end: int
     token: int
+    slot: int
+    """Which of its tokens' partial results this is: partials of one token have different slots."""
+
+    @property
+    def tokens(self) -> slice:
+        """The tokens they answer for."""
+        return slice(self.token, self.token + self.end - self.start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +57,11 @@ class Rectangle:
 
 
 @dataclass(frozen=True, slots=True)
-class Square:
-    """Rows that see the call's own new tokens ``[rows.token, ...)`` up to themselves."""
+class Squares:
+    """Neighbouring runs of equal length, each of which sees its own new tokens up to the query itself."""
 
     rows: Rows
+    length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +81,7 @@ class Plan:
     """All that one call's attention needs; owned by the calling thread, discarded after it."""
 
     reads: list[Rectangle]
-    squares: list[Square]
+    squares: list[Squares]
     writes: list[Write]
     row_tokens_R: Tensor | None
     """Token of each row; None when rows are the tokens themselves, or all of one token."""
@@ -84,6 +92,8 @@ class Plan:
     hooks: list[tuple[int, int, Callable[[int, Tensor], None]]]
     views: list[tuple[int, int, View, Tensor]]
     """(first token, tokens, view, positions) of each step, for the reference backend."""
+    slots: int
+    """Most partial results of any token."""
     rope: Rope
     captured: list[tuple[Tensor, Tensor]] | None = None
 
@@ -118,8 +128,7 @@ def make_plan(
     squares: list[tuple[int, int, Tensor]] = []
     for token, tokens, view, positions in views:
         for part in view.parts:
-            limit = new_end.get(id(part.segment), part.segment.end)
-            _draft_part(drafts, part, token, tokens, positions, limit)
+            _draft_part(drafts, part, token, tokens, positions, new_end.get(id(part.segment), 0))
         squares += _draft_tail(drafts, view.tail, token, tokens, positions)
     return _number_rows(rope, drafts, squares, writes, views, hooks, device, capture)
 
@@ -173,11 +182,11 @@ def _draft_part(
     token: int,
     tokens: int,
     positions: Tensor,
-    limit: int,
+    new_end: int,
 ) -> None:
-    now = part.segment.snapshot()
+    now = part.segment.snapshot()  # once: another thread may be appending
     end = now.end if part.end is None else part.end
-    assert end <= limit, f"a view reads up to token {end} of a segment that ends at {limit}"
+    assert end <= max(now.end, new_end), f"token {end} of a segment that ends at {max(now.end, new_end)}"
     for a, b, lo in runs(part.first_visible, tokens, now.start):
         if lo < end:
             draft = drafts.setdefault((id(part.segment), lo, end), _Draft(now, lo, end))
@@ -204,6 +213,26 @@ def _draft_tail(
     return squares
 
 
+class _Numbering:
+    """Hands out rows in order, and to each a slot that none of its tokens has used."""
+
+    def __init__(self, new_tokens: int) -> None:
+        self.at = 0
+        self.spans: list[Rows] = []
+        self.positions: list[Tensor] = []
+        self.partials = [0] * new_tokens
+        """How many partial results each token has so far."""
+
+    def take(self, token: int, tokens: int, positions: Tensor) -> Rows:
+        slot = max(self.partials[token : token + tokens])
+        self.partials[token : token + tokens] = [slot + 1] * tokens
+        rows = Rows(self.at, self.at + tokens, token, slot)
+        self.at += tokens
+        self.spans.append(rows)
+        self.positions.append(positions)
+        return rows
+
+
 def _number_rows(
     rope: Rope,
     drafts: dict[tuple[int, int, int], _Draft],
@@ -214,38 +243,31 @@ def _number_rows(
     device: torch.device,
     capture: bool,
 ) -> Plan:
-    positions, spans, at = [], [], 0
-    reads: list[Rectangle] = []
+    numbering = _Numbering(sum(write.tokens for write in writes))
+    reads = []
     for draft in drafts.values():
-        rows = []
-        for token, tokens, turned in draft.readers:
-            rows.append(Rows(at, at + tokens, token))
-            positions.append(turned)
-            at += tokens
-        spans += rows
-        reads.append(Rectangle(*draft.snapshot.columns(draft.start, draft.end), tuple(rows)))
-    numbered = []
-    for token, tokens, turned in squares:
-        numbered.append(Square(Rows(at, at + tokens, token)))
-        spans.append(numbered[-1].rows)
-        positions.append(turned)
-        at += tokens
-    query_rows = at
+        rows = tuple(numbering.take(*reader) for reader in draft.readers)
+        reads.append(Rectangle(*draft.snapshot.columns(draft.start, draft.end), rows))
+    numbered = [
+        Squares(numbering.take(token, tokens, turned), length)
+        for token, tokens, turned, length in _join(squares)
+    ]
+    positions, query_rows = numbering.positions, numbering.at
     for _, tokens, view, own in views:
         positions.append(relative(own, _one_base(view.tail.base), 0, tokens))
-        at += tokens
     cos, sin = (table[:, None] for table in rope.tables(torch.cat(positions, 1), device))
     return Plan(
         reads=reads,
         squares=numbered,
         writes=writes,
-        row_tokens_R=_row_tokens(spans, at - query_rows, device),
+        row_tokens_R=_row_tokens(numbering, device),
         cos_R1D=cos[:query_rows],
         sin_R1D=sin[:query_rows],
         key_cos_T1D=cos[query_rows:],
         key_sin_T1D=sin[query_rows:],
         hooks=hooks,
         views=views,
+        slots=max(numbering.partials),
         rope=rope,
         captured=[] if capture else None,
     )
@@ -256,9 +278,21 @@ def _one_base(base: Base) -> Base:
     return base
 
 
-def _row_tokens(spans: list[Rows], new_tokens: int, device: torch.device) -> Tensor | None:
+def _row_tokens(numbering: _Numbering, device: torch.device) -> Tensor | None:
     # A single token is broadcast over its rows; a single span needs no gathering.
-    if new_tokens == 1 or len(spans) == 1:
+    if len(numbering.partials) == 1 or len(numbering.spans) == 1:
         return None
-    tokens = torch.cat([torch.arange(rows.token, rows.token + rows.end - rows.start) for rows in spans])
-    return tokens.to(device)
+    tokens = [torch.arange(rows.tokens.start, rows.tokens.stop) for rows in numbering.spans]
+    return torch.cat(tokens).to(device)
+
+
+def _join(squares: list[tuple[int, int, Tensor]]) -> list[tuple[int, int, Tensor, int]]:
+    """Squares (token, tokens, relative positions) with neighbours of equal length joined; adds the length."""
+    joined: list[tuple[int, int, list[Tensor], int]] = []
+    for token, tokens, turned in squares:
+        if joined and joined[-1][3] == tokens and joined[-1][0] + joined[-1][1] == token:
+            first, before, positions, _ = joined.pop()
+            joined.append((first, before + tokens, [*positions, turned], tokens))
+        else:
+            joined.append((token, tokens, [turned], tokens))
+    return [(token, tokens, torch.cat(turned, 1), length) for token, tokens, turned, length in joined]

@@ -47,6 +47,13 @@ def bounded_part(model):
     return [Step(embeds=embeds(model, 5, 3), positions=text_positions(33, 5), view=view)]
 
 
+def half_hidden_part(model):
+    """As many partial results as slots, but one of them is for some queries only."""
+    part = Part(segment=filled(model, 9, 1), first_visible=torch.tensor([9, 9, 0, 0]))
+    view = View(parts=(part,), tail=Part(segment=model.new_segment(), base=(9, 9, 9)))
+    return [Step(embeds=embeds(model, 4, 3), positions=text_positions(9, 4), view=view)]
+
+
 def workers(model):
     """Three workers over one prefix: each sees the others' tails elsewhere, newest tokens included."""
     prefix = filled(model, 40, 1)
@@ -71,7 +78,7 @@ def mixed(model):
     return [*long_prefill(model), *sink_and_window(model), *workers(model)]
 
 
-CASES = [sink_and_window, long_prefill, bounded_part, workers, mixed]
+CASES = [sink_and_window, long_prefill, bounded_part, half_hidden_part, workers, mixed]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -37,6 +37,6 @@ class Kernel(Protocol):
         """Every row sees every key."""
         ...
 
-    def square(self, query_HND: Tensor, key_HND: Tensor, value_HND: Tensor, scale: float) -> Partial:
-        """Row n sees keys up to n."""
+    def squares(self, query_BHND: Tensor, key_BHND: Tensor, value_BHND: Tensor, scale: float) -> Partial:
+        """Row n of each batch sees that batch's keys up to n."""
         ...

@@ -18,13 +18,14 @@ class CpuFlash:
 
     def rectangle(self, query_HND: Tensor, key_HMD: Tensor, value_HMD: Tensor, scale: float) -> Partial:
         """Every row sees every key."""
-        return _flash(query_HND, key_HMD, value_HMD, scale, causal=False)
+        output, lse = _flash(query_HND[None], key_HMD[None], value_HMD[None], scale, causal=False)
+        return output[0], lse[0]
 
-    def square(self, query_HND: Tensor, key_HND: Tensor, value_HND: Tensor, scale: float) -> Partial:
-        """Row n sees keys up to n."""
-        return _flash(query_HND, key_HND, value_HND, scale, causal=True)
+    def squares(self, query_BHND: Tensor, key_BHND: Tensor, value_BHND: Tensor, scale: float) -> Partial:
+        """Row n of each batch sees that batch's keys up to n."""
+        return _flash(query_BHND, key_BHND, value_BHND, scale, causal=True)
 
 
 def _flash(query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool) -> Partial:
-    output, lse = FLASH(query[None], key[None], value[None], 0.0, causal, scale=scale)
-    return output[0], lse[0]
+    output, lse = FLASH(query, key, value, 0.0, causal, scale=scale)
+    return output, lse

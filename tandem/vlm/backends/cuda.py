@@ -28,11 +28,12 @@ class CudaFlash:
 
     def rectangle(self, query_HND: Tensor, key_HMD: Tensor, value_HMD: Tensor, scale: float) -> Partial:
         """Every row sees every key."""
-        return _attend(query_HND, key_HMD, value_HMD, scale, causal=False)
+        output, lse = _attend(query_HND[None], key_HMD[None], value_HMD[None], scale, causal=False)
+        return output[0], lse[0]
 
-    def square(self, query_HND: Tensor, key_HND: Tensor, value_HND: Tensor, scale: float) -> Partial:
-        """Row n sees keys up to n."""
-        return _attend(query_HND, key_HND, value_HND, scale, causal=True)
+    def squares(self, query_BHND: Tensor, key_BHND: Tensor, value_BHND: Tensor, scale: float) -> Partial:
+        """Row n of each batch sees that batch's keys up to n."""
+        return _attend(query_BHND, key_BHND, value_BHND, scale, causal=True)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool) -> Partial:
@@ -40,10 +41,10 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: 
     if head_dim % ALIGNMENT_ELEMENTS or head_dim > MAX_HEAD_DIM:
         return plain(query, key, value, scale, causal=causal)
     if query.dtype in FLASH_DTYPES:
-        output, lse, *_ = FLASH(query[None], key[None], value[None], 0.0, causal, False, scale=scale)
+        output, lse, *_ = FLASH(query, key, value, 0.0, causal, False, scale=scale)
     else:
-        output, lse, *_ = EFFICIENT(query[None], key[None], value[None], None, True, 0.0, causal, scale=scale)
-    return output[0], lse[0, :, : query.shape[1]]
+        output, lse, *_ = EFFICIENT(query, key, value, None, True, 0.0, causal, scale=scale)
+    return output, lse[..., : query.shape[-2]]
 
 
 def plain(query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool) -> Partial:

@@ -2,8 +2,8 @@
 """Tensor ring: attention over a plan from maskless reads, merged by log-sum-exp. Knows no kernel.
 
 Shapes: T new tokens, R turned query rows, N rows and M keys of one read, Q query heads = H key/value heads
-x G, D head dimension, P partial results per token. Merging is exact (FlashAttention, arXiv 2205.14135,
-section 3.1).
+x G, D head dimension, P slots for the partial results of a token. Merging is exact (FlashAttention,
+arXiv 2205.14135, section 3.1).
 """
 
 from __future__ import annotations
@@ -39,12 +39,11 @@ class Merging:
             for reader in read.rows:
                 own = slice(reader.start - lo, reader.end - lo)
                 partials.append((reader, (output[own], lse[own])))
-        for square in plan.squares:
-            reader, first = square.rows, square.rows.token
-            own = slice(first, first + reader.end - reader.start)
-            partial = self._square(turned_RQD[reader.start : reader.end], key_THD[own], value_THD[own], scale)
-            partials.append((reader, partial))
-        return merge(partials, query_THD.shape[0])
+        for squares in plan.squares:
+            queries, own = turned_RQD[squares.rows.start : squares.rows.end], squares.rows.tokens
+            partial = self._squares(queries, key_THD[own], value_THD[own], squares.length, scale)
+            partials.append((squares.rows, partial))
+        return merge(partials, query_THD.shape[0], plan.slots)
 
     def _rectangle(self, query_NQD: Tensor, key_HMD: Tensor, value_HMD: Tensor, scale: float) -> Partial:
         # The query heads of a group become rows of their key head: keys and values are never expanded.
@@ -62,34 +61,39 @@ class Merging:
         output = output.view(-1, rows, groups, head_dim).transpose(0, 1).reshape(rows, heads, head_dim)
         return output, lse.reshape(-1, rows, groups).transpose(0, 1).reshape(rows, heads)
 
-    def _square(self, query_NQD: Tensor, key_NHD: Tensor, value_NHD: Tensor, scale: float) -> Partial:
-        groups = query_NQD.shape[1] // key_NHD.shape[1]
-        key, value = (x.transpose(0, 1).repeat_interleave(groups, 0) for x in (key_NHD, value_NHD))
-        output, lse = self.kernel.square(query_NQD.transpose(0, 1), key, value, scale)
-        return output.transpose(0, 1), lse.transpose(0, 1)
+    def _squares(
+        self, query_NQD: Tensor, key_NHD: Tensor, value_NHD: Tensor, length: int, scale: float
+    ) -> Partial:
+        rows, heads, head_dim = query_NQD.shape
+        groups = heads // key_NHD.shape[1]
+        query, key, value = (
+            x.view(-1, length, x.shape[1], head_dim).transpose(1, 2) for x in (query_NQD, key_NHD, value_NHD)
+        )
+        # Few tokens: expanding them is cheaper than a causal mask over grouped rows.
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+        output, lse = self.kernel.squares(query, key, value, scale)
+        return output.transpose(1, 2).reshape(rows, heads, head_dim), lse.transpose(1, 2).reshape(rows, heads)
 
 
-def merge(partials: list[tuple[Rows, Partial]], tokens: int) -> Tensor:
+def merge(partials: list[tuple[Rows, Partial]], tokens: int, slots: int) -> Tensor:
     """Join partial results [N, Q, D] of all tokens into one output [T, Q, D]."""
     if len(partials) == 1:
         return partials[0][1][0]
     if all(rows.end - rows.start == tokens for rows, _ in partials):
-        # Every partial covers every token (one reader, no window): one softmax over them.
+        # Every partial covers every token: nothing to sort in.
         output_PTQD = torch.stack([output for _, (output, _) in partials])
         lse_PTQ = torch.stack([lse for _, (_, lse) in partials])
-        weights = lse_PTQ.softmax(0)[..., None]
-        return (output_PTQD * weights).sum(0).to(output_PTQD.dtype)
-    return _merge_by_token(partials, tokens)
+    else:
+        output_PTQD, lse_PTQ = _sort_in(partials, tokens, slots)
+    weights = lse_PTQ.softmax(0)[..., None]
+    return (output_PTQD * weights).sum(0).to(output_PTQD.dtype)
 
 
-def _merge_by_token(partials: list[tuple[Rows, Partial]], tokens: int) -> Tensor:
+def _sort_in(partials: list[tuple[Rows, Partial]], tokens: int, slots: int) -> Partial:
     first_output, first_lse = partials[0][1]
-    output_TQD = first_output.new_zeros((tokens, *first_output.shape[1:]), dtype=torch.float32)
-    lse_TQ = first_lse.new_full((tokens, first_lse.shape[1]), -torch.inf)
+    output_PTQD = first_output.new_zeros(slots, tokens, *first_output.shape[1:])
+    lse_PTQ = first_lse.new_full((slots, tokens, first_lse.shape[1]), -torch.inf)
     for rows, (output, lse) in partials:
-        span = slice(rows.token, rows.token + rows.end - rows.start)
-        before, joint = lse_TQ[span], torch.logaddexp(lse_TQ[span], lse)
-        old, new = (before - joint).exp()[..., None], (lse - joint).exp()[..., None]
-        output_TQD[span] = output_TQD[span] * old + output * new
-        lse_TQ[span] = joint
-    return output_TQD.to(first_output.dtype)
+        output_PTQD[rows.slot, rows.tokens] = output
+        lse_PTQ[rows.slot, rows.tokens] = lse
+    return output_PTQD, lse_PTQ

@@ -18,6 +18,6 @@ class Plain:
         """Every row sees every key."""
         return plain(query_HND, key_HMD, value_HMD, scale, causal=False)
 
-    def square(self, query_HND: Tensor, key_HND: Tensor, value_HND: Tensor, scale: float) -> Partial:
-        """Row n sees keys up to n."""
-        return plain(query_HND, key_HND, value_HND, scale, causal=True)
+    def squares(self, query_BHND: Tensor, key_BHND: Tensor, value_BHND: Tensor, scale: float) -> Partial:
+        """Row n of each batch sees that batch's keys up to n."""
+        return plain(query_BHND, key_BHND, value_BHND, scale, causal=True)
