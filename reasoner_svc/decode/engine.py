@@ -57,7 +57,7 @@ class Engine:
         loop: asyncio.AbstractEventLoop,
         on_fatal: Callable[[], None],
     ) -> None:
-        """`on_fatal` is called in the loop when the thread died; every question has then failed."""
+        """`on_fatal` is called in the loop when the thread died; every question fails with it."""
         self._model = model
         self._limits = limits
         self._view_tokens = view_tokens
@@ -204,8 +204,8 @@ class Engine:
             self._end(Unavailable("the reasoner is stopping"))
         except BaseException:
             log.critical("the engine's thread died", exc_info=True)
-            self._end(Internal("the reasoner failed; it will be restarted"))
             self._post(self._on_fatal)
+            self._end(Unavailable("the reasoner failed and is being restarted"))
 
     def _take_commands(self) -> None:
         with self._wake:

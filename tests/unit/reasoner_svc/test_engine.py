@@ -168,8 +168,8 @@ async def test_a_dead_thread_fails_every_question_and_says_so(
     async with running(model, blocks, max_running=1, tick_tokens=16) as (engine, fatal):
         _, bad = ask(engine, model, "!")
         _, waiting = ask(engine, model)
-        assert isinstance(await error(bad), Internal)
-        assert isinstance(await error(waiting), Internal)
+        assert isinstance(await error(bad), Unavailable)
+        assert isinstance(await error(waiting), Unavailable)
         _, late = ask(engine, model)
         assert isinstance(await error(late), Unavailable)
         assert (await engine.flush()).questions == 0
