@@ -95,8 +95,8 @@ class Orchestrator:
     async def until_ready(self) -> None:
         """Until every service that the backend starts has attached."""
         wanted = {service.name for service in self.backend.wanted}
-        while wanted - {member.identity.name for member in self.cluster.members if member.is_ready}:
-            await self.cluster.changed.wait()
+        while wanted - self._supervisor.ready:
+            await self._supervisor.changed.wait()
 
     async def stop(self) -> None:
         """End every call with a typed error, then everything else."""

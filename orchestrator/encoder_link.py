@@ -15,7 +15,7 @@ from orchestrator.backlog import Hole, Item, Media
 from orchestrator.recovery import Start
 from orchestrator.session import Session
 from orchestrator.waiting import Gone, stop
-from tandem.core.errors import Internal, Unavailable
+from tandem.core.errors import DeadlineExceeded, Internal, Unavailable
 from tandem.core.timeline import Gap, GapReason
 from tandem.wire.convert import gap_to_proto
 from tandem.wire.gen.tandem.v1 import encoder_pb2, encoder_pb2_grpc, types_pb2
@@ -72,6 +72,10 @@ async def encode(
         await work
     except grpc.aio.AioRpcError as error:
         raise error_from_rpc(error, f"encoding on {session.encoder}") from error
+    except TimeoutError as error:
+        raise DeadlineExceeded(
+            f"{session.encoder} did not take the stream in {OPEN_TIMEOUT_S:g} s"
+        ) from error
     finally:
         call.cancel()
         await stop(work, *watches)
@@ -79,7 +83,8 @@ async def encode(
 
 async def _run(call: Call, session: Session, opening: encoder_pb2.EncodeRequest.Open) -> None:
     await call.write(encoder_pb2.EncodeRequest(open=opening))
-    first = await asyncio.wait_for(_read(call), OPEN_TIMEOUT_S)
+    async with asyncio.timeout(OPEN_TIMEOUT_S):
+        first = await _read(call)
     if first.WhichOneof("event") != "opened":
         raise Internal(f"{session.encoder} began with {first.WhichOneof('event')}, not with opened")
     session.opened(first.opened)

@@ -16,6 +16,7 @@ import grpc
 
 from orchestrator.asking import answer, ask
 from orchestrator.cluster import Cluster
+from orchestrator.intake import receive_chunk, receive_picture
 from orchestrator.messages import goodbye_of, progress_of, refusal_of, summary_of, welcome_of
 from orchestrator.outbox import Outbox, pump
 from orchestrator.questions import admit
@@ -88,9 +89,10 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
                 self._streams.forget(stream)
 
     async def _run(self, context: Any, stream: Stream, outbox: Outbox) -> None:
-        reader = asyncio.ensure_future(_Reader(context, stream, outbox).run())
+        ended = asyncio.Event()
+        reader = asyncio.ensure_future(_Reader(context, stream, outbox, ended).run())
         writer = asyncio.ensure_future(pump(outbox, context.write, self._slow_s))
-        closer = asyncio.ensure_future(_say_goodbye(stream, outbox))
+        closer = asyncio.ensure_future(_say_goodbye(stream, outbox, ended))
         tasks = (reader, writer, closer)
         try:
             done, _ = await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
@@ -115,7 +117,8 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
                         message = client_pb2.AskResponse(answer_delta=event)
                     else:
                         message = client_pb2.AskResponse(answer=event)
-                    await asyncio.wait_for(context.write(message), self._slow_s)
+                    async with asyncio.timeout(self._slow_s):
+                        await context.write(message)
         except TimeoutError as error:
             raise SlowReader(f"nothing was read for {self._slow_s:g} s") from error
         finally:
@@ -127,11 +130,12 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
 class _Reader:
     """Reads one client until it is gone."""
 
-    def __init__(self, context: Any, stream: Stream, outbox: Outbox) -> None:
+    def __init__(self, context: Any, stream: Stream, outbox: Outbox, ended: asyncio.Event) -> None:
         self._context = context
         self._session = stream.session
         self._questions = stream.questions
         self._outbox = outbox
+        self._ended = ended
         self._sent_nothing_new = True
 
     async def run(self) -> None:
@@ -139,7 +143,7 @@ class _Reader:
         while True:
             request = await self._context.read()
             is_over = not isinstance(request, client_pb2.WatchRequest)
-            if is_over and not self._session.media_ended:
+            if is_over and not self._ended.is_set():
                 return
             if is_over or self._outbox.is_closed:
                 await asyncio.Event().wait()  # the writer has the last word
@@ -157,6 +161,7 @@ class _Reader:
             self._questions.cancel(request.cancel.question_id)
         elif event == "end":
             self._session.end(forget=request.end.forget)
+            self._ended.set()
         elif event == "open":
             raise WrongState("Open came a second time; it is the first message of a call, and only that")
         else:
@@ -169,9 +174,9 @@ class _Reader:
         before = session.next_position
         try:
             if request.HasField("picture"):
-                session.receive_picture(request.picture)
+                receive_picture(session, request.picture)
             else:
-                session.receive_chunk(request.chunk)
+                receive_chunk(session, request.chunk)
         except TandemError as error:
             self._outbox.put(refusal_of(error, position=position))
         if session.next_position > before:
@@ -186,7 +191,8 @@ class _Reader:
 
 async def _first_message(context: Any) -> client_pb2.WatchRequest.Open:
     try:
-        request = await asyncio.wait_for(context.read(), OPEN_TIMEOUT_S)
+        async with asyncio.timeout(OPEN_TIMEOUT_S):
+            request = await context.read()
     except TimeoutError:
         raise WrongState(f"no Open came within {OPEN_TIMEOUT_S:g} s") from None
     if not isinstance(request, client_pb2.WatchRequest):
@@ -204,10 +210,14 @@ async def _until_open(session: Session) -> None:
         raise session.error or WrongState(f"stream {session.stream_id} was closed")
 
 
-async def _say_goodbye(stream: Stream, outbox: Outbox) -> None:
-    """Once everything is published and answered."""
+async def _say_goodbye(stream: Stream, outbox: Outbox, ended: asyncio.Event) -> None:
+    """Once End came on this very call, and everything is published and answered.
+
+    A client that comes back says End again, after the questions that it repeats.
+    """
     session = stream.session
-    while not (session.media_ended and session.state is State.ENDED and stream.questions.is_empty):
+    await ended.wait()
+    while not (session.state is State.ENDED and stream.questions.is_empty):
         await session.changed.wait()
     outbox.put(goodbye_of(session))
     outbox.close(None)

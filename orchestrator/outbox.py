@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from orchestrator.waiting import Signal
 from tandem.core.clock import Clock
@@ -119,12 +119,13 @@ class Outbox:
 
 async def pump(
     outbox: Outbox,
-    write: Callable[[client_pb2.WatchResponse], object],
+    write: Callable[[client_pb2.WatchResponse], Awaitable[None]],
     slow_s: float,
 ) -> None:
     """Write everything until the outbox ends. Raises `SlowReader` when one write takes too long."""
     while (message := await outbox.next()) is not None:
         try:
-            await asyncio.wait_for(write(message), slow_s)  # type: ignore[arg-type]
+            async with asyncio.timeout(slow_s):
+                await write(message)
         except TimeoutError as error:
             raise SlowReader(f"nothing was read for {slow_s:g} s") from error

@@ -50,7 +50,8 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
 
     async def _hello(self, requests: Any) -> tuple[Identity, registry_pb2.AttachRequest.Hello]:
         try:
-            request = await asyncio.wait_for(anext(requests), HELLO_TIMEOUT_S)
+            async with asyncio.timeout(HELLO_TIMEOUT_S):
+                request = await anext(requests)
         except (StopAsyncIteration, TimeoutError):
             raise WrongState("no hello came") from None
         if request.WhichOneof("event") != "hello":

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 from orchestrator.backlog import Backlog, Bounds, Item, Media
 from orchestrator.checkpoints import Checkpoint, Checkpoints
-from orchestrator.limits import Limits, check_data, check_pts, check_raw_picture
+from orchestrator.limits import Limits
 from orchestrator.outbox import Outbox
 from orchestrator.recovery import Start
 from orchestrator.stream import Action, Event, State, advance
 from orchestrator.timeline import EncoderProgress, Timeline
 from orchestrator.waiting import Signal
 from tandem.core.clock import Clock
-from tandem.core.errors import AlreadyExists, BadTimestamp, InvalidInput, TandemError, WrongState
+from tandem.core.errors import AlreadyExists, BadTimestamp, TandemError
 from tandem.core.ids import StreamId
 from tandem.core.timeline import Gap, GapReason, TimeRange
 from tandem.wire.convert import gap_from_proto
@@ -83,7 +83,7 @@ class Session:
         self.journal_due = False
         self.announced_position = 0
         """What the client was told that it may forget: never more than the journal could ask for again."""
-        self._last_pts_us = 0
+        self.last_pts_us = 0
         self._refused_before = 0
         self._moved_s = self._live_s = clock()
         self.progress_s = clock()
@@ -145,45 +145,6 @@ class Session:
 
     # --- from the client --------------------------------------------------------------------------------
 
-    def receive_picture(self, picture: types_pb2.Picture) -> None:
-        """Take a picture in. One that was received before is ignored. Raises what the client is told."""
-        self._check_open(types_pb2.MEDIA_KIND_PICTURES)
-        if picture.sequence < self.next_position:
-            return
-        lost = picture.sequence > self.next_position
-        self.next_position = picture.sequence + 1
-        check_pts(picture.pts_us, self._last_pts_us)
-        check_data(self.settings.limits, len(picture.data))
-        if picture.format == types_pb2.PICTURE_FORMAT_RGB24:
-            check_raw_picture(self.settings.limits, picture.width, picture.height, len(picture.data))
-        elif picture.format not in {types_pb2.PICTURE_FORMAT_JPEG, types_pb2.PICTURE_FORMAT_PNG}:
-            raise InvalidInput(f"picture {picture.sequence} has no known format ({picture.format})")
-        if self.lost_start and picture.pts_us > 0:
-            self._declare(Gap(TimeRange(0, picture.pts_us), GapReason.ORCHESTRATOR_LOST))
-        self.lost_start = False
-        if lost and picture.pts_us > self.timeline.received_us:
-            self._declare(Gap(TimeRange(self.timeline.received_us, picture.pts_us), GapReason.SOURCE))
-        self._last_pts_us = picture.pts_us
-        data, picture.data = picture.data, b""
-        self._append(picture.sequence, 1, picture.pts_us, data, picture)
-        self.timeline.receive(picture.pts_us + 1)
-
-    def receive_chunk(self, chunk: types_pb2.Chunk) -> None:
-        """Take bytes in; the part that was received before is ignored. Raises what the client is told."""
-        if self.media.kind == types_pb2.MEDIA_KIND_PICTURES:
-            raise InvalidInput("a chunk of bytes in a stream of pictures")
-        self._check_open(self.media.kind)
-        check_data(self.settings.limits, len(chunk.data))
-        if chunk.offset + len(chunk.data) > 1 << 62:
-            raise InvalidInput(f"chunk offset {chunk.offset} is out of range")
-        known = self.next_position - chunk.offset
-        if known >= len(chunk.data):
-            return
-        data = chunk.data[known:] if known > 0 else chunk.data
-        position = max(chunk.offset, self.next_position)
-        self._append(position, len(data), self.timeline.decoded_us, data, None)
-        self.next_position = position + len(data)
-
     def end(self, *, forget: bool) -> None:
         """No more media."""
         self.media_ended, self.forget_after = True, forget
@@ -209,7 +170,7 @@ class Session:
         self.encoder, self.reasoner = encoder, reasoner
         self.timeline.refill(start.from_us, _GONE_AGAIN)
         if start.gap is not None:
-            self._declare(start.gap)
+            self.declare(start.gap)
         self.timeline.restart(
             from_us=start.from_us, position=start.position, next_block_number=start.next_block_number
         )
@@ -242,7 +203,7 @@ class Session:
         if timeline.consumed_position > before:
             self._moved_s = self.clock()
         for gap in message.gaps:
-            self._declare(gap_from_proto(gap))
+            self.declare(gap_from_proto(gap))
         header = self.checkpoints.latest.decoder_header
         if message.HasField("decoder_header"):
             header = message.decoder_header
@@ -268,7 +229,7 @@ class Session:
         if state.epoch != self.epoch:
             return
         for part in state.evicted:
-            self._declare(Gap(TimeRange(part.start_us, part.end_us), GapReason.EVICTED))
+            self.declare(Gap(TimeRange(part.start_us, part.end_us), GapReason.EVICTED))
         self._tell()
 
     def give_up_late(self, now_s: float) -> None:
@@ -283,13 +244,8 @@ class Session:
         """True for an encoded stream, False for pictures."""
         return self.media.kind != types_pb2.MEDIA_KIND_PICTURES
 
-    def _check_open(self, kind: int) -> None:
-        if self.media_ended:
-            raise WrongState("media after End; open a new stream")
-        if self.media.kind != kind:
-            raise InvalidInput("a picture in a stream of bytes")
-
-    def _append(self, position: int, length: int, time_us: int, data: bytes, picture: object) -> None:
+    def append(self, position: int, length: int, time_us: int, data: bytes, picture: object) -> None:
+        """Keep media for the encoder; what the bound pushes out becomes a gap."""
         media = Media(
             position=position,
             length=length,
@@ -306,11 +262,12 @@ class Session:
         """For bytes the interval is not known here: the encoder reports it when it meets the hole."""
         if gaps and not self.is_bytes:
             for gap in gaps:
-                self._declare(gap)
+                self.declare(gap)
         if gaps:
             self._tell()
 
-    def _declare(self, gap: Gap) -> None:
+    def declare(self, gap: Gap) -> None:
+        """An interval is not in memory, and will not be."""
         self.timeline.declare(gap)
 
     def _forget_checkpoints(self) -> None:

@@ -10,7 +10,7 @@ from orchestrator.backends.base import Backend
 from orchestrator.cluster import Cluster, Service
 from orchestrator.membership import Role
 from orchestrator.streams import Streams
-from orchestrator.waiting import stop
+from orchestrator.waiting import Signal, stop
 from tandem.core.errors import NotFound, TandemError
 from tandem.wire.gen.tandem.v1 import reasoner_pb2
 
@@ -30,6 +30,13 @@ class Supervisor:
         self._tasks: list[asyncio.Task[None]] = []
         self._followed: dict[str, asyncio.Task[None]] = {}
         self._ready: frozenset[str] = frozenset()
+        self.changed = Signal()
+        """Woken after the backend was told who is ready."""
+
+    @property
+    def ready(self) -> frozenset[str]:
+        """Names of the services that are ready."""
+        return self._ready
 
     def start(self) -> None:
         """Begin ticking."""
@@ -60,6 +67,7 @@ class Supervisor:
             for name in self._ready - ready:
                 log.info("%s is not ready any more", name)
             self._ready = ready
+            self.changed.notify()
             self._follow_reasoners()
             await self._cluster.changed.wait()
 

@@ -1,4 +1,8 @@
-"""Shell: waiting for something to change, or for somebody to die."""
+"""Shell: waiting for something to change, or for somebody to die.
+
+Deadlines here and in the other shells are `asyncio.timeout`, never `asyncio.wait_for`: before Python 3.12 the
+latter swallows a cancellation that comes in the same turn of the loop as the result.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,8 @@ class Signal:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
         try:
-            await asyncio.wait_for(waiter, timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await waiter
         except TimeoutError:
             return False
         finally:

@@ -130,7 +130,8 @@ class Child:
             process.terminate()
             process.send_signal(signal.SIGCONT)  # a stopped process cannot act on SIGTERM
         try:
-            await asyncio.wait_for(process.wait(), STOP_GRACE_S)
+            async with asyncio.timeout(STOP_GRACE_S):
+                await process.wait()
         except TimeoutError:
             log.warning("%s does not stop within %g s; killing it", self.wanted.name, STOP_GRACE_S)
             process.kill()

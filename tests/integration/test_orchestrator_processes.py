@@ -1,4 +1,4 @@
-"""Real services as child processes, killed and frozen in mid-stream: nothing is lost but what was only theirs.
+"""Real services as child processes, killed and frozen in mid-stream: only what was theirs alone is lost.
 
 Recovery times go to the log (`-rP` shows them); `docs/recovery.md` quotes them.
 """

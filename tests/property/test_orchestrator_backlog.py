@@ -4,6 +4,8 @@ or a hole in its place that was declared as a gap.
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -96,7 +98,7 @@ class BacklogMachine(RuleBasedStateMachine):
         held = [*self.backlog._delivered, *self.backlog._waiting]
         assert self.backlog.bytes == sum(len(i.data) for i in held if isinstance(i, Media))
         positions = [(item.position, item.end) for item in held]
-        assert all(a[1] == b[0] for a, b in zip(positions, positions[1:], strict=False)), positions
+        assert all(a[1] == b[0] for a, b in itertools.pairwise(positions)), positions
         if positions:
             assert positions[0][0] == self.backlog.front
             assert positions[-1][1] == self.backlog.end

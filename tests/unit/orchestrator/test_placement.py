@@ -20,7 +20,10 @@ FOUR = [member("encoder-0"), member("encoder-1"), member("reasoner-0"), member("
 
 def test_the_fewest_streams_win_and_ties_go_by_name() -> None:
     assert names(place(FOUR, {})) == ("encoder-0", "reasoner-0")
-    assert names(place(FOUR, {"encoder-0": 2, "encoder-1": 1, "reasoner-0": 5})) == ("encoder-1", "reasoner-1")
+    assert names(place(FOUR, {"encoder-0": 2, "encoder-1": 1, "reasoner-0": 5})) == (
+        "encoder-1",
+        "reasoner-1",
+    )
 
 
 def test_a_stream_stays_where_its_blocks_are() -> None:
