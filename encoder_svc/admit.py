@@ -5,6 +5,7 @@ Knows no pixels and decodes nothing: sizes come from headers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tandem.core.errors import BadMedia, BadTimestamp, InvalidInput
@@ -25,6 +26,10 @@ class MediaLimits:
     """Most bytes of one picture or chunk."""
     max_unit_bytes: int = 32 << 20
     """Most bytes of one encoded frame of a stream, and of a container's header."""
+
+
+CheckShape = Callable[[int, int], object]
+"""Given (height, width), raises BadMedia for a picture that the model cannot take."""
 
 
 def check_size(width: int, height: int, limits: MediaLimits) -> None:

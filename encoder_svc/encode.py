@@ -39,7 +39,7 @@ def unit_size(unit: Unit[Rgb]) -> tuple[int, int]:
 
 
 def unit_geometry(model: VisionLanguageModel, unit: Unit[Rgb]) -> BlockGeometry:
-    """Geometry of the block that a unit becomes. Raises BadMedia for a size the model cannot take."""
+    """Geometry of the block that a unit becomes; its size was checked when it was decoded."""
     return model.prompt.geometry(model.grid(*unit_size(unit)))
 
 

@@ -17,8 +17,7 @@ from encoder_svc.encode import unit_geometry
 from encoder_svc.messages import End
 from encoder_svc.sample import Hole, Unit
 from tandem.core.clock import Clock
-from tandem.core.errors import BadMedia, InvalidInput
-from tandem.core.timeline import Gap, GapReason
+from tandem.core.errors import InvalidInput
 from tandem.vlm.model import VisionLanguageModel
 
 Submit = Callable[[int, Unit[Rgb]], None]
@@ -122,12 +121,7 @@ class Intake:
                 await self._desk.refuse(event)
 
     async def _encode(self, unit: Unit[Rgb], arrived_s: float) -> None:
-        try:
-            geometry = unit_geometry(self._model, unit)
-        except BadMedia as error:
-            self._desk.book.ledger.add_hole(Gap(unit.time, GapReason.UNDECODABLE), announced=False)
-            await self._desk.refuse(Refusal(error, self._source.consumed))
-            return
+        geometry = unit_geometry(self._model, unit)
         block_bytes = self._model.layout.block_bytes(geometry.tokens)
         # A frame that fills an empty slot is the one before it, not a copy.
         frame_bytes = sum(frame.nbytes for frame in {id(frame): frame for frame in unit.frames}.values())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from encoder_svc.decode.make import MediaKind
 from encoder_svc.decode.pictures import PictureFormat, RawPicture
@@ -29,6 +28,8 @@ _FORMATS = {
     types_pb2.PICTURE_FORMAT_PNG: PictureFormat.PNG,
     types_pb2.PICTURE_FORMAT_RGB24: PictureFormat.RGB24,
 }
+MAX_BLOCK_NUMBER = 1 << 24
+"""Longest stream: half a year at one block a second."""
 MAX_FPS = 1000.0
 MIN_FPS = 0.001
 
@@ -156,7 +157,9 @@ def _picture(message: types_pb2.Picture) -> RawPicture:
     )
 
 
-def _resume(message: Any) -> ResumeRequest:
+def _resume(message: encoder_pb2.EncodeRequest.Resume) -> ResumeRequest:
+    if message.next_block_number > MAX_BLOCK_NUMBER:
+        raise InvalidInput(f"resume.next_block_number is out of range: {message.next_block_number}")
     if message.from_us < 0:
         raise InvalidInput(f"resume.from_us is negative: {message.from_us}")
     return ResumeRequest(

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator
-from typing import Any
 
 import grpc
 
@@ -40,7 +39,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
     def __init__(self, services: Services, model: types_pb2.ModelInfo) -> None:
         self._services = services
         self._model = model
-        self._running: dict[StreamId, tuple[asyncio.Task[Any], Session]] = {}
+        self._running: dict[StreamId, _Running] = {}
         self._epochs: OrderedDict[StreamId, Epoch] = OrderedDict()
         self._draining = False
         self._all_ended = asyncio.Event()
@@ -54,8 +53,8 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
     async def drain(self, grace_s: float) -> None:
         """Take no new streams; let those that run publish what they took in, then end them."""
         self._draining = True
-        for _, session in self._running.values():
-            session.drain()
+        for running in self._running.values():
+            running.session.drain()
         try:
             async with asyncio.timeout(grace_s):
                 await self._all_ended.wait()
@@ -92,21 +91,20 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
             await writer.write(self._to_proto(reply))
 
         session = Session(opening, self._services, write)
-        task = asyncio.current_task()
-        assert task is not None
         await self._admit(opening)
-        self._running[opening.stream] = (task, session)
+        running = _Running(session, asyncio.create_task(session.run(_items(context)), name="encode"))
+        self._running[opening.stream] = running
         self._all_ended.clear()
         log.info("stream %s, epoch %d: opened as %s", opening.stream, opening.epoch, opening.kind)
         try:
-            last = await session.run(_items(context))
+            last = await running.result()
             ended = encoder_pb2.EncodeResponse.Ended(progress=progress_to_proto(last))
             await writer.write(encoder_pb2.EncodeResponse(ended=ended))
         except TandemError as error:
             log.info("stream %s, epoch %d: %s", opening.stream, opening.epoch, error)
             raise
         finally:
-            if self._running.get(opening.stream, (None,))[0] is task:
+            if self._running.get(opening.stream) is running:
                 del self._running[opening.stream]
             if not self._running:
                 self._all_ended.set()
@@ -124,8 +122,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
             self._epochs.popitem(last=False)
         older = self._running.get(opening.stream)
         if older is not None:
-            older[0].cancel()
-            await asyncio.wait({older[0]})
+            await older.replace()
         if len(self._running) >= self._services.config.max_streams:
             raise LimitExceeded(f"{len(self._running)} streams are encoded here already", retry_after_s=1.0)
 
@@ -136,6 +133,30 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         if isinstance(reply, Report):
             return encoder_pb2.EncodeResponse(progress=progress_to_proto(reply))
         return encoder_pb2.EncodeResponse(refused=refused_to_proto(reply))
+
+
+class _Running:
+    """A session and its task. Not the call's own task: gRPC would answer nothing if that were cancelled."""
+
+    def __init__(self, session: Session, task: asyncio.Task[Report]) -> None:
+        self.session = session
+        self._task = task
+        self._replaced = False
+
+    async def replace(self) -> None:
+        """End it, because the stream was placed anew; returns when nothing of it is left."""
+        self._replaced = True
+        self._task.cancel()
+        await asyncio.wait({self._task})
+
+    async def result(self) -> Report:
+        """The session's last report. Cancelling this cancels the session."""
+        try:
+            return await self._task
+        except asyncio.CancelledError:
+            if self._replaced:
+                raise WrongState("the stream was placed anew; this epoch has passed") from None
+            raise
 
 
 class _Writer:

@@ -155,7 +155,8 @@ class Session:
             gap_after_us=round(config.gap_after_s * MICROSECONDS),
         )
         beginning = Beginning(position=origin.position, header=origin.header)
-        return make_source(opening.kind, sampler, config.limits, beginning, opening.nominal_fps)
+        check_shape = self._services.model.grid
+        return make_source(opening.kind, sampler, beginning, opening.nominal_fps, config.limits, check_shape)
 
     async def _open_window(self, lease: Lease) -> None:
         loop, model = self._services.loop, self._services.model

@@ -26,6 +26,9 @@ from tandem.vlm.model import ForwardResult, Step, VisionLanguageModel
 from tandem.vlm.segment import Segment
 from tandem.vlm.view import Part, View
 
+_PLACE_UNITS = 4096
+"""Units that are placed at once: a long past must not need much memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -86,17 +89,21 @@ class Window:
         recent = [block.header.geometry for block in kept.recent]
         older = units - len(recent)
         for count, geometry in geometries_until(kept.runs, older):
-            self._placement.place_units([geometry] * count)
+            self._place_past(count, geometry)
         if self._placement.units < older:
             # Their geometry is unknown; it moves everything that is still in view by the same amount.
             guess = recent[0] if recent else self._model.prompt.geometry((1, 1, 1))
-            self._placement.place_units([guess] * (older - self._placement.units))
+            self._place_past(older - self._placement.units, guess)
         if kept.sink is None:
             self.open()
         else:
             self._append(self._sink, kept.sink, self._positions(kept.sink.header.geometry))
         for block in kept.recent:
             self._restore_unit(block)
+
+    def _place_past(self, count: int, geometry: BlockGeometry) -> None:
+        for at in range(0, count, _PLACE_UNITS):
+            self._placement.place_units([geometry] * min(_PLACE_UNITS, count - at))
 
     def _restore_unit(self, block: Block) -> None:
         geometry = block.header.geometry

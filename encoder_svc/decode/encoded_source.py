@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 
-from encoder_svc.admit import ChunkOrder, MediaLimits, check_bytes
+from encoder_svc.admit import CheckShape, ChunkOrder, MediaLimits, check_bytes
 from encoder_svc.decode.packets import Damage, Demuxed, Demuxer, EncodedPacket
 from encoder_svc.decode.pictures import Rgb
 from encoder_svc.decode.source import Item, RawChunk, Refusal, SourceEvent, Start
@@ -41,6 +41,7 @@ class EncodedSource:
         timer: FrameTimer,
         sampler: Sampler[Rgb],
         limits: MediaLimits,
+        check_shape: CheckShape,
         *,
         position: int = 0,
     ) -> None:
@@ -48,6 +49,7 @@ class EncodedSource:
         self._timer = timer
         self._sampler = sampler
         self._limits = limits
+        self._check_shape = check_shape
         self._order = ChunkOrder(position)
         self._todo: deque[Demuxed] = deque()
         self._events: list[SourceEvent] = []
@@ -222,6 +224,7 @@ class EncodedSource:
     def _sample(self, decoder: VideoDecoder, frame: Decoded, time_us: int) -> None:
         if self._sampler.wants(time_us):
             pixels = decoder.pixels(frame)
+            self._check_shape(*pixels.shape[:2])
             self._events += self._sampler.take(time_us, pixels)
         self.decoded_us = max(self.decoded_us, time_us)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from encoder_svc.admit import MediaLimits
+from encoder_svc.admit import CheckShape, MediaLimits
 from encoder_svc.decode.annexb import AnnexBDemuxer
 from encoder_svc.decode.encoded_source import EncodedSource
 from encoder_svc.decode.mp4 import Mp4Demuxer
@@ -42,16 +42,21 @@ class Beginning:
 
 
 def make_source(
-    kind: MediaKind, sampler: Sampler[Rgb], limits: MediaLimits, beginning: Beginning, nominal_fps: float
+    kind: MediaKind,
+    sampler: Sampler[Rgb],
+    beginning: Beginning,
+    nominal_fps: float,
+    limits: MediaLimits,
+    check_shape: CheckShape,
 ) -> Source:
     """A source of this kind. Raises BadMedia when the header cannot be used."""
     if kind is MediaKind.PICTURES:
-        return PictureSource(sampler, limits, position=beginning.position)
+        return PictureSource(sampler, limits, check_shape, position=beginning.position)
     demuxer = _make_demuxer(kind, limits, beginning)
     timer = _make_timer(kind, beginning, nominal_fps or DEFAULT_NOMINAL_FPS)
     if beginning.header and beginning.position > beginning.header.point.position:
         timer.jump(sampler.covered_us or 0)
-    return EncodedSource(demuxer, timer, sampler, limits, position=beginning.position)
+    return EncodedSource(demuxer, timer, sampler, limits, check_shape, position=beginning.position)
 
 
 def _make_demuxer(kind: MediaKind, limits: MediaLimits, beginning: Beginning) -> Demuxer:

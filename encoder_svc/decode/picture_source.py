@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from encoder_svc.admit import MediaLimits, PictureOrder
+from encoder_svc.admit import CheckShape, MediaLimits, PictureOrder
 from encoder_svc.decode.pictures import RawPicture, Rgb, check_picture, decode_picture
 from encoder_svc.decode.source import Item, Refusal, SourceEvent, Start
 from encoder_svc.ledger import SyncPoint
@@ -14,8 +14,11 @@ from tandem.core.timeline import Gap, GapReason
 class PictureSource:
     """Judges, samples and decodes pictures. Pictures that are not sampled are judged by their header only."""
 
-    def __init__(self, sampler: Sampler[Rgb], limits: MediaLimits, *, position: int = 0) -> None:
+    def __init__(
+        self, sampler: Sampler[Rgb], limits: MediaLimits, check_shape: CheckShape, *, position: int = 0
+    ) -> None:
         self._sampler = sampler
+        self._check_shape = check_shape
         self._limits = limits
         self._order = PictureOrder(position)
         self._todo: list[RawPicture | Gap] = []
@@ -73,6 +76,7 @@ class PictureSource:
         if not self._sampler.wants(picture.pts_us):
             return []
         pixels = decode_picture(picture, self._limits)
+        self._check_shape(*pixels.shape[:2])
         taken = self._sampler.take(picture.pts_us, pixels)
         # A resumed stream wants no picture before this one once its time is covered.
         return [*taken, Start(SyncPoint(picture.sequence, picture.pts_us), b"")]

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
-
 import pytest
 import torch
-from PIL import Image
 
 from encoder_svc.decode.make import MediaKind
 from tandem.core.blocks import BlockKind
 from tandem.wire.gen.tandem.v1 import encoder_pb2, types_pb2
-from tests.unit.encoder_svc.media import cut, encode, picture
-from tests.unit.encoder_svc.rig import Call, make_rig
+from tests.unit.encoder_svc.media import cut, encode, reference_frames
+from tests.unit.encoder_svc.rig import END, make_rig, send_pictures
 
 KINDS = {
     MediaKind.H264_ANNEX_B: types_pb2.MEDIA_KIND_H264_ANNEX_B,
@@ -20,25 +17,6 @@ KINDS = {
     MediaKind.FRAGMENTED_MP4: types_pb2.MEDIA_KIND_FRAGMENTED_MP4,
     MediaKind.MPEG_TS: types_pb2.MEDIA_KIND_MPEG_TS,
 }
-END = encoder_pb2.EncodeRequest.End()
-
-
-def png(index: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(picture(index)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-async def send_pictures(call: Call, indices: range, period_us: int = 1_000_000) -> None:
-    for index in indices:
-        await call.send(
-            picture=types_pb2.Picture(
-                sequence=index,
-                pts_us=index * period_us,
-                format=types_pb2.PICTURE_FORMAT_PNG,
-                data=png(index),
-            )
-        )
 
 
 async def test_pictures_become_published_blocks() -> None:
@@ -61,8 +39,6 @@ async def test_pictures_become_published_blocks() -> None:
 
 @pytest.mark.parametrize("kind", list(KINDS))
 async def test_an_encoded_stream_gives_the_blocks_of_its_pictures(kind: MediaKind) -> None:
-    from tests.unit.encoder_svc.media import reference_frames
-
     data = encode(kind, 50, fps=5)
     frames = reference_frames(kind, data)
     async with make_rig(run_units=1, batch_units=1) as rig:

@@ -99,7 +99,8 @@ def open_source(
 ) -> Source:
     """A source that samples at `fps`."""
     sampler: Sampler[Rgb] = Sampler(Grid.of(fps, frames_per_unit), from_us=from_us, gap_after_us=gap_after_us)
-    return make_source(kind, sampler, limits, beginning or Beginning(), nominal_fps)
+    start = beginning or Beginning()
+    return make_source(kind, sampler, start, nominal_fps, limits, lambda height, width: None)
 
 
 def run(source: Source, items: list[Item], *, finish: bool = True) -> list[SourceEvent]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 import grpc
 import torch
+from PIL import Image
 
 from encoder_svc.app import EncoderApp
 from encoder_svc.config import EncoderConfig
@@ -29,8 +31,17 @@ from tandem.wire.channel import bind, make_channel, make_server
 from tandem.wire.gen.tandem.v1 import encoder_pb2, encoder_pb2_grpc, transfer_pb2_grpc, types_pb2
 from tandem.wire.status import error_from_rpc
 from tandem.wire.transfer import ServerControlChannel
+from tests.unit.encoder_svc.media import picture
 
 SECRET = b"0123456789abcdef"
+END = encoder_pb2.EncodeRequest.End()
+
+
+def png(index: int) -> bytes:
+    """A small PNG that tells its index."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture(index)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 @lru_cache
@@ -151,6 +162,8 @@ class Call:
         self.gaps: list[Any] = []
         self.header = b""
         self._task = asyncio.create_task(self._read())
+        # A test may not care how a call ended.
+        self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     async def _read(self) -> None:
         while True:
@@ -203,9 +216,25 @@ class Call:
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error, "encode") from None
 
+    async def done_writing(self) -> None:
+        await self._call.done_writing()
+
     def cancel(self) -> None:
         self._call.cancel()
         self._task.cancel()
+
+
+async def send_pictures(call: Call, indices: range, period_us: int = 1_000_000) -> None:
+    """PNG pictures with these sequences, one every `period_us`."""
+    for index in indices:
+        await call.send(
+            picture=types_pb2.Picture(
+                sequence=index,
+                pts_us=index * period_us,
+                format=types_pb2.PICTURE_FORMAT_PNG,
+                data=png(index),
+            )
+        )
 
 
 class Rig:
@@ -215,7 +244,7 @@ class Rig:
         self.app = app
         self.reasoner = reasoner
         self.tickets = Tickets()
-        self._stub = stub
+        self.stub = stub
         self._epoch = 0
 
     async def open(
@@ -229,7 +258,7 @@ class Rig:
     ) -> Call:
         """An Encode call whose open message was sent."""
         self._epoch += 1
-        call = Call(self._stub)
+        call = Call(self.stub)
         opening: dict[str, Any] = {
             "stream_id": stream,
             "epoch": self._epoch,
@@ -247,11 +276,12 @@ class Rig:
 async def make_rig(
     source: str = "dummy:tiny-timestamped",
     lanes: tuple[LaneKind, ...] = (LaneKind.SHM,),
+    reasoner_fingerprint: str = "",
     **settings: Any,
 ) -> AsyncIterator[Rig]:
     """A running encoder and reasoner in this process."""
     vlm = model(source)
-    reasoner = StoringReasoner(vlm.fingerprint, lanes)
+    reasoner = StoringReasoner(reasoner_fingerprint or vlm.fingerprint, lanes)
     await reasoner.start()
     config = EncoderConfig(lanes=tuple(lane.value for lane in lanes), **({"drain_s": 5.0} | settings))
     app = EncoderApp(config, vlm, SECRET)

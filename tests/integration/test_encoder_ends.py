@@ -1,0 +1,147 @@
+"""However a stream ends, nothing of it stays: threads, tasks, descriptors, rooms, windows."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from pathlib import Path
+
+import pytest
+
+from encoder_svc.decode.make import MediaKind
+from encoder_svc.loop import Lane
+from tandem.core.errors import Unavailable
+from tandem.wire.gen.tandem.v1 import types_pb2
+from tests.unit.encoder_svc.media import cut, encode
+from tests.unit.encoder_svc.rig import END, Call, Rig, make_rig, send_pictures
+
+PICTURES = types_pb2.MEDIA_KIND_PICTURES
+ROOT = Path(__file__).parents[2]
+
+
+def held() -> tuple[int, int, int]:
+    """(threads, tasks, descriptors) now."""
+    gc.collect()
+    return threading.active_count(), len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd"))
+
+
+async def settled(before: tuple[int, int, int], rig: Rig) -> None:
+    """Wait until no more is held than `before`."""
+    deadline_s = time.monotonic() + 10
+    while rig.app.servicer.streams or any(a > b for a, b in zip(held(), before, strict=True)):
+        assert time.monotonic() < deadline_s, (held(), before, rig.app.servicer.streams)
+        await asyncio.sleep(0.05)
+
+
+async def opening(rig: Rig) -> Call:
+    return await rig.open("s", PICTURES, reasoner_name="down", reasoner_address="127.0.0.1:1")
+
+
+async def idle(rig: Rig) -> Call:
+    call = await rig.open("s", PICTURES)
+    await call.until(lambda c: c.opened)
+    return call
+
+
+async def streaming(rig: Rig) -> Call:
+    call = await rig.open("s", types_pb2.MEDIA_KIND_FRAGMENTED_MP4)
+    for chunk in cut(encode(MediaKind.FRAGMENTED_MP4, 60, fps=5), 1):
+        await call.send(chunk=types_pb2.Chunk(offset=chunk.offset, data=chunk.data))
+    await call.until(lambda c: c.progress and c.progress[-1].next_block_number > 2)
+    return call
+
+
+async def blocked(rig: Rig) -> Call:
+    rig.reasoner.shelf.full = True
+    call = await rig.open("s", PICTURES)
+    await send_pictures(call, range(10))
+    await call.until(lambda c: c.progress and c.progress[-1].frames_waiting)
+    return call
+
+
+async def ending(rig: Rig) -> Call:
+    call = await blocked(rig)
+    await call.send(end=END)
+    return call
+
+
+async def flooded(rig: Rig) -> Call:
+    """Decoding is under way when it ends."""
+    call = await rig.open("s", types_pb2.MEDIA_KIND_H264_ANNEX_B, sample_fps=1)
+    data = encode(MediaKind.H264_ANNEX_B, 120, size=(320, 240))
+    await call.send(chunk=types_pb2.Chunk(offset=0, data=data))
+    return call
+
+
+@pytest.mark.parametrize("state", [opening, idle, streaming, blocked, ending, flooded])
+async def test_cancelling_in_any_state_frees_everything(state) -> None:  # type: ignore[no-untyped-def]
+    async with make_rig(outbox_blocks=3, decode_threads=2, link_idle_s=0.05) as rig:
+        call = await streaming(rig)  # everything that is made once is there now
+        call.cancel()
+        await asyncio.sleep(1.0)
+        assert rig.app.servicer.streams == rig.app.links.open_links == 0
+        before = held()
+        lanes = weakref.WeakSet(item for item in gc.get_objects() if isinstance(item, Lane))
+        assert len(lanes) == 0
+        for _ in range(3):
+            call = await state(rig)
+            call.cancel()
+            await asyncio.sleep(0.02)
+            del call
+        await settled(before, rig)
+        assert rig.app.loop.waiting == 0
+        assert not [item for item in gc.get_objects() if isinstance(item, Lane)]
+
+
+async def test_draining_publishes_what_was_taken_in() -> None:
+    async with make_rig() as rig:
+        call = await rig.open("s", PICTURES)
+        await send_pictures(call, range(5))
+        await call.until(lambda c: c.progress and c.progress[-1].consumed_position == 5)
+        await rig.app.servicer.drain(5.0)
+        with pytest.raises(Unavailable, match="draining"):
+            await call.over()
+        assert len(rig.reasoner.shelf.of("s")) == 6
+        assert call.progress[-1].next_block_number == 6
+        late = await rig.open("t", PICTURES)
+        with pytest.raises(Unavailable, match="draining"):
+            await late.over()
+
+
+async def test_a_drain_that_cannot_publish_ends_in_time() -> None:
+    async with make_rig(drain_s=0.3) as rig:
+        call = await blocked(rig)
+        await rig.app.servicer.drain(3.0)
+        with pytest.raises(Unavailable):
+            await call.over()
+
+
+def test_the_process_says_when_it_is_ready_and_ends_on_sigterm() -> None:
+    command = [sys.executable, "-m", "encoder_svc", "--model", "dummy:tiny", "--name", "e1", "--threads", "1"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("encoder e1 ready on 127.0.0.1:")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def test_settings_that_cannot_work_end_with_status_2() -> None:
+    for arguments in (["--name", "a b"], ["--secret-file", "/nonexistent"], ["--model", "/nonexistent"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "encoder_svc", *arguments],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2, done.stderr
+        assert "Traceback" not in done.stderr
+        assert "tandem encoder: " in done.stderr
