@@ -30,8 +30,8 @@ _EXTRAS = {
     "media": ("av", "pillow"),
 }
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (it is only measured)
-_SHARED_MEMORY_BYTES = 256 * 1024 * 1024
-"""The shared-memory lane's default rings for a few streams; below it blocks travel over TCP."""
+_SHARED_MEMORY_BYTES = 64 * 1024 * 1024
+"""Room for the rings of the shared-memory lane between a few encoders and reasoners."""
 
 
 class Mark(StrEnum):

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from tandem.client.events import EventHub, EventReader, new_gaps
-from tandem.client.failures import is_worth_another_try, typed_error
+from tandem.client.failures import NobodyThere, is_worth_another_try, typed_error
 from tandem.client.questions import QuestionBook, check_question, unseen_part
 from tandem.client.settings import ClientSettings, backoff_s
 from tandem.client.types import (
@@ -172,7 +172,7 @@ def rpc_error(code: grpc.StatusCode, details: str, *trailing: tuple[str, str]) -
 @pytest.mark.parametrize(
     ("error", "cls", "words"),
     [
-        (rpc_error(grpc.StatusCode.UNAVAILABLE, "failed to connect to all"), Unavailable, "tandem up"),
+        (rpc_error(grpc.StatusCode.UNAVAILABLE, "failed to connect to all"), NobodyThere, "tandem up"),
         (rpc_error(grpc.StatusCode.UNAVAILABLE, "Socket closed"), Unavailable, "broke"),
         (rpc_error(grpc.StatusCode.INTERNAL, "Internal error from Core"), Unavailable, "broke"),
         (rpc_error(grpc.StatusCode.INTERNAL, "oh", ("tandem-code", "internal")), Internal, "oh"),
