@@ -155,7 +155,8 @@ def decode(
     for step in range(tokens):
         logits.append(model.logits(hidden[-1]))
         # As `stock_answer`: generation never ends early.
-        allowed = logits[-1].index_fill(0, torch.tensor(sorted(model.prompt.eos_ids)), -torch.inf)
+        ends = torch.tensor(sorted(model.prompt.eos_ids), device=model.device)
+        allowed = logits[-1].index_fill(0, ends, -torch.inf)
         answer.append(int(allowed.argmax()))
         hidden = model.forward(model.embed(answer[-1:]), text_positions(start + step, 1), view).hidden
     return answer, torch.stack(logits)
