@@ -18,6 +18,8 @@ from tandem.shapes.questions import KINDS
 from tandem.shapes.words import COLOURS, SHAPES
 
 AUX_LAYER = 2
+CODE_LAYER, CODE_WEIGHT = 3, 1.5
+CODES = len(SHAPES) + len(COLOURS) + 1
 GUIDE, COUNT_GUIDE = 0.2, 0.8  # weights of the guided heads' losses
 STEADY = 0.8  # part of the clips whose events stand still
 AUX_SIZES = {
@@ -75,18 +77,23 @@ def _guide(layer: int, q: Tensor, k: Tensor, batch: Batch) -> list[Tensor]:
     return out
 
 
-def text_forward(text: Any, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """The text model on embedded rows: final states, states after AUX_LAYER layers, guided losses.
+def text_forward(text: Any, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """The text model on embedded rows.
+
+    Returns the final states, the states after AUX_LAYER layers, the normed input of CODE_LAYER's attention,
+    and the guided heads' losses.
 
     The same modules and sums as its own forward; video and questions attend apart, which skips the
     half of the scores that no question needs.
     """
     rows, length, _ = x.shape
     cos, sin = (t[:, None] for t in text.rotary_emb(x, batch.positions))
-    middle, guides = x, list[Tensor]()
+    middle, coded, guides = x, x, list[Tensor]()
     for number, layer in enumerate(text.layers):
         a = layer.self_attn
         h = layer.input_layernorm(x)
+        if number == CODE_LAYER:
+            coded = h
         q = a.q_proj(h).view(rows, length, -1, a.head_dim).transpose(1, 2)
         k = a.k_proj(h).view(rows, length, -1, a.head_dim).transpose(1, 2)
         v = a.v_proj(h).view(rows, length, -1, a.head_dim).transpose(1, 2)
@@ -101,7 +108,7 @@ def text_forward(text: Any, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor, li
         x = x + layer.mlp(layer.post_attention_layernorm(x))
         if number + 1 == AUX_LAYER:
             middle = x
-    return text.norm(x), middle, guides
+    return text.norm(x), middle, coded, guides
 
 
 def embed(model: Any, bank: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -123,6 +130,18 @@ def embed(model: Any, bank: Tensor, batch: Batch, generator: torch.Generator) ->
     return torch.cat([x[:, :sink], video.reshape(rows, -1, HIDDEN), x[:, batch.video :]], dim=1)
 
 
+def codes(batch: Batch) -> Tensor:
+    """What a linear reading of each block's last token should be: one-hot shape and colour where new, else 0.
+
+    Counting needs every thing of a kind to weigh the same, so these are fitted by least squares: a reader
+    that only has to tell them apart would let them differ in size.
+    """
+    shape = nn.functional.one_hot(batch.aux["shape"], len(SHAPES) + 1)[..., 1:]
+    colour = nn.functional.one_hot(batch.aux["colour"], len(COLOURS) + 1)[..., 1:]
+    new = batch.aux["new"][..., None]
+    return torch.cat([shape * new, colour * new, new], dim=-1).float()
+
+
 class TextTrainer:
     """Holds the optimizers and runs the curriculum."""
 
@@ -132,6 +151,7 @@ class TextTrainer:
         self.generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
         self.readers = nn.ModuleDict({name: nn.Linear(HIDDEN, size) for name, size in AUX_SIZES.items()})
+        self.readers["codes"] = nn.Linear(HIDDEN, CODES)
         text = model.model.language_model
         matrices = [p for p in text.layers.parameters() if p.ndim == 2]
         others = [p for p in text.parameters() if p.ndim != 2]
@@ -145,6 +165,7 @@ class TextTrainer:
         self.hits = np.zeros((len(KINDS), 2))
         self.losses: list[float] = []
         self.guides: list[list[float]] = []
+        self.code_errors: list[float] = []
 
     def run(
         self, stages: Sequence[Stage], save: Callable[[], None], warm: int = 100, end: float = 0.02
@@ -186,7 +207,7 @@ class TextTrainer:
 
     def _loss(self, batch: Batch) -> Tensor:
         x = embed(self.model, self.bank, batch, self.generator)
-        states, middle, guides = text_forward(self.model.model.language_model, x, batch)
+        states, middle, coded, guides = text_forward(self.model.model.language_model, x, batch)
         learned = batch.targets >= 0
         logits = self.model.lm_head(states[learned])
         targets = batch.targets[learned]
@@ -195,10 +216,15 @@ class TextTrainer:
         self.guides.append([float(guide.detach()) for guide in guides])
         sink = batch.video - batch.bank_rows.shape[1] * BLOCK_TOKENS
         ends = middle[:, sink + BLOCK_TOKENS - 1 : batch.video : BLOCK_TOKENS]
-        for name, reader in self.readers.items():
-            aux = nn.functional.cross_entropy(reader(ends).flatten(0, 1), batch.aux[name].flatten())
+        for name in AUX_SIZES:
+            aux = nn.functional.cross_entropy(
+                self.readers[name](ends).flatten(0, 1), batch.aux[name].flatten()
+            )
             loss = loss + 0.15 * aux
-        return loss
+        ends = coded[:, sink + BLOCK_TOKENS - 1 : batch.video : BLOCK_TOKENS]
+        code = (self.readers["codes"](ends).float() - codes(batch)).square().sum(-1).mean()
+        self.code_errors.append(float(code.detach()))
+        return loss + CODE_WEIGHT * code
 
     def _count(self, batch: Batch, learned: Tensor, right: Tensor) -> None:
         kinds = batch.kinds[learned].numpy()
@@ -207,6 +233,7 @@ class TextTrainer:
 
     def _report(self, done: int, total: int, seconds: float) -> None:
         parts = [f"{k} {h / max(n, 1):.3f}" for k, (h, n) in zip(KINDS, self.hits, strict=True)]
-        means = f"loss {np.mean(self.losses):.3f} guides {np.mean(self.guides, 0).round(2)}"
+        means = f"loss {np.mean(self.losses):.3f} guides {np.mean(self.guides, 0).round(3)}"
+        means += f" codes {np.mean(self.code_errors):.4f}"
         print(f"text: {done}/{total} {seconds:.0f} s {means} | {' '.join(parts)}", flush=True)
-        self.hits[:], self.losses, self.guides = 0, [], []
+        self.hits[:], self.losses, self.guides, self.code_errors = 0, [], [], []
