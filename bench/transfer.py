@@ -2,9 +2,10 @@
 
 One repetition moves one block on every path, in turn: raw ``ProcessGroupGloo.send``/``recv`` of the same
 bytes, the Gloo lane, the shared-memory lane. Every path starts when the receiver says that it has posted its
-receives (what a grant says), and ends with the receiver's word that everything has landed; on a lane, that
-every layer has matched its checksum. The word takes the same socket on every path, and every path is driven
-by the thread that measures. Buffers are touched beforehand and used again. Rates are medians.
+receives (what a grant says; both ends have planned their frames by then), and ends with the receiver's word
+that everything has landed; on a lane, that every layer has matched its checksum. The word takes the same
+socket on every path, and every path is driven by the thread that measures. Buffers are touched beforehand
+and used again. Rates are medians.
 
 Rows named ``link_*`` are whole links over gRPC, offers and acknowledgements included, eight blocks in flight.
 """
@@ -13,13 +14,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import socket
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -30,6 +32,7 @@ from bench._transfer_links import link_rates
 from kv_transfer.block import Block
 from tandem.core.transfer import LaneKind
 
+_RAW = "raw"
 _POSTED, _LANDED = b"p", b"l"
 COUNTS = {"small": 200, "1MiB": 200, "8MiB": 60, "64MiB": 20}
 COUNTS_QUICK = {"small": 40, "1MiB": 40, "8MiB": 20, "64MiB": 6}
@@ -70,28 +73,33 @@ class _Sender(End):
         """Run every path in turn and make the rows."""
         rows: list[Result] = []
         for name, block in self.blocks.items():
-            paths = {"raw": lambda b=block: self._raw(b)}
-            paths |= {kind: lambda b=block, k=kind: self._lane(b, k) for kind in LANES}
-            paths["memcpy"] = _copier(block.payload)
-            times: dict[str, list[float]] = {path: [] for path in paths}
+            times: dict[str, list[float]] = {path: [] for path in (_RAW, *LANES, "memcpy")}
+            for path in _turns(self._counts[name]):
+                if path == _RAW:
+                    times[path].append(self._timed(self._send_raw, block))
+                else:
+                    job = self.job(block, block.payload)
+                    times[path].append(self._timed(send_job, self.lanes[LaneKind(path)], job))
+            target = torch.zeros_like(block.payload)
             for _ in range(self._counts[name]):
-                for path, move in paths.items():
-                    if path != "memcpy":
-                        self._wait_word(_POSTED)
-                    times[path].append(_timed(move))
+                start = time.perf_counter()
+                target.copy_(block.payload)
+                times["memcpy"].append(time.perf_counter() - start)
             rows += _small_rows(times) if name == "small" else _rate_rows(name, block.payload.numel(), times)
         setups = [1000 * seconds for seconds in self.setup_s.values()]
         rows.append(_row("pair_setup_ms", statistics.median(setups), "ms", n=len(setups), spread=0.0))
         self.close()
         return rows
 
-    def _raw(self, block: Block) -> None:
-        self.raw.send([block.payload], 1, 7).wait(timedelta(seconds=TIMEOUT_S))
+    def _timed(self, send: Callable[..., None], *arguments: Any) -> float:
+        self._wait_word(_POSTED)
+        start = time.perf_counter()
+        send(*arguments)
         self._wait_word(_LANDED)
+        return time.perf_counter() - start
 
-    def _lane(self, block: Block, kind: LaneKind) -> None:
-        send_job(self.lanes[kind], self.job(block, block.payload))
-        self._wait_word(_LANDED)
+    def _send_raw(self, block: Block) -> None:
+        self.raw.send([block.payload], 1, 7).wait(timedelta(seconds=TIMEOUT_S))
 
     def _wait_word(self, expected: bytes) -> None:
         word = self.word.recv(1)
@@ -99,44 +107,35 @@ class _Sender(End):
             raise RuntimeError(f"the receiver says {word!r} where {expected!r} was due")
 
 
+def _turns(count: int) -> Iterator[str]:
+    """Every path `count` times, each round in another order: none always follows the same neighbour."""
+    for order in itertools.islice(itertools.cycle(itertools.permutations((_RAW, *LANES))), count):
+        yield from order
+
+
 def _receive(meeting_fd: int, word_fd: int, counts: dict[str, int]) -> None:
     word = socket.socket(fileno=word_fd)
     end = End(Meeting(socket.socket(fileno=meeting_fd)), word, 1)
     for name, block in end.blocks.items():
         buffer = torch.ones_like(block.payload)
-        for _ in range(counts[name]):
-            work = end.raw.recv([buffer], 0, 7)
-            word.send(_POSTED)
-            work.wait(timedelta(seconds=TIMEOUT_S))
+        for path in _turns(counts[name]):
+            if path == _RAW:
+                work = end.raw.recv([buffer], 0, 7)
+                word.send(_POSTED)
+                work.wait(timedelta(seconds=TIMEOUT_S))
+            else:
+                take_job(end.lanes[LaneKind(path)], end.job(block, buffer), lambda: word.send(_POSTED))
             word.send(_LANDED)
-            for kind in LANES:
-                take_job(end.lanes[kind], end.job(block, buffer), lambda: word.send(_POSTED))
-                word.send(_LANDED)
         assert torch.equal(buffer, block.payload)
     end.close()
 
 
-def _copier(payload: torch.Tensor) -> Callable[[], None]:
-    target = torch.zeros_like(payload)
-
-    def copy() -> None:
-        target.copy_(payload)
-
-    return copy
-
-
-def _timed(move: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    move()
-    return time.perf_counter() - start
-
-
 def _rate_rows(name: str, size_bytes: int, times: dict[str, list[float]]) -> list[Result]:
     rates = {path: [size_bytes / t / 1e9 for t in seconds] for path, seconds in times.items()}
-    raw = statistics.median(rates["raw"])
+    raw = statistics.median(rates[_RAW])
     rows = []
     for path, values in rates.items():
-        label = {"raw": "raw_gloo", "memcpy": "memcpy"}.get(path, str(path))
+        label = {_RAW: "raw_gloo", "memcpy": "memcpy"}.get(path, str(path))
         rows.append(
             _row(
                 f"{label}_{name}",
@@ -152,7 +151,7 @@ def _rate_rows(name: str, size_bytes: int, times: dict[str, list[float]]) -> lis
 
 
 def _small_rows(times: dict[str, list[float]]) -> list[Result]:
-    raw = statistics.median(times["raw"])
+    raw = statistics.median(times[_RAW])
     rows = []
     for kind in LANES:
         middle = statistics.median(times[kind])

@@ -18,37 +18,43 @@ class LayerVerifier:
     """Follows one attempt."""
 
     def __init__(self, headers: Sequence[BlockHeader], buffers: Mapping[int, torch.Tensor]) -> None:
-        self._headers = headers
-        self._bytes = {index: buffer.numpy().data for index, buffer in buffers.items()}
+        # All that is known in advance is looked up here: `landed` stands between the wire and the reader.
+        self._blocks = {
+            index: (
+                buffer.numpy().data,
+                headers[index].layout.layer_bytes(headers[index].tokens),
+                headers[index].layer_checksums,
+            )
+            for index, buffer in buffers.items()
+        }
         self._partial: xxhash.xxh3_64 | None = None
 
     def landed(self, frame: Frame) -> list[tuple[int, int, bool]]:
         """The frame's bytes are in the buffers: (block index, layer, matched) of each layer it completed."""
-        return [layer for span in frame.spans for layer in self._span(span)]
-
-    def _span(self, span: Span) -> list[tuple[int, int, bool]]:
-        header = self._headers[span.block]
-        size_bytes = header.layout.layer_bytes(header.tokens)
-        view, done = self._bytes[span.block], []
-        at = span.start
-        while at < span.end:
-            layer = at // size_bytes
-            layer_end = (layer + 1) * size_bytes
-            end = min(layer_end, span.end)
-            piece = view[at:end]
-            if end < layer_end:
-                if self._partial is None:
-                    self._partial = xxhash.xxh3_64()
-                self._partial.update(piece)
-            else:
-                digest = self._finish(piece)
-                done.append((span.block, layer, digest == header.layer_checksums[layer]))
-            at = end
+        done: list[tuple[int, int, bool]] = []
+        for span in frame.spans:
+            self._span(span, done)
         return done
 
+    def _span(self, span: Span, done: list[tuple[int, int, bool]]) -> None:
+        index, at, end = span.block, span.start, span.end
+        view, size_bytes, checksums = self._blocks[index]
+        layer = at // size_bytes
+        while at < end:
+            layer_end = (layer + 1) * size_bytes
+            if layer_end > end:
+                if self._partial is None:
+                    self._partial = xxhash.xxh3_64()
+                self._partial.update(view[at:end])
+                return
+            piece = view[at:layer_end]
+            digest = xxhash.xxh3_64_intdigest(piece) if self._partial is None else self._finish(piece)
+            done.append((index, layer, digest == checksums[layer]))
+            at = layer_end
+            layer += 1
+
     def _finish(self, piece: memoryview) -> int:
-        if self._partial is None:
-            return int(xxhash.xxh3_64_intdigest(piece))
+        assert self._partial is not None, "no layer is half there"
         self._partial.update(piece)
         digest = int(self._partial.intdigest())
         self._partial = None

@@ -149,7 +149,8 @@ class Lane(ABC):
     def take(self, timeout_s: float) -> bytes:
         """Receiver: wait for the oldest frame posted and return the header that came with it.
 
-        Raises LaneBroken.
+        The caller compares it with the one posted. A lane whose transport matches messages by what was
+        agreed may let only that one through and return it. Raises LaneBroken.
         """
 
     @abstractmethod

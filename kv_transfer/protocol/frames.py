@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import xxhash
 
@@ -64,9 +65,7 @@ class FrameHeader:
 
 def encode_frame_header(header: FrameHeader) -> bytes:
     """The header as 64 bytes."""
-    body = _BODY.pack(
-        MAGIC,
-        VERSION,
+    return _encode(
         header.frame_class,
         header.flags,
         header.epoch,
@@ -77,8 +76,11 @@ def encode_frame_header(header: FrameHeader) -> bytes:
         header.offset,
         header.valid_bytes,
         header.block,
-        0,
     )
+
+
+def _encode(*fields: int) -> bytes:
+    body = _BODY.pack(MAGIC, VERSION, *fields, 0)
     return body + _CHECKSUM.pack(xxhash.xxh3_64_intdigest(body))
 
 
@@ -126,8 +128,7 @@ def check_frame_header(received: bytes, expected: bytes) -> None:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """Bytes ``[start, end)`` of one block's payload."""
 
     block: int
@@ -135,8 +136,7 @@ class Span:
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """One frame of an attempt: `spans` in order, then padding up to the size of its class."""
 
     seq: int
@@ -147,10 +147,16 @@ class Frame:
     last: bool
 
 
+_CLASSES = tuple((size, size.size_bytes) for size in sorted(FrameClass, reverse=True))
+"""Class and bytes, the largest first: properties of enums are slow, and this is asked for every frame."""
+
+
 def choose_class(total_bytes: int, largest: FrameClass) -> FrameClass:
     """The class for a transfer's body: the largest allowed that the bytes fill at least a quarter of."""
-    fitting = [size for size in FrameClass if size <= largest and total_bytes > size.size_bytes // 4]
-    return max(fitting, default=FrameClass.S)
+    for size, size_bytes in _CLASSES:
+        if size <= largest and total_bytes > size_bytes // 4:
+            return size
+    return FrameClass.S
 
 
 def plan_frames(
@@ -161,73 +167,51 @@ def plan_frames(
     The body goes in frames of `frame_class`; a tail of at most a quarter frame goes in smaller ones, so
     that padding never exceeds three quarters of a frame.
     """
-    spans = list(_granted_spans(headers, grants))
-    left = sum(span.end - span.start for span in spans)
     frames: list[Frame] = []
+    spans = list(_granted_spans(headers, grants))
+    left = sum(end - start for _, start, end in spans)
     offset = 0
-    cutter = _Cutter(spans)
+    spans.reverse()
     while left:
         size = choose_class(left, frame_class)
         valid = min(left, size.size_bytes)
         left -= valid
-        frames.append(Frame(len(frames), size, offset, valid, cutter.cut(valid), last=not left))
+        frames.append(Frame(len(frames), size, offset, valid, _cut(spans, valid), not left))
         offset += valid
     return frames
 
 
 def frame_header(frame: Frame, epoch: int, lane_epoch: int, transfer_id: int, attempt: int) -> bytes:
     """The encoded header of a planned frame."""
-    return encode_frame_header(
-        FrameHeader(
-            frame_class=frame.frame_class,
-            flags=COMMIT if frame.last else 0,
-            epoch=epoch,
-            lane_epoch=lane_epoch,
-            transfer_id=transfer_id,
-            attempt=attempt,
-            seq=frame.seq,
-            offset=frame.offset,
-            valid_bytes=frame.valid_bytes,
-            block=frame.spans[0].block,
-        )
+    seq, frame_class, offset, valid_bytes, spans, last = frame
+    flags, block = COMMIT if last else 0, spans[0].block
+    return _encode(
+        frame_class, flags, epoch, lane_epoch, transfer_id, attempt, seq, offset, valid_bytes, block
     )
 
 
 def _granted_spans(headers: Sequence[BlockHeader], grants: Sequence[BlockGrant]) -> Iterator[Span]:
+    """The granted bytes in order; layers that lie next to each other are one span."""
     for grant in grants:
         header = headers[grant.index]
         size_bytes = header.layout.layer_bytes(header.tokens)
-        run: Span | None = None
+        first = after = grant.layers[0]
         for layer in grant.layers:
-            start, end = layer * size_bytes, (layer + 1) * size_bytes
-            if run is not None and run.end == start:
-                run = Span(grant.index, run.start, end)
-                continue
-            if run is not None:
-                yield run
-            run = Span(grant.index, start, end)
-        if run is not None:
-            yield run
+            if layer != after:
+                yield Span(grant.index, first * size_bytes, after * size_bytes)
+                first = layer
+            after = layer + 1
+        yield Span(grant.index, first * size_bytes, after * size_bytes)
 
 
-class _Cutter:
-    """Takes bytes off the front of a list of spans."""
-
-    def __init__(self, spans: Sequence[Span]) -> None:
-        self._spans = spans
-        self._next = 0
-        self._used = 0
-
-    def cut(self, count: int) -> tuple[Span, ...]:
-        taken: list[Span] = []
-        while count:
-            span = self._spans[self._next]
-            start = span.start + self._used
-            end = min(span.end, start + count)
-            taken.append(Span(span.block, start, end))
-            count -= end - start
-            self._used += end - start
-            if end == span.end:
-                self._next += 1
-                self._used = 0
-        return tuple(taken)
+def _cut(reversed_spans: list[Span], count: int) -> tuple[Span, ...]:
+    """Take `count` bytes off the first spans, which are the last of the list."""
+    taken: list[Span] = []
+    while count:
+        block, start, end = reversed_spans.pop()
+        cut = min(end, start + count)
+        taken.append(Span(block, start, cut))
+        count -= cut - start
+        if cut < end:
+            reversed_spans.append(Span(block, cut, end))
+    return tuple(taken)

@@ -56,7 +56,7 @@ def test_a_frame_arrives_whole(kind: LaneKind, size: FrameClass, lengths: tuple[
     sent = tuple(random_bytes(length) for length in lengths)
     landed = tuple(torch.zeros(length, dtype=torch.uint8) for length in lengths)
     with lane_pair(kind) as (sender, receiver):
-        receiver.post(make_frame(size.size_bytes, landed))
+        receiver.post(make_frame(size.size_bytes, landed, number=77))
         sender.put(make_frame(size.size_bytes, sent, number=77), TIMEOUT_S)
         assert receiver.take(TIMEOUT_S) == (77).to_bytes(64, "big")
         sender.settle(TIMEOUT_S)
@@ -83,12 +83,25 @@ def test_frames_keep_their_order_over_many_windows(kind: LaneKind) -> None:
             posted = 0
             for i in range(count):
                 while posted < min(count, i + receiver.window):
-                    receiver.post(make_frame(SMALL, (landed[posted],)))
+                    receiver.post(make_frame(SMALL, (landed[posted],), number=posted))
                     posted += 1
                 assert receiver.take(TIMEOUT_S) == i.to_bytes(64, "big")
 
         assert both(send, receive) == [None, None]
     assert all(torch.equal(a, b) for a, b in zip(sent, landed, strict=True))
+
+
+@every_lane
+def test_another_frame_than_the_one_due_is_noticed(kind: LaneKind) -> None:
+    due = make_frame(SMALL, (torch.zeros(8, dtype=torch.uint8),), number=1)
+    with lane_pair(kind) as (sender, receiver):
+        receiver.post(due)
+        sender.put(make_frame(SMALL, (random_bytes(8),), number=2), TIMEOUT_S)
+        try:
+            header = receiver.take(0.3)
+        except LaneBroken:
+            return
+        assert header != due.header
 
 
 @every_lane
