@@ -14,7 +14,6 @@ from PIL import Image
 
 from tandem.shapes.draw import Look, draw, random_look
 from tandem.shapes.events import Timeline, draw_timeline
-from tandem.shapes.network import SIDE
 from tandem.shapes.questions import KINDS, Asker, Question
 
 Bytes = NDArray[np.uint8]
@@ -143,6 +142,8 @@ def read_frames(path: str | Path, fps: float = 1.0) -> Bytes:
 
 def small(pictures: Bytes) -> Bytes:
     """Resize to the model's 56x56 as its image processor does (PIL, bicubic)."""
+    from tandem.shapes.network import SIDE  # here: drawing and writing clips must not load torch
+
     size = (SIDE, SIDE)
     return np.stack([np.asarray(Image.fromarray(p).resize(size, Image.Resampling.BICUBIC)) for p in pictures])
 
