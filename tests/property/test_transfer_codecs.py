@@ -63,6 +63,7 @@ def mutate(data: st.DataObject, encoded: bytes) -> bytes:
     return bytes(changed[: data.draw(st.integers(0, len(changed)))] if data.draw(st.booleans()) else changed)
 
 
+@settings(deadline=None)
 @given(block_headers(), st.data())
 def test_block_headers(header: BlockHeader, data: st.DataObject) -> None:
     encoded = encode_header(header)
@@ -74,12 +75,14 @@ def test_block_headers(header: BlockHeader, data: st.DataObject) -> None:
         assert changed != encoded
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_noise_is_never_a_block_header(noise: bytes) -> None:
     with pytest.raises(TandemError):
         decode_header(noise)
 
 
+@settings(deadline=None)
 @given(
     st.builds(
         FrameHeader,
@@ -110,6 +113,7 @@ def test_frame_headers(header: FrameHeader, data: st.DataObject) -> None:
 SECRET = b"0123456789abcdef"
 
 
+@settings(deadline=None)
 @given(u32, st.integers(0, 1 << 40), st.binary(min_size=16, max_size=16), st.data())
 def test_tickets(epoch: int, until_s: int, nonce: bytes, data: st.DataObject) -> None:
     ticket = Ticket(

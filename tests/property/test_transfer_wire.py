@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kv_transfer.memory import random_block
@@ -88,6 +88,7 @@ def test_the_table_is_complete() -> None:
 
 
 @pytest.mark.parametrize("kind", MESSAGES, ids=lambda kind: kind.__name__)
+@settings(deadline=None)
 @given(data=st.data())
 def test_messages_go_round(kind: type, data: st.DataObject) -> None:
     message = data.draw(st.builds(kind, **MESSAGES[kind]))
