@@ -134,6 +134,8 @@ class Backlog:
 
     def has_room(self, size_bytes: int) -> bool:
         """True when `size_bytes` more fit without giving up media that is still needed."""
+        if self.bytes + size_bytes <= self._bounds.max_bytes:
+            return True
         return self._needed_bytes() + size_bytes <= self._bounds.max_bytes
 
     def append(self, media: Media) -> list[Gap]:

@@ -79,6 +79,9 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
         session.attach(outbox)
         try:
             await _until_open(session)
+            # Sent here, where nothing cancels it: a call whose first write is cancelled while the headers are
+            # on their way can neither be written to nor ended any more.
+            await context.send_initial_metadata(())
             outbox.put(welcome_of(session, self._cluster.secret, is_resumed=stream.is_resumed))
             outbox.mark_progress()
             is_new, stream.is_resumed = False, True
@@ -111,6 +114,7 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
         asked = ask(session, question, self._clock)
         session.questions += 1
         try:
+            await context.send_initial_metadata(())
             async with aclosing(answer(asked, session, self._cluster, self._clock)) as events:
                 async for event in events:
                     if isinstance(event, client_pb2.AnswerDelta):

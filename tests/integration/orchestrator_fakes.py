@@ -327,8 +327,10 @@ class Client:
         self._reader: asyncio.Task[None] | None = None
         self._ended = False
 
-    async def open(self, stream_id: str, token: str, kind: int, timeout_s: float = 15.0) -> None:
-        media = types_pb2.MediaOptions(kind=kind)
+    async def open(
+        self, stream_id: str, token: str, kind: int, timeout_s: float = 15.0, **fields: Any
+    ) -> None:
+        media = types_pb2.MediaOptions(kind=kind, **fields)
         opening = client_pb2.WatchRequest.Open(stream_id=stream_id, resume_token=token, media=media)
         await self.call.write(client_pb2.WatchRequest(open=opening))
         first = await asyncio.wait_for(self.call.read(), timeout_s)

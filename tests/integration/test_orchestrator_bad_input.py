@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import os
 from collections.abc import Awaitable, Callable
@@ -12,6 +13,7 @@ from typing import Any
 import grpc
 import pytest
 
+from orchestrator.gateway import Gateway
 from orchestrator.limits import Limits
 from tandem.wire.attach import attach_proof
 from tandem.wire.gen.tandem.v1 import client_pb2, registry_pb2, registry_pb2_grpc, types_pb2
@@ -258,6 +260,26 @@ async def test_a_client_that_does_not_read_is_cut_off_alone(
         ended, code = await status_of(slow)
         assert (ended.name, code) == ("RESOURCE_EXHAUSTED", "slow_reader")
         assert world.app.streams.get("slow").session.outbox is None
+
+
+async def test_a_blocked_write_ends_the_call_and_frees_its_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.app.Gateway", functools.partial(Gateway, slow_s=0.5))
+    async with World(tmp_path) as world:
+        slow = world.stub.Watch()
+        await slow.write(opening("slow"))
+        assert (await slow.read()).WhichOneof("event") == "welcome"
+        session = world.app.streams.get("slow").session
+        outbox = session.outbox
+        assert outbox is not None
+        while not outbox.is_closed:  # until the connection's window is full, and then the outbox
+            answer = client_pb2.Answer(question_id="q", text="x" * 400_000)
+            outbox.put(client_pb2.WatchResponse(answer=answer))
+            await asyncio.sleep(0.01)
+        await world.until(lambda: session.outbox is None)
+        ended, code = await status_of(slow)
+        assert (ended.name, code) == ("RESOURCE_EXHAUSTED", "slow_reader")
 
 
 # --- what is left behind ------------------------------------------------------------------------------------

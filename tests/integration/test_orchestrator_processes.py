@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -108,9 +109,11 @@ class Front:
         await self.pid("encoder-0")
         await self.pid("reasoner-0")
 
-    async def watch(self, stream_id: str, token: str = "") -> Client:
+    async def watch(
+        self, stream_id: str, token: str = "", kind: int = types_pb2.MEDIA_KIND_PICTURES, **media: Any
+    ) -> Client:
         client = Client(self.stub.Watch(wait_for_ready=True))
-        await client.open(stream_id, token, types_pb2.MEDIA_KIND_PICTURES, START_S)
+        await client.open(stream_id, token, kind, START_S, **media)
         return client
 
 
@@ -194,6 +197,48 @@ async def test_a_lost_reasoner_is_rebuilt_from_the_backlog(
     await client.finished(30)
 
 
+def h264(frames: int, fps: int, keyframe_every: int) -> list[bytes]:
+    """An Annex B stream, one piece a frame."""
+    import av
+
+    codec: Any = av.CodecContext.create("libx264", "w")
+    codec.width = codec.height = 112
+    codec.pix_fmt = "yuv420p"
+    codec.time_base = Fraction(1, fps)
+    codec.framerate = Fraction(fps)
+    codec.options = {"tune": "zerolatency", "x264-params": f"keyint={keyframe_every}:scenecut=0:threads=1"}
+    pieces = []
+    for index in range(frames):
+        shown = Image.new("RGB", (112, 112), ((index * 7) % 256, (index * 31) % 256, 128))
+        frame = av.VideoFrame.from_image(shown)
+        frame.pts = index
+        pieces += [bytes(packet) for packet in codec.encode(frame)]
+    return pieces + [bytes(packet) for packet in codec.encode(None)]
+
+
+@pytest.mark.parametrize("victim", ["", "encoder-0", "reasoner-0"])
+async def test_an_encoded_stream_survives_too(front: Front, reference: dict[str, str], victim: str) -> None:
+    pieces = h264(frames=80, fps=10, keyframe_every=15)
+    client = await front.watch(f"h264-{victim}", kind=types_pb2.MEDIA_KIND_H264_ANNEX_B, nominal_fps=10.0)
+    offset = 0
+    for index, piece in enumerate(pieces):
+        if index == len(pieces) * 2 // 3 and victim:
+            await client.until(lambda: client.progress.blocks >= 3, START_S)
+            os.kill(await front.pid(victim), signal.SIGKILL)
+        await client.chunk(offset, piece)
+        offset += len(piece)
+        await asyncio.sleep(0.01)
+    await client.end()
+    answer = await ask(client, "q")
+    await client.finished(START_S)
+    assert client.goodbye is not None
+    assert not client.goodbye.progress.gaps
+    assert client.goodbye.progress.watermark_us == 8_000_000
+    assert answer.evidence.blocks == 8
+    assert answer.text == reference.setdefault("h264", answer.text)
+    assert not client.refusals
+
+
 async def test_both_services_lost_at_once(front: Front, reference: dict[str, str]) -> None:
     client = await front.watch("both")
     await push(client, 0, FRAMES // 2)
@@ -232,6 +277,29 @@ async def test_a_killed_orchestrator_is_replaced_and_says_what_is_gone(front: Fr
             os.kill(pid, 0)
     await second.end(forget=True)
     await second.finished(30)
+
+
+async def test_an_encoded_stream_goes_on_after_the_orchestrator(front: Front) -> None:
+    stream = b"".join(h264(frames=80, fps=10, keyframe_every=15))
+    kind = types_pb2.MEDIA_KIND_H264_ANNEX_B
+    first = await front.watch("h264-orchestrator", kind=kind, nominal_fps=10.0)
+    await first.chunk(0, stream[: len(stream) * 2 // 3])
+    await first.until(lambda: first.progress.safe_position > 0 and first.progress.blocks >= 3, START_S)
+    os.kill(await front.pid("orchestrator"), signal.SIGKILL)
+    await first.finished(30)
+    second = await front.watch("h264-orchestrator", first.welcome.resume_token, kind=kind)
+    at = second.welcome.next_position
+    assert at >= first.progress.safe_position
+    await second.chunk(at, stream[at:])
+    await second.end()
+    await second.finished(START_S)
+    assert second.goodbye is not None
+    [gap] = second.goodbye.progress.gaps
+    assert gap.reason == types_pb2.GAP_REASON_ORCHESTRATOR_LOST
+    assert gap.range.start_us == 0
+    assert gap.range.end_us % 1_000_000 == 0, "units of this model last a second"
+    assert second.goodbye.progress.watermark_us == 8_000_000
+    assert second.goodbye.progress.blocks == 8 - gap.range.end_us // 1_000_000
 
 
 def test_it_stops_and_leaves_nothing(up: Up) -> None:

@@ -75,7 +75,7 @@ class BacklogMachine(RuleBasedStateMachine):
     def encoder_lost(self) -> None:
         start = self._item_start(max(self.safe, self.backlog.front))
         self.backlog.rewind(start)
-        self.cursor = start
+        self.cursor = self.safe = start
 
     @rule(data=st.data())
     def reasoner_lost(self, data: st.DataObject) -> None:

@@ -1,0 +1,139 @@
+"""The command lines, their mistakes, and the children of the local backend."""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator import __main__ as entry
+from orchestrator import up
+from orchestrator.arguments import add_arguments, to_config
+from orchestrator.backends.base import Wanted
+from orchestrator.backends.local import Child, command
+from orchestrator.backends.remedies import explain
+from orchestrator.config import OrchestratorConfig, ServiceSettings
+from orchestrator.membership import Role
+from tandem.core.errors import InvalidInput
+
+
+def parse(*line: str) -> OrchestratorConfig:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser, encoders=1, reasoners=1)
+    return to_config(parser.parse_args(line))
+
+
+def test_defaults_are_valid_and_the_run_directory_follows_the_port() -> None:
+    config = parse()
+    assert (config.listen, config.encoders, config.reasoners) == ("127.0.0.1:7420", 1, 1)
+    assert config.run_dir.name == "7420"
+    assert parse("--listen", "127.0.0.1:99").run_dir.name == "99"
+
+
+def test_all_problems_are_listed_at_once() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        parse("--listen", "nowhere", "--encoders", "-1", "--ram-bytes", "5", "--backlog-seconds", "nan")
+    text = caught.value.message
+    assert len(text.splitlines()) == 4
+    for name in ("listen", "encoders", "ram_bytes", "backlog_seconds"):
+        assert name in text
+
+
+def test_a_network_address_needs_to_be_meant() -> None:
+    with pytest.raises(InvalidInput, match="--insecure-network"):
+        parse("--listen", "192.0.2.1:7420")
+    assert parse("--listen", "192.0.2.1:7420", "--insecure-network").insecure_network
+    with pytest.raises(InvalidInput, match="every interface"):
+        parse("--listen", "0.0.0.0:7420", "--insecure-network")
+
+
+def test_mistakes_exit_with_2_and_say_why(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert up.main(["--encoders", "0"]) == 2
+    assert "at least one encoder" in capsys.readouterr().err
+    assert up.main(["--ram-bytes", "1", "--listen", "x"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 2
+    assert entry.main(["--run-dir", str(tmp_path), "--listen", "192.0.2.1:1"]) == 2
+    (tmp_path / "file").touch()
+    assert entry.main(["--run-dir", str(tmp_path / "file"), "--listen", "127.0.0.1:0"]) == 2
+
+
+def test_command_lines_of_the_services() -> None:
+    settings = ServiceSettings(model="m", device="cuda:0", dtype="bfloat16", threads=2, view_tokens=9)
+    line = command(Wanted("reasoner-0", Role.REASONER), "127.0.0.1:1", Path("secret"), settings)
+    assert line[:4] == [sys.executable, "-m", "reasoner_svc", "--die-with-parent"]
+    for pair in (
+        ["--name", "reasoner-0"],
+        ["--view-tokens", "9"],
+        ["--dtype", "bfloat16"],
+        ["--threads", "2"],
+    ):
+        at = line.index(pair[0])
+        assert line[at : at + 2] == pair
+    assert "--ram-bytes" not in command(Wanted("encoder-0", Role.ENCODER), "a:1", Path("s"), settings)
+
+
+def test_remedies_are_given_where_known() -> None:
+    text = explain("encoder-0", ["ModuleNotFoundError: No module named 'torch'"], Path("x.log"))
+    assert "pip install" in text
+    assert "x.log" in text
+    assert "may help" not in explain("encoder-0", ["strange"], Path("x.log"))
+
+
+class Said(list[str]):
+    def __call__(self, text: str) -> None:
+        self.append(text)
+
+    async def until(self, part: str) -> None:
+        async with asyncio.timeout(20):
+            while not any(part in text for text in self):  # noqa: ASYNC110 - output has no event
+                await asyncio.sleep(0.02)
+
+
+def child_of(script: str, tmp_path: Path) -> tuple[Child, Said]:
+    said = Said()
+    wanted = Wanted("encoder-0", Role.ENCODER)
+    return Child(wanted, [sys.executable, "-c", script], tmp_path / "encoder-0.log", said), said
+
+
+async def test_a_child_that_fails_is_started_again_and_its_last_words_are_shown(tmp_path: Path) -> None:
+    child, said = child_of("print('No space left on device'); raise SystemExit(3)", tmp_path)
+    task = asyncio.create_task(child.run())
+    await said.until("exit status 3")
+    await said.until("free some space")
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert sum("starting encoder-0" in text for text in said) >= 1
+
+
+async def test_a_frozen_child_is_replaced_and_a_stubborn_one_is_killed_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.backends.local.STOP_GRACE_S", 0.3)
+    script = "import signal,time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(99)"
+    child, said = child_of(script, tmp_path)
+    task = asyncio.create_task(child.run())
+    first = await pid_of(child, tmp_path, 1)
+    os.kill(first, signal.SIGSTOP)
+    child.kill("silent for 3 s")
+    await said.until("SIGKILL): silent for 3 s")
+    second = await pid_of(child, tmp_path, 2)
+    assert second != first
+    began_s = time.monotonic()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert time.monotonic() - began_s < 5
+    with pytest.raises(ProcessLookupError):
+        os.kill(second, 0)
+
+
+async def pid_of(child: Child, tmp_path: Path, starts: int) -> int:
+    log = tmp_path / "encoder-0.log"
+    async with asyncio.timeout(20):
+        while not log.exists() or log.read_text().count("up\n") < starts:  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0.02)
+    assert child.pid is not None
+    return child.pid

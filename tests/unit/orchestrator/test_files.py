@@ -1,0 +1,130 @@
+"""The run directory and the journal: private, exclusive, and never trusted blindly."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from orchestrator.journal import Journal, Record
+from orchestrator.rundir import RunDir, read_address
+from orchestrator.tokens import check_token, resume_token
+from tandem.core.errors import AlreadyExists, InvalidInput, PermissionRefused
+from tandem.core.ids import StreamId
+from tandem.core.timeline import Gap, GapReason, TimeRange
+
+RECORD = Record(
+    stream_id=StreamId("cam"),
+    epoch=3,
+    media_kind=2,
+    sample_fps=2.0,
+    nominal_fps=25.0,
+    safe_position=1000,
+    checkpoint_us=500,
+    watermark_us=700,
+    reasoner="reasoner-0",
+    decoder_header=b"\x00\xff",
+    gaps=(Gap(TimeRange(1, 2), GapReason.SOURCE),),
+)
+
+
+def test_the_secret_outlives_the_process_and_is_private(tmp_path: Path) -> None:
+    first = RunDir(tmp_path / "run")
+    secret = first.secret()
+    assert len(secret) == 64
+    assert first.secret_file.stat().st_mode & 0o777 == 0o600
+    assert first.secret_file.read_bytes() == secret, "reading it raw or stripped is the same"
+    assert (tmp_path / "run").stat().st_mode & 0o077 == 0
+    first.close()
+    second = RunDir(tmp_path / "run")
+    assert second.secret() == secret
+    second.close()
+
+
+def test_two_orchestrators_cannot_share_a_directory(tmp_path: Path) -> None:
+    first = RunDir(tmp_path)
+    with pytest.raises(AlreadyExists, match="--run-dir"):
+        RunDir(tmp_path)
+    first.close()
+    RunDir(tmp_path).close()
+
+
+def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidInput, match="file"):
+        RunDir(tmp_path / "file" / "run")
+
+
+def test_the_address_is_found_again(tmp_path: Path) -> None:
+    assert read_address(tmp_path) is None
+    run_dir = RunDir(tmp_path)
+    run_dir.write_address("127.0.0.1:7420")
+    assert read_address(tmp_path) == "127.0.0.1:7420"
+    run_dir.close()
+
+
+def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    assert journal.load(RECORD.stream_id) is None
+    journal.save(RECORD)
+    assert journal.load(RECORD.stream_id) == RECORD
+    journal.forget(RECORD.stream_id)
+    journal.forget(RECORD.stream_id)
+    assert journal.load(RECORD.stream_id) is None
+
+
+@pytest.mark.parametrize("cut", [0, 1, 40, -1])
+def test_a_torn_record_is_no_record(tmp_path: Path, cut: int) -> None:
+    journal = Journal(tmp_path)
+    journal.save(RECORD)
+    path = tmp_path / "cam.json"
+    path.write_text(path.read_text()[:cut])
+    assert journal.load(RECORD.stream_id) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("version", 2),
+        ("epoch", -1),
+        ("epoch", "3"),
+        ("safe_position", None),
+        ("gaps", 5),
+        ("gaps", [[2, 1, "source"]]),
+        ("gaps", [[1, 2, "magic"]]),
+        ("gaps", [[1, 2]]),
+        ("decoder_header", "***"),
+        ("sample_fps", "fast"),
+    ],
+)
+def test_a_strange_record_is_no_record(tmp_path: Path, key: str, value: object) -> None:
+    journal = Journal(tmp_path)
+    journal.save(RECORD)
+    path = tmp_path / "cam.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    assert journal.load(RECORD.stream_id) is None
+
+
+def test_what_nobody_comes_back_for_is_removed(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.save(RECORD)
+    journal.forget_older_than(60.0, set())
+    assert journal.load(RECORD.stream_id) is not None
+    os.utime(tmp_path / "cam.json", (0, 0))
+    journal.forget_older_than(60.0, {RECORD.stream_id})
+    assert journal.load(RECORD.stream_id) is not None
+    journal.forget_older_than(60.0, set())
+    assert journal.load(RECORD.stream_id) is None
+
+
+def test_a_token_opens_its_stream_and_no_other() -> None:
+    token = resume_token(b"s" * 32, StreamId("cam"))
+    check_token(b"s" * 32, StreamId("cam"), token)
+    for secret, stream, given in (
+        (b"s" * 32, "cam2", token),
+        (b"t" * 32, "cam", token),
+        (b"s" * 32, "cam", ""),
+        (b"s" * 32, "cam", "é"),
+    ):
+        with pytest.raises(PermissionRefused):
+            check_token(secret, StreamId(stream), given)
