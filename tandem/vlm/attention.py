@@ -54,8 +54,10 @@ def attend_views(
         span = slice(write.token, write.token + write.tokens)
         write.keys[layer].copy_(key[span].transpose(0, 1))
         write.values[layer].copy_(value[span].transpose(0, 1))
-    for token, tokens, before_layer in plan.hooks:
-        before_layer(layer, query_BQTD[0, :, token : token + tokens])
+    for reader in plan.readers:
+        if reader.view.before_layer is not None:
+            own = slice(reader.token, reader.token + reader.tokens)
+            reader.view.before_layer(layer, query_BQTD[0, :, own])
     output = tandem.backend.attend(plan, layer, query, key, value, scaling)
     return output[None], None
 

@@ -19,7 +19,8 @@ from tandem.core.blocks import KVLayout
 from tandem.vlm.attention import Call
 from tandem.vlm.backends.base import Backend
 from tandem.vlm.families.base import Family, Grid, PromptLayout
-from tandem.vlm.plan import Plan, make_plan
+from tandem.vlm.plan import Plan
+from tandem.vlm.planning import make_plan
 from tandem.vlm.preprocess import Preprocessor
 from tandem.vlm.rope import Rope
 from tandem.vlm.segment import Segment

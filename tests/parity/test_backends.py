@@ -106,14 +106,14 @@ def test_batching_readers_changes_nothing(backend):
 
 
 def test_a_shared_prefix_is_one_read():
-    from tandem.vlm.plan import make_plan
+    from tandem.vlm.planning import make_plan
 
     model = load_model("dummy:tiny")
     steps = workers(model)
     plan = make_plan(model.rope, [(step.positions, step.view) for step in steps], model.device)
-    assert max(len(read.rows) for read in plan.reads) == 3
+    assert max(len(read.rows) for read in plan.rectangles) == 3
     # The prefix, each tail by its owner, and each tail as two others see it (bounds differ with the step).
-    assert len(plan.reads) <= 1 + 3 + 6
+    assert len(plan.rectangles) <= 1 + 3 + 6
 
 
 def test_the_hook_sees_raw_queries_of_its_own_step_before_the_layer_reads():

@@ -30,7 +30,7 @@ class Merging:
         rows = query_THD if plan.row_tokens_R is None else query_THD[plan.row_tokens_R]
         turned_RQD = turn(rows, plan.cos_R1D, plan.sin_R1D)
         partials: list[tuple[Rows, Partial]] = []
-        for read in plan.reads:
+        for read in plan.rectangles:
             lo, hi = read.rows[0].start, read.rows[-1].end
             output, lse = self._rectangle(turned_RQD[lo:hi], read.keys[layer], read.values[layer], scale)
             if len(read.rows) == 1:

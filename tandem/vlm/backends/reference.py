@@ -26,9 +26,9 @@ class Reference:
     ) -> Tensor:
         """See `base.Backend`."""
         outputs = []
-        for token, tokens, view, positions in plan.views:
-            query = query_THD[token : token + tokens]
-            outputs.append(_attend_view(plan.rope, view, layer, query, positions, scale))
+        for reader in plan.readers:
+            query = query_THD[reader.token : reader.token + reader.tokens]
+            outputs.append(_attend_view(plan.rope, reader.view, layer, query, reader.positions_3N, scale))
         return torch.cat(outputs)
 
 
