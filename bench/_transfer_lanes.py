@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ from kv_transfer.verify import LayerVerifier
 from kv_transfer.worker import Job
 from tandem.core.transfer import BlockGrant, Direction, LaneKind
 
+ROOT = Path(__file__).resolve().parent.parent
+"""Where ``python -m bench...`` finds the package."""
 MIB = 1 << 20
 SIZES = {"1MiB": MIB, "8MiB": 8 * MIB, "64MiB": 64 * MIB}
 SMALL_BYTES = 4096

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bench._transfer_lanes import MIB, make_block
+from bench._transfer_lanes import MIB, ROOT, make_block
 from kv_transfer.base import LinkConfig, LocalEnd
 from kv_transfer.block import Block, seal_block
 from kv_transfer.link import Link
@@ -59,7 +59,7 @@ def link_rates(repetitions: int) -> Iterator[tuple[str, list[float]]]:
     """Metric and rates in GB/s of each lane kind."""
     for kind in (LaneKind.GLOO, LaneKind.SHM):
         command = [sys.executable, "-m", "bench._transfer_links", kind.value]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as child:
             assert child.stdout is not None
             try:
                 address = json.loads(child.stdout.readline())

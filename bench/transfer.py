@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from bench._transfer_lanes import LANES, TIMEOUT_S, End, Meeting, send_job, take_job
+from bench._transfer_lanes import LANES, ROOT, TIMEOUT_S, End, Meeting, send_job, take_job
 from bench._transfer_links import link_rates
 from kv_transfer.block import Block
 from tandem.core.transfer import LaneKind
@@ -54,7 +54,7 @@ def _lane_rows(counts: dict[str, int]) -> list[Result]:
         word, their_word = map(stack.enter_context, socket.socketpair())
         fds = [their_meeting.fileno(), their_word.fileno()]
         command = [sys.executable, "-m", "bench.transfer", "--receiver", json.dumps([*fds, counts])]
-        child = stack.enter_context(subprocess.Popen(command, pass_fds=fds))
+        child = stack.enter_context(subprocess.Popen(command, pass_fds=fds, cwd=ROOT))
         their_meeting.close()
         their_word.close()
         try:

@@ -7,6 +7,7 @@ loop's thread except `_post`, through which the I/O threads reach it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -178,9 +179,10 @@ class LaneEnds:
         """Any thread: hand a report to the event loop; those close together are handled together."""
         with self._post_guard:
             self._posted.append(report)
-            if len(self._posted) > 1 or self._loop.is_closed():
+            if len(self._posted) > 1:
                 return
-        self._loop.call_soon_threadsafe(self._drain)
+        with contextlib.suppress(RuntimeError):  # the loop was closed under an open link
+            self._loop.call_soon_threadsafe(self._drain)
 
     def _drain(self) -> None:
         with self._post_guard:
