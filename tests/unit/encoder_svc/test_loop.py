@@ -1,0 +1,111 @@
+"""The model's thread: order, fairness, and a stream that fails without taking others along."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+
+from encoder_svc.changes import Changes
+from encoder_svc.loop import EncodeLoop, Lane, LoopConfig
+from encoder_svc.sample import Unit
+from kv_transfer.block import Block
+from tandem.core.errors import Internal, TandemError
+from tandem.core.ids import StreamId
+from tandem.core.timeline import TimeRange
+from tests.unit.encoder_svc.media import Rgb, picture
+from tests.unit.encoder_svc.rig import model
+
+
+class Taker:
+    """A stream that collects what comes back."""
+
+    def __init__(self, name: str) -> None:
+        self.blocks: list[tuple[int, Block]] = []
+        self.errors: list[TandemError] = []
+        self.ready = asyncio.Event()
+        self._changes = Changes()
+        self.lane = Lane(StreamId(name), None, self.ready.set, self._take, self._fail)
+
+    def _take(self, blocks: list[tuple[int, Block]]) -> None:
+        self.blocks += blocks
+        self._changes.notify()
+
+    def _fail(self, error: TandemError) -> None:
+        self.errors.append(error)
+        self._changes.notify()
+
+    async def until(self, count: int) -> None:
+        async with asyncio.timeout(30):
+            await self._changes.wait_for(lambda: len(self.blocks) >= count or bool(self.errors))
+
+
+def unit(index: int, rgb: Rgb | None = None) -> Unit[Rgb]:
+    time = TimeRange(index * 1_000_000, (index + 1) * 1_000_000)
+    return Unit(time, (picture(index) if rgb is None else rgb,))
+
+
+def make_loop() -> EncodeLoop:
+    return EncodeLoop(model(), LoopConfig(window_units=3, run_units=4, batch_units=8))
+
+
+async def test_units_come_back_in_order_with_their_serials() -> None:
+    loop, takers = make_loop(), [Taker("a"), Taker("b")]
+    for taker in takers:
+        loop.open(taker.lane)
+        for index in range(10):
+            loop.submit(taker.lane, index + 1, unit(index))
+    loop.start()
+    for taker in takers:
+        await taker.until(11)
+        assert [serial for serial, _ in taker.blocks] == list(range(11))
+        assert [block.key.number for _, block in taker.blocks] == list(range(11))
+        assert {block.key.stream for _, block in taker.blocks} == {taker.lane.stream}
+    assert loop.stats.units == 20
+    assert loop.stats.batches < 20
+    await loop.close()
+
+
+async def test_a_stream_that_fails_takes_no_other_along() -> None:
+    loop, good, bad = make_loop(), Taker("good"), Taker("bad")
+    for taker in (good, bad):
+        loop.open(taker.lane)
+    for index in range(6):
+        loop.submit(good.lane, index + 1, unit(index))
+        wrong = np.zeros((2, 900, 3), np.uint8) if index == 2 else None
+        loop.submit(bad.lane, index + 1, unit(index, wrong))
+    loop.start()
+    await good.until(7)
+    await bad.until(7)
+    assert len(good.blocks) == 7
+    assert not good.errors
+    assert len(bad.errors) >= 1
+    assert isinstance(bad.errors[0], TandemError)
+    await loop.close()
+
+
+async def test_what_was_dropped_comes_back_no_more() -> None:
+    loop, gone, here = make_loop(), Taker("gone"), Taker("here")
+    for taker in (gone, here):
+        loop.open(taker.lane)
+        for index in range(5):
+            loop.submit(taker.lane, index + 1, unit(index))
+    loop.drop(gone.lane)
+    loop.start()
+    await here.until(6)
+    assert gone.blocks == []
+    assert gone.lane.window is None
+    await loop.close()
+
+
+async def test_an_unexpected_failure_is_internal_and_the_thread_lives_on() -> None:
+    loop, bad, good = make_loop(), Taker("bad"), Taker("good")
+    loop.open(bad.lane)
+    loop.submit(bad.lane, 1, Unit(TimeRange(0, 1), ()))
+    loop.start()
+    await bad.until(2)
+    assert isinstance(bad.errors[0], Internal)
+    loop.open(good.lane)
+    await good.until(1)
+    assert good.ready.is_set()
+    await loop.close()
