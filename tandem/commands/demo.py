@@ -89,7 +89,8 @@ async def _play(address: str, path: Path, clip: Clip, view: DemoView, speed: flo
     plan = [Planned(at_us, text) for at_us, text in _known(clip)]
     async with connect(address) as t, t.watch(source, stream_id="demo") as stream:
         view.start(path.name)
-        fed, outcomes = await play(stream, source, Asker(stream, view, plan), view, speed, [])
+        asker = Asker(stream, view, plan)
+        fed, outcomes = await play(stream, source, asker, view, speed=speed, forget=True)
         view.finish()
     if fed.error:
         raise fed.error

@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 from tandem.commands.base import (
@@ -118,14 +118,23 @@ async def _watch(arguments: argparse.Namespace, source: Source) -> int:
         _end_on_first_interrupt(source)
         try:
             asker = Asker(stream, view, plan)
-            fed, outcomes = await play(stream, source, asker, view, arguments.speed, arguments.ask)
+            fed, outcomes = await play(
+                stream, source, asker, view, speed=arguments.speed, at_the_end=arguments.ask
+            )
         finally:
             view.finish()
     return _exit(fed, outcomes)
 
 
 async def play(
-    stream: Stream, source: Source, asker: Asker, view: View, speed: float | None, at_the_end: list[str]
+    stream: Stream,
+    source: Source,
+    asker: Asker,
+    view: View,
+    *,
+    speed: float | None,
+    at_the_end: Sequence[str] = (),
+    forget: bool = False,
 ) -> tuple[Fed, list[Outcome]]:
     """Feed the whole source, ask everything, end the stream, and wait for the last event."""
     from tandem.client.sources import feed
@@ -140,10 +149,10 @@ async def play(
         for error in (*fed.refused, *((fed.error,) if fed.error else ())):
             view.problem(error)
         asker.ask_rest()
-        for text in [] if source.live else at_the_end:
+        for text in () if source.live else at_the_end:
             asker.ask_now(Planned(fed.end_us, text))
         # The end goes out before the answers are awaited: it lets the decoder give out its last frames.
-        _, outcomes = await asyncio.gather(stream.end(), asker.outcomes())
+        _, outcomes = await asyncio.gather(stream.end(forget=forget), asker.outcomes())
         await helpers[0]
     finally:
         for helper in helpers:
@@ -157,7 +166,7 @@ async def _show(events: AsyncIterator[Event], view: View) -> None:
         view.event(event)
 
 
-async def _ask_once_seen(events: AsyncIterator[Event], asker: Asker, questions: list[str]) -> None:
+async def _ask_once_seen(events: AsyncIterator[Event], asker: Asker, questions: Sequence[str]) -> None:
     from tandem.client import Progress
     from tandem.commands.asking import Planned
 
