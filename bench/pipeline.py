@@ -2,9 +2,9 @@
 
 ``frames_per_second``: pictures pushed through the front door as fast as it takes them until all are
 published, next to the bare forward pass (vision tower and sliding-window prefill, same run length, same
-pictures already in memory) in this process; the two take turns. The headline row uses a dummy model large enough that the
-forward pass is the work (`dummy:small`); ``frames_per_second_default`` is the embedded model, whose forward
-pass is a few milliseconds and so shows the cost of everything else.
+pictures already in memory) in this process; the two take turns. The headline row uses a dummy model large
+enough that the forward pass is the work (`dummy:small`); ``frames_per_second_default`` is the embedded model,
+whose forward pass is a few milliseconds and so shows the cost of everything else.
 
 ``ttft_<N>s``: from the question leaving the client to the first text arriving, over N seconds of published
 video, next to transformers' ``generate()`` of one token, which encodes the video anew.

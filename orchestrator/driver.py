@@ -66,7 +66,7 @@ class Driver:
     async def _feed(self, placed: Placed, encoder: Service, reasoner: Service) -> None:
         session = self._session
         session.epoch += 1
-        held = await reasoner.link.open_stream(session.stream_id, session.epoch)
+        held = await reasoner.link.open_stream(session.stream_id, session.epoch, placed.encoder.name)
         start = plan_start(session.timeline, session.checkpoints, held, session.loss)
         session.begin(start, placed.encoder.name, placed.reasoner.name)
         opening = open_message(

@@ -25,9 +25,12 @@ class ReasonerLink:
         self.gone = gone
         self._stub: Any = reasoner_pb2_grpc.ReasonerServiceStub(channel)
 
-    async def open_stream(self, stream_id: StreamId, epoch: int) -> Held:
-        """Make room for a stream under a placement epoch, and learn what is held of it."""
-        request = reasoner_pb2.OpenStreamRequest(stream_id=stream_id, epoch=epoch)
+    async def open_stream(self, stream_id: StreamId, epoch: int, encoder: str) -> Held:
+        """Make room for a stream under a placement epoch, and learn what is held of it.
+
+        From now on only `encoder` can write to it: one that was replaced and does not know it cannot.
+        """
+        request = reasoner_pb2.OpenStreamRequest(stream_id=stream_id, epoch=epoch, encoder=encoder)
         response = await self._call(self._stub.OpenStream, request, f"opening stream {stream_id}")
         state = response.state
         return Held(next_block_number=state.next_block_number, watermark_us=state.watermark_us)

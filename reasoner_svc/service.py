@@ -139,7 +139,7 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         stream = StreamId(request.stream_id)
         if self._streams.find(stream) is None and len(self._streams) >= self._config.max_streams:
             raise LimitExceeded(f"this reasoner holds {self._config.max_streams} streams, its limit")
-        return self._inbox.open_stream(stream, Epoch(request.epoch))
+        return self._inbox.open_stream(stream, Epoch(request.epoch), request.encoder)
 
     async def _answer(self, request: reasoner_pb2.AnswerRequest, context: _Context, arrived_s: float) -> None:
         refusal = self.refusal()

@@ -29,19 +29,25 @@ class OpenStreamRequest(_message.Message):
 
     STREAM_ID_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    ENCODER_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
     """The stream. REQUIRED."""
     epoch: _builtins.int
     """Placement epoch; blocks of older epochs are refused from now on. REQUIRED."""
+    encoder: _builtins.str
+    """Name of the encoder that the stream is placed on: blocks of any other are refused from now on. Empty
+    takes blocks of every encoder.
+    """
     def __init__(
         self,
         *,
         stream_id: _builtins.str = ...,
         epoch: _builtins.int = ...,
+        encoder: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "stream_id", b"stream_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoder", b"encoder", "epoch", b"epoch", "stream_id", b"stream_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
