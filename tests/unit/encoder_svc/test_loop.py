@@ -107,5 +107,5 @@ async def test_an_unexpected_failure_is_internal_and_the_thread_lives_on() -> No
     assert isinstance(bad.errors[0], Internal)
     loop.open(good.lane)
     await good.until(1)
-    assert good.ready.is_set()
+    await asyncio.wait_for(good.ready.wait(), 30)
     await loop.close()
