@@ -184,14 +184,9 @@ def _join(squares: list[_Run]) -> list[tuple[_Run, int]]:
             groups[-1].append(run)
         else:
             groups.append([run])
-    return [
-        (
-            _Run(
-                group[0].token,
-                sum(run.tokens for run in group),
-                torch.cat([run.positions for run in group], 1),
-            ),
-            group[0].tokens,
-        )
-        for group in groups
-    ]
+    return [(_joined(group), group[0].tokens) for group in groups]
+
+
+def _joined(group: list[_Run]) -> _Run:
+    positions = torch.cat([run.positions for run in group], 1)
+    return _Run(group[0].token, positions.shape[1], positions)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from itertools import product
 from typing import Any, Literal
 
 import torch
@@ -20,8 +20,8 @@ DEFAULT_FPS = 2.0
 # The probe: text, one video whose time span, height and width all differ, text. Sides are in merged tokens.
 PROBE_TEXT, PROBE_UNITS, PROBE_HEIGHT, PROBE_WIDTH = 3, 5, 2, 3
 PROBE_VISUAL = PROBE_UNITS * PROBE_HEIGHT * PROBE_WIDTH
-PROBE_SECONDS = 7.0
-"""Per unit of the probe: long, so that the video outlasts the text and the rules for what follows differ."""
+PROBE_SECONDS = 7.5
+"""Per unit of the probe: long, so that the video outlasts the text, and not whole, so that all rules differ."""
 
 
 class Qwen25VL:
@@ -60,9 +60,10 @@ class Qwen25VL:
         """Probe what ``generate`` does. Raises Incompatible when it fits no rule we know."""
         twin, rate = _twin(hf), float(hf.config.vision_config.tokens_per_second)
         long, own = (_probe(twin, seconds) for seconds in (PROBE_SECONDS, seconds_per_unit))
-        for rules in _candidates(rate * seconds_per_unit):
-            if _fits(replace(rules, units_interval=rate * PROBE_SECONDS), *long) and _fits(rules, *own):
-                return rules
+        candidates = zip(_candidates(rate, PROBE_SECONDS), _candidates(rate, seconds_per_unit), strict=True)
+        for of_long, of_own in candidates:
+            if _fits(of_long, *long) and _fits(of_own, *own):
+                return of_own
         raise Incompatible(f"this transformers places video in an unknown way: {long}")
 
 
@@ -115,14 +116,15 @@ def _probe(twin: Any, seconds_per_unit: float) -> tuple[Tensor, int]:
     return prompt, int(generated.max())
 
 
-def _candidates(interval: float) -> list[AdvanceRules]:
-    # The most likely first; where rules agree on the probe they agree on what it tests.
+def _candidates(rate: float, seconds_per_unit: float) -> list[AdvanceRules]:
+    # The rules of the newest transformers first.
     after: tuple[Literal["spatial", "beyond"], ...] = ("spatial", "beyond")
-    generation: tuple[Literal["beyond", "next"], ...] = ("beyond", "next")
+    generation: tuple[Literal["next", "beyond"], ...] = ("next", "beyond")
+    # Until 5.17 at least, a unit's seconds were cut to whole ones.
+    intervals = (rate * seconds_per_unit, rate * int(seconds_per_unit))
     return [
         AdvanceRules(text_after_video=text, generation=start, units_interval=interval)
-        for text in after
-        for start in generation
+        for interval, text, start in product(intervals, after, generation)
     ]
 
 
