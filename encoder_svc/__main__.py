@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import os
-import signal
 import sys
 from collections.abc import Sequence
 
 from encoder_svc.config import parse_config
 from tandem.core.errors import TandemError
+from tandem.core.lifetime import die_with_parent, leave
 
-_PR_SET_PDEATHSIG = 1
 _EXIT_BAD_SETTINGS = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run an encoder until SIGTERM. Returns the exit status: 2 for settings that cannot work."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    parent_pid = os.getppid()
     try:
         config = parse_config(sys.argv[1:] if argv is None else argv)
+        level = getattr(logging, config.log_level.upper())
+        logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         if config.die_with_parent:
-            die_with_parent()
+            die_with_parent(parent_pid)
         if config.secret_file:
             config.read_secret()  # before the model is loaded
         from encoder_svc.app import serve  # heavy: torch and transformers
@@ -36,13 +36,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def die_with_parent() -> None:
-    """Ask the kernel for SIGTERM when the parent's thread ends; ends at once when it is gone already."""
-    parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        sys.exit(0)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -13,6 +13,7 @@ from tandem.core.errors import InvalidInput
 from tandem.core.ids import is_valid_id
 from tandem.core.tickets import MIN_SECRET_BYTES
 
+LOG_LEVELS = ("debug", "info", "warning", "error")
 LANES = ("shm", "nccl", "gloo")
 _POSITIVE = ("run_units", "batch_units", "max_streams", "outbox_blocks", "outbox_bytes")
 _NOT_NEGATIVE = ("window_units", "threads", "decode_threads", "max_pixels", "drain_s", "gap_after_s")
@@ -68,6 +69,7 @@ class EncoderConfig:
     """A pause of the source longer than this is declared a gap."""
     lanes: tuple[str, ...] = ("shm", "gloo")
     gloo_host: str = "127.0.0.1"
+    log_level: str = "info"
     die_with_parent: bool = False
     limits: MediaLimits = field(default_factory=MediaLimits)
 
@@ -87,6 +89,8 @@ class EncoderConfig:
                 for name in names
                 if getattr(self, name) < least
             ]
+        if self.log_level not in LOG_LEVELS:
+            found.append(f"--log-level: {self.log_level!r} is not one of {', '.join(LOG_LEVELS)}")
         if unknown := [lane for lane in self.lanes if lane not in LANES]:
             found.append(f"--lanes: {', '.join(unknown)} (known: {', '.join(LANES)})")
         return found
@@ -134,6 +138,7 @@ _FLAGS = {
     "outbox_blocks": "most blocks of one stream that are not published",
     "drain_s": "longest wait at the end for what is encoded to be published",
     "gap_after_s": "a longer pause of the source is declared a gap",
+    "log_level": "debug, info, warning or error",
     "gloo_host": "address that Gloo lanes listen on",
 }
 
