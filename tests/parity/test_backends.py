@@ -105,6 +105,29 @@ def test_batching_readers_changes_nothing(backend):
         assert relative_error(many.hidden, one.hidden) < 1e-5
 
 
+def test_a_workers_view_equals_one_materialised_cache():
+    """The slow way: all that a worker sees in one cache, each key rotated where the worker sees it."""
+    model = load_model("dummy:tiny")
+    layout, at = model.layout, 75
+    pieces = [(40, (0, 0, 0)), (6, (40, 52, 44)), (9, (61, 50, 57)), (3, (72, 72, 72))]
+    cache, segments = model.new_segment(), []
+    for seed, (tokens, base) in enumerate(pieces):
+        generator = torch.Generator().manual_seed(seed)
+        shape = (layout.layers, layout.kv_heads, tokens, layout.head_dim)
+        keys, values = (torch.randn(shape, generator=generator) for _ in range(2))
+        segments.append(model.new_segment())
+        segments[-1].append_raw(keys, values, text_positions(0, tokens))
+        cache.append_raw(keys, values, text_positions(0, tokens) + torch.tensor(base)[:, None])
+    *parts, tail = (
+        Part(segment=segment, base=base) for segment, (_, base) in zip(segments, pieces, strict=True)
+    )
+    for step in range(3):
+        new, positions = embeds(model, 1, step), text_positions(at + step, 1)
+        ours = model.forward(new, positions, View(parts=tuple(parts), tail=tail)).hidden
+        theirs = model.forward(new, positions, View(tail=Part(segment=cache))).hidden
+        assert relative_error(ours, theirs) < 1e-5
+
+
 def test_a_shared_prefix_is_one_read():
     from tandem.vlm.planning import make_plan
 

@@ -21,7 +21,7 @@ DEFAULT_FPS = 2.0
 PROBE_TEXT, PROBE_UNITS, PROBE_HEIGHT, PROBE_WIDTH = 3, 5, 2, 3
 PROBE_VISUAL = PROBE_UNITS * PROBE_HEIGHT * PROBE_WIDTH
 PROBE_SECONDS = 7.5
-"""Per unit of the probe: long, so that the video outlasts the text, and not whole, so that all rules differ."""
+"""Per unit of the probe: long, so that the video outlasts the text; not whole: so that all rules differ."""
 
 
 class Qwen25VL:
