@@ -9,13 +9,18 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
 
 from orchestrator.app import Orchestrator
 from orchestrator.arguments import add_arguments, to_config
 from orchestrator.config import OrchestratorConfig
-from orchestrator.lifetime import die_with_parent
 from tandem.core.errors import TandemError
+from tandem.core.lifetime import die_with_parent
 from tandem.wire.channel import is_loopback
+
+_FORMAT = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
+_LOG_BYTES = 8 * 1024 * 1024
 
 EXAMPLE = """example:
   tandem orchestrator --listen 127.0.0.1:7420 --run-dir run
@@ -28,11 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run an orchestrator until SIGTERM or SIGINT; returns the exit status."""
     parent_pid = os.getppid()
     args = _parser().parse_args(argv)
-    logging.basicConfig(
-        level=args.log_level.upper(),
-        format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setLevel(args.log_level.upper())
+    logging.basicConfig(level=logging.INFO, format=_FORMAT, handlers=[terminal])
+    if args.log_level == "debug":
+        logging.getLogger("orchestrator").setLevel(logging.DEBUG)
     if args.die_with_parent:
         die_with_parent(parent_pid)
     try:
@@ -49,6 +54,7 @@ async def _serve(config: OrchestratorConfig) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     orchestrator = Orchestrator(config, _say)
+    logging.getLogger().addHandler(_log_file(config.run_dir / "logs" / "orchestrator.log"))
     try:
         address = await orchestrator.start()
         _say(f"listening on {address} (run directory {config.run_dir})")
@@ -61,6 +67,14 @@ async def _serve(config: OrchestratorConfig) -> int:
     finally:
         await orchestrator.stop()
     return 0
+
+
+def _log_file(path: Path) -> logging.Handler:
+    """What happened and why, decisions included; the terminal only shows what a person should look at."""
+    path.parent.mkdir(exist_ok=True)
+    handler = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=1)
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    return handler
 
 
 async def _greet(orchestrator: Orchestrator) -> None:

@@ -34,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser, *, encoders: int, reasoners: 
         default=0,
         help="video tokens in view of a question; 0: the reasoner's default",
     )
+    add(
+        "--window-units",
+        type=int,
+        default=0,
+        help="sliding window of the encoder in units; 0: what the checkpoint was trained for",
+    )
     add("--threads", type=int, default=0, help="torch threads of each service; 0: its own choice")
     add("--max-streams", type=int, default=256, help="streams held at once (%(default)s)")
     add(
@@ -69,7 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser, *, encoders: int, reasoners: 
         help="allow an address that other machines can reach, without TLS",
     )
     add("--reflection", action="store_true", help="let tools list the services of the front door")
-    add("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    add(
+        "--log-level",
+        default="warning",
+        choices=("debug", "info", "warning", "error"),
+        help="what the terminal shows; the logs below the run directory have more (%(default)s)",
+    )
 
 
 def to_config(args: argparse.Namespace) -> OrchestratorConfig:
@@ -87,8 +98,9 @@ def to_config(args: argparse.Namespace) -> OrchestratorConfig:
             dtype=args.dtype,
             ram_bytes=args.ram_bytes,
             view_tokens=args.view_tokens,
+            window_units=args.window_units,
             threads=args.threads,
-            log_level=args.log_level,
+            log_level="debug" if args.log_level == "debug" else "info",
         ),
         limits=Limits(resume_seconds=args.resume_seconds),
         bounds=Bounds(

@@ -24,6 +24,8 @@ class ServiceSettings:
     ram_bytes: int = 2048 * MIB
     view_tokens: int = 0
     """0: the reasoner's own default."""
+    window_units: int = 0
+    """Sliding window of the encoder; 0: what the checkpoint was trained for."""
     threads: int = 0
     """Torch threads of each service; 0: its own choice."""
     log_level: str = "info"
@@ -65,6 +67,7 @@ def _problems(config: OrchestratorConfig) -> list[str]:
         "ram_bytes": (config.services.ram_bytes, MIB),
         "threads": (config.services.threads, 0),
         "view_tokens": (config.services.view_tokens, 0),
+        "window_units": (config.services.window_units, 0),
         "resume_seconds": (config.limits.resume_seconds, 1),
         "backlog_bytes": (config.bounds.max_bytes, config.limits.max_message_bytes),
     }

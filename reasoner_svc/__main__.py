@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reasoner_svc.config import ReasonerConfig
-from reasoner_svc.lifetime import die_with_parent
 from tandem.core.errors import InvalidInput, TandemError
+from tandem.core.lifetime import die_with_parent, leave
 
 if TYPE_CHECKING:
     from tandem.vlm.model import VisionLanguageModel
@@ -132,4 +132,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

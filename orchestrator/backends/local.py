@@ -42,6 +42,8 @@ def command(wanted: Wanted, orchestrator: str, secret_file: Path, settings: Serv
         line += ["--dtype", settings.dtype]
     if settings.threads:
         line += ["--threads", str(settings.threads)]
+    if wanted.role is Role.ENCODER and settings.window_units:
+        line += ["--window-units", str(settings.window_units)]
     if wanted.role is Role.REASONER:
         line += ["--log-level", settings.log_level]
         line += ["--ram-bytes", str(settings.ram_bytes)]

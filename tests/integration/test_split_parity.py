@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from tandem.client import MediaKind, MediaOptions
+from tandem.client.types import Progress
 from tandem.shapes.draw import jpeg_roundtrip
 from tandem.shapes.evaluate import held_out_clip
 from tandem.shapes.events import Timeline
@@ -63,7 +64,7 @@ async def test_models_of_the_real_shape_family_answer_as_transformers_does(
     source: str, tmp_path: Path
 ) -> None:
     """Several heads, GQA, M-RoPE sections; native layout with pairs of frames, and the timestamped one."""
-    async with split(tmp_path, source) as both:
+    async with split(tmp_path, source, "--window-units", "64") as both:
         pictures = noise(14)
         unit = both.model.prompt.seconds_per_unit / both.model.prompt.frames_per_unit
         times_us = [round(i * unit * SECOND_US) for i in range(len(pictures))]
@@ -79,7 +80,7 @@ async def test_models_of_the_real_shape_family_answer_as_transformers_does(
 
 
 async def test_a_killed_encoder_changes_no_token_and_loses_no_frame(tmp_path: Path) -> None:
-    async with split(tmp_path, "dummy:tiny-timestamped") as both:
+    async with split(tmp_path, "dummy:tiny-timestamped", "--window-units", "4") as both:
         pictures = noise(40)
         times_us = [i * SECOND_US for i in range(len(pictures))]
         answers = []
@@ -140,8 +141,9 @@ def decoded_each_second(data: bytes, fps: int) -> tuple[np.ndarray[Any, Any], li
 async def wait_for_blocks(stream: Any, blocks: int) -> None:
     """Until so many visual blocks are published."""
     async with asyncio.timeout(30):
-        while stream.progress.blocks < blocks:
-            await asyncio.sleep(0.02)
+        async for event in stream.events():
+            if isinstance(event, Progress) and event.blocks >= blocks:
+                return
 
 
 async def kill_encoder(both: Split) -> None:
