@@ -133,7 +133,7 @@ class Cluster:
         if service is None or service.identity.boot_id != loss.identity.boot_id:
             return
         del self._services[loss.identity.name]
-        log.warning("%s is gone: %s", service.gone.name, loss.reason)
+        log.info("%s is gone: %s", service.gone.name, loss.reason)
         service.gone.set(loss.reason)
         task = asyncio.ensure_future(service.channel.close(_CLOSE_GRACE_S))
         self._closing.add(task)

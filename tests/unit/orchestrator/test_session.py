@@ -1,0 +1,89 @@
+"""A session without services: what it takes in, holds back and gives up."""
+
+from orchestrator.backlog import Bounds, Media
+from orchestrator.intake import receive_chunk, receive_picture
+from orchestrator.limits import Limits
+from orchestrator.recovery import Held, plan_start
+from orchestrator.session import STALL_S, Session, SessionSettings
+from orchestrator.stream import State
+from tandem.core.clock import ManualClock
+from tandem.core.ids import StreamId
+from tandem.core.timeline import Gap, GapReason, TimeRange
+from tandem.wire.gen.tandem.v1 import encoder_pb2, types_pb2
+
+
+def make(kind: int, clock: ManualClock, **bounds: float) -> Session:
+    media = types_pb2.MediaOptions(kind=kind)  # type: ignore[arg-type]
+    settings = SessionSettings(limits=Limits(), bounds=Bounds(**bounds))  # type: ignore[arg-type]
+    session = Session(StreamId("cam"), media, settings, clock)
+    start = plan_start(session.timeline, session.checkpoints, Held(), session.loss)
+    session.begin(start, "encoder-0", "reasoner-0")
+    session.opened(encoder_pb2.EncodeResponse.Opened(sample_fps=2.0))
+    return session
+
+
+def picture(sequence: int, size: int = 10) -> types_pb2.Picture:
+    return types_pb2.Picture(
+        sequence=sequence,
+        pts_us=sequence * 1000,
+        format=types_pb2.PICTURE_FORMAT_JPEG,
+        data=b"x" * size,
+    )
+
+
+def test_bytes_that_came_before_are_cut_off() -> None:
+    session = make(types_pb2.MEDIA_KIND_MPEG_TS, ManualClock())
+    for offset, data in ((0, b"abc"), (1, b"bcde"), (2, b"cd"), (5, b"f")):
+        receive_chunk(session, types_pb2.Chunk(offset=offset, data=data))
+    taken = b""
+    while isinstance(item := session.take(), Media):
+        assert item.position == len(taken)
+        taken += item.data
+    assert taken == b"abcdef"
+    assert session.next_position == 6
+
+
+def test_the_client_is_held_back_only_while_the_encoder_is_at_work() -> None:
+    clock = ManualClock()
+    session = make(types_pb2.MEDIA_KIND_PICTURES, clock, max_bytes=100)
+    for sequence in range(10):
+        receive_picture(session, picture(sequence))
+    assert session.must_wait(10)
+    clock.advance(STALL_S / 2)
+    session.take()
+    session.progress(encoder_pb2.EncodeResponse.Progress(consumed_position=1))
+    assert session.must_wait(10)
+    clock.advance(STALL_S + 1)
+    assert not session.must_wait(10)
+    receive_picture(session, picture(10))
+    assert [gap.reason for gap in session.timeline.gaps] == [GapReason.BACKLOG_FULL]
+    assert session.backlog.bytes <= 100
+
+
+def test_waiting_for_a_new_encoder_makes_nothing_late() -> None:
+    clock = ManualClock()
+    session = make(types_pb2.MEDIA_KIND_PICTURES, clock, max_wait_s=5.0)
+    receive_picture(session, picture(0))
+    session.state = State.RECOVERING
+    clock.advance(60.0)
+    session.give_up_late(clock())
+    session.opened(encoder_pb2.EncodeResponse.Opened(sample_fps=2.0))
+    session.give_up_late(clock())
+    assert not session.timeline.gaps
+    clock.advance(6.0)
+    session.give_up_late(clock())
+    assert session.timeline.gaps == [Gap(TimeRange(0, 1), GapReason.BACKLOG_FULL)]
+
+
+def test_a_replay_does_not_repeat_its_refusals() -> None:
+    session = make(types_pb2.MEDIA_KIND_PICTURES, ManualClock())
+    told: list[int] = []
+
+    class Box:
+        def put(self, message: object) -> None:
+            told.append(1)
+
+    session.outbox = Box()  # type: ignore[assignment]
+    for position in (3, 3, 2, 5):
+        session.refused(encoder_pb2.EncodeResponse.Refused(position=position))
+    assert len(told) == 2
