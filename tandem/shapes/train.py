@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tandem.shapes.evaluate import MODEL_FOLDER
+from tandem.shapes.evaluate import MODEL_FOLDER, load
 from tandem.shapes.export import export
 from tandem.shapes.network import make_model
 from tandem.shapes.tokenizer import vocabulary
@@ -23,9 +23,9 @@ RATE = 2e-3
 STAGES: tuple[Stage, ...] = (
     Stage(300, 2, 10, 160, 8000),
     Stage(1000, 4, 28, 240, 8000),
-    Stage(700, 8, 64, 320, 10_000),
-    Stage(500, 12, 140, 400, 10_000),
-    Stage(500, 12, 140, 400, 10_000, half=False),
+    Stage(1000, 6, 64, 320, 8000),
+    Stage(2000, 12, 168, 400, 9000),
+    Stage(700, 12, 168, 400, 9000, half=False),
 )
 
 
@@ -46,18 +46,25 @@ def even_out(model: Any, bank: torch.Tensor) -> torch.Tensor:
     return bank / spread
 
 
-def train(folder: Path, part: float = 1.0, threads: int = 2) -> None:
-    """Train and write the checkpoint to `folder`; it is written after every stage."""
+def train(folder: Path, part: float = 1.0, threads: int = 2, resume: Path | None = None) -> None:
+    """Train and write the checkpoint to `folder`; it is written after every stage.
+
+    With `resume`, start from that checkpoint: its tower is kept and only the last stages run again.
+    """
     torch.set_num_threads(threads)
     began = time.time()
     words = vocabulary()
-    model = make_model(words, MODEL_SEED)
-    steps = max(10, int(TOWER_STEPS * part))
-    right = train_tower(model.model.visual, TOWER_SEED, TOWER_PICTURES, steps)
-    print(f"tower: {right:.4f} of held-out pictures right after {time.time() - began:.0f} s", flush=True)
+    if resume is None:
+        model = make_model(words, MODEL_SEED)
+        steps = max(10, int(TOWER_STEPS * part))
+        right = train_tower(model.model.visual, TOWER_SEED, TOWER_PICTURES, steps)
+        print(f"tower: {right:.4f} of held-out pictures right after {time.time() - began:.0f} s", flush=True)
+    else:
+        model = load(resume).net
     bank = even_out(model, feature_bank(model.model.visual, BANK_SEED, BANK_PICTURES))
-    trainer = TextTrainer(model, bank, words, TEXT_SEED, RATE)
-    trainer.run(shorten(STAGES, part), lambda: export(model, folder))
+    trainer = TextTrainer(model, bank, words, TEXT_SEED if resume is None else TEXT_SEED + 1, RATE)
+    stages = shorten(STAGES if resume is None else STAGES[-2:], part)
+    trainer.run(stages, lambda: export(model, folder))
     print(f"trained in {time.time() - began:.0f} s, written to {folder}", flush=True)
 
 
@@ -67,8 +74,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=MODEL_FOLDER, help="folder for the checkpoint")
     parser.add_argument("--part", type=float, default=1.0, help="part of the steps to run, for a quick try")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--resume", type=Path, help="start from this checkpoint instead of from nothing")
     options = parser.parse_args()
-    train(options.output, options.part, options.threads)
+    train(options.output, options.part, options.threads, options.resume)
 
 
 if __name__ == "__main__":

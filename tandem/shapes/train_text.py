@@ -224,7 +224,8 @@ class TextTrainer:
         ends = coded[:, sink + BLOCK_TOKENS - 1 : batch.video : BLOCK_TOKENS]
         code = (self.readers["codes"](ends).float() - codes(batch)).square().sum(-1).mean()
         self.code_errors.append(float(code.detach()))
-        return loss + CODE_WEIGHT * code
+        total: Tensor = loss + CODE_WEIGHT * code
+        return total
 
     def _count(self, batch: Batch, learned: Tensor, right: Tensor) -> None:
         kinds = batch.kinds[learned].numpy()
