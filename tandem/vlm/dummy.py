@@ -75,6 +75,33 @@ def _qwen(vocabulary: int, hidden: int, inner: int, layers: int, heads: int, kv_
     }
 
 
+_SMALL: dict[str, Any] = {
+    # About 60 million parameters: large enough that a forward pass is the work on a CPU.
+    "text_config": {
+        "vocab_size": 272,
+        "hidden_size": 512,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 32768,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 12, 12]},
+        "bos_token_id": 256,
+        "eos_token_id": 258,
+    },
+    "vision_config": {
+        "depth": 6,
+        "hidden_size": 384,
+        "intermediate_size": 1024,
+        "num_heads": 6,
+        "window_size": 112,
+        "out_hidden_size": 512,
+        "fullatt_block_indexes": [2, 5],
+        "tokens_per_second": 2,
+    },
+    **{key: _TINY[key] for key in _TINY if key.endswith("_token_id")},
+}
+
 _TIMESTAMPED = {
     "layout": "timestamped",
     "fps": 1.0,
@@ -96,6 +123,7 @@ BUILTIN: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         _TIMESTAMPED,
         {"min_pixels": 28 * 28, "max_pixels": 64 * 28 * 28},
     ),
+    "small": (_SMALL, {}, {"min_pixels": 28 * 28, "max_pixels": 32 * 28 * 28}),
     "qwen2.5-vl-3b": (_qwen(151936, 2048, 11008, 36, 16, 2), {}, {}),
     "qwen2.5-vl-7b": (_qwen(152064, 3584, 18944, 28, 28, 4), {}, {}),
 }
