@@ -14,7 +14,7 @@ from orchestrator.cluster import Cluster, Service
 from orchestrator.session import Session
 from orchestrator.stream import State
 from tandem.core.clock import Clock
-from tandem.core.errors import DataLost, DeadlineExceeded, NotFound, TandemError, Unavailable
+from tandem.core.errors import DataLost, DeadlineExceeded, NotFound, TandemError, Unavailable, WrongState
 from tandem.core.timeline import Gap, GapReason, TimeRange, format_time
 from tandem.wire.convert import gap_to_proto
 from tandem.wire.gen.tandem.v1 import client_pb2, reasoner_pb2, types_pb2
@@ -54,6 +54,8 @@ class Asked:
     """The final record, once there is one."""
     error: TandemError | None = None
     """Set to end it with this error instead of as cancelled."""
+    was_lost: bool = False
+    """True once its reasoner was seen gone: what it is about comes back by replay, and is waited for."""
     gaps: list[Gap] = field(default_factory=list)
 
 
@@ -129,30 +131,50 @@ async def _ask_until_answered(asked: Asked, session: Session, cluster: Cluster, 
     deadline_s = clock() + RECOVERY_S
     while True:
         service = await _reasoner_with_blocks(asked, session, cluster, deadline_s, clock)
+        is_recovering = session.state is State.RECOVERING
         try:
             async with aclosing(_ask_once(asked, session, service, clock)) as events:
                 async for event in events:
                     yield event
             return
-        except (Unavailable, NotFound, DeadlineExceeded) as error:
+        except (Unavailable, NotFound, DeadlineExceeded, WrongState) as error:
+            if isinstance(error, WrongState) and not is_recovering:
+                raise
             if asked.text:
                 raise DataLost(f"the reasoner was lost in the middle of the answer: {error}") from error
             if clock() + _RETRY_S >= deadline_s:
                 raise
+            asked.was_lost = True
         await session.changed.wait(_RETRY_S)
 
 
 async def _reasoner_with_blocks(
     asked: Asked, session: Session, cluster: Cluster, deadline_s: float, clock: Clock
 ) -> Service:
-    """The stream's reasoner, once it is there and holds something of what the question is about."""
+    """The stream's reasoner, once it is there and holds something of what the question is about.
+
+    After a loss: once it holds all of it again. The first blocks of a replay would make an answer that looks
+    as good as any other. When the time runs out, what is there has to do.
+    """
     while True:
         _check_alive(session)
         service = cluster.service(session.reasoner)
+        asked.was_lost |= service is None
+        is_late = clock() >= deadline_s
         if service is not None and session.state is not State.OPENING and session.timeline.blocks:
-            return service
-        if not await session.changed.wait(min(deadline_s - clock(), 1.0)) and clock() >= deadline_s:
+            if is_late or not asked.was_lost or _is_back(asked, session, clock()):
+                return service
+        elif is_late:
             raise _nothing_to_answer_from(asked, session, service)
+        await session.changed.wait(min(deadline_s - clock(), _LOOK_S))
+
+
+def _is_back(asked: Asked, session: Session, now_s: float) -> bool:
+    if asked.question.answer_from_published:
+        return True
+    # Until it is placed again, what the session says of times is from before the loss.
+    is_placed = session.state in {State.LIVE, State.ENDED}
+    return is_placed and _is_published(asked, session, now_s)
 
 
 def _nothing_to_answer_from(asked: Asked, session: Session, service: Service | None) -> TandemError:

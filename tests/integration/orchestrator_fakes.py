@@ -125,6 +125,8 @@ class FakeEncoder(encoder_pb2_grpc.EncoderServiceServicer):
         self.active = 0
         self.taken = 0
         self.die_after: int | None = None
+        self.pause_after: int | None = None
+        """Clears the gate once this much was taken."""
         self.gaps: list[types_pb2.Gap] = []
 
     async def Encode(self, requests: Any, context: Any) -> AsyncIterator[encoder_pb2.EncodeResponse]:
@@ -188,6 +190,9 @@ class FakeEncoder(encoder_pb2_grpc.EncoderServiceServicer):
                 self.die_after = None
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "died")
             yield encoder_pb2.EncodeResponse(progress=progress)
+            if self.pause_after is not None and self.taken >= self.pause_after:
+                self.pause_after = None
+                self.gate.clear()
 
 
 class Hosted:

@@ -130,6 +130,23 @@ async def test_an_open_question_is_asked_again_when_the_reasoner_is_back(tmp_pat
         assert answer.text.startswith("0 ")
 
 
+async def test_a_question_after_the_loss_of_a_reasoner_waits_for_the_whole_replay(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        client = await world.watch()
+        await client.pictures(0, 500, 1000)
+        await client.until(lambda: client.progress.blocks == 3)
+        # The replay hangs after its first picture: an answer from that one alone would look whole.
+        world.encoder.pause_after = world.encoder.taken + 1
+        await world.hosted["reasoner-0"].kill()
+        await client.ask("q", latency_budget_ms=200)
+        await world.add("reasoner-0")
+        await world.until(lambda: "cam" in world.reasoner.streams and world.reasoner.streams["cam"].blocks)
+        await asyncio.sleep(0.5)
+        assert "q" not in client.answers
+        world.encoder.gate.set()
+        assert (await client.answer("q")).text == "0 500 1000 "
+
+
 async def test_a_lost_reasoner_of_an_ended_stream_is_replayed(tmp_path: Path) -> None:
     async with World(tmp_path) as world:
         client = await world.watch()
