@@ -45,7 +45,8 @@ def load_model(
     ``load_format="dummy"`` (implied by the prefix ``dummy:``) a config.json, a directory that has one, or a
     builtin ``dummy:tiny``, ``dummy:tiny-timestamped``, ``dummy:small``, ``dummy:qwen2.5-vl-3b``,
     ``dummy:qwen2.5-vl-7b``: random weights from `seed`. `dtype`: "float32", "bfloat16" or "float16"; None:
-    float32 on CPUs, the checkpoint's own elsewhere. `backend`: attention backend ("auto", "reference", "plain", "cpu", "cuda").
+    float32 on CPUs, the checkpoint's own elsewhere. `backend`: attention backend ("auto", "reference",
+    "plain", "cpu", "cuda").
     `max_pixels` lowers the checkpoint's pixel budget per frame, `fps` is the sampling rate that native
     positions assume (None: the checkpoint's); both are part of the fingerprint. `resampling`: "pillow",
     "torchvision" or what transformers would use here ("auto").
