@@ -183,7 +183,7 @@ class Engine:
                 case act.Release():
                     self._release(action.transfer_id, action.index)
                 case act.BreakLane():
-                    self.lanes.interrupt(action.direction, action.reason)
+                    self.lanes.interrupt(action.direction, action.lane_epoch, action.reason)
                 case _:
                     raise AssertionError(f"no book decides {action}")
 

@@ -48,7 +48,7 @@ async def welcome(channel: ControlChannel, local: LocalEnd, config: LinkConfig) 
         raise InvalidInput(f"the peer begins with a {type(hello).__name__}")
     proofs: dict[LaneKind, bytes] = {}
     for offer in hello.lanes:
-        if offer.kind in config.lanes:
+        if offer.kind in config.lanes and offer.kind not in proofs:  # nobody has shown a ticket yet
             proofs[offer.kind] = _prove(offer, config)
     verdict = judge_hello(
         hello, local, now_unix_s=time.time(), can_use=lambda offer: bool(proofs.get(offer.kind))

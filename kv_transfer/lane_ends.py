@@ -114,9 +114,10 @@ class LaneEnds:
         """Queue a job on the lane of this direction."""
         self._workers[way].submit(job)
 
-    def interrupt(self, way: Direction, reason: str) -> None:
-        """Break the lane; it is rebuilt."""
-        self._workers[way].interrupt(reason)
+    def interrupt(self, way: Direction, lane_epoch: int, reason: str) -> None:
+        """Break the lane of this epoch, and it is rebuilt; nothing happens when it was replaced already."""
+        if lane_epoch == self.epochs[way]:
+            self._workers[way].interrupt(reason)
 
     def follow(self, order: LaneOpen) -> None:
         """Acceptor: the initiator orders a lane."""

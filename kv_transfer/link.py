@@ -88,7 +88,6 @@ class Link:
             self._config.heartbeat_s * self._config.heartbeat_misses,
             lambda error: self._end(error.message, error),
         )
-        self._server = FetchServer(source, self._send, self._outbox.put)
         self._tasks: set[asyncio.Task[None]] = set()
         self._server = FetchServer(source, self._send, self._outbox.put)
         self._ending: asyncio.Task[None] | None = None
@@ -126,6 +125,8 @@ class Link:
             async with asyncio.timeout(self._config.handshake_timeout_s):
                 meet = greet if self._initiator else welcome
                 self._agreement = await meet(self._channel, self._local, self._config)
+            if self._ending is not None:
+                raise Unavailable("the link was closed during the handshake")
             self._run(self._agreement)
             await self._lanes_open()
         except TimeoutError:

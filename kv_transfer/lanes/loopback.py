@@ -84,6 +84,7 @@ class LoopbackLane(Lane):
 
     @override
     def interrupt(self) -> None:
+        self.context.store.abort("the lane was interrupted")
         pipe = self._pipe
         if pipe is not None:
             for each in pipe.queues:

@@ -69,6 +69,8 @@ class BreakLane:
     """Close the lane at once; frames that the peer does not expect may be on it."""
 
     direction: Direction
+    lane_epoch: int
+    """The lane that they may be on: a newer one carries none of them and stays."""
     reason: str
 
 

@@ -278,7 +278,8 @@ class IncomingBook:
         transfer.cancelled = True
         if transfer.on_lane is None:
             return self._drop(transfer)
-        return [BreakLane(self._direction, f"transfer {transfer.offer.transfer_id} given up: {reason}")]
+        given_up = f"transfer {transfer.offer.transfer_id} given up: {reason}"
+        return [BreakLane(self._direction, transfer.on_lane, given_up)]
 
     def _drop(self, transfer: _Transfer) -> list[Action]:
         transfer_id = transfer.offer.transfer_id

@@ -31,6 +31,8 @@ class _Transfer:
     attempt: int = 0
     """Highest attempt granted; 0 before the first grant."""
     granted: set[int] = field(default_factory=set)
+    on_lane: int | None = None
+    """Lane epoch on which its last frames were queued; None before the first."""
 
 
 class OutgoingBook:
@@ -71,7 +73,7 @@ class OutgoingBook:
             # It was cancelled while the grant was on its way. The receiver waits for its frames next, and
             # those of another transfer must never arrive in their place.
             reason = f"transfer {grant.transfer_id} was given up before its grant came"
-            return [BreakLane(self._direction, reason)] if on_our_lane else []
+            return [BreakLane(self._direction, lane_epoch, reason)] if on_our_lane else []
         self._check(grant, transfer)
         transfer.attempt = grant.attempt
         actions: list[Action] = [self._settle(grant.transfer_id, index, had=True) for index in grant.have]
@@ -81,6 +83,7 @@ class OutgoingBook:
             actions.append(self._settle(grant.transfer_id, index, error=error))
         transfer.granted.update(block.index for block in grant.blocks)
         if on_our_lane:
+            transfer.on_lane = lane_epoch
             actions.append(
                 Transmit(
                     transfer_id=grant.transfer_id,
@@ -111,8 +114,9 @@ class OutgoingBook:
         if transfer is None:
             return []
         actions: list[Action] = [Send(Cancel(transfer_id=transfer_id, reason=error.message))]
-        if transfer.granted & transfer.open:
-            actions.append(BreakLane(self._direction, f"transfer {transfer_id} cancelled: {error.message}"))
+        if transfer.on_lane is not None and transfer.granted & transfer.open:
+            reason = f"transfer {transfer_id} cancelled: {error.message}"
+            actions.append(BreakLane(self._direction, transfer.on_lane, reason))
         return actions + self._fail(transfer_id, error)
 
     def expire(self, now_s: float) -> list[Action]:

@@ -91,7 +91,8 @@ class World:
                     assert not self.lane_up or (action.transfer_id, action.index) not in writing
                     self.reserved.remove((action.transfer_id, action.index))
                 case BreakLane():
-                    self.break_lane()
+                    if action.lane_epoch == self.lane_epoch:
+                        self.break_lane()
                 case _:
                     raise AssertionError(action)
 

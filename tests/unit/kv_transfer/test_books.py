@@ -270,6 +270,18 @@ class TestSender:
         assert [type(action) for action in book.cancel(2, Unavailable("stop"))] == [Send, BreakLane, Settle]
         assert book.cancel(2, Unavailable("stop")) == []
 
+    def test_cancel_names_the_lane_that_its_frames_may_be_on(self) -> None:
+        book = OutgoingBook(Direction.FORWARD)
+        book.offer(HEADERS[:1], 0, 5)
+        book.offer(HEADERS[:1], 0, 5)
+        blocks = (BlockGrant(index=0, layers=ALL),)
+        book.on_grant(grant(blocks=blocks, lane_epoch=1), 1)
+        book.on_grant(grant(transfer_id=2, blocks=blocks, lane_epoch=1), 2)
+        _, broken, _ = book.cancel(1, Unavailable("stop"))
+        assert isinstance(broken, BreakLane)
+        assert broken.lane_epoch == 1, "the lane that came after it carries none of its frames"
+        assert [type(action) for action in book.cancel(2, Unavailable("stop"))] == [Send, Settle]
+
     def test_deadline_and_close_settle_everything(self) -> None:
         book = OutgoingBook(Direction.FORWARD)
         book.offer(HEADERS, 0, 5)

@@ -29,7 +29,7 @@ from tandem.core.errors import (
     WrongState,
 )
 from tandem.core.ids import StreamId
-from tandem.core.transfer import Direction, LaneKind, Offer
+from tandem.core.transfer import Direction, Hello, HelloAck, LaneKind, Offer
 from tests.contract.lane_pairs import (
     FINGERPRINT,
     LinkPair,
@@ -348,3 +348,28 @@ async def test_a_link_starts_once() -> None:
         _ = fresh.encoder.ticket
     await fresh.encoder.close("never started")
     await fresh.reasoner.close("never started")
+
+
+@pytest.mark.parametrize("answered_first", [False, True])
+async def test_a_link_closed_in_the_handshake_leaves_nothing(answered_first: bool) -> None:
+    threads = count_threads()
+    ours, theirs = loopback_channels()
+    link = Link(
+        ours,
+        hello=make_end("encoder-0", ticket=make_ticket()),
+        sink=DictStore(),
+        source=None,
+        config=LOOPBACK,
+        initiator=True,
+    )
+    starting = asyncio.create_task(link.start())
+    assert isinstance(await theirs.receive(), Hello)
+    answer = HelloAck(fingerprint=FINGERPRINT, boot_id="boot", lanes=(LaneKind.LOOPBACK,))
+    if not answered_first:
+        link._end("changed our mind", None)
+    await theirs.send(answer)
+    closing = asyncio.create_task(link.close("changed our mind"))
+    with pytest.raises(Unavailable):
+        await starting
+    await closing
+    assert settle_threads(threads) <= threads
