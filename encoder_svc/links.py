@@ -79,6 +79,8 @@ class _Peer:
         self._epoch = -1
         self._spent = True
         self._link: OpenLink | None = None
+        self._link_closed: asyncio.Future[LinkClosed] | None = None
+        """The link's `closed`, asked for once: every asking leaves a waiter behind for the link's life."""
         self._connecting = asyncio.Lock()
         self.idle_close: asyncio.TimerHandle | None = None
 
@@ -90,19 +92,20 @@ class _Peer:
     @property
     def is_open(self) -> bool:
         """True while the link works."""
-        return self._link is not None and not self._link.closed.done()
+        return self._link_closed is not None and not self._link_closed.done()
 
     async def link(self) -> OpenLink:
         """The open link; opens it if need be. Raises the TandemError that says why it cannot be opened."""
         async with self._connecting:
-            if self._link is not None and not self._link.closed.done():
+            if self._link is not None and self.is_open:
                 return self._link
-            lost = self._link.closed.result().reason if self._link is not None else "never opened"
+            lost = self._link_closed.result().reason if self._link_closed is not None else "never opened"
             if self._spent:
                 raise Unavailable(
                     f"the link to reasoner {self.target.name} is gone ({lost}); a fresh ticket is needed"
                 )
             self._link = await self._connect()
+            self._link_closed = self._link.closed
             return self._link
 
     async def _connect(self) -> OpenLink:

@@ -49,6 +49,8 @@ class Lane:
     window: Window | None = None
     closed: bool = False
     """Set by the event loop; results that come later are dropped."""
+    failed: bool = False
+    """Set by the model's thread: its window is of no use, what still waits is not encoded."""
 
 
 @dataclass(slots=True)
@@ -135,7 +137,11 @@ class EncodeLoop:
                 if self._stopping:
                     return
                 batch = self._queue.take()
-            self._encode(batch)
+            try:
+                self._encode(batch)
+            except Exception as error:  # a defect: these streams end with it, the thread and others go on
+                for taken in batch:
+                    self._fail(taken.stream, error)
             # Frames and windows of closed streams are freed now, not when the next batch comes.
             del batch
 
@@ -143,7 +149,7 @@ class EncodeLoop:
         ready: list[_Ready] = []
         for taken in batch:
             lane = taken.stream
-            if lane.closed:
+            if lane.closed or lane.failed:
                 continue
             run = _Ready(lane, [job for job in taken.items if job.unit is not None])
             if len(run.jobs) == len(taken.items) or self._open(lane):
@@ -189,6 +195,9 @@ class EncodeLoop:
             self._post(run.lane, [(job.serial, block) for job, block in zip(run.jobs, of_run, strict=True)])
 
     def _fail(self, lane: Lane, error: Exception) -> None:
+        if lane.failed:
+            return
+        lane.failed = True
         self.stats.failures += 1
         if isinstance(error, TandemError):
             typed = error

@@ -63,6 +63,29 @@ def make_pool(dialer: Dialer, idle_s: float = 30.0, patience_s: float = 5.0) -> 
     return LinkPool(dialer, SECRET, patience_s=patience_s, idle_s=idle_s)
 
 
+async def test_a_link_is_asked_for_its_end_once() -> None:
+    class Counting(FakeLink):
+        asked = 0
+
+        @property
+        def closed(self) -> asyncio.Future[LinkClosed]:
+            self.asked += 1
+            return self._closed
+
+        @closed.setter
+        def closed(self, future: asyncio.Future[LinkClosed]) -> None:
+            self._closed = future
+
+    link = Counting()
+    pool, tickets = make_pool(Dialer(link)), Tickets()
+    lease = pool.lease(TARGET, tickets.next())
+    for _ in range(50):
+        assert await lease.ready() is link
+        assert pool.open_links == 1
+    assert link.asked == 1, "a real link keeps a waiter for every asking until it ends"
+    await pool.close()
+
+
 async def test_streams_share_a_link_and_it_ends_when_idle() -> None:
     link = FakeLink()
     pool, tickets = make_pool(Dialer(link), idle_s=0.02), Tickets()

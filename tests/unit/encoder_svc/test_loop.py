@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import numpy as np
+import pytest
 
 from encoder_svc.changes import Changes
+from encoder_svc.encode import prefill_runs
 from encoder_svc.loop import EncodeLoop, Lane, LoopConfig
 from encoder_svc.sample import Unit
 from kv_transfer.block import Block
@@ -81,6 +84,31 @@ async def test_a_stream_that_fails_takes_no_other_along() -> None:
     assert not good.errors
     assert len(bad.errors) >= 1
     assert isinstance(bad.errors[0], TandemError)
+    await loop.close()
+
+
+async def test_nothing_is_encoded_in_a_window_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, taker, good = make_loop(), Taker("a"), Taker("b")
+    real, calls = prefill_runs, 0
+
+    def fails_once(*arguments: Any) -> list[list[Block]]:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise RuntimeError("out of memory")
+        return real(*arguments)
+
+    monkeypatch.setattr("encoder_svc.loop.prefill_runs", fails_once)
+    loop.open(taker.lane)
+    for index in range(12):  # several batches wait before the event loop hears of the first
+        loop.submit(taker.lane, index + 1, unit(index))
+    loop.start()
+    await taker.until(13)
+    loop.open(good.lane)
+    loop.submit(good.lane, 1, unit(0))
+    await good.until(2)
+    assert [serial for serial, _ in taker.blocks] == [0], "the sink came before the failure"
+    assert [type(error) for error in taker.errors] == [Internal]
     await loop.close()
 
 
