@@ -7,6 +7,7 @@ past its largest position).
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from tandem.core.blocks import BlockGeometry
 from tandem.vlm.families.base import Position
+
+_FLOAT32 = struct.Struct("f")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +33,12 @@ class AdvanceRules:
     """Time positions per unit inside one video; unit i stands at its floor."""
 
     def unit_time(self, unit: int) -> int:
-        """Time offset of unit `unit` inside one video, rounded as transformers does (float32)."""
-        return int((torch.tensor(unit) * torch.tensor(self.units_interval, dtype=torch.float32)).long())
+        """Time offset of unit `unit` inside one video, rounded as transformers does (float32).
+
+        Asked for every block of a view: no tensors. The double product of two float32 is exact, so that
+        rounding it once gives the float32 product.
+        """
+        return int(_float32(_float32(unit) * _float32(self.units_interval)))
 
     def after_video(self, units: int, height: int, width: int) -> int:
         """Offset from a video's start to the text that follows it."""
@@ -39,6 +46,12 @@ class AdvanceRules:
         if self.text_after_video == "spatial":
             return spatial
         return max(spatial, self.unit_time(units - 1) + 1)
+
+
+def _float32(value: float) -> float:
+    """The nearest float32."""
+    rounded: float = _FLOAT32.unpack(_FLOAT32.pack(value))[0]
+    return rounded
 
 
 def block_positions(geometry: BlockGeometry, rules: AdvanceRules) -> Tensor:
