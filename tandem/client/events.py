@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator
 
@@ -83,7 +84,8 @@ class EventHub:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._readers: list[EventReader] = []
+        self._readers: weakref.WeakSet[EventReader] = weakref.WeakSet()
+        """Whoever drops a reader need not say so: it goes, with what it kept."""
         self._ended = False
         self._error: TandemError | None = None
         self.progress = Progress()
@@ -91,7 +93,7 @@ class EventHub:
     def reader(self) -> EventReader:
         """A new reader."""
         reader = EventReader(self._limit)
-        self._readers.append(reader)
+        self._readers.add(reader)
         if self._ended:
             reader.end(self._error)
         return reader

@@ -176,6 +176,13 @@ class Outbox:
         while self._kept_bytes > self._retain_bytes and self._oldest_kept().end <= acknowledged:
             self._forget_oldest()
 
+    def refuse(self, position: int) -> None:
+        """The server will not take the picture at `position`: nothing else would ever acknowledge it."""
+        refused = [media for media in self._in_flight if media.position == position and media.format]
+        for media in refused:
+            self._in_flight.remove(media)
+            self._in_flight_bytes -= len(media.data)
+
     def settle(self, question_id: str) -> None:
         """A question was answered or refused: it and its cancel are not sent again."""
         done = [

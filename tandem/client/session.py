@@ -16,7 +16,7 @@ from tandem.client import messages
 from tandem.client.failures import CALL_ERRORS, GONE, NobodyThere, is_worth_another_try, typed_error
 from tandem.client.outbox import Ask, Cancel, End, Forgotten, Media, Outbox
 from tandem.client.settings import ClientSettings, backoff_s
-from tandem.client.types import ConnectionLost, Event, GapNoticed, MediaOptions, Opened, Progress
+from tandem.client.types import ConnectionLost, Event, GapNoticed, MediaOptions, Opened, Progress, Refusal
 from tandem.core.clock import Clock
 from tandem.core.errors import TandemError, Unavailable
 from tandem.core.timeline import Gap, GapReason, TimeRange
@@ -201,6 +201,9 @@ class Session:
             event = messages.event_of(response)
             if isinstance(event, Progress):
                 self._acknowledge(event)
+            if isinstance(event, Refusal) and event.position is not None:
+                self._outbox.refuse(event.position)
+                self._room.set()
             if event is not None:
                 self._on_event(event)
             if messages.is_goodbye(response):

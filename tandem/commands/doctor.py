@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import importlib
 import importlib.metadata
 import os
@@ -170,12 +171,10 @@ async def _server(address: str) -> list[Finding]:
 
 
 def _nobody(address: str, host: str, port: int) -> Finding:
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        if probe.connect_ex((host, port)) == 0:
-            return Finding(
-                Mark.BAD, f"{address} is taken by something else", "pick another port: --listen, --address"
-            )
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1.0):
+        return Finding(
+            Mark.BAD, f"{address} is taken by something else", "pick another port: --listen, --address"
+        )
     return Finding(Mark.NOTE, f"nothing runs at {address}", "start the services with `tandem up`")
 
 

@@ -13,8 +13,10 @@ from typing import Any
 import grpc
 import pytest
 
+import tandem
 from orchestrator.gateway import Gateway
 from orchestrator.limits import Limits
+from tandem.client import ClientSettings, MediaKind, PictureFormat
 from tandem.wire.attach import attach_proof
 from tandem.wire.gen.tandem.v1 import client_pb2, registry_pb2, registry_pb2_grpc, types_pb2
 from tandem.wire.status import CODE_KEY
@@ -424,3 +426,20 @@ def _extra(before: set[str]) -> set[str]:
 
 def _files() -> int:
     return len(os.listdir("/proc/self/fd"))
+
+
+async def test_pictures_that_are_refused_do_not_fill_the_window_of_the_client(tmp_path: Path) -> None:
+    settings = ClientSettings(window_bytes=3000)
+    async with (
+        World(tmp_path) as world,
+        tandem.connect(world.app.address, settings=settings) as t,
+        t.watch(MediaKind.PICTURES) as stream,
+    ):
+        async with asyncio.timeout(10):
+            for number in range(20):  # 1000 bytes are not 10x10 pixels
+                await stream.push_picture(
+                    bytes(1000), pts_us=number, picture_format=PictureFormat.RGB24, width=10, height=10
+                )
+            await stream.push_picture(b"jpeg", pts_us=1_000_000)
+            assert (await stream.ask("what?")).text == "1000 "
+        assert stream.unacknowledged_bytes < 1000

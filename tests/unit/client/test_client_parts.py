@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 
 import grpc
@@ -195,3 +196,12 @@ def test_what_is_tried_again() -> None:
     assert not is_worth_another_try(LimitExceeded("x"), was_open=False), "the caller should know at once"
     assert not is_worth_another_try(InvalidInput("x"), was_open=True)
     assert not is_worth_another_try(Internal("x"), was_open=True)
+
+
+def test_a_reader_that_nobody_holds_any_more_keeps_nothing() -> None:
+    hub = EventHub(10)
+    kept = hub.reader()
+    for _ in range(100):
+        hub.reader()
+    gc.collect()
+    assert list(hub._readers) == [kept]

@@ -157,3 +157,8 @@ async def test_services_that_do_not_start_show_the_end_of_their_log(tmp_path: Pa
 
 def test_free_addresses_are_loopback() -> None:
     assert free_address().startswith("127.0.0.1:")
+
+
+@pytest.mark.parametrize("host", ["::1", "no-such-host.invalid"])
+def test_the_doctor_can_look_at_any_address(host: str) -> None:
+    assert doctor._nobody(f"[{host}]:9", host, 9).mark is doctor.Mark.NOTE
