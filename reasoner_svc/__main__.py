@@ -79,7 +79,11 @@ def _load(config: ReasonerConfig) -> VisionLanguageModel:
     if config.threads:
         torch.set_num_threads(config.threads)
     return load_model(
-        config.model, load_format=config.load_format, dtype=config.dtype or None, device=config.device
+        config.model,
+        load_format=config.load_format,
+        dtype=config.dtype or None,
+        device=config.device,
+        max_pixels=config.max_pixels or None,
     )
 
 
@@ -97,6 +101,7 @@ def _config(args: argparse.Namespace) -> ReasonerConfig:
         load_format=args.load_format,
         dtype=args.dtype,
         device=args.device,
+        max_pixels=args.max_pixels,
         threads=args.threads,
         ram_bytes=args.ram_bytes,
         view_tokens=args.view_tokens,
@@ -121,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--load-format", default="auto", help="'auto', or 'dummy' for random weights (%(default)s)")
     add("--dtype", default="", help="float32, bfloat16 or float16; empty: the model's own for the device")
     add("--device", default="cpu", help="cpu or cuda:N (%(default)s)")
+    add("--max-pixels", type=int, default=0, help="pixel budget of a frame, as the encoders have it; 0: own")
     add("--ram-bytes", type=int, default=_DEFAULTS["ram_bytes"], help="budget of the store (%(default)s)")
     add("--view-tokens", type=int, default=_DEFAULTS["view_tokens"], help="tokens in view (%(default)s)")
     add("--threads", type=int, default=0, help="threads of torch; 0: its own choice")

@@ -32,6 +32,8 @@ class ReasonerConfig:
     dtype: str = ""
     """Empty: float32 on CPUs, the checkpoint's own elsewhere."""
     device: str = "cpu"
+    max_pixels: int = 0
+    """Pixel budget of a frame, as the encoders have it (it is in the fingerprint); 0: the checkpoint's."""
     threads: int = 0
     """Threads of torch; 0 leaves its own choice."""
 
@@ -87,6 +89,8 @@ def _problems(config: ReasonerConfig) -> list[str]:
         found.append(f"default_answer_tokens is above max_answer_tokens ({config.max_answer_tokens})")
     if config.threads < 0:
         found.append(f"threads is {config.threads}")
+    if config.max_pixels < 0:
+        found.append(f"max_pixels is {config.max_pixels}")
     if not config.drain_s >= 0:
         found.append(f"drain_s is {config.drain_s}")
     return found

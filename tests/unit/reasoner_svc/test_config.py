@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from reasoner_svc.__main__ import main
+from reasoner_svc.__main__ import _config, _load, _parser, main
 from reasoner_svc.config import ReasonerConfig
 from tandem.core.errors import InvalidInput
+from tandem.vlm.load import load_model
 
 SECRET = b"sixteen bytes !!"
 
@@ -41,3 +42,12 @@ def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert ended.value.code == 0
     assert "example:" in capsys.readouterr().out
+
+
+def test_the_pixel_budget_reaches_the_model_as_at_an_encoder(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(SECRET)
+    flags = ["--name", "r", "--secret-file", str(secret), "--model", "dummy:tiny", "--max-pixels", "1568"]
+    fingerprint = _load(_config(_parser().parse_args(flags))).fingerprint
+    assert fingerprint == load_model("dummy:tiny", max_pixels=1568).fingerprint
+    assert fingerprint != load_model("dummy:tiny").fingerprint, "the budget counts"
