@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 import tandem
+from encoder_svc.app import DEFAULT_WINDOW_UNITS
 from encoder_svc.config import EncoderConfig
 from encoder_svc.window import Window
 from tandem.client import Client, PictureFormat
@@ -84,7 +85,7 @@ def _bare_forward(model: VisionLanguageModel, pictures: np.ndarray[Any, Any]) ->
     """Vision tower and windowed prefill of all pictures, in runs as long as the encoder's."""
     per_unit, run = model.prompt.frames_per_unit, EncoderConfig().run_units
     units = torch.from_numpy(pictures).unflatten(0, (-1, per_unit))
-    window = Window(model, model.prompt.window_units or EncoderConfig().window_units or 16)
+    window = Window(model, model.prompt.window_units or DEFAULT_WINDOW_UNITS)
     window.open()
     for start in range(0, len(units), run):
         seen = model.see(units[start : start + run])
