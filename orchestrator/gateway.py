@@ -175,6 +175,8 @@ class _Reader:
         session = self._session
         while session.must_wait(size):
             await session.changed.wait(1.0)
+        if self._outbox.is_closed:
+            return  # another call took the stream over meanwhile: what comes next is its media
         before = session.next_position
         try:
             if request.HasField("picture"):

@@ -7,8 +7,6 @@ dies they die with it, and the next one starts them anew.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -62,6 +60,7 @@ class _Keeper:
         """Until a signal, or until the orchestrator says that it cannot work."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
+        signal.signal(signal.SIGALRM, self._kill)
         failures = 0
         while True:
             started_s = time.monotonic()
@@ -84,17 +83,11 @@ class _Keeper:
         # Its own session: Ctrl-C reaches us alone, and we stop it in order.
         self._child = subprocess.Popen(line, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
         try:
-            return self._child.wait(STOP_GRACE_S) if self._stopping else self._wait()
+            if self._stopping:  # the signal came before there was a child to pass it to
+                self._child.terminate()
+            return self._child.wait()
         finally:
             self._child = None
-
-    def _wait(self) -> int:
-        """Until the child ends; once a signal came, no longer than the grace."""
-        assert self._child is not None
-        while True:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                return self._child.wait(None if not self._stopping else STOP_GRACE_S)
-            self._child.kill()
 
     def _listen(self) -> str:
         """The same port after a restart, also when any free one was asked for."""
@@ -107,9 +100,14 @@ class _Keeper:
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._stopping = True
+        # A wait for a child goes on after a signal was handled: only another one can end it.
+        signal.setitimer(signal.ITIMER_REAL, STOP_GRACE_S)
         if self._child is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._child.pid, signal.SIGTERM)
+            self._child.terminate()
+
+    def _kill(self, number: int, frame: FrameType | None) -> None:
+        if self._child is not None:
+            self._child.kill()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -38,6 +38,7 @@ def command(wanted: Wanted, orchestrator: str, secret_file: Path, settings: Serv
     line = [sys.executable, "-m", _MODULES[wanted.role], "--die-with-parent"]
     line += ["--listen", "127.0.0.1:0", "--name", wanted.name, "--orchestrator", orchestrator]
     line += ["--secret-file", str(secret_file), "--model", settings.model, "--device", settings.device]
+    line += ["--log-level", settings.log_level]
     if settings.dtype:
         line += ["--dtype", settings.dtype]
     if settings.threads:
@@ -45,7 +46,6 @@ def command(wanted: Wanted, orchestrator: str, secret_file: Path, settings: Serv
     if wanted.role is Role.ENCODER and settings.window_units:
         line += ["--window-units", str(settings.window_units)]
     if wanted.role is Role.REASONER:
-        line += ["--log-level", settings.log_level]
         line += ["--ram-bytes", str(settings.ram_bytes)]
         if settings.view_tokens:
             line += ["--view-tokens", str(settings.view_tokens)]

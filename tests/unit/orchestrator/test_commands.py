@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -137,3 +138,31 @@ async def pid_of(child: Child, tmp_path: Path, starts: int) -> int:
             await asyncio.sleep(0.02)
     assert child.pid is not None
     return child.pid
+
+
+UP_WITH_LITTLE_PATIENCE = """
+import sys
+from orchestrator import up
+up.STOP_GRACE_S = 1.0
+sys.exit(up.main(["--listen", "127.0.0.1:0", "--run-dir", sys.argv[1]]))
+"""
+
+
+def test_an_orchestrator_that_does_not_stop_is_killed(tmp_path: Path) -> None:
+    line = [sys.executable, "-c", UP_WITH_LITTLE_PATIENCE, str(tmp_path)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as keeper:
+        assert keeper.stdout is not None
+        assert any("listening on" in text for text in keeper.stdout)
+        children = Path(f"/proc/{keeper.pid}/task/{keeper.pid}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGSTOP)
+        keeper.send_signal(signal.SIGTERM)
+        try:
+            assert keeper.wait(20) == 0
+        finally:
+            keeper.kill()
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_every_service_gets_the_log_level(role: Role) -> None:
+    line = command(Wanted("x", role), "127.0.0.1:1", Path("secret"), ServiceSettings(log_level="debug"))
+    assert line[line.index("--log-level") + 1] == "debug"
