@@ -69,5 +69,5 @@ def _address(url: str, fps: float) -> ContainerSource:
 
 
 def _without_password(url: str) -> str:
-    """The address as it may be shown and logged."""
-    return re.sub(r"(?<=//)[^/@]*@", "", url)
+    """The address as it may be shown and logged: a password may hold ``@`` and ``/``, a query another one."""
+    return re.sub(r"(?<=//)[^?]*@|\?.*", "", url)

@@ -165,3 +165,16 @@ def test_a_directory_in_natural_order(tmp_path: Path) -> None:
     assert pieces[3].picture is PictureFormat.JPEG
     assert pieces[3].data.startswith(b"\xff\xd8")
     assert pieces[4].data == b"", "an empty file is left for the stream to refuse by its name"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rtsp://me:p@ss@camera/x",
+        "rtsp://me:p/ss@camera/x",
+        "rtsp://camera/x?password=pass",
+        "rtsp://camera/x",
+    ],
+)
+def test_the_name_of_an_address_has_no_password(url: str) -> None:
+    assert _without_password(url) == "rtsp://camera/x"
