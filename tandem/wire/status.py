@@ -58,6 +58,9 @@ _ERROR_OF_STATUS: dict[grpc.StatusCode, type[TandemError]] = {
     grpc.StatusCode.CANCELLED: Unavailable,
 }
 
+_CORE_GAVE_UP = "Internal error from Core"
+"""What grpcio says of a call whose connection ended while it was writing: the peer died, it did not err."""
+
 
 def error_to_proto(error: BaseException) -> types_pb2.Error:
     """The error for the wire. What is not a `TandemError` becomes ``internal`` without its details."""
@@ -97,5 +100,5 @@ def error_from_rpc(error: grpc.aio.AioRpcError, doing: str) -> TandemError:
         retry_ms = trailing.get(RETRY_KEY, "0")
         retry_after_s = int(retry_ms) / 1000 if isinstance(retry_ms, str) and retry_ms.isdigit() else None
         return error_from_code(code, details, retry_after_s or None)
-    cls = _ERROR_OF_STATUS.get(error.code(), Internal)
+    cls = Unavailable if details == _CORE_GAVE_UP else _ERROR_OF_STATUS.get(error.code(), Internal)
     return cls(f"{doing}: {details}")

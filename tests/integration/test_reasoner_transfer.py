@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from typing import Any
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -138,20 +139,20 @@ async def test_blocks_of_a_stream_that_is_not_open_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("signed", "error"),
+    ("epoch", "of_ticket", "error"),
     [
-        (ticket(2, secret=b"another secret!!"), PermissionRefused),
-        (ticket(2, reasoner="reasoner-9"), PermissionRefused),
-        (ticket(1), WrongState),
+        (2, {"secret": b"another secret!!"}, PermissionRefused),
+        (2, {"reasoner": "reasoner-9"}, PermissionRefused),
+        (1, {}, WrongState),
     ],
     ids=["foreign secret", "another reasoner's", "stale epoch"],
 )
 async def test_links_without_a_right_to_be_are_refused(
-    model: VisionLanguageModel, signed: bytes, error: type[TandemError]
+    model: VisionLanguageModel, epoch: int, of_ticket: dict[str, Any], error: type[TandemError]
 ) -> None:
     async with serve(model) as s, connected(s, model, epoch=1):
         with pytest.raises(error):
-            await link_to(s, model, signed).start()
+            await link_to(s, model, ticket(epoch, **of_ticket)).start()
         assert s.reasoner.transfer.links == 1
 
 
