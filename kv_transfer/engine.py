@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from kv_transfer.base import BlockSink, LinkConfig
-from kv_transfer.block import Block, check_header
+from kv_transfer.block import Block
 from kv_transfer.fetching import FetchDesk
 from kv_transfer.lane_ends import LaneEnds, MakeLane
 from kv_transfer.protocol import actions as act
@@ -217,7 +217,6 @@ class Engine:
     def _admit(self, offer: msg.Offer, index: int) -> Admission:
         header = offer.headers[index]
         try:
-            check_header(header)
             if header.fingerprint != self._fingerprint:
                 raise Incompatible(f"block {header.key} has fingerprint {header.fingerprint}")
             if offer.request_id:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from kv_transfer.base import BlockSource, SendResult
 from kv_transfer.block import Block
+from kv_transfer.protocol.limits import check_patience
 from tandem.core.blocks import BlockHeader
 from tandem.core.errors import DeadlineExceeded, Internal, InvalidInput, LimitExceeded, NotFound, TandemError
 from tandem.core.ids import StreamId
@@ -105,6 +106,11 @@ class FetchServer:
 
     def serve(self, request: Fetch) -> None:
         """Answer in the background: with offers, or a refusal."""
+        try:
+            check_patience(request.timeout_s)
+        except InvalidInput as error:
+            self._refuse(request, error)
+            return
         if len(self._tasks) >= _MAX_SERVED:
             self._refuse(request, LimitExceeded(f"{_MAX_SERVED} fetches are being served", retry_after_s=0.1))
             return

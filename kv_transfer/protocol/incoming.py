@@ -20,10 +20,11 @@ from dataclasses import dataclass, field
 
 from kv_transfer.protocol.actions import Action, BreakLane, Expect, Publish, Release, Send
 from kv_transfer.protocol.frames import choose_class
+from kv_transfer.protocol.limits import check_offered
 from kv_transfer.protocol.refusals import nack_of
 from tandem.core.blocks import BlockHeader
-from tandem.core.errors import DataLost, DeadlineExceeded, LimitExceeded, TandemError
-from tandem.core.transfer import Ack, BlockGrant, Direction, FrameClass, Grant, Nack, NackCode, Offer
+from tandem.core.errors import DataLost, DeadlineExceeded, InvalidInput, LimitExceeded, TandemError
+from tandem.core.transfer import Ack, BlockGrant, Direction, FrameClass, Grant, Offer
 
 MAX_CORRUPT_ATTEMPTS = 2
 """Damaged layers are asked for once more; twice damaged means memory or a peer that cannot be trusted."""
@@ -102,10 +103,14 @@ class IncomingBook:
         return self._active[transfer_id].offer.headers
 
     def on_offer(self, offer: Offer, now_s: float) -> list[Action]:
-        """The peer has blocks. Ids that do not rise are refused: they were used before."""
-        if offer.transfer_id <= self._last_id or not offer.headers:
-            return [_nack(offer.transfer_id, NackCode.INVALID, "an offer without blocks or with an old id")]
+        """The peer has blocks. Ids that do not rise are refused (used before), and impossible headers."""
+        if offer.transfer_id <= self._last_id:
+            return [Send(nack_of(InvalidInput("an offer with an old id"), offer.transfer_id))]
         self._last_id = offer.transfer_id
+        try:
+            check_offered(offer.headers, offer.timeout_s)
+        except InvalidInput as error:
+            return [Send(nack_of(error, offer.transfer_id))]
         if len(self._waiting) >= self._max_pending:
             busy = LimitExceeded(f"{self._max_pending} offers are waiting", retry_after_s=0.1)
             return [Send(nack_of(busy, offer.transfer_id))]
@@ -287,7 +292,3 @@ class IncomingBook:
         released = list(transfer.missing)
         transfer.missing.clear()
         return [Release(transfer_id=transfer_id, index=index) for index in released]
-
-
-def _nack(transfer_id: int, code: NackCode, message: str) -> Send:
-    return Send(Nack(transfer_id=transfer_id, code=code, message=message))

@@ -1,0 +1,46 @@
+"""What a peer sends is judged before it is used: the request is refused, the link goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import math
+
+import pytest
+
+from kv_transfer.base import LinkConfig
+from kv_transfer.memory import random_block
+from tandem.core.errors import InvalidInput
+from tandem.core.ids import StreamId
+from tandem.core.transfer import Fetch, LaneKind, Offer
+from tests.contract.lane_pairs import link_pair
+
+LOOPBACK = LinkConfig(lanes=(LaneKind.LOOPBACK,), frame_timeout_s=1.0)
+
+
+async def test_an_offer_of_an_unknown_dtype_does_not_end_the_link() -> None:
+    header = random_block(0).header
+    bad = dataclasses.replace(header, layout=dataclasses.replace(header.layout, dtype="float8"))
+    async with link_pair(LOOPBACK) as pair:
+        await pair.encoder._channel.send(Offer(transfer_id=1000, headers=(bad,), timeout_s=1.0))
+        await asyncio.sleep(0.1)
+        assert not pair.reasoner.closed.done()
+        assert len(pair.reasoner._engine._incoming) == 0
+
+
+@pytest.mark.parametrize("timeout_s", [math.nan, math.inf, 1e9])
+async def test_a_request_that_never_ends_is_refused(timeout_s: float) -> None:
+    async with link_pair(LOOPBACK) as pair:
+        block = random_block(0)
+        await pair.encoder._channel.send(
+            Offer(transfer_id=1000, headers=(block.header,), timeout_s=timeout_s)
+        )
+        await asyncio.sleep(0.1)
+        assert pair.reasoner_store.reserved_bytes == 0
+        pair.reasoner_store.blocks[block.key] = block
+        request_id = pair.encoder._fetches.open(StreamId("stream"), [0])
+        await pair.encoder._channel.send(
+            Fetch(request_id=request_id, stream=StreamId("stream"), numbers=(0,), timeout_s=timeout_s)
+        )
+        with pytest.raises(InvalidInput):
+            await pair.encoder._fetches.wait(request_id, 2.0)
