@@ -61,7 +61,7 @@ class NoSink(BlockSink):
         """Nothing was reserved."""
 
 
-def make_dial(config: EncoderConfig, secret: bytes, fingerprint: str, boot_id: str) -> Dial:
+def make_dial(config: EncoderConfig, secret: bytes, model: VisionLanguageModel, boot_id: str) -> Dial:
     """How links to reasoners are opened."""
     link_config = LinkConfig(
         lanes=tuple(LaneKind(lane) for lane in config.lanes),
@@ -72,7 +72,8 @@ def make_dial(config: EncoderConfig, secret: bytes, fingerprint: str, boot_id: s
     async def dial(address: str, ticket: bytes) -> OpenLink:
         local = LocalEnd(
             node_id=config.name,
-            fingerprint=fingerprint,
+            fingerprint=model.fingerprint,
+            layout=model.layout,
             boot_id=boot_id,
             cluster_secret=secret,
             ticket=ticket,
@@ -132,7 +133,7 @@ class EncoderApp:
             LoopConfig(window_units=window_units, run_units=config.run_units, batch_units=config.batch_units),
         )
         self.links = LinkPool(
-            make_dial(config, secret, model.fingerprint, self.boot_id),
+            make_dial(config, secret, model, self.boot_id),
             secret,
             patience_s=config.connect_patience_s,
             idle_s=config.link_idle_s,

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from encoder_svc.resume import GeometryRun, geometries_until
 from kv_transfer.block import Block
-from tandem.core.blocks import BlockGeometry
-from tandem.core.errors import DataLost
+from tandem.core.blocks import BlockGeometry, BlockHeader
+from tandem.core.errors import DataLost, Incompatible
+from tandem.vlm.families.base import is_fitting
 from tandem.vlm.model import ForwardResult, Step, VisionLanguageModel
 from tandem.vlm.segment import Segment
 from tandem.vlm.view import Part, View
@@ -81,11 +82,17 @@ class Window:
         return geometry, self._model.forward(embeds, self._positions(geometry), view, capture=True)
 
     def restore(self, kept: Kept) -> None:
-        """Take up a stream from its blocks. Raises DataLost when they do not fit together."""
+        """Take up a stream from its blocks.
+
+        Raises DataLost when they do not fit together or are not what this layout makes, Incompatible when
+        they are of another model.
+        """
         units = kept.next_block_number - 1
         numbers = [block.key.number for block in kept.recent]
         if numbers != list(range(units + 1 - len(numbers), units + 1)):
             raise DataLost(f"blocks {numbers} are not the last before {kept.next_block_number}")
+        for block in (*([kept.sink] if kept.sink else []), *kept.recent):
+            self._check(block.header)
         recent = [block.header.geometry for block in kept.recent]
         older = units - len(recent)
         for count, geometry in geometries_until(kept.runs, older):
@@ -100,6 +107,12 @@ class Window:
             self._append(self._sink, kept.sink, self._positions(kept.sink.header.geometry))
         for block in kept.recent:
             self._restore_unit(block)
+
+    def _check(self, header: BlockHeader) -> None:
+        if header.fingerprint != self._model.fingerprint or header.layout != self._model.layout:
+            raise Incompatible(f"block {header.key} is of model {header.fingerprint} with {header.layout}")
+        if not is_fitting(self._model.prompt, header):
+            raise DataLost(f"block {header.key} cannot be a {header.kind.name} with {header.geometry}")
 
     def _place_past(self, count: int, geometry: BlockGeometry) -> None:
         for at in range(0, count, _PLACE_UNITS):

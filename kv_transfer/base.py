@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 
 from kv_transfer.block import Block
-from tandem.core.blocks import BlockHeader, BlockKey
+from tandem.core.blocks import BlockHeader, BlockKey, KVLayout
 from tandem.core.errors import InvalidInput, TandemError
 from tandem.core.ids import Epoch, StreamId
 from tandem.core.tickets import MIN_SECRET_BYTES
@@ -137,6 +137,8 @@ class LocalEnd:
     """The id under which the orchestrator's tickets name this process."""
     fingerprint: str
     """32 hex digits of the model's KV; must equal the peer's."""
+    layout: KVLayout | None = None
+    """Shape of the model's KV: blocks that were fetched must have it. None: not compared."""
     boot_id: str
     """New for every start of this process; 1 to 64 characters."""
     cluster_secret: bytes
@@ -167,6 +169,8 @@ class LinkConfig:
     """The NCCL lane needs ``cuda:N`` at both ends."""
     credit_bytes: int = 256 << 20
     """Most payload bytes granted to the peer and not yet published. A larger block is granted alone."""
+    fetch_bytes: int = 4 << 30
+    """Most payload bytes of the blocks that one fetch brings; the peer chooses their sizes."""
     max_pending_offers: int = 256
     """Offers that wait for credit; one more is refused as busy."""
     offer_bytes: int = 32 << 20
@@ -192,5 +196,6 @@ class LinkConfig:
         if self.gloo_host in {"", "0.0.0.0", "::", "*"}:  # noqa: S104 - refused, not bound
             raise InvalidInput(f"gloo_host names every interface ({self.gloo_host!r}); name one address")
         times = (self.handshake_timeout_s, self.lane_open_timeout_s, self.frame_timeout_s, self.heartbeat_s)
-        if min(times) <= 0 or min(self.credit_bytes, self.offer_bytes, self.offer_blocks) <= 0:
+        sizes = (self.credit_bytes, self.fetch_bytes, self.offer_bytes, self.offer_blocks)
+        if min(times) <= 0 or min(sizes) <= 0:
             raise InvalidInput("times and limits of a link must be positive")

@@ -10,8 +10,16 @@ from dataclasses import dataclass
 from kv_transfer.base import BlockSource, SendResult
 from kv_transfer.block import Block
 from kv_transfer.protocol.limits import check_patience
-from tandem.core.blocks import BlockHeader
-from tandem.core.errors import DeadlineExceeded, Internal, InvalidInput, LimitExceeded, NotFound, TandemError
+from tandem.core.blocks import BlockHeader, KVLayout
+from tandem.core.errors import (
+    DeadlineExceeded,
+    Incompatible,
+    Internal,
+    InvalidInput,
+    LimitExceeded,
+    NotFound,
+    TandemError,
+)
 from tandem.core.ids import StreamId
 from tandem.core.transfer import ControlMessage, Fetch, FetchRefused
 
@@ -25,13 +33,18 @@ class _Request:
     stream: StreamId
     numbers: tuple[int, ...]
     landed: dict[int, Block]
+    room: dict[int, int]
+    """Bytes of the blocks that were admitted, by number."""
     done: asyncio.Future[list[Block]]
 
 
 class FetchDesk:
     """Open fetches of one link. Event loop's thread only."""
 
-    def __init__(self) -> None:
+    def __init__(self, layout: KVLayout | None, max_bytes: int) -> None:
+        """`layout` is what blocks must have (None: any), `max_bytes` what one fetch may bring."""
+        self._layout = layout
+        self._max_bytes = max_bytes
         self._requests: dict[int, _Request] = {}
         self._last_id = 0
 
@@ -44,7 +57,7 @@ class FetchDesk:
             raise InvalidInput("a fetch needs block numbers, each once")
         self._last_id += 1
         done: asyncio.Future[list[Block]] = asyncio.get_running_loop().create_future()
-        self._requests[self._last_id] = _Request(stream, tuple(numbers), {}, done)
+        self._requests[self._last_id] = _Request(stream, tuple(numbers), {}, {}, done)
         return self._last_id
 
     async def wait(self, request_id: int, timeout_s: float) -> list[Block]:
@@ -67,6 +80,12 @@ class FetchDesk:
         key = header.key
         if key.stream != request.stream or key.number not in request.numbers or key.number in request.landed:
             return InvalidInput(f"block {key.number} of {key.stream} was not asked for")
+        if self._layout is not None and header.layout != self._layout:
+            return Incompatible(f"block {key} has {header.layout}, this end runs {self._layout}")
+        room = {**request.room, key.number: header.payload_bytes}
+        if sum(room.values()) > self._max_bytes:
+            return InvalidInput(f"the blocks are larger than a fetch may bring ({self._max_bytes} bytes)")
+        request.room = room
         return None
 
     def land(self, request_id: int, block: Block) -> None:

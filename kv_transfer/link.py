@@ -82,7 +82,7 @@ class Link:
         self._closed: asyncio.Future[LinkClosed] = asyncio.get_running_loop().create_future()
         self._agreement: Agreement | None = None
         self._engine: Engine | None = None
-        self._fetches = FetchDesk()
+        self._fetches = FetchDesk(hello.layout, self._config.fetch_bytes)
         self._outbox = Outbox(
             channel,
             self._config.heartbeat_s * self._config.heartbeat_misses,

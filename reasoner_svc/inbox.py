@@ -19,10 +19,10 @@ from reasoner_svc.changes import Changes
 from reasoner_svc.store.directory import BlockState
 from reasoner_svc.store.store import BlockStore, Landing, LoadTicket, StorePlan
 from reasoner_svc.streams import Opening, StreamRecord, Streams
-from tandem.core.blocks import BlockHeader, BlockKey, BlockKind, KVLayout
+from tandem.core.blocks import BlockHeader, BlockKey, KVLayout
 from tandem.core.errors import DataLost, Incompatible, InvalidInput, LimitExceeded, WrongState
 from tandem.core.ids import Epoch, StreamId
-from tandem.vlm.families.base import PromptLayout
+from tandem.vlm.families.base import PromptLayout, is_fitting
 
 log = logging.getLogger(__name__)
 
@@ -190,15 +190,7 @@ class Inbox:
                 f"block of model {header.fingerprint} with {header.layout}; "
                 f"this reasoner runs {self._fingerprint} with {self._layout}"
             )
-        geometry = header.geometry
-        if header.key.number == 0:
-            fits = header.kind is BlockKind.SINK and geometry.visual_tokens == 0
-            fits = fits and geometry.tokens == len(self._prompt.sink_tokens())
-        else:
-            grid = (geometry.grid_t, geometry.grid_h, geometry.grid_w)
-            fits = header.kind is BlockKind.VISUAL and geometry.visual_tokens > 0 and geometry.grid_t == 1
-            fits = fits and geometry == self._prompt.geometry(grid)
-        if not fits:
+        if not is_fitting(self._prompt, header):
             raise InvalidInput(
                 f"block {header.key.number} cannot be a {header.kind.name} block with {header.geometry}"
             )

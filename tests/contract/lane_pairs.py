@@ -23,6 +23,7 @@ from kv_transfer.lanes.proof import open_proven
 from kv_transfer.link import Link
 from kv_transfer.loopback import loopback_channels
 from kv_transfer.memory import DictStore
+from tandem.core.blocks import KVLayout
 from tandem.core.ids import Epoch
 from tandem.core.tickets import Ticket, sign_ticket
 from tandem.core.transfer import Direction, LaneKind
@@ -124,12 +125,13 @@ class LinkPair:
         sink: BlockSink | None = None,
         source: BlockSource | None = None,
         make_lane: MakeLane = make_lane,
+        layout: KVLayout | None = None,
     ) -> None:
         ours, theirs = loopback_channels()
         self.encoder_store, self.reasoner_store = DictStore(), DictStore()
         self.encoder = Link(
             ours,
-            hello=make_end("encoder-0", ticket=make_ticket()),
+            hello=make_end("encoder-0", ticket=make_ticket(), layout=layout),
             sink=self.encoder_store,
             source=self.encoder_store,
             config=replace(config, device=make_device(config.lanes[0], True)),

@@ -1,4 +1,4 @@
-"""What a model family must tell the rest of Tandem. Protocols only; no tensors are computed here.
+"""What a model family must tell the rest of Tandem. Protocols and what follows from them; no tensors.
 
 A *unit* is one temporal step of the vision tower (one frame, or the pair that Qwen2.5-VL merges). A position
 is a triple (time, height, width); text tokens have three equal components. A *base* is the position of a
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
-from tandem.core.blocks import BlockGeometry
+from tandem.core.blocks import BlockGeometry, BlockHeader, BlockKind
 
 if TYPE_CHECKING:
     from tandem.vlm.positions import AdvanceRules
@@ -135,6 +135,18 @@ class PromptLayout(Protocol):
     def text_stream(self) -> TextStream:
         """A fresh incremental detokeniser."""
         ...
+
+
+def is_fitting(prompt: PromptLayout, header: BlockHeader) -> bool:
+    """True when a block's kind and geometry are those that this layout gives a block of its number."""
+    geometry = header.geometry
+    if header.key.number == 0:
+        return header.kind is BlockKind.SINK and geometry == BlockGeometry(
+            text_before=len(prompt.sink_tokens()), grid_t=0, grid_h=0, grid_w=0, text_after=0
+        )
+    grid = (geometry.grid_t, geometry.grid_h, geometry.grid_w)
+    is_unit = header.kind is BlockKind.VISUAL and geometry.visual_tokens > 0 and geometry.grid_t == 1
+    return is_unit and geometry == prompt.geometry(grid)
 
 
 class Family(Protocol):

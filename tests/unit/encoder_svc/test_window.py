@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,7 +12,8 @@ from encoder_svc.resume import GeometryRun, extend_runs
 from encoder_svc.sample import Unit
 from encoder_svc.window import Kept, Window
 from kv_transfer.block import Block
-from tandem.core.errors import DataLost
+from tandem.core.blocks import BlockKind
+from tandem.core.errors import DataLost, Incompatible
 from tandem.core.ids import StreamId
 from tandem.core.timeline import TimeRange
 from tandem.vlm.model import VisionLanguageModel
@@ -189,3 +192,25 @@ def test_streams_together_equal_streams_alone() -> None:
     together = prefill_runs(vlm, runs, see_runs(vlm, runs))
     for left, right in zip(together, alone, strict=True):
         assert largest_error(left, right) < 1e-5
+
+
+def test_blocks_of_another_kind_geometry_or_model_are_refused() -> None:
+    vlm = model()
+    window = Window(vlm, 4)
+    sink, unit = encode_sink(vlm, STREAM, window), encode(vlm, window, make_units(vlm, 1), 1)[0]
+
+    def changed(block: Block, **changes: object) -> Block:
+        return Block(replace(block.header, **changes), block.payload)  # type: ignore[arg-type]
+
+    odd = replace(unit.header.geometry, text_before=unit.header.tokens, grid_t=0, grid_h=0, grid_w=0)
+    odd = replace(odd, text_after=0)
+    flat = replace(sink.header.geometry, text_before=0, text_after=sink.header.tokens)
+    for kept, error in (
+        (Kept(changed(sink, kind=BlockKind.TEXT), (unit,), 2, ()), DataLost),
+        (Kept(changed(sink, geometry=flat), (unit,), 2, ()), DataLost),
+        (Kept(sink, (changed(unit, kind=BlockKind.SINK),), 2, ()), DataLost),
+        (Kept(sink, (changed(unit, geometry=odd),), 2, ()), DataLost),
+        (Kept(sink, (changed(unit, fingerprint="f" * 32),), 2, ()), Incompatible),
+    ):
+        with pytest.raises(error):
+            Window(vlm, 4).restore(kept)

@@ -10,7 +10,7 @@ import pytest
 
 from kv_transfer.base import LinkConfig
 from kv_transfer.memory import random_block
-from tandem.core.errors import InvalidInput
+from tandem.core.errors import Incompatible, InvalidInput
 from tandem.core.ids import StreamId
 from tandem.core.transfer import Fetch, LaneKind, Offer
 from tests.contract.lane_pairs import link_pair
@@ -44,3 +44,18 @@ async def test_a_request_that_never_ends_is_refused(timeout_s: float) -> None:
         )
         with pytest.raises(InvalidInput):
             await pair.encoder._fetches.wait(request_id, 2.0)
+
+
+async def test_a_fetch_takes_only_the_layout_of_its_model_and_a_bounded_number_of_bytes() -> None:
+    right, wrong = random_block(0), random_block(1, head_dim=64)
+    config = dataclasses.replace(LOOPBACK, fetch_bytes=2 * right.header.payload_bytes)
+    async with link_pair(config, layout=right.header.layout) as pair:
+        for block in (right, wrong, random_block(2), random_block(3)):
+            pair.reasoner_store.blocks[block.key] = block
+        stream = StreamId("stream")
+        assert len(await pair.encoder.fetch(stream, [0, 2], timeout_s=5)) == 2
+        with pytest.raises(Incompatible):
+            await pair.encoder.fetch(stream, [1], timeout_s=5)
+        with pytest.raises(InvalidInput, match="fetch"):
+            await pair.encoder.fetch(stream, [0, 2, 3], timeout_s=5)
+        assert len(await pair.encoder.fetch(stream, [3], timeout_s=5)) == 1
