@@ -11,7 +11,7 @@ size, therefore matches no receive and writes nowhere; the wait for the right on
 its own for the header costs a tenth of the time of a 1 MiB frame.
 
 `Work.is_completed` is never true and nothing in Gloo wakes a blocked wait, so `interrupt` shuts down the
-pair's own socket, which is known by the listening ports of the two devices.
+pair's own socket, which is known by the addresses that the two devices listen on, port and all.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ from tandem.core.transfer import LaneKind
 
 _TCP = {socket.AF_INET, socket.AF_INET6}
 _PROOF_TAG = 1
+_DEVICE_ATTEMPTS = 5
+Address = tuple[str, int]
 _device_lock = threading.Lock()
 """One device at a time is made, so that the listener which appears is its own."""
 
@@ -77,15 +79,15 @@ class GlooLane(Lane):
         context = self.context
         store = ControlStore(context.store, "gloo", context.open_timeout_s)
         try:
-            self._device, port = make_device(context.gloo_host)
-            context.store.set(f"port/{context.rank}", str(port).encode())
+            self._device, own = make_device(context.gloo_host)
+            context.store.set(f"address/{context.rank}", _encode_address(own))
             options = gloo_options(self._device, context.open_timeout_s)
             self._group = ProcessGroupGloo(store, context.rank, 2, options)
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             raise LaneBroken(f"the Gloo pair could not be made: {error}") from error
-        peer_port = int(context.store.get(f"port/{1 - context.rank}", context.open_timeout_s))
+        peer = _decode_address(context.store.get(f"address/{1 - context.rank}", context.open_timeout_s))
         with self._guard:
-            self._socket = _find_socket(port, peer_port)
+            self._socket = _find_socket(own, peer)
             if self._interrupted and self._socket is not None:
                 _shut(self._socket)
 
@@ -192,30 +194,47 @@ def gloo_options(device: Any, timeout_s: float) -> Any:
     return options
 
 
-def make_device(host: str) -> tuple[Any, int]:
-    """A Gloo device that listens on `host` only, and its port (0 when it could not be told)."""
-    with _device_lock:
-        before = set(_socket_fds())
-        device = ProcessGroupGloo.create_device(hostname=host)
-        for fd in _socket_fds():
-            if fd in before:
-                continue
-            with socket.socket(fileno=os.dup(fd)) as candidate:
-                if candidate.family in _TCP and candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                    return device, candidate.getsockname()[1]
-    return device, 0
+def make_device(host: str) -> tuple[Any, Address]:
+    """A Gloo device that listens on `host` only, and the address it listens on.
+
+    Raises LaneBroken when that cannot be told: a lane whose socket is unknown could not be interrupted.
+    """
+    hosts = {info[4][0] for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    for _ in range(_DEVICE_ATTEMPTS):
+        with _device_lock:
+            before = {inode for _, inode in _socket_fds()}
+            device = ProcessGroupGloo.create_device(hostname=host)
+            fresh = [fd for fd, inode in _socket_fds() if inode not in before]
+        found = {address for address in map(_listening_on, fresh) if address and address[0] in hosts}
+        if len(found) == 1:
+            return device, found.pop()
+        # Somebody else began to listen on the same address at the same time: which is ours is not known.
+        del device
+    raise LaneBroken(f"the Gloo device's own listener on {host} could not be told from others")
 
 
-def _find_socket(port: int, peer_port: int) -> socket.socket | None:
-    """A duplicate of the pair's connection: accepted on our port, or made to the peer's."""
-    for fd in _socket_fds():
+def _listening_on(fd: int) -> Address | None:
+    """The address that a TCP listener is bound to; None for other sockets."""
+    try:
+        with socket.socket(fileno=os.dup(fd)) as candidate:
+            if candidate.family in _TCP and candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                host, port = candidate.getsockname()[:2]
+                return str(host), int(port)
+    except OSError:
+        pass
+    return None
+
+
+def _find_socket(own: Address, peer: Address) -> socket.socket | None:
+    """A duplicate of the pair's connection: accepted on our listener's address, or made to the peer's."""
+    for fd, _ in _socket_fds():
         try:
             candidate = socket.socket(fileno=os.dup(fd))
         except OSError:
             continue
         try:
             if candidate.family in _TCP and (
-                candidate.getpeername()[1] == peer_port or candidate.getsockname()[1] == port
+                candidate.getpeername()[:2] == peer or candidate.getsockname()[:2] == own
             ):
                 return candidate
         except OSError:
@@ -224,14 +243,27 @@ def _find_socket(port: int, peer_port: int) -> socket.socket | None:
     return None
 
 
-def _socket_fds() -> list[int]:
+def _encode_address(address: Address) -> bytes:
+    return f"{address[1]} {address[0]}".encode()
+
+
+def _decode_address(data: bytes) -> Address:
+    port, _, host = data.decode(errors="replace").partition(" ")
+    if not port.isdecimal() or not host:
+        raise LaneBroken(f"the peer's Gloo address is {data[:80]!r}")
+    return host, int(port)
+
+
+def _socket_fds() -> list[tuple[int, str]]:
+    """Every socket of this process: descriptor, and what tells it from others that had the number before."""
     found = []
     for name in os.listdir("/proc/self/fd"):
         try:
-            if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
-                found.append(int(name))
+            target = os.readlink(f"/proc/self/fd/{name}")
         except OSError:
             continue
+        if target.startswith("socket:"):
+            found.append((int(name), target))
     return found
 
 
