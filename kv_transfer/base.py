@@ -188,7 +188,7 @@ class LinkConfig:
     """Rebuilds of one lane within `rebuild_window_s` before the next kind is tried."""
     rebuild_window_s: float = 10.0
     close_timeout_s: float = 3.0
-    """Longest wait for the peer and the I/O threads at close."""
+    """Longest wait at close for the peer, and for the I/O threads beyond `lane_open_timeout_s`."""
 
     def __post_init__(self) -> None:
         if not self.lanes:

@@ -142,7 +142,9 @@ class LaneEnds:
         for worker in self._workers.values():
             worker.stop()
         try:
-            async with asyncio.timeout(self._config.close_timeout_s):
+            # A lane that is being opened may hear of the end only when its time to open is up.
+            patience_s = self._config.lane_open_timeout_s + self._config.close_timeout_s
+            async with asyncio.timeout(patience_s):
                 await self._exited.wait()
         except TimeoutError:
             log.error("an I/O thread of pair %s did not end in time", self._agreement.ticket.pair_id)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
+import time
 
 import pytest
 
 from kv_transfer.base import LinkConfig
+from kv_transfer.lanes.base import LaneBroken
+from kv_transfer.lanes.loopback import LoopbackLane
 from kv_transfer.memory import random_block
 from tandem.core.errors import Incompatible, InvalidInput
 from tandem.core.ids import StreamId
 from tandem.core.transfer import Fetch, LaneKind, Offer
-from tests.contract.lane_pairs import link_pair
+from tests.contract.lane_pairs import LinkPair, link_pair
 
 LOOPBACK = LinkConfig(lanes=(LaneKind.LOOPBACK,), frame_timeout_s=1.0)
 
@@ -59,3 +62,20 @@ async def test_a_fetch_takes_only_the_layout_of_its_model_and_a_bounded_number_o
         with pytest.raises(InvalidInput, match="fetch"):
             await pair.encoder.fetch(stream, [0, 2, 3], timeout_s=5)
         assert len(await pair.encoder.fetch(stream, [3], timeout_s=5)) == 1
+
+
+async def test_close_outlasts_a_lane_that_is_being_opened(caplog: pytest.LogCaptureFixture) -> None:
+    class Deaf(LoopbackLane):
+        """Like a Gloo pair's constructor: its wait for the peer cannot be interrupted, only runs out."""
+
+        def open(self) -> None:
+            time.sleep(0.8)
+            raise LaneBroken("nobody came")
+
+    config = dataclasses.replace(LOOPBACK, close_timeout_s=0.2, lane_open_timeout_s=0.8)
+    pair = LinkPair(config, make_lane=lambda _, context: Deaf(context))
+    starts = asyncio.gather(pair.encoder.start(), pair.reasoner.start(), return_exceptions=True)
+    await asyncio.sleep(0.2)
+    await asyncio.gather(pair.encoder.close("enough"), pair.reasoner.close("enough"))
+    await starts
+    assert "abandoned" not in caplog.text
