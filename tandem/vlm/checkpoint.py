@@ -20,7 +20,7 @@ from tandem.core.errors import Incompatible, InvalidInput, NotFound, Unavailable
 from tandem.vlm import dummy
 from tandem.vlm.families.base import Family
 from tandem.vlm.families.qwen2_5_vl import Qwen25VL
-from tandem.vlm.fingerprint import digest_files
+from tandem.vlm.fingerprint import digest_files, lasting
 
 FAMILIES: tuple[Family, ...] = (Qwen25VL(),)
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -58,10 +58,17 @@ class Checkpoint:
         if self.dummy_seed is None:
             assert self.folder is not None
             return digest_files(list(self.folder.glob("*.safetensors")))
-        drawn = (
+        return f"drawn from seed {self.dummy_seed}"
+
+    def lasting_config(self) -> Any:
+        """config.json as it is written, without what says nothing of the model.
+
+        Not transformers' reading of it, which differs between versions.
+        """
+        written = (
             dummy.description(self.source) if self.folder is None else _read_json(self.folder / "config.json")
         )
-        return json.dumps({"config": drawn, "seed": self.dummy_seed}, sort_keys=True)
+        return lasting(written)
 
     def build(self, *, dtype: torch.dtype, device: str) -> Any:
         """Transformers' model with its weights, as transformers makes it."""

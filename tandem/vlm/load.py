@@ -6,7 +6,8 @@ rotary becomes the identity and the attention function ours. No model code is re
 
 from __future__ import annotations
 
-from typing import Any, cast
+from dataclasses import asdict
+from typing import Any
 
 import torch
 
@@ -20,7 +21,7 @@ from tandem.vlm.families.qwen2_5_vl import DEFAULT_FPS
 from tandem.vlm.fingerprint import fingerprint
 from tandem.vlm.model import VisionLanguageModel
 from tandem.vlm.positions import AdvanceRules
-from tandem.vlm.preprocess import Preprocessor, Resampling, installed_resampling, read_preprocessor
+from tandem.vlm.preprocess import RESAMPLINGS, Preprocessor, Resampling, read_preprocessor
 from tandem.vlm.prompt import DEFAULT_MAX_QUESTION_TOKENS, Layout, Template
 from tandem.vlm.rope import Identity, Rope
 from tandem.vlm.tokens import Tokens
@@ -37,7 +38,7 @@ def load_model(
     backend: str = "auto",
     max_pixels: int | None = None,
     fps: float | None = None,
-    resampling: str = "auto",
+    resampling: Resampling = "torchvision",
 ) -> VisionLanguageModel:
     """Load a model.
 
@@ -48,8 +49,8 @@ def load_model(
     float32 on CPUs, the checkpoint's own elsewhere. `backend`: attention backend ("auto", "reference",
     "plain", "cpu", "cuda").
     `max_pixels` lowers the checkpoint's pixel budget per frame, `fps` is the sampling rate that native
-    positions assume (None: the checkpoint's); both are part of the fingerprint. `resampling`: "pillow",
-    "torchvision" or what transformers would use here ("auto").
+    positions assume (None: the checkpoint's). `resampling` of pictures: as torchvision does it, or as
+    "pillow". All three are part of the fingerprint.
 
     Raises NotFound (no such directory or file), Incompatible (another architecture, weights not in
     safetensors, a rope or sliding window that cannot be represented), InvalidInput (bad arguments),
@@ -64,12 +65,19 @@ def load_model(
         checkpoint.pictures,
         checkpoint.config.vision_config,
         max_pixels=max_pixels,
-        resampling=installed_resampling() if resampling == "auto" else cast("Resampling", resampling),
+        resampling=resampling,
     )
     hf = checkpoint.build(dtype=kind, device=device)
     seconds = checkpoint.family.seconds_per_unit(checkpoint.config, fps or _fps(checkpoint))
     rules = checkpoint.family.advance_rules(hf, seconds)
-    prompt = _prompt(checkpoint, rules, pictures, seconds, hf)
+    template, tokens = _template(checkpoint, seconds), _tokens(checkpoint)
+    prompt = Layout(
+        template,
+        tokens,
+        rules,
+        frames_per_unit=pictures.frames_per_unit,
+        eos_ids=_eos_ids(hf, tokens),
+    )
     rope = adapt(checkpoint, hf, kind)
     layout = _kv_layout(hf, kind)
     return VisionLanguageModel(
@@ -79,7 +87,12 @@ def load_model(
         pictures=pictures,
         rope=rope,
         layout=layout,
-        fingerprint=fingerprint(_facts(checkpoint, layout, rope, rules, pictures)),
+        fingerprint=fingerprint(
+            {
+                **_facts_of_files(checkpoint, template, tokens, pictures),
+                **_facts_of_model(layout, rope, rules, prompt),
+            }
+        ),
         backend=attention,
         device=torch.device(device),
         dtype=kind,
@@ -99,8 +112,8 @@ def adapt(checkpoint: Checkpoint, hf: Any, dtype: torch.dtype) -> Rope:
 def _check_arguments(dtype: str | None, device: str, resampling: str) -> None:
     if dtype is not None and dtype not in DTYPES:
         raise InvalidInput(f"unknown dtype {dtype!r}; there are: {', '.join(DTYPES)}")
-    if resampling not in ("auto", "pillow", "torchvision"):
-        raise InvalidInput(f"unknown resampling {resampling!r}; there are: auto, pillow, torchvision")
+    if resampling not in RESAMPLINGS:
+        raise InvalidInput(f"unknown resampling {resampling!r}; there are: {', '.join(RESAMPLINGS)}")
     try:
         kind = torch.device(device).type
     except RuntimeError as error:
@@ -122,23 +135,12 @@ def _fps(checkpoint: Checkpoint) -> float:
     return float(checkpoint.layout.get("fps", DEFAULT_FPS))
 
 
-def _prompt(
-    checkpoint: Checkpoint, rules: AdvanceRules, pictures: Preprocessor, seconds: float, hf: Any
-) -> Layout:
-    if checkpoint.folder is not None and (checkpoint.folder / "tokenizer.json").is_file():
-        tokens = Tokens.load(checkpoint.folder)
-    elif checkpoint.dummy_seed is not None:
-        tokens = Tokens(dummy_tokenizer(checkpoint.config))
-    else:
-        assert checkpoint.folder is not None
-        tokens = Tokens.load(checkpoint.folder)
-    return Layout(
-        _template(checkpoint, seconds),
-        tokens,
-        rules,
-        frames_per_unit=pictures.frames_per_unit,
-        eos_ids=_eos_ids(hf, tokens),
-    )
+def _tokens(checkpoint: Checkpoint) -> Tokens:
+    folder = checkpoint.folder
+    if checkpoint.dummy_seed is not None and (folder is None or not (folder / "tokenizer.json").is_file()):
+        return Tokens(dummy_tokenizer(checkpoint.config))
+    assert folder is not None
+    return Tokens.load(folder)
 
 
 def _template(checkpoint: Checkpoint, seconds: float) -> Template:
@@ -182,16 +184,26 @@ def _kv_layout(hf: Any, dtype: torch.dtype) -> KVLayout:
     )
 
 
-def _facts(
-    checkpoint: Checkpoint, layout: KVLayout, rope: Rope, rules: AdvanceRules, pictures: Preprocessor
+def _facts_of_files(
+    checkpoint: Checkpoint, template: Template, tokens: Tokens, pictures: Preprocessor
 ) -> dict[str, Any]:
     return {
         "weights": checkpoint.weights_digest(),
         "revision": checkpoint.revision,
+        "config": checkpoint.lasting_config(),
+        "layout": checkpoint.layout,
+        "template": asdict(template),
+        "tokenizer": tokens.digest,
+        "pictures": asdict(pictures),
+    }
+
+
+def _facts_of_model(layout: KVLayout, rope: Rope, rules: AdvanceRules, prompt: Layout) -> dict[str, Any]:
+    """What no file says alone: it is also up to the arguments and the installed versions."""
+    return {
         "kv": [layout.layers, layout.kv_heads, layout.head_dim, layout.dtype],
         # Rounded: the last digit of a power depends on the version of torch.
         "rope": [[[f"{x:.5e}" for x in row] for row in rope.inv_freq_AF.tolist()], rope.scaling],
-        "pixels": [pictures.min_pixels, pictures.max_pixels, pictures.mean, pictures.std],
         "positions": [rules.text_after_video, rules.generation, rules.units_interval],
-        "layout": checkpoint.layout,
+        "block_text": [prompt.sink_tokens(), *prompt.unit_tokens(0)],
     }

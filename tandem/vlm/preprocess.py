@@ -8,19 +8,19 @@ round to whole values after each of the two passes. They differ by 1 of 255 in a
 hundred, and by more where Pillow 13 takes the height first. Both are here (5e-7 after normalising):
 ``torchvision`` is `interpolate` on uint8, ``pillow`` is Pillow's fixed-point arithmetic. A float resize
 equals neither (values overshoot between the passes: 20 of 255 on noise), so resizing happens in integers on
-the CPU wherever the model runs.
+the CPU wherever the model runs. Which one is used never follows from what is installed
+(docs/decisions/0006-fixed-resampling.md).
 
 Shapes: U units, P frames per unit, H height, W width; h, w after resizing.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,8 @@ from torch import Tensor
 from tandem.core.errors import BadMedia, Incompatible
 from tandem.vlm.resize import pillow_bicubic
 
-Resampling = Literal["pillow", "torchvision"]
+Resampling = Literal["torchvision", "pillow"]
+RESAMPLINGS: tuple[str, ...] = get_args(Resampling)
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -39,11 +40,6 @@ MAX_ASPECT = 200
 BICUBIC = 3
 """Pillow's number of the filter, as processor configurations have it."""
 CONFIG_FILES = ("video_preprocessor_config.json", "preprocessor_config.json")
-
-
-def installed_resampling() -> Resampling:
-    """What transformers itself would use here."""
-    return "torchvision" if importlib.util.find_spec("torchvision") else "pillow"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from tandem.core.errors import Incompatible
+from tandem.vlm.fingerprint import digest_tokenizer
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 MAX_WAITING = 16
@@ -27,6 +28,7 @@ class Tokens:
         """`specification`: the text of a tokenizer.json."""
         self._trusted = Tokenizer.from_str(specification)
         fields: dict[str, Any] = json.loads(specification)
+        self.digest = digest_tokenizer(fields)
         self.special_ids = frozenset(int(token["id"]) for token in fields.get("added_tokens", ()))
         fields["added_tokens"], fields["post_processor"] = [], None
         self._distrustful = Tokenizer.from_str(json.dumps(fields))

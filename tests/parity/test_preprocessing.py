@@ -11,7 +11,7 @@ from PIL import Image
 from PIL import __version__ as pillow_version
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from tandem.vlm.preprocess import Preprocessor, installed_resampling
+from tandem.vlm.preprocess import RESAMPLINGS, Preprocessor
 from tandem.vlm.resize import pillow_bicubic
 
 BUDGET = {"min_pixels": 56 * 56, "max_pixels": 200 * 28 * 28}
@@ -52,9 +52,10 @@ def test_equals_the_video_processor():
         torch.testing.assert_close(ours, theirs["pixel_values_videos"], rtol=0, atol=1e-5)
 
 
-def test_units_are_the_same_alone_and_together():
+@pytest.mark.parametrize("resampling", RESAMPLINGS)
+def test_units_are_the_same_alone_and_together(resampling):
     frames = noise(3, 2, 100, 75, 3)
-    process = preprocessor(installed_resampling())
+    process = preprocessor(resampling)
     together, _ = process.patches(frames)
     alone = torch.cat([process.patches(frames[unit : unit + 1])[0] for unit in range(3)])
     assert torch.equal(together, alone)

@@ -106,6 +106,7 @@ def _probe(twin: Any, seconds_per_unit: float) -> tuple[Tensor, int]:
         mm_token_type_ids=kinds,
         video_grid_thw=torch.tensor([[PROBE_UNITS, PROBE_HEIGHT * merge, PROBE_WIDTH * merge]]),
         second_per_grid_ts=torch.tensor([seconds_per_unit]),
+        use_cache=True,  # whatever config.json says
         max_new_tokens=2,
         min_new_tokens=2,
         do_sample=False,
