@@ -11,7 +11,7 @@ from pathlib import Path
 from encoder_svc.admit import MediaLimits
 from tandem.core.errors import InvalidInput
 from tandem.core.ids import is_valid_id
-from tandem.core.tickets import MIN_SECRET_BYTES
+from tandem.core.secret_file import read_secret
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LANES = ("shm", "nccl", "gloo")
@@ -97,13 +97,7 @@ class EncoderConfig:
 
     def read_secret(self) -> bytes:
         """The cluster secret. Raises InvalidInput when the file cannot be used."""
-        try:
-            secret = Path(self.secret_file).read_bytes().strip()
-        except OSError as error:
-            raise InvalidInput(f"--secret-file: {error.strerror or error}: {self.secret_file}") from error
-        if len(secret) < MIN_SECRET_BYTES:
-            raise InvalidInput(f"--secret-file: {len(secret)} bytes, at least {MIN_SECRET_BYTES} are needed")
-        return secret
+        return read_secret(Path(self.secret_file))
 
 
 def parse_config(argv: Sequence[str]) -> EncoderConfig:

@@ -9,6 +9,7 @@ import secrets
 from pathlib import Path
 
 from tandem.core.errors import AlreadyExists, InvalidInput
+from tandem.core.secret_file import read_secret
 
 _SECRET_BYTES = 32
 
@@ -61,7 +62,7 @@ class RunDir:
             with contextlib.suppress(FileExistsError):
                 os.link(scratch, self.secret_file)
             scratch.unlink()
-        return self.secret_file.read_bytes().strip()
+        return read_secret(self.secret_file)
 
     def write_address(self, address: str) -> None:
         """Where the orchestrator listens, for those who know only the run directory."""

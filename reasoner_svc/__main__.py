@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reasoner_svc.config import ReasonerConfig
-from tandem.core.errors import InvalidInput, TandemError
+from tandem.core.errors import TandemError
 from tandem.core.lifetime import die_with_parent, leave
+from tandem.core.secret_file import read_secret
 
 if TYPE_CHECKING:
     from tandem.vlm.model import VisionLanguageModel
@@ -88,15 +89,11 @@ def _load(config: ReasonerConfig) -> VisionLanguageModel:
 
 
 def _config(args: argparse.Namespace) -> ReasonerConfig:
-    try:
-        secret = Path(args.secret_file).read_bytes().strip()
-    except OSError as error:
-        raise InvalidInput(f"cannot read the secret file {args.secret_file}: {error.strerror}") from error
     return ReasonerConfig(
         name=args.name,
         listen=args.listen,
         orchestrator=args.orchestrator,
-        secret=secret,
+        secret=read_secret(Path(args.secret_file)),
         model=args.model,
         load_format=args.load_format,
         dtype=args.dtype,

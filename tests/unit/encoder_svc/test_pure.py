@@ -176,7 +176,7 @@ def test_defaults_have_no_problems(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     config = parse_config(["--secret-file", str(secret), "--lanes", "gloo", "--die-with-parent"])
     assert config.lanes == ("gloo",)
-    with pytest.raises(InvalidInput, match="secret-file"):
+    with pytest.raises(InvalidInput, match="cannot read the secret file"):
         config.read_secret()
     secret.write_bytes(b"short")
     with pytest.raises(InvalidInput, match="16"):
