@@ -31,9 +31,9 @@ from tandem.core.errors import InvalidInput
 from tandem.core.transfer import LaneKind
 from tandem.vlm.load import load_model
 from tandem.vlm.model import VisionLanguageModel
-from tandem.wire.attach import Attachment, ServiceIdentity, ServiceLoad, make_boot_id
+from tandem.wire.attach import Attachment, ServiceIdentity, ServiceLoad, make_boot_id, model_info
 from tandem.wire.channel import bind, make_channel, make_server
-from tandem.wire.gen.tandem.v1 import encoder_pb2_grpc, types_pb2
+from tandem.wire.gen.tandem.v1 import encoder_pb2_grpc
 from tandem.wire.transfer import ClientControlChannel
 
 log = logging.getLogger(__name__)
@@ -105,16 +105,6 @@ def make_dial(config: EncoderConfig, secret: bytes, model: VisionLanguageModel, 
     return dial
 
 
-def model_info(model: VisionLanguageModel, source: str) -> types_pb2.ModelInfo:
-    """What others are told of the model."""
-    prompt = model.prompt
-    return types_pb2.ModelInfo(
-        source=source,
-        fingerprint=model.fingerprint,
-        native_fps=prompt.frames_per_unit / prompt.seconds_per_unit,
-    )
-
-
 class EncoderApp:
     """A running encoder. `start`, then `stop`; the model is given, so that tests share one."""
 
@@ -139,7 +129,12 @@ class EncoderApp:
             idle_s=config.link_idle_s,
         )
         services = Services(model, self.loop, self.links, self._decoders, config, monotonic_clock)
-        self.info = model_info(model, config.model)
+        self.info = model_info(
+            config.model,
+            model.fingerprint,
+            frames_per_unit=model.prompt.frames_per_unit,
+            seconds_per_unit=model.prompt.seconds_per_unit,
+        )
         self.servicer = EncoderServicer(services, self.info)
         self._server = make_server()
         self._health = cast("Any", health).aio.HealthServicer()

@@ -23,14 +23,13 @@ from reasoner_svc.store.tiers.ram import RamTier
 from reasoner_svc.streams import Streams
 from tandem.core.clock import Clock, monotonic_clock
 from tandem.vlm.model import VisionLanguageModel
-from tandem.wire.attach import Attachment, ServiceIdentity, ServiceLoad, make_boot_id
+from tandem.wire.attach import Attachment, ServiceIdentity, ServiceLoad, make_boot_id, model_info
 from tandem.wire.channel import bind, make_server
 from tandem.wire.gen.tandem.v1 import (
     reasoner_pb2,
     reasoner_pb2_grpc,
     transfer_pb2,
     transfer_pb2_grpc,
-    types_pb2,
 )
 
 log = logging.getLogger(__name__)
@@ -87,7 +86,12 @@ class Reasoner:
             prompt=model.prompt,
             post=lambda call: _post(loop, call),
         )
-        self.model_info = _model_info(config, model)
+        self.model_info = model_info(
+            config.model,
+            model.fingerprint,
+            frames_per_unit=model.prompt.frames_per_unit,
+            seconds_per_unit=model.prompt.seconds_per_unit,
+        )
         self.service = ReasonerServicer(
             config=config,
             store=self.store,
@@ -176,12 +180,3 @@ def _post(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
         loop.call_soon_threadsafe(call)
     except RuntimeError:
         log.debug("the event loop is gone: the process is ending")
-
-
-def _model_info(config: ReasonerConfig, model: VisionLanguageModel) -> types_pb2.ModelInfo:
-    prompt = model.prompt
-    return types_pb2.ModelInfo(
-        source=config.model,
-        fingerprint=model.fingerprint,
-        native_fps=prompt.frames_per_unit / prompt.seconds_per_unit,
-    )

@@ -41,6 +41,15 @@ def build_info(boot_id: str) -> types_pb2.BuildInfo:
     return types_pb2.BuildInfo(version=__version__, boot_id=boot_id, pid=os.getpid())
 
 
+def model_info(
+    source: str, fingerprint: str, *, frames_per_unit: int, seconds_per_unit: float
+) -> types_pb2.ModelInfo:
+    """What others are told of a service's model."""
+    return types_pb2.ModelInfo(
+        source=source, fingerprint=fingerprint, native_fps=frames_per_unit / seconds_per_unit
+    )
+
+
 def attach_proof(secret: bytes, name: str, role: str, boot_id: str) -> str:
     """HMAC-SHA256 in hex that shows knowledge of the cluster secret without sending it."""
     message = "|".join(("attach", name, role, boot_id)).encode()

@@ -11,6 +11,7 @@ from tandem.wire.attach import (
     attach_proof,
     build_info,
     make_boot_id,
+    model_info,
 )
 from tandem.wire.channel import bind, make_server
 from tandem.wire.gen.tandem.v1 import registry_pb2, registry_pb2_grpc, types_pb2
@@ -61,3 +62,8 @@ async def test_a_service_attaches_beats_and_attaches_again() -> None:
         attach_proof(SECRET, "encoder-0", "encoder", boot_id)
     }
     assert registry.hellos[0].build == build_info(boot_id)
+
+
+def test_the_model_of_a_service_is_told_with_its_own_rate() -> None:
+    info = model_info("default", "f" * 32, frames_per_unit=2, seconds_per_unit=0.5)
+    assert (info.source, info.fingerprint, info.native_fps) == ("default", "f" * 32, 4.0)
