@@ -22,7 +22,8 @@ from typing import Any
 import torch
 import transformers
 
-from tandem.vlm.backends.cuda import CudaFlash, plain
+from tandem.vlm.backends.cuda import CudaFlash
+from tandem.vlm.backends.plain import plain
 from tandem.vlm.load import load_model
 from tandem.vlm.model import VisionLanguageModel
 from tandem.vlm.segment import Segment

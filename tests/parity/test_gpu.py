@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tandem.vlm.backends.cuda import CudaFlash, plain
+from tandem.vlm.backends.cuda import CudaFlash
+from tandem.vlm.backends.plain import plain
 from tandem.vlm.load import load_model
 from tandem.vlm.unsplit import stock_answer, stock_inputs, stock_model
 from tests.parity.split_pipeline import (

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tandem.vlm.backends.base import Partial
+from tandem.vlm.backends.plain import plain
 
 # Only these return the log-sum-exp; the public function does not.
 FLASH = torch.ops.aten._scaled_dot_product_flash_attention  # noqa: SLF001
@@ -45,15 +46,3 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: 
     else:
         output, lse, *_ = EFFICIENT(query, key, value, None, True, 0.0, causal, scale=scale)
     return output, lse[..., : query.shape[-2]]
-
-
-def plain(query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool) -> Partial:
-    """The same in plain torch: any device, dtype and head dimension."""
-    scores = (query.float() @ key.float().transpose(-1, -2)) * scale
-    if causal:
-        rows = scores.shape[-1]
-        above = torch.ones(rows, rows, dtype=torch.bool, device=scores.device).triu(1)
-        scores = scores.masked_fill(above, -torch.inf)
-    lse = scores.logsumexp(-1)
-    output = (scores - lse[..., None]).exp() @ value.float()
-    return output.to(query.dtype), lse
