@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from encoder_svc.admit import MediaLimits
+from tandem.core.addresses import is_reachable_address, is_wildcard_host
 from tandem.core.errors import InvalidInput
 from tandem.core.ids import is_valid_id
 from tandem.core.secret_file import read_secret
@@ -93,6 +94,12 @@ class EncoderConfig:
             found.append(f"--log-level: {self.log_level!r} is not one of {', '.join(LOG_LEVELS)}")
         if unknown := [lane for lane in self.lanes if lane not in LANES]:
             found.append(f"--lanes: {', '.join(unknown)} (known: {', '.join(LANES)})")
+        if not self.lanes:
+            found.append(f"--lanes: at least one is needed (known: {', '.join(LANES)})")
+        if is_wildcard_host(self.gloo_host):
+            found.append(f"--gloo-host: {self.gloo_host!r} names every interface; name one address")
+        if self.advertise and not is_reachable_address(self.advertise):
+            found.append(f"--advertise: {self.advertise!r} is no host:port that others can connect to")
         return found
 
     def read_secret(self) -> bytes:

@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 
 from kv_transfer.block import Block
+from tandem.core.addresses import is_wildcard_host
 from tandem.core.blocks import BlockHeader, BlockKey, KVLayout
 from tandem.core.errors import InvalidInput, TandemError
 from tandem.core.ids import Epoch, StreamId
@@ -193,7 +194,7 @@ class LinkConfig:
     def __post_init__(self) -> None:
         if not self.lanes:
             raise InvalidInput("a link needs at least one lane kind")
-        if self.gloo_host in {"", "0.0.0.0", "::", "*"}:  # noqa: S104 - refused, not bound
+        if is_wildcard_host(self.gloo_host):
             raise InvalidInput(f"gloo_host names every interface ({self.gloo_host!r}); name one address")
         times = (self.handshake_timeout_s, self.lane_open_timeout_s, self.frame_timeout_s, self.heartbeat_s)
         sizes = (self.credit_bytes, self.fetch_bytes, self.offer_bytes, self.offer_blocks)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reasoner_svc.config import ReasonerConfig
+from reasoner_svc.config import LANES, ReasonerConfig
 from tandem.core.errors import TandemError
 from tandem.core.lifetime import die_with_parent, leave
 from tandem.core.secret_file import read_secret
@@ -92,6 +92,9 @@ def _config(args: argparse.Namespace) -> ReasonerConfig:
     return ReasonerConfig(
         name=args.name,
         listen=args.listen,
+        advertise=args.advertise,
+        lanes=tuple(lane for lane in args.lanes.split(",") if lane),
+        gloo_host=args.gloo_host,
         orchestrator=args.orchestrator,
         secret=read_secret(Path(args.secret_file)),
         model=args.model,
@@ -117,6 +120,9 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--name", required=True, help="name in the cluster; tickets are issued to it")
     add("--listen", default="127.0.0.1:0", help="address to listen on; port 0 picks a free one (%(default)s)")
+    add("--advertise", default="", help="address that others use; default: the address it listens on")
+    add("--lanes", default=",".join(LANES), help="lane kinds that encoders may use (%(default)s)")
+    add("--gloo-host", default=_DEFAULTS["gloo_host"], help="address that Gloo lanes listen on (%(default)s)")
     add("--orchestrator", default="", help="address of the orchestrator; empty: serve alone")
     add("--secret-file", required=True, help="file with the cluster secret, at least 16 bytes")
     add("--model", default="default", help="path, hub name, 'default' or 'dummy:...' (%(default)s)")

@@ -22,6 +22,7 @@ from reasoner_svc.store.store import BlockStore
 from reasoner_svc.store.tiers.ram import RamTier
 from reasoner_svc.streams import Streams
 from tandem.core.clock import Clock, monotonic_clock
+from tandem.core.transfer import LaneKind
 from tandem.vlm.model import VisionLanguageModel
 from tandem.wire.attach import Attachment, ServiceIdentity, ServiceLoad, make_boot_id, model_info
 from tandem.wire.channel import bind, make_server
@@ -43,6 +44,15 @@ _SERVICES = (
 )
 
 
+def link_config(config: ReasonerConfig) -> LinkConfig:
+    """How links to encoders are served."""
+    return LinkConfig(
+        lanes=tuple(LaneKind(lane) for lane in config.lanes),
+        gloo_host=config.gloo_host,
+        device=config.device,
+    )
+
+
 class Reasoner:
     """A running reasoner. Made and used in one event loop."""
 
@@ -52,7 +62,7 @@ class Reasoner:
         model: VisionLanguageModel,
         *,
         clock: Clock = monotonic_clock,
-        link_config: LinkConfig | None = None,
+        links: LinkConfig | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.config = config
@@ -110,7 +120,7 @@ class Reasoner:
             cluster_secret=config.secret,
             refuse=self.service.refusal,
         )
-        self.transfer = TransferServicer(self.inbox, local, link_config or LinkConfig(device=config.device))
+        self.transfer = TransferServicer(self.inbox, local, links or link_config(config))
         # The stubs of grpc_health do not know its asyncio half.
         self._health = cast("Any", health).aio.HealthServicer()
         self._server = make_server()
@@ -132,7 +142,7 @@ class Reasoner:
             who = ServiceIdentity(
                 name=self.config.name,
                 role="reasoner",
-                address=address,
+                address=self.config.advertise or address,
                 boot_id=self.boot_id,
                 model=self.model_info,
             )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tandem.core.addresses import is_reachable_address, is_wildcard_host
 from tandem.core.errors import InvalidInput
 from tandem.core.ids import is_valid_id
 
+LANES = ("shm", "nccl", "gloo")
 MIB = 1024 * 1024
 MIN_RAM_BYTES = 65_536
 """Less holds not even a few blocks of the smallest model."""
@@ -19,10 +21,17 @@ class ReasonerConfig:
     name: str
     """Under which the orchestrator and its tickets know this process."""
     listen: str = "127.0.0.1:0"
+    advertise: str = ""
+    """Address that others use; empty: the address it listens on."""
     orchestrator: str = ""
     """Address of the orchestrator, host:port; empty: serve without attaching to one."""
     secret: bytes
     """The cluster secret."""
+
+    lanes: tuple[str, ...] = LANES
+    """Kinds of lanes that encoders may ask for."""
+    gloo_host: str = "127.0.0.1"
+    """Address that Gloo lanes listen on; never a wildcard."""
 
     reflection: bool = False
     """Let tools list the services of this process."""
@@ -91,6 +100,14 @@ def _problems(config: ReasonerConfig) -> list[str]:
         found.append(f"threads is {config.threads}")
     if config.max_pixels < 0:
         found.append(f"max_pixels is {config.max_pixels}")
+    if unknown := [lane for lane in config.lanes if lane not in LANES]:
+        found.append(f"lanes: {', '.join(unknown)} (known: {', '.join(LANES)})")
+    if not config.lanes:
+        found.append(f"lanes: at least one is needed (known: {', '.join(LANES)})")
+    if is_wildcard_host(config.gloo_host):
+        found.append(f"gloo_host {config.gloo_host!r} names every interface; name one address")
+    if config.advertise and not is_reachable_address(config.advertise):
+        found.append(f"advertise: {config.advertise!r} is no host:port that others can connect to")
     if not config.drain_s >= 0:
         found.append(f"drain_s is {config.drain_s}")
     return found

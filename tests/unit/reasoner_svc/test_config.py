@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from encoder_svc.config import parse_config
+from kv_transfer.base import LinkConfig
 from reasoner_svc.__main__ import _config, _load, _parser, main
+from reasoner_svc.app import link_config
 from reasoner_svc.config import ReasonerConfig
 from tandem.core.errors import InvalidInput
+from tandem.core.transfer import LaneKind
 from tandem.vlm.load import load_model
 
 SECRET = b"sixteen bytes !!"
