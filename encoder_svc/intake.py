@@ -14,6 +14,7 @@ from encoder_svc.decode.pictures import Rgb
 from encoder_svc.decode.source import Item, Refusal, Source, SourceEvent, Start
 from encoder_svc.desk import Desk
 from encoder_svc.encode import unit_geometry
+from encoder_svc.fitting import fit_events
 from encoder_svc.messages import End
 from encoder_svc.sample import Hole, Unit
 from tandem.core.clock import Clock
@@ -97,7 +98,11 @@ class Intake:
                 self._source.finish()
             else:
                 self._source.feed(item)
-            return self._source.advance()
+            return advance()
+
+        def advance() -> tuple[list[SourceEvent], bool]:
+            found, left = self._source.advance()
+            return fit_events(self._model.pictures, found), left
 
         events, more = await loop.run_in_executor(self._decoders, begin)
         while True:
@@ -106,7 +111,7 @@ class Intake:
             self._desk.changes.notify()
             if not more:
                 return
-            events, more = await loop.run_in_executor(self._decoders, self._source.advance)
+            events, more = await loop.run_in_executor(self._decoders, advance)
 
     async def _handle(self, event: SourceEvent, arrived_s: float) -> None:
         book = self._desk.book

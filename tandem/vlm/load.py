@@ -66,6 +66,7 @@ def load_model(
         checkpoint.config.vision_config,
         max_pixels=max_pixels,
         resampling=resampling,
+        frame_size=checkpoint.layout.get("frame_size"),
     )
     hf = checkpoint.build(dtype=kind, device=device)
     seconds = checkpoint.family.seconds_per_unit(checkpoint.config, fps or _fps(checkpoint))

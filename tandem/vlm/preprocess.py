@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -56,9 +57,25 @@ class Preprocessor:
     rescale: float = 1 / 255
     resampling: Resampling = "torchvision"
 
+    frame_size: tuple[int, int] | None = None
+    """(height, width) of every frame whatever its shape; None keeps the aspect within the budget."""
+
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Size after resizing, for a frame of this size: sides are multiples of patch x merge."""
-        return smart_resize(height, width, self.patch * self.merge, self.min_pixels, self.max_pixels)
+        size = smart_resize(height, width, self.patch * self.merge, self.min_pixels, self.max_pixels)
+        return self.frame_size or size
+
+    def fit(self, frames_NHWC: Tensor) -> Tensor:
+        """Frames uint8 at the size that `patches` would bring them to; it then leaves them alone.
+
+        So that resizing can be done elsewhere, with the same bits. A frame whose size would not settle stays.
+        """
+        height, width = frames_NHWC.shape[1:3]
+        size = self.size(height, width)
+        if size != (height, width) and self.size(*size) == size:
+            resized = _resize(frames_NHWC.permute(0, 3, 1, 2), *size, self.resampling)
+            return resized.permute(0, 2, 3, 1).contiguous()
+        return frames_NHWC
 
     def patches(
         self, frames_UPHWC: Tensor, device: torch.device | str = "cpu"
@@ -108,7 +125,12 @@ def _resize(frames_NCHW: Tensor, height: int, width: int, resampling: Resampling
 
 
 def read_preprocessor(
-    source: Path | dict[str, Any], vision_config: Any, *, max_pixels: int | None, resampling: Resampling
+    source: Path | dict[str, Any],
+    vision_config: Any,
+    *,
+    max_pixels: int | None,
+    resampling: Resampling,
+    frame_size: Sequence[int] | None = None,
 ) -> Preprocessor:
     """From a checkpoint's folder: video processor's file, else image processor's, else class defaults.
 
@@ -135,6 +157,7 @@ def read_preprocessor(
         std=tuple(fields.get("image_std", CLIP_STD)),
         rescale=float(fields.get("rescale_factor", 1 / 255)),
         resampling=resampling,
+        frame_size=None if frame_size is None else (int(frame_size[0]), int(frame_size[1])),
     )
 
 
