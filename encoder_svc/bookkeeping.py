@@ -10,7 +10,13 @@ from dataclasses import dataclass
 
 from encoder_svc.ledger import Ledger, SyncPoint
 from encoder_svc.messages import Opening, Report
-from encoder_svc.resume import GeometryRun, ResumeHeader, decode_resume_header, extend_runs
+from encoder_svc.resume import (
+    GeometryRun,
+    ResumeHeader,
+    check_start_header,
+    decode_resume_header,
+    extend_runs,
+)
 from tandem.core.blocks import BlockGeometry
 from tandem.core.timeline import Gap
 
@@ -54,6 +60,8 @@ class Book:
             watermark_us=origin.from_us or 0, start=start, next_block_number=origin.next_block_number
         )
         self._sent_header = origin.header.encode() if origin.header else b""
+        self._packed: tuple[SyncPoint, int, bytes] | None = None
+        """The header as last packed, with its point and origin; None once its runs have changed."""
         self._told: Report | None = None
 
     @property
@@ -63,12 +71,14 @@ class Book:
 
     def add_unit(self, geometry: BlockGeometry, end_us: int, arrived_s: float) -> int:
         """A unit goes to the model. Returns its serial."""
-        extend_runs(self._runs, self._next_unit, geometry)
+        if extend_runs(self._runs, self._next_unit, geometry):
+            self._packed = None
         self._next_unit += 1
         return self.ledger.add_unit(end_us, arrived_s)
 
     def add_start(self, point: SyncPoint, header: bytes) -> None:
-        """A fresh decoder could start here."""
+        """A fresh decoder could start here. Raises BadMedia for a header that is too long to be kept."""
+        check_start_header(header)
         if point.position not in self._start_headers:
             self._start_headers[point.position] = header
             self.ledger.add_point(point)
@@ -108,17 +118,16 @@ class Book:
 
     def _header(self, safe: SyncPoint, origin_us: int) -> bytes:
         if self._kind == "pictures":
-            if not self._runs:
-                return b""
             # Pictures stand for themselves: only the runs matter, and change seldom.
-            return ResumeHeader(kind=self._kind, point=SyncPoint(0, 0), runs=self.runs).encode()
+            return self._pack(SyncPoint(0, 0), b"", 0) if self._runs else b""
         if safe.position not in self._start_headers:
             return self._sent_header
-        header = ResumeHeader(
-            kind=self._kind,
-            point=safe,
-            start_header=self._start_headers[safe.position],
-            origin_us=origin_us,
-            runs=self.runs,
-        )
-        return header.encode()
+        return self._pack(safe, self._start_headers[safe.position], origin_us)
+
+    def _pack(self, point: SyncPoint, start_header: bytes, origin_us: int) -> bytes:
+        if self._packed is None or self._packed[:2] != (point, origin_us):
+            header = ResumeHeader(
+                kind=self._kind, point=point, start_header=start_header, origin_us=origin_us, runs=self.runs
+            )
+            self._packed = (point, origin_us, header.encode())
+        return self._packed[2]

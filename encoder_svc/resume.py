@@ -11,12 +11,17 @@ import msgpack
 
 from encoder_svc.ledger import SyncPoint
 from tandem.core.blocks import BlockGeometry
-from tandem.core.errors import InvalidInput
+from tandem.core.errors import BadMedia, InvalidInput
 
 VERSION = 1
 MAX_HEADER_BYTES = 1 << 20
 MAX_RUNS = 4096
 """Most changes of picture size that are kept; older ones are joined, at worst shifting positions together."""
+
+_MAX_RUN_BYTES = 1 + 6 * 9
+"""One run packed: an array of six numbers."""
+MAX_START_BYTES = MAX_HEADER_BYTES - MAX_RUNS * _MAX_RUN_BYTES - 256
+"""Longest `ResumeHeader.start_header`: with it and all runs a header is never above `MAX_HEADER_BYTES`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,8 @@ class ResumeHeader:
     """Geometries of all units so far."""
 
     def encode(self) -> bytes:
-        """As bytes."""
+        """As bytes: at most `MAX_HEADER_BYTES`. Raises BadMedia when `start_header` is too long."""
+        check_start_header(self.start_header)
         runs = [[r.first_unit, *_geometry_fields(r.geometry)] for r in self.runs]
         fields = {
             "v": VERSION,
@@ -76,6 +82,14 @@ def decode_resume_header(data: bytes, kind: str) -> ResumeHeader:
     except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
         raise InvalidInput(f"not a decoder header for {kind}: {error}") from error
     return header
+
+
+def check_start_header(header: bytes) -> None:
+    """Raise BadMedia for a container's beginning that is too long to be kept for another encoder."""
+    if len(header) > MAX_START_BYTES:
+        raise BadMedia(
+            f"the container's header has {len(header)} bytes, at most {MAX_START_BYTES} can be kept"
+        )
 
 
 def extend_runs(runs: list[GeometryRun], unit: int, geometry: BlockGeometry) -> bool:
