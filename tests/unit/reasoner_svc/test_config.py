@@ -55,3 +55,35 @@ def test_the_pixel_budget_reaches_the_model_as_at_an_encoder(tmp_path: Path) -> 
     fingerprint = _load(_config(_parser().parse_args(flags))).fingerprint
     assert fingerprint == load_model("dummy:tiny", max_pixels=1568).fingerprint
     assert fingerprint != load_model("dummy:tiny").fingerprint, "the budget counts"
+
+
+def test_lanes_can_leave_the_host(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(SECRET)
+    flags = ["--name", "r", "--secret-file", str(secret), "--gloo-host", "10.1.2.3", "--lanes", "gloo"]
+    config = _config(_parser().parse_args([*flags, "--advertise", "10.1.2.3:7431"]))
+    assert (config.advertise, config.lanes) == ("10.1.2.3:7431", ("gloo",))
+    link = link_config(config)
+    assert (link.gloo_host, link.lanes) == ("10.1.2.3", (LaneKind.GLOO,))
+    assert link_config(ReasonerConfig(name="r", secret=SECRET)) == LinkConfig()
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "0", "::", "[::]", "0:0:0:0:0:0:0:0", "*"])
+def test_every_interface_is_no_address(host: str) -> None:
+    with pytest.raises(InvalidInput, match="gloo_host"):
+        ReasonerConfig(name="r", secret=SECRET, gloo_host=host)
+    with pytest.raises(InvalidInput, match="--gloo-host"):
+        parse_config(["--gloo-host", host])
+    with pytest.raises(InvalidInput, match="gloo_host"):
+        LinkConfig(gloo_host=host)
+
+
+def test_bad_lanes_and_addresses_are_named() -> None:
+    with pytest.raises(InvalidInput) as raised:
+        ReasonerConfig(name="r", secret=SECRET, lanes=("pigeon",), advertise="0.0.0.0:80")
+    assert "pigeon" in raised.value.message
+    assert "advertise" in raised.value.message
+    with pytest.raises(InvalidInput, match="lanes"):
+        ReasonerConfig(name="r", secret=SECRET, lanes=())
+    with pytest.raises(InvalidInput, match="--advertise"):
+        parse_config(["--advertise", "0.0.0.0:80"])
