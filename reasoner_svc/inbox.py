@@ -20,7 +20,7 @@ from reasoner_svc.store.directory import BlockState
 from reasoner_svc.store.store import BlockStore, Landing, LoadTicket, StorePlan
 from reasoner_svc.streams import Opening, StreamRecord, Streams
 from tandem.core.blocks import BlockHeader, BlockKey, KVLayout
-from tandem.core.errors import DataLost, Incompatible, InvalidInput, LimitExceeded, WrongState
+from tandem.core.errors import DataLost, Incompatible, Internal, InvalidInput, LimitExceeded, WrongState
 from tandem.core.ids import Epoch, StreamId
 from tandem.vlm.families.base import PromptLayout, is_fitting
 
@@ -225,7 +225,8 @@ class LinkInbox:
     def publish(self, header: BlockHeader, buffer: torch.Tensor) -> None:
         """See `BlockSink.publish`."""
         record, plan = self._arriving[header.key]
-        assert buffer.data_ptr() == plan.buffer.data_ptr(), "published from a foreign buffer"
+        if buffer.data_ptr() != plan.buffer.data_ptr():
+            raise Internal(f"block {header.key} was published from a foreign buffer")
         self._inbox.land(record, plan)
         del self._arriving[header.key]
 

@@ -18,7 +18,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from tandem.core.blocks import BlockGeometry
-from tandem.core.errors import DataLost, WrongState
+from tandem.core.errors import DataLost, Internal, WrongState
 from tandem.core.ids import StreamId
 from tandem.core.timeline import TimeRange, format_time, merge_ranges
 
@@ -123,11 +123,12 @@ def choose(spans: Sequence[Span], *, budget_tokens: int, as_of_us: int = 0) -> S
 
 
 def _check(chosen: Sequence[Span], stream: StreamId) -> None:
-    """Assert that a view holds neighbouring blocks of its own stream and nothing else."""
+    """Raise Internal unless a view holds neighbouring blocks of its own stream and nothing else."""
     for before, after in pairwise(chosen):
-        assert after.number > before.number, (before, after)
-        assert after.first_token == before.end_token, (before, after)
-    assert all(span.stream == stream for span in chosen), f"a foreign block in a view of {stream!r}"
+        if after.number <= before.number or after.first_token != before.end_token:
+            raise Internal(f"blocks {before.number} and {after.number} of {stream!r} are not neighbours")
+    if any(span.stream != stream for span in chosen):
+        raise Internal(f"a foreign block in a view of {stream!r}")
 
 
 def _nothing(spans: Sequence[Span], stream: StreamId, as_of_us: int) -> WrongState | DataLost:

@@ -21,7 +21,7 @@ import torch
 from kv_transfer.block import Block
 from reasoner_svc.view.compose import Position, Span, ViewPlan, compose
 from tandem.core.blocks import BlockKind
-from tandem.core.errors import DataLost, WrongState
+from tandem.core.errors import DataLost, Internal, WrongState
 from tandem.core.ids import StreamId
 from tandem.vlm.model import VisionLanguageModel
 from tandem.vlm.segment import Segment
@@ -131,12 +131,13 @@ class StreamRun:
     def parts(self, lease: Lease, queries: int) -> tuple[Part, ...]:
         """The lease's view as parts, for a forward pass over `queries` new tokens."""
         plan = lease.plan
-        assert lease in self._leases, "read without a lease"
-        assert self._sink is not None, "a lease without a sink"
-        assert self._segment.start <= plan.first_token < plan.end_token <= self._segment.end, (
-            f"a view of {plan.numbers} reads [{plan.first_token}, {plan.end_token}) "
-            f"of a run that holds [{self._segment.start}, {self._segment.end})"
-        )
+        if lease not in self._leases or self._sink is None:
+            raise Internal(f"a view of {plan.numbers} is read without a lease")
+        if not self._segment.start <= plan.first_token < plan.end_token <= self._segment.end:
+            raise Internal(
+                f"a view of {plan.numbers} reads [{plan.first_token}, {plan.end_token}) "
+                f"of a run that holds [{self._segment.start}, {self._segment.end})"
+            )
         first = None
         if self._segment.start < plan.first_token:
             first = torch.full((queries,), plan.first_token, dtype=torch.int64)

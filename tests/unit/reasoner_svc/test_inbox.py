@@ -14,7 +14,15 @@ from reasoner_svc.store.store import BlockStore
 from reasoner_svc.store.tiers.ram import RamTier
 from reasoner_svc.streams import Streams
 from tandem.core.blocks import BlockGeometry, BlockHeader, BlockKey, KVLayout
-from tandem.core.errors import DataLost, Incompatible, InvalidInput, LimitExceeded, NotFound, WrongState
+from tandem.core.errors import (
+    DataLost,
+    Incompatible,
+    Internal,
+    InvalidInput,
+    LimitExceeded,
+    NotFound,
+    WrongState,
+)
 from tandem.core.ids import Epoch, StreamId
 from tandem.core.timeline import TimeRange
 from tests.unit.reasoner_svc.making import FINGERPRINT, LAYOUT, SECOND_US, make_block, make_header
@@ -301,3 +309,13 @@ def test_blocks_that_cannot_be_are_refused(setup: Setup) -> None:
         with pytest.raises(error):
             setup.link.reserve(header)
     assert setup.store.ram_used_bytes == 0
+
+
+def test_a_block_in_a_foreign_buffer_is_never_published(setup: Setup) -> None:
+    header = make_header(0)
+    buffer = setup.link.reserve(header)
+    with pytest.raises(Internal, match="foreign"):
+        setup.link.publish(header, buffer.clone())
+    assert setup.runs.fed == []
+    setup.link.publish(header, buffer)
+    assert setup.runs.fed == [0]

@@ -7,7 +7,7 @@ import torch
 
 from kv_transfer.block import Block
 from reasoner_svc.view.run import Lease, StreamRun
-from tandem.core.errors import DataLost, WrongState
+from tandem.core.errors import DataLost, Internal, WrongState
 from tandem.core.ids import StreamId
 from tandem.vlm.model import VisionLanguageModel
 from tandem.vlm.view import Part, View
@@ -130,7 +130,7 @@ def test_what_a_question_reads_stays_until_it_ends(model: VisionLanguageModel, b
     assert torch.equal(ask(model, run, lease), before), "an older view still reads what left the front"
     assert close(ask(model, run, newer), reference(model, blocks[0], blocks[4:5])), "a newer one does not"
     run.release(lease)
-    with pytest.raises(AssertionError, match="without a lease"):
+    with pytest.raises(Internal, match="without a lease"):
         run.parts(lease, 1)
     assert close(ask(model, run, newer), reference(model, blocks[0], blocks[4:5]))
     run.release(newer)
