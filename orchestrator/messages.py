@@ -13,6 +13,9 @@ from tandem.wire.convert import gap_to_proto
 from tandem.wire.gen.tandem.v1 import client_pb2, types_pb2
 from tandem.wire.status import error_to_proto
 
+MAX_GAPS_TOLD = 256
+"""Gaps in one progress message, the newest; an answer has all of those before it."""
+
 
 def welcome_of(session: Session, secret: bytes, *, is_resumed: bool) -> client_pb2.WatchResponse:
     """The stream is open."""
@@ -113,7 +116,7 @@ def _progress(session: Session) -> client_pb2.WatchResponse.Progress:
         received_us=timeline.received_us,
         watermark_us=timeline.watermark_us,
         lag_ms=timeline.lag_ms,
-        gaps=[gap_to_proto(gap) for gap in timeline.gaps],
+        gaps=[gap_to_proto(gap) for gap in timeline.gaps[-MAX_GAPS_TOLD:]],
         safe_position=session.announced_position,
         blocks=timeline.blocks,
     )

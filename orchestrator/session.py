@@ -16,7 +16,7 @@ from orchestrator.limits import Limits
 from orchestrator.outbox import Outbox
 from orchestrator.recovery import Start
 from orchestrator.stream import Action, Event, State, advance
-from orchestrator.timeline import EncoderProgress, Timeline
+from orchestrator.timeline import GONE_AGAIN, EncoderProgress, Timeline
 from orchestrator.waiting import Signal
 from tandem.core.clock import Clock
 from tandem.core.errors import AlreadyExists, BadTimestamp, TandemError
@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 STALL_S = 10.0
 """How long a full backlog holds the client back while the encoder takes nothing in. Longer than the restart
 of an encoder, so that a file that is read as fast as possible loses nothing; then media becomes a gap."""
-_GONE_AGAIN = frozenset({GapReason.EVICTED, GapReason.REASONER_LOST, GapReason.ORCHESTRATOR_LOST})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +167,7 @@ class Session:
         log.info("stream %s, epoch %d on %s and %s: %s", self.stream_id, self.epoch, encoder, reasoner,
                  start.reason)  # fmt: skip
         self.encoder, self.reasoner = encoder, reasoner
-        self.timeline.refill(start.from_us, _GONE_AGAIN)
+        self.timeline.refill(start.from_us, GONE_AGAIN)
         if start.gap is not None:
             self.declare(start.gap)
         self.timeline.restart(

@@ -12,13 +12,17 @@ Everything is stream time in microseconds, half-open: a picture with pts ``t`` i
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tandem.core.timeline import Gap, GapReason, TimeRange
 
-MAX_GAPS = 256
-"""Gaps that a client is told at once; older ones are forgotten first."""
+MAX_GAPS = 4096
+"""Gaps kept one by one. Beyond that the oldest two become one that covers what lies between them too: what
+is told is then more than what is missing, never less."""
+GONE_AGAIN = frozenset({GapReason.EVICTED, GapReason.REASONER_LOST, GapReason.ORCHESTRATOR_LOST})
+"""Reasons of gaps that a replay may fill."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +83,14 @@ class Timeline:
 
     def declare(self, gap: Gap) -> None:
         """Record a gap. What is a gap already keeps its first reason."""
-        pieces = [Gap(part, gap.reason) for part in self._not_yet_gap(gap.range)]
-        self.gaps = _joined([*self.gaps, *pieces])[-MAX_GAPS:]
+        wanted = gap.range
+        first = bisect_left(self.gaps, wanted.start_us, key=lambda known: known.range.end_us)
+        last = bisect_right(self.gaps, wanted.end_us, key=lambda known: known.range.start_us)
+        near = self.gaps[first:last]
+        pieces = [Gap(part, gap.reason) for part in _not_in(near, wanted)]
+        self.gaps[first:last] = _joined([*near, *pieces])
+        while len(self.gaps) > MAX_GAPS:
+            self.gaps[:2] = [_over_both(*self.gaps[:2])]
 
     def refill(self, from_us: int, reasons: Iterable[GapReason]) -> None:
         """Forget gaps of these reasons after `from_us`: their media is being encoded again."""
@@ -124,17 +134,24 @@ class Timeline:
             if gap.range.start_us < time_us
         ]
 
-    def _not_yet_gap(self, wanted: TimeRange) -> list[TimeRange]:
-        parts, start = [], wanted.start_us
-        for gap in self.gaps:
-            if gap.range.end_us <= start or gap.range.start_us >= wanted.end_us:
-                continue
-            if gap.range.start_us > start:
-                parts.append(TimeRange(start, gap.range.start_us))
-            start = gap.range.end_us
-        if start < wanted.end_us:
-            parts.append(TimeRange(start, wanted.end_us))
-        return parts
+
+def _not_in(gaps: Iterable[Gap], wanted: TimeRange) -> list[TimeRange]:
+    parts, start = [], wanted.start_us
+    for gap in gaps:
+        if gap.range.end_us <= start or gap.range.start_us >= wanted.end_us:
+            continue
+        if gap.range.start_us > start:
+            parts.append(TimeRange(start, gap.range.start_us))
+        start = gap.range.end_us
+    if start < wanted.end_us:
+        parts.append(TimeRange(start, wanted.end_us))
+    return parts
+
+
+def _over_both(first: Gap, second: Gap) -> Gap:
+    """One gap for two and what lies between. A reason that no replay cures stays."""
+    reason = second.reason if first.reason in GONE_AGAIN else first.reason
+    return Gap(TimeRange(first.range.start_us, second.range.end_us), reason)
 
 
 def _joined(gaps: Iterable[Gap]) -> list[Gap]:

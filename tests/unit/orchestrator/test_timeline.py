@@ -1,7 +1,14 @@
 """Watermark, gaps, and what a question may be told."""
 
-from orchestrator.timeline import EncoderProgress, Timeline
+from orchestrator.backlog import Bounds
+from orchestrator.limits import Limits
+from orchestrator.messages import progress_of
+from orchestrator.session import Session, SessionSettings
+from orchestrator.timeline import MAX_GAPS, EncoderProgress, Timeline
+from tandem.core.clock import ManualClock
+from tandem.core.ids import StreamId
 from tandem.core.timeline import Gap, GapReason, TimeRange
+from tandem.wire.gen.tandem.v1 import types_pb2
 
 
 def gap(start: int, end: int, reason: GapReason = GapReason.UNDECODABLE) -> Gap:
@@ -79,3 +86,29 @@ def test_progress_never_goes_back_but_a_restart_may() -> None:
     assert (line.watermark_us, line.blocks) == (500, 2)
     line.restart(from_us=100, position=1, next_block_number=0)
     assert (line.watermark_us, line.blocks, line.consumed_position) == (100, 0, 1)
+
+
+def test_many_gaps_are_all_kept_and_only_progress_is_cut() -> None:
+    session = Session(
+        StreamId("cam"),
+        types_pb2.MediaOptions(),
+        SessionSettings(limits=Limits(), bounds=Bounds()),
+        ManualClock(),
+    )
+    line = session.timeline
+    for number in range(1000):
+        line.declare(gap(number * 10, number * 10 + 5))
+    assert len(line.gaps_before(10**6)) == 1000
+    told = progress_of(session).progress.gaps
+    assert len(told) == 256
+    assert told[-1].range.start_us == 9990
+
+
+def test_beyond_the_bound_the_oldest_gaps_are_merged_and_none_is_dropped() -> None:
+    line = Timeline()
+    line.declare(gap(0, 5, GapReason.EVICTED))
+    for number in range(1, MAX_GAPS + 2):
+        line.declare(gap(number * 10, number * 10 + 5))
+    assert len(line.gaps) == MAX_GAPS
+    assert line.gaps[0] == gap(0, 25), "with the reason that a replay does not cure"
+    assert line.gaps[-1] == gap(10 * MAX_GAPS + 10, 10 * MAX_GAPS + 15)
