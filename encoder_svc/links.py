@@ -202,7 +202,7 @@ class LinkPool:
         """The stream has ended."""
         peer = lease.peer
         peer.users -= 1
-        if peer.users == 0:
+        if peer.users == 0 and self._peers.get(peer.target) is peer:  # else the pool was closed meanwhile
             loop = asyncio.get_running_loop()
             peer.idle_close = loop.call_later(self._idle_s, self._forget, peer)
 

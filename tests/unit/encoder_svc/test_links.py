@@ -196,3 +196,11 @@ async def test_what_is_left_of_a_window_is_fetched() -> None:
     with pytest.raises(NotFound):
         await numbers()
     await pool.close()
+
+
+async def test_a_lease_given_back_after_the_pool_closed_arms_nothing() -> None:
+    pool = LinkPool(Dialer(), SECRET, patience_s=1.0, idle_s=0.01)
+    lease = pool.lease(TARGET, Tickets().next())
+    await pool.close()
+    pool.release(lease)
+    assert lease.peer.idle_close is None
