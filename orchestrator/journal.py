@@ -23,7 +23,7 @@ from tandem.core.timeline import Gap, GapReason, TimeRange
 
 log = logging.getLogger(__name__)
 
-_VERSION = 1
+_VERSION = 2
 _SUFFIX = ".json"
 
 
@@ -32,6 +32,8 @@ class Record:
     """What is written of one stream."""
 
     stream_id: StreamId
+    nonce: str
+    """Of the incarnation that the resume token is for."""
     epoch: int
     media_kind: int
     sample_fps: float
@@ -72,6 +74,13 @@ class Journal:
             log.warning("the journal of stream %s cannot be used: %s", stream_id, error)
             return None
 
+    def is_younger_than(self, age_s: float, stream_id: StreamId) -> bool:
+        """True when something was written of a stream less than `age_s` ago."""
+        try:
+            return time.time() - self._path(stream_id).stat().st_mtime < age_s
+        except FileNotFoundError:
+            return False
+
     def forget(self, stream_id: StreamId) -> None:
         """Remove what is written of a stream."""
         self._path(stream_id).unlink(missing_ok=True)
@@ -99,6 +108,7 @@ class Journal:
 def _to_json(record: Record) -> dict[str, object]:
     return {
         "version": _VERSION,
+        "nonce": record.nonce,
         "epoch": record.epoch,
         "media_kind": record.media_kind,
         "sample_fps": record.sample_fps,
@@ -120,6 +130,7 @@ def _from_json(stream_id: StreamId, data: dict[str, object]) -> Record:
         raise TypeError("gaps is not a list")
     return Record(
         stream_id=stream_id,
+        nonce=_text(data, "nonce"),
         epoch=_int(data, "epoch"),
         media_kind=_int(data, "media_kind"),
         sample_fps=float(str(data["sample_fps"])),
@@ -131,6 +142,13 @@ def _from_json(stream_id: StreamId, data: dict[str, object]) -> Record:
         decoder_header=base64.b64decode(str(data["decoder_header"]), validate=True),
         gaps=tuple(Gap(TimeRange(int(a), int(b)), GapReason(reason)) for a, b, reason in gaps),
     )
+
+
+def _text(data: dict[str, object], key: str) -> str:
+    value = data[key]
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{key} is {value!r}")
+    return value
 
 
 def _int(data: dict[str, object], key: str) -> int:

@@ -23,7 +23,7 @@ def welcome_of(session: Session, secret: bytes, *, is_resumed: bool) -> client_p
     return client_pb2.WatchResponse(
         welcome=client_pb2.WatchResponse.Welcome(
             stream_id=session.stream_id,
-            resume_token=resume_token(secret, session.stream_id),
+            resume_token=resume_token(secret, session.stream_id, session.nonce),
             resumed=is_resumed or session.timeline.blocks > 0,
             next_position=session.next_position,
             model=session.model,

@@ -13,6 +13,7 @@ def to_record(session: Session) -> Record:
     latest = session.checkpoints.latest
     return Record(
         stream_id=session.stream_id,
+        nonce=session.nonce,
         epoch=session.epoch,
         media_kind=session.media.kind,
         sample_fps=session.media.sample_fps,
@@ -30,6 +31,7 @@ def restore(session: Session, record: Record) -> None:
     """Put a new session where a former orchestrator left the stream. Its media is the client's to send."""
     session.media.sample_fps = record.sample_fps
     session.media.nominal_fps = record.nominal_fps
+    session.nonce = record.nonce
     session.epoch = record.epoch
     session.reasoner = record.reasoner
     session.loss = GapReason.ORCHESTRATOR_LOST

@@ -14,12 +14,14 @@ from orchestrator.backlog import Backlog, Bounds, Item, Media
 from orchestrator.checkpoints import Checkpoint, Checkpoints
 from orchestrator.limits import Limits
 from orchestrator.outbox import Outbox
+from orchestrator.progress import progress_from_proto
 from orchestrator.recovery import Start
 from orchestrator.stream import Action, Event, State, advance
-from orchestrator.timeline import GONE_AGAIN, EncoderProgress, Timeline
+from orchestrator.timeline import GONE_AGAIN, Timeline
+from orchestrator.tokens import make_nonce
 from orchestrator.waiting import Signal
 from tandem.core.clock import Clock
-from tandem.core.errors import AlreadyExists, BadTimestamp, TandemError
+from tandem.core.errors import AlreadyExists, TandemError
 from tandem.core.ids import StreamId
 from tandem.core.timeline import Gap, GapReason, TimeRange
 from tandem.wire.convert import gap_from_proto
@@ -51,6 +53,8 @@ class Session:
         clock: Clock,
     ) -> None:
         self.stream_id = stream_id
+        self.nonce = make_nonce()
+        """Of this incarnation: a token of a former stream of this id does not have it."""
         self.media = media
         self.settings = settings
         self.clock = clock
@@ -196,7 +200,7 @@ class Session:
         """The encoder went on."""
         timeline, before = self.timeline, self.timeline.consumed_position
         self.progress_s = self.clock()
-        timeline.apply(_from_proto(message))
+        timeline.apply(progress_from_proto(message))
         if self.is_bytes:
             timeline.receive(message.decoded_us)
         if timeline.consumed_position > before:
@@ -280,17 +284,3 @@ class Session:
         if self.outbox is not None:
             self.outbox.mark_progress()
         self.changed.notify()
-
-
-def _from_proto(message: encoder_pb2.EncodeResponse.Progress) -> EncoderProgress:
-    if message.watermark_us < 0 or message.decoded_us < 0:
-        raise BadTimestamp(f"the encoder reports times before 0: {message.watermark_us} us")
-    return EncoderProgress(
-        watermark_us=message.watermark_us,
-        decoded_us=message.decoded_us,
-        safe_position=message.safe_position,
-        consumed_position=message.consumed_position,
-        next_block_number=message.next_block_number,
-        frames_waiting=message.frames_waiting,
-        lag_ms=message.lag_ms,
-    )

@@ -83,13 +83,14 @@ class Streams:
             return self._open_new(request)
         check_stream_id(request.stream_id)
         stream_id = StreamId(request.stream_id)
-        check_token(self._cluster.secret, stream_id, request.resume_token)
         stream = self._streams.get(stream_id)
         if stream is not None and stream.session.state is not State.CLOSED:
+            nonce = stream.session.nonce
+            check_token(self._cluster.secret, stream_id, request.resume_token, nonce)
             if stream.session.media.kind != request.media.kind:
                 raise InvalidInput(f"stream {stream_id} is fed with another kind of media")
             return stream
-        return self._open_again(stream_id, request.media)
+        return self._open_again(stream_id, request)
 
     def forget(self, stream: Stream, event: Event = Event.FORGOTTEN) -> None:
         """Close a stream and free what is held for it, here and at its reasoner."""
@@ -130,12 +131,20 @@ class Streams:
         check_stream_id(stream_id)
         if stream_id in self._streams:
             raise AlreadyExists(f"stream {stream_id} exists; resume it with its token, or take another id")
+        if self._journal.is_younger_than(self._settings.limits.resume_seconds, stream_id):
+            raise AlreadyExists(
+                f"stream {stream_id} is kept for its former client; resume it with its token, "
+                "take another id, or come again later"
+            )
         return self._start(Session(stream_id, request.media, self._settings, self._clock))
 
-    def _open_again(self, stream_id: StreamId, media: types_pb2.MediaOptions) -> Stream:
-        """The token is right and the stream unknown: a former orchestrator watched it."""
-        record = self._journal.load(stream_id)
+    def _open_again(self, stream_id: StreamId, request: client_pb2.WatchRequest.Open) -> Stream:
+        """With a token, and the stream is unknown: a former orchestrator watched it."""
+        media, record = request.media, self._journal.load(stream_id)
+        known = None if record is None else record.nonce
+        nonce = check_token(self._cluster.secret, stream_id, request.resume_token, known)
         session = Session(stream_id, media, self._settings, self._clock)
+        session.nonce = nonce
         session.loss = GapReason.ORCHESTRATOR_LOST
         if record is not None and record.media_kind == media.kind:
             restore(session, record)

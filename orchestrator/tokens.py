@@ -1,24 +1,45 @@
-"""Pure. Resume tokens: whoever holds one may go on feeding that stream.
+"""Resume tokens: whoever holds one may go on feeding that stream.
 
-A token is an HMAC of the stream's id under the cluster secret, so it outlives the process that gave it.
+A token is the nonce of one incarnation of a stream, and an HMAC of it and the stream's id under the cluster
+secret. The journal has the nonce, so a token outlives the process that gave it; a later stream of the same id
+has another nonce, so a token does not outlive its stream.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import secrets
 
 from tandem.core.errors import PermissionRefused
 from tandem.core.ids import StreamId
 
 
-def resume_token(secret: bytes, stream_id: StreamId) -> str:
-    """The token of a stream."""
-    return hmac.new(secret, b"tandem/resume\0" + stream_id.encode(), hashlib.sha256).hexdigest()
+def make_nonce() -> str:
+    """Of a new incarnation of a stream."""
+    return secrets.token_hex(16)
 
 
-def check_token(secret: bytes, stream_id: StreamId, token: str) -> None:
-    """Raises `PermissionRefused` unless `token` is the stream's. Takes the same time for every wrong one."""
-    expected = resume_token(secret, stream_id).encode()
-    if not hmac.compare_digest(expected, token.encode()):
+def resume_token(secret: bytes, stream_id: StreamId, nonce: str) -> str:
+    """The token of one incarnation of a stream."""
+    message = "\0".join(("tandem/resume", stream_id, nonce)).encode()
+    return f"{nonce}.{hmac.new(secret, message, hashlib.sha256).hexdigest()}"
+
+
+def check_token(secret: bytes, stream_id: StreamId, token: str, nonce: str | None) -> str:
+    """The nonce in `token`. Takes the same time for every wrong one.
+
+    Args:
+        secret: the cluster secret.
+        stream_id: whose token it should be.
+        token: what the client showed.
+        nonce: of the stream that is held or in the journal; None when none is, and any nonce will do.
+
+    Raises:
+        PermissionRefused: `token` is not the stream's.
+    """
+    shown = token.partition(".")[0]
+    expected = resume_token(secret, stream_id, shown if nonce is None else nonce)
+    if not hmac.compare_digest(expected.encode(), token.encode()):
         raise PermissionRefused(f"the resume token does not belong to stream {stream_id}")
+    return shown

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 from pathlib import Path
 
+import grpc
 import pytest
 
 from orchestrator.backlog import Bounds
@@ -272,3 +275,38 @@ async def _kill_orchestrator(world: World) -> None:
     assert app._server is not None
     app.streams._journal.save = lambda record: None  # type: ignore[method-assign]
     await app._server.stop(0)
+
+
+async def test_a_token_of_a_former_stream_of_the_same_id_is_refused(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        first = await world.watch()
+        await first.end(forget=True)
+        await first.finished()
+        await world.until(lambda: not len(world.app.streams))
+        second = await world.watch()
+        await second.pictures(0)
+        await second.until(lambda: second.progress.safe_position == 1)
+        with pytest.raises(grpc.aio.AioRpcError, match="does not belong"):
+            await world.watch(token=first.welcome.resume_token)
+        await _kill_orchestrator(world)
+    async with World(tmp_path) as world:
+        with pytest.raises(grpc.aio.AioRpcError, match="does not belong"):
+            await world.watch(token=first.welcome.resume_token)
+        third = await world.watch(token=second.welcome.resume_token)
+        assert third.welcome.next_position == 1
+        assert third.welcome.resume_token == second.welcome.resume_token
+
+
+async def test_after_the_orchestrator_a_stream_is_kept_for_who_has_its_token(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        first = await world.watch()
+        await first.pictures(0)
+        await first.until(lambda: first.progress.safe_position == 1)
+        await _kill_orchestrator(world)
+    async with World(tmp_path) as world:
+        with pytest.raises(grpc.aio.AioRpcError, match="kept for its former client"):
+            await world.watch()
+        record = tmp_path / "streams" / "cam.json"
+        age_s = time.time() - 6
+        os.utime(record, (age_s, age_s))
+        assert (await world.watch()).welcome.next_position == 0

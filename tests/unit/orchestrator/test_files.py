@@ -8,13 +8,14 @@ import pytest
 
 from orchestrator.journal import Journal, Record
 from orchestrator.rundir import RunDir, read_address
-from orchestrator.tokens import check_token, resume_token
+from orchestrator.tokens import check_token, make_nonce, resume_token
 from tandem.core.errors import AlreadyExists, InvalidInput, PermissionRefused
 from tandem.core.ids import StreamId
 from tandem.core.timeline import Gap, GapReason, TimeRange
 
 RECORD = Record(
     stream_id=StreamId("cam"),
+    nonce="f00d",
     epoch=3,
     media_kind=2,
     sample_fps=2.0,
@@ -85,7 +86,8 @@ def test_a_torn_record_is_no_record(tmp_path: Path, cut: int) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("version", 2),
+        ("version", 1),
+        ("nonce", ""),
         ("epoch", -1),
         ("epoch", "3"),
         ("safe_position", None),
@@ -118,8 +120,12 @@ def test_what_nobody_comes_back_for_is_removed(tmp_path: Path) -> None:
 
 
 def test_a_token_opens_its_stream_and_no_other() -> None:
-    token = resume_token(b"s" * 32, StreamId("cam"))
-    check_token(b"s" * 32, StreamId("cam"), token)
+    nonce = make_nonce()
+    token = resume_token(b"s" * 32, StreamId("cam"), nonce)
+    assert check_token(b"s" * 32, StreamId("cam"), token, nonce) == nonce
+    assert check_token(b"s" * 32, StreamId("cam"), token, None) == nonce
+    with pytest.raises(PermissionRefused):
+        check_token(b"s" * 32, StreamId("cam"), token, make_nonce())
     for secret, stream, given in (
         (b"s" * 32, "cam2", token),
         (b"t" * 32, "cam", token),
@@ -127,4 +133,4 @@ def test_a_token_opens_its_stream_and_no_other() -> None:
         (b"s" * 32, "cam", "é"),
     ):
         with pytest.raises(PermissionRefused):
-            check_token(secret, StreamId(stream), given)
+            check_token(secret, StreamId(stream), given, None)

@@ -1,0 +1,22 @@
+"""Pure. What an encoder says of its progress, judged."""
+
+from __future__ import annotations
+
+from orchestrator.timeline import EncoderProgress
+from tandem.core.errors import BadTimestamp
+from tandem.wire.gen.tandem.v1 import encoder_pb2
+
+
+def progress_from_proto(message: encoder_pb2.EncodeResponse.Progress) -> EncoderProgress:
+    """Raises `BadTimestamp` for times that cannot be."""
+    if message.watermark_us < 0 or message.decoded_us < 0:
+        raise BadTimestamp(f"the encoder reports times before 0: {message.watermark_us} us")
+    return EncoderProgress(
+        watermark_us=message.watermark_us,
+        decoded_us=message.decoded_us,
+        safe_position=message.safe_position,
+        consumed_position=message.consumed_position,
+        next_block_number=message.next_block_number,
+        frames_waiting=message.frames_waiting,
+        lag_ms=message.lag_ms,
+    )
