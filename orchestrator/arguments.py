@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, encoders: int, reasoners: 
         "--backlog-seconds",
         type=float,
         default=Bounds().max_wait_s,
-        help="media that waits longer becomes a gap (%(default)s)",
+        help="media that waits longer for an encoder that takes nothing in becomes a gap (%(default)s)",
     )
     add(
         "--keep-seconds",

@@ -73,7 +73,8 @@ class Bounds:
     max_bytes: int = 64 * 1024 * 1024
     """Of one stream's media."""
     max_wait_s: float = 30.0
-    """Waiting media older than this becomes a gap: a live stream that is further behind is not live."""
+    """Waiting media older than this becomes a gap, once the encoder takes nothing in; while it does, the
+    client is held back at half of it."""
     keep_us: int = 60_000_000
     """Published media is kept for this much stream time, so that a lost reasoner costs time, not memory."""
     ahead_items: int = 64
@@ -184,6 +185,11 @@ class Backlog:
                 self._waiting_bytes += len(item.data)
             self._waiting.appendleft(item)
 
+    def waits(self, now_s: float, since_s: float) -> float:
+        """Seconds that the oldest waiting media could have been delivered for, and was not."""
+        first = self._first_waiting()
+        return now_s - max(first.arrived_s, since_s) if first else 0.0
+
     def give_up_late(self, now_s: float, since_s: float) -> list[Gap]:
         """Turn waiting media into a gap that could have been delivered for too long.
 
@@ -192,7 +198,7 @@ class Backlog:
         """
         gaps: list[Gap] = []
         while first := self._first_waiting():
-            if now_s - max(first.arrived_s, since_s) <= self._bounds.max_wait_s:
+            if self.waits(now_s, since_s) <= self._bounds.max_wait_s:
                 break
             gaps.append(self._give_up(first))
         return gaps

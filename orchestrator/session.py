@@ -159,10 +159,17 @@ class Session:
         return self.timeline.received_us == 0 and (not self.is_bytes or self.next_position == 0)
 
     def must_wait(self, size_bytes: int) -> bool:
-        """True while the client should be held back: the backlog is full and the encoder is at work."""
-        if self.state is State.CLOSED or self.backlog.has_room(size_bytes):
+        """True while the client should be held back: the encoder is at work and behind.
+
+        Behind is a full backlog, or media that waits for half the time after which it would be late.
+        """
+        now_s = self.clock()
+        if self.state is State.CLOSED:
             return False
-        return self.clock() - self._moved_s < STALL_S
+        if not self.backlog.has_room(size_bytes):
+            return now_s - self._moved_s < STALL_S
+        is_moving = self.state is State.LIVE and self._is_moving(now_s)
+        return is_moving and self.backlog.waits(now_s, self._live_s) > self._hold_s
 
     # --- from the services ------------------------------------------------------------------------------
 
@@ -236,8 +243,8 @@ class Session:
         self._tell()
 
     def give_up_late(self, now_s: float) -> None:
-        """Media that waited too long for an encoder that is there becomes a gap."""
-        if self.state is State.LIVE:
+        """Media that waited too long for an encoder that is there and takes nothing in becomes a gap."""
+        if self.state is State.LIVE and not self._is_moving(now_s):
             self._declare_dropped(self.backlog.give_up_late(now_s, self._live_s))
 
     # --- inside -----------------------------------------------------------------------------------------
@@ -246,6 +253,13 @@ class Session:
     def is_bytes(self) -> bool:
         """True for an encoded stream, False for pictures."""
         return self.media.kind != types_pb2.MEDIA_KIND_PICTURES
+
+    @property
+    def _hold_s(self) -> float:
+        return self.settings.bounds.max_wait_s / 2
+
+    def _is_moving(self, now_s: float) -> bool:
+        return now_s - self._moved_s < min(STALL_S, self._hold_s)
 
     def append(self, position: int, length: int, time_us: int, data: bytes, picture: object) -> None:
         """Keep media for the encoder; what the bound pushes out becomes a gap."""

@@ -75,6 +75,25 @@ def test_waiting_for_a_new_encoder_makes_nothing_late() -> None:
     assert session.timeline.gaps == [Gap(TimeRange(0, 1), GapReason.BACKLOG_FULL)]
 
 
+def test_a_file_read_at_full_speed_is_held_back_and_loses_nothing_by_its_age() -> None:
+    clock = ManualClock()
+    session = make(types_pb2.MEDIA_KIND_PICTURES, clock, max_wait_s=30.0, ahead_items=1)
+    for sequence in range(100):
+        receive_picture(session, picture(sequence))
+    assert not session.must_wait(10), "nothing waits for long yet"
+    for taken in range(60):
+        clock.advance(1.0)
+        session.take()
+        session.progress(encoder_pb2.EncodeResponse.Progress(consumed_position=taken + 1))
+        session.give_up_late(clock())
+        assert session.must_wait(10) is (taken >= 15)
+    assert not session.timeline.gaps
+    clock.advance(STALL_S)
+    session.give_up_late(clock())
+    assert [gap.reason for gap in session.timeline.gaps] == [GapReason.BACKLOG_FULL]
+    assert not session.must_wait(10)
+
+
 def test_a_replay_does_not_repeat_its_refusals() -> None:
     session = make(types_pb2.MEDIA_KIND_PICTURES, ManualClock())
     told: list[int] = []
