@@ -159,7 +159,7 @@ def demo_clip(width: int = 320, height: int = 240, fps: float = 25.0) -> Clip:
     return replace(clip, questions=tuple(plain))
 
 
-DEMO_SEED = 2030
+DEMO_SEED = 2035
 DEMO_QUESTIONS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (12, ("now", "count_total")),
     (25, ("colour_of_shape", "shown_at")),
