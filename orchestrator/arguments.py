@@ -1,4 +1,6 @@
-"""Pure but for argparse: the command line of `tandem up` and `tandem orchestrator`, as a config."""
+"""The command line of `tandem up` and `tandem orchestrator`, as a config. Pure but for argparse, and for the
+default run directory's parent, which is made here.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from pathlib import Path
 from orchestrator.backlog import Bounds
 from orchestrator.config import OrchestratorConfig, ServiceSettings
 from orchestrator.limits import Limits
+from orchestrator.rundir import make_private
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, encoders: int, reasoners: int) -> None:
@@ -115,6 +118,11 @@ def to_config(args: argparse.Namespace) -> OrchestratorConfig:
 
 
 def default_run_dir(listen: str) -> Path:
-    """One directory a user and port, so that a restart finds its secret again."""
+    """One directory a user and port, so that a restart finds its secret again.
+
+    Makes the user's directory. Raises `InvalidInput` when somebody else made it.
+    """
     port = listen.rpartition(":")[2]
-    return Path(tempfile.gettempdir()) / f"tandem-{os.getuid()}" / port
+    parent = Path(tempfile.gettempdir()) / f"tandem-{os.getuid()}"
+    make_private(parent)
+    return parent / port

@@ -6,12 +6,14 @@ import contextlib
 import fcntl
 import os
 import secrets
+import stat
 from pathlib import Path
 
 from tandem.core.errors import AlreadyExists, InvalidInput
 from tandem.core.secret_file import read_secret
 
 _SECRET_BYTES = 32
+_LOCK = "lock"
 
 
 class RunDir:
@@ -20,21 +22,19 @@ class RunDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            if not _make_directory(path):
+                _check_private(path)
+            self._lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise InvalidInput(f"cannot use the run directory {path}: {error.strerror}") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._check_private()
+            path.chmod(0o700)
         except BlockingIOError:
             os.close(self._lock)
             raise AlreadyExists(
                 f"another orchestrator uses {path}; stop it, or choose another --run-dir and --listen"
             ) from None
-        except InvalidInput:
-            os.close(self._lock)
-            raise
 
     @property
     def secret_file(self) -> Path:
@@ -74,12 +74,42 @@ class RunDir:
         """Let the next orchestrator in."""
         os.close(self._lock)
 
-    def _check_private(self) -> None:
-        state = self.path.stat()
-        if state.st_uid != os.getuid():
-            raise InvalidInput(f"the run directory {self.path} belongs to somebody else; choose another")
-        if state.st_mode & 0o077:
-            self.path.chmod(0o700)
+
+def make_private(path: Path) -> None:
+    """A directory that only we use, by its name: made, or checked to be ours.
+
+    Raises:
+        InvalidInput: it cannot be made, or belongs to somebody else.
+    """
+    try:
+        _make_directory(path)
+        if not stat.S_ISDIR(path.lstat().st_mode) or path.lstat().st_uid != os.getuid():
+            raise InvalidInput(f"{path} is not a directory of yours; choose another --run-dir")
+        path.chmod(0o700)
+    except OSError as error:
+        raise InvalidInput(f"cannot use the directory {path}: {error.strerror}") from error
+
+
+def _make_directory(path: Path) -> bool:
+    """False when it was there before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _check_private(path: Path) -> None:
+    """A directory that we did not make: it must be ours, and closed to others or known as a run directory."""
+    state = path.stat()
+    if state.st_uid != os.getuid():
+        raise InvalidInput(f"the run directory {path} belongs to somebody else; choose another --run-dir")
+    if state.st_mode & 0o077 and not (path / _LOCK).is_file():
+        raise InvalidInput(
+            f"the directory {path} is open to others (mode {stat.S_IMODE(state.st_mode):03o}) and was not "
+            f"made as a run directory: name one that does not exist yet, or close this one with `chmod 700 {path}`"
+        )
 
 
 def read_address(path: Path) -> str | None:

@@ -2,10 +2,12 @@
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from orchestrator.arguments import default_run_dir
 from orchestrator.journal import Journal, Record
 from orchestrator.rundir import RunDir, read_address
 from orchestrator.tokens import check_token, make_nonce, resume_token
@@ -40,6 +42,33 @@ def test_the_secret_outlives_the_process_and_is_private(tmp_path: Path) -> None:
     second = RunDir(tmp_path / "run")
     assert second.secret() == secret
     second.close()
+
+
+def test_a_directory_of_something_else_is_neither_closed_nor_used(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir(mode=0o755)
+    with pytest.raises(InvalidInput, match="chmod 700"):
+        RunDir(project)
+    assert project.stat().st_mode & 0o777 == 0o755
+    assert not list(project.iterdir())
+    project.chmod(0o700)
+    RunDir(project).close()
+    project.chmod(0o755)
+    RunDir(project).close()
+    assert project.stat().st_mode & 0o777 == 0o700, "it is a run directory by now"
+
+
+def test_the_default_directory_is_private_and_not_a_strangers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    parent = tmp_path / f"tandem-{os.getuid()}"
+    assert default_run_dir("127.0.0.1:7420") == parent / "7420"
+    assert parent.stat().st_mode & 0o777 == 0o700
+    parent.rmdir()
+    parent.symlink_to(tmp_path)
+    with pytest.raises(InvalidInput, match="--run-dir"):
+        default_run_dir("127.0.0.1:7420")
 
 
 def test_two_orchestrators_cannot_share_a_directory(tmp_path: Path) -> None:
