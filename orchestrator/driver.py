@@ -17,7 +17,8 @@ from tandem.core.errors import Incompatible, InvalidInput, TandemError, Unavaila
 log = logging.getLogger(__name__)
 
 OPEN_TIMEOUT_S = 60.0
-"""Longest wait of a new stream for services: a start with its model load fits."""
+"""Longest wait of a new stream until an encoder has taken it, all tries together: a start of the services
+with their model load fits."""
 PLACE_TIMEOUT_S = 120.0
 """The same for a stream that lost its services; then it fails and its client is told to come again."""
 MAX_FAILURES = 8
@@ -79,8 +80,9 @@ class Driver:
 
     async def _find_place(self) -> tuple[Placed, Service, Service]:
         session, said = self._session, ""
-        timeout_s = OPEN_TIMEOUT_S if session.state is State.OPENING else PLACE_TIMEOUT_S
-        deadline_s = self._clock() + timeout_s
+        deadline_s = self._clock() + PLACE_TIMEOUT_S
+        if session.state is State.OPENING:
+            deadline_s = session.opened_s + OPEN_TIMEOUT_S  # however often it was placed meanwhile
         while True:
             placed = self._cluster.place(session.encoder, session.reasoner)
             if not isinstance(placed, NotPlaced):

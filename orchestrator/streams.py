@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from orchestrator.cluster import Cluster
-from orchestrator.driver import Driver
+from orchestrator.driver import OPEN_TIMEOUT_S, Driver
 from orchestrator.journal import Journal
 from orchestrator.limits import check_rates, check_stream_id
 from orchestrator.questions import Questions
@@ -27,6 +27,8 @@ from tandem.wire.gen.tandem.v1 import client_pb2, types_pb2
 log = logging.getLogger(__name__)
 
 JOURNAL_PERIOD_S = 0.5
+_DRIVER_FIRST_S = 0.5
+"""A driver that waits for a place says better than we do why there is none."""
 _KINDS = frozenset(types_pb2.MediaKind.values()) - {types_pb2.MEDIA_KIND_UNSPECIFIED}
 
 
@@ -104,6 +106,9 @@ class Streams:
         for stream in self:
             session = stream.session
             session.give_up_late(now_s)
+            if session.state is State.OPENING and now_s - session.opened_s > OPEN_TIMEOUT_S + _DRIVER_FIRST_S:
+                why = f"no encoder took the stream within {OPEN_TIMEOUT_S:g} s"
+                session.fail(Unavailable(f"{why}; see the services' logs", retry_after_s=5.0))
             if session.state is State.CLOSED:
                 error = session.error or Unavailable("the stream is closed")
                 if not isinstance(error, Unavailable):

@@ -27,6 +27,7 @@ EXAMPLE = """example:
 STOP_GRACE_S = 15.0
 """For the orchestrator to stop the services and itself."""
 _BACKOFF_MAX_S = 10.0
+_SLEEP_SLICE_S = 0.1
 _HEALTHY_S = 30.0
 """An orchestrator that ran this long had no trouble starting."""
 _USAGE = 2
@@ -72,9 +73,15 @@ class _Keeper:
             failures = 1 if time.monotonic() - started_s > _HEALTHY_S else failures + 1
             wait_s = min(0.1 * 2 ** (failures - 1), _BACKOFF_MAX_S)
             print(f"the orchestrator ended (status {code}); starting it again in {wait_s:.1f} s", flush=True)
-            time.sleep(wait_s)
+            self._sleep(wait_s)
             if self._stopping:
                 return 0
+
+    def _sleep(self, wait_s: float) -> None:
+        """In slices: a sleep goes on after a signal was handled."""
+        until_s = time.monotonic() + wait_s
+        while not self._stopping and (remaining_s := until_s - time.monotonic()) > 0:
+            time.sleep(min(remaining_s, _SLEEP_SLICE_S))
 
     def _run_once(self) -> int:
         line = [sys.executable, "-m", "orchestrator", "--die-with-parent", *self._arguments]

@@ -10,8 +10,9 @@ from pathlib import Path
 import grpc
 import pytest
 
+from orchestrator import streams
 from orchestrator.backlog import Bounds
-from tandem.core.errors import Incompatible
+from tandem.core.errors import Incompatible, Unavailable
 from tandem.wire.gen.tandem.v1 import client_pb2, types_pb2
 from tests.integration.orchestrator_fakes import Client, World
 
@@ -310,3 +311,16 @@ async def test_after_the_orchestrator_a_stream_is_kept_for_who_has_its_token(tmp
         age_s = time.time() - 6
         os.utime(record, (age_s, age_s))
         assert (await world.watch()).welcome.next_position == 0
+
+
+async def test_a_new_stream_has_one_deadline_for_all_tries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "OPEN_TIMEOUT_S", 0.5)
+    async with World(tmp_path) as world:
+        world.encoder.open_error = Unavailable("not now")
+        began_s = time.monotonic()
+        with pytest.raises(grpc.aio.AioRpcError, match="no encoder took the stream"):
+            await world.watch()
+        assert time.monotonic() - began_s < 5
+        await world.until(lambda: not len(world.app.streams))

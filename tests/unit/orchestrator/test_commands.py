@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -33,6 +34,24 @@ def test_defaults_are_valid_and_the_run_directory_follows_the_port() -> None:
     assert (config.listen, config.encoders, config.reasoners) == ("127.0.0.1:7420", 1, 1)
     assert config.run_dir.name == "7420"
     assert parse("--listen", "127.0.0.1:99").run_dir.name == "99"
+
+
+def test_a_signal_ends_the_wait_for_the_next_start(tmp_path: Path) -> None:
+    keeper = up._Keeper(parse("--run-dir", str(tmp_path)), [])
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1))
+
+    def stop(*_: object) -> None:
+        keeper._stopping = True
+
+    former = signal.signal(signal.SIGUSR1, stop)
+    began_s = time.monotonic()
+    try:
+        timer.start()
+        keeper._sleep(20.0)
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, former)
+    assert time.monotonic() - began_s < 10
 
 
 def test_all_problems_are_listed_at_once() -> None:
