@@ -108,7 +108,8 @@ def _check_private(path: Path) -> None:
     if state.st_mode & 0o077 and not (path / _LOCK).is_file():
         raise InvalidInput(
             f"the directory {path} is open to others (mode {stat.S_IMODE(state.st_mode):03o}) and was not "
-            f"made as a run directory: name one that does not exist yet, or close this one with `chmod 700 {path}`"
+            "made as a run directory: name one that does not exist yet, or close this one with "
+            f"`chmod 700 {path}`"
         )
 
 
