@@ -62,7 +62,7 @@ class Cluster:
 
     @property
     def members(self) -> tuple[Member, ...]:
-        """Every service that was ever heard of."""
+        """Every service that is there or was lost lately."""
         return self._membership.members
 
     def service(self, name: str) -> Service | None:

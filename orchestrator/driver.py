@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 
 from orchestrator.cluster import Cluster, Service
 from orchestrator.encoder_link import encode, open_message
@@ -63,6 +64,7 @@ class Driver:
             raise reasoner.gone.error()
         finally:
             self._cluster.placed.subtract(names)
+            self._cluster.placed += Counter()  # forgets the names at 0
 
     async def _feed(self, placed: Placed, encoder: Service, reasoner: Service) -> None:
         session = self._session

@@ -12,6 +12,9 @@ from enum import StrEnum
 
 from tandem.core.errors import AlreadyExists
 
+FORGET_LOST_S = 600.0
+"""How long a lost service is shown; its next start is a new one."""
+
 
 class Role(StrEnum):
     """What a service does."""
@@ -86,7 +89,7 @@ class Membership:
 
     @property
     def members(self) -> tuple[Member, ...]:
-        """Every service that was ever heard of, in order of first hello."""
+        """Every service that is there or was lost lately, in order of first hello."""
         return tuple(self._members.values())
 
     def get(self, name: str) -> Member | None:
@@ -152,6 +155,9 @@ class Membership:
         if unwatched_s > self._lease_s / 2:
             for member in self._members.values():
                 member.seen_s += unwatched_s
+        for name, member in list(self._members.items()):
+            if not member.is_live and now_s - member.seen_s > FORGET_LOST_S:
+                del self._members[name]
         late = [m for m in self._members.values() if m.is_live and now_s - m.seen_s > self._lease_s]
         return [
             self._lose(m, f"silent for {now_s - m.seen_s:.1f} s, lease {self._lease_s:g} s") for m in late

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.membership import Identity, Membership, Role, Standing
+from orchestrator.membership import FORGET_LOST_S, Identity, Membership, Role, Standing
 from tandem.core.errors import AlreadyExists
 
 
@@ -24,6 +24,20 @@ def test_a_silent_service_is_lost_once_with_the_reason() -> None:
     assert loss.reason == "silent for 3.5 s, lease 3 s"
     assert members.look(4.0) == []
     assert members.members[0].standing is Standing.LOST
+
+
+def test_a_service_that_was_lost_long_ago_is_forgotten() -> None:
+    members = make()
+    members.hello(identity(), 0.0)
+    members.hello(identity("encoder-1"), 0.0)
+    members.departed("encoder-0", "b1", "its attachment ended")
+    now_s = 0.0
+    while now_s <= FORGET_LOST_S:
+        assert len(members.members) == 2
+        now_s += 1.0
+        members.heartbeat("encoder-1", "b1", now_s, 0, {})
+        members.look(now_s)
+    assert [member.identity.name for member in members.members] == ["encoder-1"]
 
 
 def test_heartbeats_keep_it() -> None:
