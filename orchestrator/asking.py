@@ -55,7 +55,8 @@ class Asked:
     error: TandemError | None = None
     """Set to end it with this error instead of as cancelled."""
     was_lost: bool = False
-    """True once its reasoner was seen gone: what it is about comes back by replay, and is waited for."""
+    """True once its reasoner was seen gone, or a replay under way: what it is about comes back, and is waited
+    for."""
     gaps: list[Gap] = field(default_factory=list)
 
 
@@ -159,7 +160,7 @@ async def _reasoner_with_blocks(
     while True:
         _check_alive(session)
         service = cluster.service(session.reasoner)
-        asked.was_lost |= service is None
+        asked.was_lost |= service is None or session.timeline.is_replaying
         is_late = clock() >= deadline_s
         if service is not None and session.state is not State.OPENING and session.timeline.blocks:
             if is_late or not asked.was_lost or _is_back(asked, session, clock()):
@@ -170,11 +171,9 @@ async def _reasoner_with_blocks(
 
 
 def _is_back(asked: Asked, session: Session, now_s: float) -> bool:
-    if asked.question.answer_from_published:
-        return True
-    # Until it is placed again, what the session says of times is from before the loss.
+    # Until it is placed again, what the session says of times and blocks is from before the loss.
     is_placed = session.state in {State.LIVE, State.ENDED}
-    return is_placed and _is_published(asked, session, now_s)
+    return is_placed and (asked.question.answer_from_published or _is_published(asked, session, now_s))
 
 
 def _nothing_to_answer_from(asked: Asked, session: Session, service: Service | None) -> TandemError:

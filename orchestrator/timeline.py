@@ -45,6 +45,8 @@ class Timeline:
     received_us: int = 0
     """End of what the client sent; for byte streams, of what the encoder has decoded of it."""
     watermark_us: int = 0
+    highest_us: int = 0
+    """The highest watermark before a loss: a replay is over once it is reached again."""
     decoded_us: int = 0
     safe_position: int = 0
     consumed_position: int = 0
@@ -58,6 +60,11 @@ class Timeline:
     def blocks(self) -> int:
         """Visual blocks published; block 0 is the prompt's sink."""
         return max(self.next_block_number - 1, 0)
+
+    @property
+    def is_replaying(self) -> bool:
+        """True while less is published than was before a loss."""
+        return self.watermark_us < self.highest_us
 
     def receive(self, end_us: int) -> None:
         """Media up to `end_us` arrived."""
@@ -75,6 +82,7 @@ class Timeline:
 
     def restart(self, *, from_us: int, position: int, next_block_number: int) -> None:
         """Another encoder goes on from there; what was published after `from_us` is gone or comes again."""
+        self.highest_us = max(self.highest_us, self.watermark_us)
         self.watermark_us = from_us
         self.decoded_us = from_us
         self.safe_position = self.consumed_position = position

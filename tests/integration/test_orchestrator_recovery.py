@@ -324,3 +324,22 @@ async def test_a_new_stream_has_one_deadline_for_all_tries(
             await world.watch()
         assert time.monotonic() - began_s < 5
         await world.until(lambda: not len(world.app.streams))
+
+
+async def test_a_question_during_a_replay_waits_for_all_of_it(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        client = await world.watch()
+        await client.pictures(*range(0, 5000, 500))
+        await client.until(lambda: client.progress.blocks == 10)
+        world.encoder.pause_after = world.encoder.taken + 3
+        await world.hosted["reasoner-0"].kill()
+        await world.add("reasoner-0")
+        await client.until(lambda: client.progress.blocks == 3)
+        await client.ask("replay", latency_budget_ms=100)
+        await asyncio.sleep(0.5)
+        assert not client.deltas
+        world.encoder.gate.set()
+        assert len((await client.answer("replay")).text.split()) == 10
+        assert list(world.app.cluster.placed) == ["encoder-0", "reasoner-0"]
+        await world.hosted["encoder-0"].kill()
+        await world.until(lambda: not world.app.cluster.placed)
