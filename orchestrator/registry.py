@@ -66,7 +66,7 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
 
 def check_hello(hello: registry_pb2.AttachRequest.Hello, secret: bytes) -> Identity:
     """Who a service is. Raises a typed error when the proof is wrong or a field cannot be used."""
-    expected = attach_proof(secret, hello.name, hello.role, hello.build.boot_id)
+    expected = attach_proof(secret, hello.name, hello.role, hello.build.boot_id, hello.address)
     if not hmac.compare_digest(expected.encode(), hello.proof.encode()):
         raise PermissionRefused(
             f"{hello.name[:64]!r} does not know the cluster secret; start it with its secret file"

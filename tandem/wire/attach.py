@@ -50,9 +50,9 @@ def model_info(
     )
 
 
-def attach_proof(secret: bytes, name: str, role: str, boot_id: str) -> str:
+def attach_proof(secret: bytes, name: str, role: str, boot_id: str, address: str) -> str:
     """HMAC-SHA256 in hex that shows knowledge of the cluster secret without sending it."""
-    message = "|".join(("attach", name, role, boot_id)).encode()
+    message = "|".join(("attach", name, role, boot_id, address)).encode()
     return hmac.new(secret, message, hashlib.sha256).hexdigest()
 
 
@@ -152,7 +152,7 @@ class Attachment:
                 address=who.address,
                 build=build_info(who.boot_id),
                 model=who.model,
-                proof=attach_proof(self._secret, who.name, who.role, who.boot_id),
+                proof=attach_proof(self._secret, who.name, who.role, who.boot_id, who.address),
                 protocol=PROTOCOL_VERSION,
             )
         )

@@ -208,6 +208,9 @@ async def test_a_service_without_the_secret_is_not_let_in(tmp_path: Path) -> Non
         stub: Any = registry_pb2_grpc.RegistryServiceStub(world.channel)
         build = types_pb2.BuildInfo(boot_id="b")
 
+        def proof(address: str = "127.0.0.1:9", secret: bytes = world.app.cluster.secret) -> str:
+            return attach_proof(secret, "encoder-9", "encoder", "b", address)
+
         async def hello(**changes: Any) -> str:
             fields: dict[str, Any] = {
                 "name": "encoder-9",
@@ -215,7 +218,7 @@ async def test_a_service_without_the_secret_is_not_let_in(tmp_path: Path) -> Non
                 "address": "127.0.0.1:9",
                 "build": build,
                 "protocol": 1,
-                "proof": attach_proof(world.app.cluster.secret, "encoder-9", "encoder", "b"),
+                "proof": proof(),
             }
             call = stub.Attach()
             try:
@@ -231,10 +234,11 @@ async def test_a_service_without_the_secret_is_not_let_in(tmp_path: Path) -> Non
                 call.cancel()
             return "OK"
 
-        assert await hello(proof=attach_proof(b"x" * 32, "encoder-9", "encoder", "b")) == "PERMISSION_DENIED"
+        assert await hello(proof=proof(secret=b"x" * 32)) == "PERMISSION_DENIED"
+        assert await hello(address="127.0.0.1:10") == "PERMISSION_DENIED", "the proof is for another address"
         assert await hello(proof="") == "PERMISSION_DENIED"
         assert await hello(protocol=2) == "FAILED_PRECONDITION"
-        assert await hello(address="nowhere") == "INVALID_ARGUMENT"
+        assert await hello(address="nowhere", proof=proof("nowhere")) == "INVALID_ARGUMENT"
         assert world.app.cluster.service("encoder-9") is None
 
 

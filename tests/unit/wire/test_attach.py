@@ -59,7 +59,7 @@ async def test_a_service_attaches_beats_and_attaches_again() -> None:
     await server.stop(None)
     assert numbers == [1, 2, 1, 2]
     assert {hello.proof for hello in registry.hellos} == {
-        attach_proof(SECRET, "encoder-0", "encoder", boot_id)
+        attach_proof(SECRET, "encoder-0", "encoder", boot_id, "127.0.0.1:1")
     }
     assert registry.hellos[0].build == build_info(boot_id)
 

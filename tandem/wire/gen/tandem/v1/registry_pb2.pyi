@@ -45,7 +45,7 @@ class AttachRequest(_message.Message):
         address: _builtins.str
         """Where it listens, host:port. REQUIRED."""
         proof: _builtins.str
-        """Cluster secret proof: HMAC-SHA256(secret, "attach" | name | role | boot_id), hex. REQUIRED."""
+        """Cluster secret proof: HMAC-SHA256(secret, "attach" | name | role | boot_id | address), hex. REQUIRED."""
         protocol: _builtins.int
         """Protocol version of this service; 1."""
         @_builtins.property
@@ -207,7 +207,7 @@ class AttachResponse(_message.Message):
 
     @_builtins.property
     def drain(self) -> Global___AttachResponse.Drain:
-        """Finish what runs, take nothing new, then leave."""
+        """Finish what runs, take nothing new, then leave. Services obey it; the orchestrator does not send it yet."""
 
     def __init__(
         self,
