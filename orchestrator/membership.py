@@ -139,7 +139,7 @@ class Membership:
         return self._lose(member, reason)
 
     def drain(self, name: str) -> None:
-        """Place nothing new on a service."""
+        """Place nothing new on a service. Nothing asks for it yet, and the service itself is not told."""
         member = self._members.get(name)
         if member is not None and member.is_ready:
             member.standing, member.reason = Standing.DRAINING, "asked to drain"

@@ -130,7 +130,7 @@ class Stream:
         return self._session.unacknowledged_bytes
 
     def events(self) -> EventReader:
-        """Everything that happens from now on: progress, gaps, thoughts, answers, refusals, reconnects."""
+        """What happens from now on: progress, gaps, answers, refusals, reconnects; no thoughts yet."""
         return self._hub.reader()
 
     async def push_picture(

@@ -136,7 +136,7 @@ class GapNoticed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thought:
-    """More text of a worker that watches."""
+    """More text of a worker that watches. Not sent yet."""
 
     worker: str
     time_us: int

@@ -169,7 +169,7 @@ class WatchResponse(_message.Message):
         stream_id: _builtins.str
         """The stream's id."""
         resume_token: _builtins.str
-        """Secret that lets the holder resume this stream."""
+        """Secret that lets the holder resume this stream; of no use for a later stream of the same id."""
         resumed: _builtins.bool
         """True when a stream was resumed, false when it is new (also when resuming failed because its memory
         was lost: then `progress` carries the gap).
@@ -266,7 +266,9 @@ class WatchResponse(_message.Message):
         """Visual blocks published."""
         @_builtins.property
         def gaps(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Gap]:
-            """All gaps of the stream, in order, joined where reason and ends meet; at most 256, the latest."""
+            """All gaps of the stream, in order, joined where reason and ends meet; here at most 256, the latest;
+            an answer has all before it.
+            """
 
         def __init__(
             self,
@@ -287,7 +289,7 @@ class WatchResponse(_message.Message):
 
     @_typing.final
     class Thought(_message.Message):
-        """A thought of a worker."""
+        """A thought of a worker. Not sent yet."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -384,7 +386,7 @@ class WatchResponse(_message.Message):
 
     @_builtins.property
     def thought(self) -> Global___WatchResponse.Thought:
-        """A thought of a worker that watches."""
+        """A thought of a worker that watches. Not sent yet."""
 
     @_builtins.property
     def answer_delta(self) -> Global___AnswerDelta:
@@ -774,7 +776,7 @@ class ServiceStatus(_message.Message):
     address: _builtins.str
     """Where it listens."""
     state: _builtins.str
-    """"starting", "ready", "draining", "lost"."""
+    """"starting", "ready", "lost"; "draining" is not used yet."""
     restarts: _builtins.int
     """Times it was restarted."""
     heartbeat_age_ms: _builtins.float
