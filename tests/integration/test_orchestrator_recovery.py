@@ -160,7 +160,7 @@ async def test_a_lost_reasoner_of_an_ended_stream_is_replayed(tmp_path: Path) ->
         await world.hosted["reasoner-0"].kill()
         await world.add("reasoner-0")
         session = world.app.streams.get("cam").session
-        await world.until(lambda: session.state == "ended" and world.reasoner.streams["cam"].blocks)
+        await world.until(lambda: "cam" in world.reasoner.streams and session.state == "ended")
         request = client_pb2.AskRequest(stream_id="cam", question=types_pb2.Question(text="what?"))
         events = [event async for event in world.stub.Ask(request)]
         assert events[-1].answer.text == "0 500 "
