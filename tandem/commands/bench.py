@@ -90,7 +90,7 @@ def _commit() -> str:
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     description: dict[str, Any] = {
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
