@@ -34,7 +34,9 @@ async def local_services(run_dir: Path, *options: str) -> AsyncIterator[str]:
     """
     address = free_address()
     log = run_dir / "up.log"
-    command = ("-m", "tandem.cli", "up", "--listen", address, "--run-dir", str(run_dir), *options)
+    # A directory of its own inside: it holds the secret, and `run_dir` may be the user's and open to others.
+    private = run_dir / "services"
+    command = ("-m", "tandem.cli", "up", "--listen", address, "--run-dir", str(private), *options)
     with log.open("wb") as out:
         process = await asyncio.create_subprocess_exec(
             sys.executable, *command, stdout=out, stderr=out, stdin=asyncio.subprocess.DEVNULL
