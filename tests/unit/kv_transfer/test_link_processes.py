@@ -94,8 +94,9 @@ def reasoner(kind: LaneKind) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 @REAL_LANES
-@pytest.mark.parametrize(("how", "within_s"), [(signal.SIGKILL, 2.0), (signal.SIGSTOP, 4.0)])
-async def test_a_peer_that_dies_or_freezes(kind: LaneKind, how: signal.Signals, within_s: float) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_peer_that_dies_or_freezes(kind: LaneKind, how: signal.Signals) -> None:
+    """Noticed by its socket, else by missed heartbeats or the frame's deadline, whichever comes first."""
     with reasoner(kind) as (process, address):
         channel = make_channel(address)
         link = make_link(channel, kind, heartbeat_s=0.5, heartbeat_misses=3, frame_timeout_s=2.0)
@@ -107,7 +108,7 @@ async def test_a_peer_that_dies_or_freezes(kind: LaneKind, how: signal.Signals, 
         process.send_signal(how)
         start = time.monotonic()
         closed = await asyncio.wait_for(link.closed, 15)
-        assert time.monotonic() - start < within_s
+        assert time.monotonic() - start < 4.0
         assert isinstance(closed.error, Unavailable)
         results = await sending
         assert all(result.ok or isinstance(result.error, Unavailable) for result in results)
