@@ -94,12 +94,12 @@ def reasoner(kind: LaneKind) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 @REAL_LANES
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-async def test_a_peer_that_dies_or_freezes(kind: LaneKind, how: signal.Signals) -> None:
-    """Noticed by its socket, else by missed heartbeats or the frame's deadline, whichever comes first."""
+@pytest.mark.parametrize(("how", "within_s"), [(signal.SIGKILL, 2.0), (signal.SIGSTOP, 4.0)])
+async def test_a_peer_that_dies_or_freezes(kind: LaneKind, how: signal.Signals, within_s: float) -> None:
     with reasoner(kind) as (process, address):
         channel = make_channel(address)
-        link = make_link(channel, kind, heartbeat_s=0.5, heartbeat_misses=3, frame_timeout_s=2.0)
+        # Gloo forgets the send that it was writing when the connection ended: only its deadline wakes it.
+        link = make_link(channel, kind, heartbeat_s=0.5, heartbeat_misses=3, frame_timeout_s=1.5)
         await link.start()
         assert (await link.send([random_block(0)], timeout_s=5))[0].ok
         blocks = [random_block(n, layers=8, tokens=2000, head_dim=64, kv_heads=4) for n in range(1, 9)]
@@ -108,7 +108,7 @@ async def test_a_peer_that_dies_or_freezes(kind: LaneKind, how: signal.Signals) 
         process.send_signal(how)
         start = time.monotonic()
         closed = await asyncio.wait_for(link.closed, 15)
-        assert time.monotonic() - start < 4.0
+        assert time.monotonic() - start < within_s
         assert isinstance(closed.error, Unavailable)
         results = await sending
         assert all(result.ok or isinstance(result.error, Unavailable) for result in results)
