@@ -112,10 +112,6 @@ class Extents:
         slabs = {area: _Slab(slab.size, list(slab.holes)) for area, slab in self._slabs.items()}
         return Extents(self.budget_bytes, self.slab_bytes, slabs, self._next_area)
 
-    def free_bytes(self) -> int:
-        """Bytes in holes."""
-        return sum(end - start for slab in self._slabs.values() for start, end in slab.holes)
-
     def _new_slab_size(self, length: int) -> int | None:
         left = self.budget_bytes - self.allocated_bytes
         if aligned(length) > left:

@@ -67,11 +67,6 @@ class NackCode(StrEnum):
     INVALID = "invalid"
     INTERNAL = "internal"
 
-    @property
-    def retryable(self) -> bool:
-        """True when the same request may succeed later at the same peer."""
-        return self in {NackCode.BUSY, NackCode.DRAINING, NackCode.EXPIRED, NackCode.INTERNAL}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneOffer:
