@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from tandem.shapes.words import COLOURS, SHAPES
 AUX_LAYER = 2
 CODE_LAYER, CODE_WEIGHT = 3, 1.5
 CODES = len(SHAPES) + len(COLOURS) + 1
-GUIDE, COUNT_GUIDE = 0.2, 0.8  # weights of the guided heads' losses
+GUIDE, COUNT_GUIDE = 0.2, 0.3  # weights of the guided heads' losses
 STEADY = 0.8  # part of the clips whose events stand still
 AUX_SIZES = {
     "shape": len(SHAPES) + 1,
@@ -60,7 +61,7 @@ def _guide(layer: int, q: Tensor, k: Tensor, batch: Batch) -> list[Tensor]:
     mask = batch.question_mask[:, 0].gather(1, place[:, :, None].expand(-1, -1, k.shape[2]))
     sink = batch.video - batch.bank_rows.shape[1] * BLOCK_TOKENS
     out = []
-    for number, (guided_layer, head, kinds, _) in enumerate(GUIDED):
+    for number, (guided_layer, head, kinds, tell) in enumerate(GUIDED):
         if guided_layer != layer:
             continue
         index = (place + batch.video)[:, :, None].expand(-1, -1, q.shape[-1])
@@ -70,11 +71,30 @@ def _guide(layer: int, q: Tensor, k: Tensor, batch: Batch) -> list[Tensor]:
         own = log.gather(2, (place + batch.video)[..., None])
         log = torch.cat([log[..., :1], ends, own], dim=-1).clamp(min=-30)
         want = batch.look_at[:, number]
-        far = -(want * log).sum(-1) - torch.special.entr(want).sum(-1)
         guided = (batch.look_from >= 0) & (want.sum(-1) > 0)
-        weight = COUNT_GUIDE if kinds is COUNTS else GUIDE
-        out.append(weight * far[guided].sum() / guided.sum().clamp(min=1))
+        if kinds is COUNTS:
+            far = COUNT_GUIDE * _count_error(log[guided], want[guided], float(tell))
+        else:
+            far = GUIDE * (-(want * log).sum(-1) - torch.special.entr(want).sum(-1))[guided]
+        out.append(far.sum() / guided.sum().clamp(min=1))
     return out
+
+
+def _count_error(log: Tensor, want: Tensor, own_weight: float) -> Tensor:
+    """How far a head is from counting, per guided token: the variance of its count, about, and what it adds.
+
+    `log` [N, 1 + F + 1] is its attention to the sink, the frames and the asking token, `want` what it should
+    be. Every counted frame should weigh `1 / own_weight` of the asking token, all else nothing. The errors of
+    the frames add up in the count, so they are summed: a mean would hardly see the tenths that make a count
+    of five wrong.
+    """
+    relative = log - log[:, -1:] + math.log(own_weight)
+    counted = want > 0
+    counted[:, -1] = False
+    uneven = nn.functional.smooth_l1_loss(relative, torch.zeros_like(relative), reduction="none", beta=0.5)
+    whole = (log.exp().sum(-1) - log[:, -1].exp() - (log.exp() * counted).sum(-1)).clamp(min=0)
+    extra = (whole + (1 - log.exp().sum(-1)).clamp(min=0)) * own_weight * (-log[:, -1]).clamp(max=5).exp()
+    return (uneven * counted).sum(-1) + extra.clamp(max=5)
 
 
 def text_forward(text: Any, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
