@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
@@ -136,14 +136,14 @@ def _apply(fault: Fault, frame: WireFrame) -> list[WireFrame]:
         case Mischief.CORRUPT:
             damaged = _copy(frame)
             damaged[damaged.numel() // 2] ^= 1
-            return [WireFrame(frame.header, frame.size_bytes, (damaged,))]
+            return [replace(frame, pieces=(damaged,))]
         case Mischief.CORRUPT_HEADER:
             header = bytes((frame.header[0] ^ 1, *frame.header[1:]))
-            return [WireFrame(header, frame.size_bytes, frame.pieces)]
+            return [replace(frame, header=header)]
         case Mischief.TRUNCATE:
             damaged = _copy(frame)
             damaged[damaged.numel() // 2 :] = 0
-            return [WireFrame(frame.header, frame.size_bytes, (damaged,))]
+            return [replace(frame, pieces=(damaged,))]
         case Mischief.DUPLICATE:
             return [frame, frame]
         case Mischief.DIE:

@@ -44,7 +44,7 @@ class Job:
         """The frame as the lane takes it."""
         header = frame_header(frame, self.epoch, self.lane_epoch, self.transfer_id, self.attempt)
         pieces = tuple(self.memory[span.block][span.start : span.end] for span in frame.spans)
-        return WireFrame(header, frame.frame_class.size_bytes, pieces)
+        return WireFrame(header, frame.frame_class.size_bytes, pieces, more=not frame.last)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,8 @@ class WireFrame:
     """Fixed size of the frame's class."""
     pieces: tuple[torch.Tensor, ...]
     """uint8 views, 1-D and contiguous, that the frame's bytes come from or go to, in order."""
+    more: bool = False
+    """Frames of the same transfer follow: a lane may wait for one of those and wake up once for several."""
 
 
 class LaneStore:

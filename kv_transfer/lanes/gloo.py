@@ -22,6 +22,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -62,10 +63,12 @@ class GlooLane(Lane):
     """Frames over one Gloo pair."""
 
     kind = LaneKind.GLOO
-    window = 4
+    window = 8
 
     def __init__(self, context: LaneContext) -> None:
         super().__init__(context)
+        self._landed = 0
+        """Of the oldest in flight, how many are known to be done."""
         self._group: Any = None
         self._device: Any = None
         self._socket: socket.socket | None = None
@@ -153,12 +156,28 @@ class GlooLane(Lane):
     def _land(self, timeout_s: float) -> _Posted:
         if not self._flight:
             raise LaneBroken("the lane is closed")
-        oldest = self._flight[0]
-        self._wait(oldest.work, timeout_s)
-        self._flight.popleft()
+        if not self._landed:
+            self._landed = self._ahead()
+            # Gloo moves the messages of one pair in order: when this one is done, so are those before it.
+            # A thread that woke for each would take the core from the thread that copies, once a frame.
+            self._wait(self._flight[self._landed - 1].work, timeout_s)
+        oldest = self._flight.popleft()
+        self._landed -= 1
+        if self._landed:  # the last of the group was waited for, and a second wait would never end
+            self._wait(oldest.work, timeout_s)
         if oldest.is_staged:
             self._spare.setdefault(oldest.frame.size_bytes, []).append(oldest.payload)
         return oldest
+
+    def _ahead(self) -> int:
+        """How many frames to wait for at once: half of those of the oldest one's transfer in flight.
+
+        The other half keeps the wire busy meanwhile, and the last frames of a transfer, whose verification
+        nothing hides, are taken in ever smaller groups. Never past its last frame: the next transfer's may
+        be long in coming.
+        """
+        count = 1 + sum(1 for _ in takewhile(lambda posted: posted.frame.more, self._flight))
+        return max(1, min(count, len(self._flight)) // 2)
 
     def _start(self, verb: str, tensor: torch.Tensor, peer: int, tag: int) -> Any:
         if self._interrupted or self._group is None:
