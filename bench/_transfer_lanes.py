@@ -89,11 +89,11 @@ class End:
         self.setup_s[kind] = time.perf_counter() - start
         return lane
 
-    def job(self, block: Block, memory: torch.Tensor) -> Job:
-        """The next attempt of a block; both processes count alike."""
+    def job(self, kind: LaneKind, block: Block, memory: torch.Tensor) -> Job:
+        """The next attempt of a block on this lane; both processes count alike."""
         self._jobs += 1
         grant = BlockGrant(index=0, layers=tuple(range(block.header.layout.layers)))
-        frame_class = choose_class(block.header.payload_bytes, LARGEST_CLASS[LaneKind.GLOO])
+        frame_class = choose_class(block.header.payload_bytes, LARGEST_CLASS[kind])
         return Job(
             transfer_id=self._jobs,
             attempt=1,

@@ -82,8 +82,9 @@ class _Sender(End):
                     times["memcpy"].append(time.perf_counter() - start)
                     times[path].append(self._timed(self._send_raw, block))
                 else:
-                    job = self.job(block, block.payload)
-                    times[path].append(self._timed(send_job, self.lanes[LaneKind(path)], job))
+                    kind = LaneKind(path)
+                    job = self.job(kind, block, block.payload)
+                    times[path].append(self._timed(send_job, self.lanes[kind], job))
             rows += _small_rows(times) if name == "small" else _rate_rows(name, block.payload.numel(), times)
         setups = [1000 * seconds for seconds in self.setup_s.values()]
         rows.append(_row("pair_setup_ms", statistics.median(setups), "ms", n=len(setups), spread=0.0))
@@ -123,7 +124,8 @@ def _receive(meeting_fd: int, word_fd: int, counts: dict[str, int]) -> None:
                 word.send(_POSTED)
                 work.wait(timedelta(seconds=TIMEOUT_S))
             else:
-                take_job(end.lanes[LaneKind(path)], end.job(block, buffer), lambda: word.send(_POSTED))
+                kind = LaneKind(path)
+                take_job(end.lanes[kind], end.job(kind, block, buffer), lambda: word.send(_POSTED))
             word.send(_LANDED)
         assert torch.equal(buffer, block.payload)
     end.close()

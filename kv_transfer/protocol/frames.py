@@ -25,12 +25,11 @@ COMMIT = 1
 
 LARGEST_CLASS = {
     LaneKind.SHM: FrameClass.M,
-    LaneKind.GLOO: FrameClass.M,
+    LaneKind.GLOO: FrameClass.L,
     LaneKind.LOOPBACK: FrameClass.M,
     LaneKind.NCCL: FrameClass.L,
 }
-"""Largest frames of a lane kind. On CPUs 1 MiB frames beat 8 MiB ones, because verifying overlaps receiving;
-a GPU pays per message."""
+"""Largest frames of a lane kind. The shared-memory ring has slots of 1 MiB."""
 
 # magic, version, class, flags, epoch, lane epoch, transfer, attempt, seq, offset, valid, block, reserved
 _BODY = struct.Struct("<4sBBHIIQIIQIIQ")
@@ -147,15 +146,26 @@ class Frame(NamedTuple):
     last: bool
 
 
-_CLASSES = tuple((size, size.size_bytes) for size in sorted(FrameClass, reverse=True))
-"""Class and bytes, the largest first: properties of enums are slow, and this is asked for every frame."""
+_BODY_FRAMES = 4
+"""Frames of 8 MiB that a transfer must fill before it is cut into them. A thread that wakes for every MiB
+takes the core from those that copy; but of a single frame nothing is verified before all of it came."""
+_SIZES = {size: size.size_bytes for size in FrameClass}
+"""Properties of enums are slow, and this is asked for every frame."""
 
 
 def choose_class(total_bytes: int, largest: FrameClass) -> FrameClass:
-    """The class for a transfer's body: the largest allowed that the bytes fill at least a quarter of."""
-    for size, size_bytes in _CLASSES:
-        if size <= largest and total_bytes > size_bytes // 4:
-            return size
+    """The class for a transfer's body, at most `largest`."""
+    if largest is FrameClass.L and total_bytes < _BODY_FRAMES * _SIZES[FrameClass.L]:
+        largest = FrameClass.M
+    return _fitting(total_bytes, largest)
+
+
+def _fitting(left_bytes: int, largest: FrameClass) -> FrameClass:
+    """The next frame's class: 8 MiB only when they are filled, 1 MiB when more than a quarter is."""
+    if largest is FrameClass.L and left_bytes >= _SIZES[FrameClass.L]:
+        return FrameClass.L
+    if largest is not FrameClass.S and left_bytes > _SIZES[FrameClass.M] // 4:
+        return FrameClass.M
     return FrameClass.S
 
 
@@ -164,8 +174,8 @@ def plan_frames(
 ) -> list[Frame]:
     """Cut the granted layers, one after the other, into frames.
 
-    The body goes in frames of `frame_class`; a tail of at most a quarter frame goes in smaller ones, so
-    that padding never exceeds three quarters of a frame.
+    The body goes in frames of `frame_class`, the tail in smaller ones, so that padding never exceeds three
+    quarters of a MiB.
     """
     frames: list[Frame] = []
     spans = list(_granted_spans(headers, grants))
@@ -173,8 +183,8 @@ def plan_frames(
     offset = 0
     spans.reverse()
     while left:
-        size = choose_class(left, frame_class)
-        valid = min(left, size.size_bytes)
+        size = _fitting(left, frame_class)
+        valid = min(left, _SIZES[size])
         left -= valid
         frames.append(Frame(len(frames), size, offset, valid, _cut(spans, valid), not left))
         offset += valid
