@@ -15,6 +15,9 @@ from encoder_svc.decode.packets import CodecSetup
 from encoder_svc.decode.pictures import Rgb
 from tandem.core.errors import BadMedia
 
+_PADDING_BYTES = 64
+"""FFmpeg's AV_INPUT_BUFFER_PADDING_SIZE."""
+
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
@@ -46,14 +49,20 @@ class VideoDecoder:
         context.thread_count = 1
         context.options = {"max_pixels": str(limits.max_pixels)}
         if setup.extradata:
+            # The same for the setup, whose padding is left as it is: what was longer keeps the zeros it had.
+            context.extradata = setup.extradata + bytes(_PADDING_BYTES)
             context.extradata = setup.extradata
         self._context = context
 
-    def decode(self, data: bytes, tag: int) -> list[Decoded]:
+    def decode(self, data: bytes | memoryview, tag: int) -> list[Decoded]:
         """Decode one packet. Raises BadMedia when it cannot be used; later packets may."""
         if not data:
             raise BadMedia("a frame has zero bytes")
-        packet = av.Packet(data)
+        # FFmpeg reads some bytes past the end and wants zeros there. A packet made of the bytes has whatever
+        # lies behind them in memory, and now and then an intact frame is then called damaged; one made by size
+        # is padded.
+        packet = av.Packet(len(data))
+        packet.update(data)
         packet.pts = packet.dts = tag
         return self._run(packet)
 

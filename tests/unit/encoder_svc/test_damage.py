@@ -10,7 +10,10 @@ import pytest
 
 from encoder_svc.admit import MediaLimits
 from encoder_svc.decode.make import MediaKind
+from encoder_svc.decode.mp4 import Mp4Demuxer
+from encoder_svc.decode.packets import EncodedPacket
 from encoder_svc.decode.source import RawChunk, Refusal, SourceEvent
+from encoder_svc.decode.video import VideoDecoder
 from encoder_svc.sample import Hole
 from tandem.core.errors import BadMedia, TandemError
 from tandem.core.timeline import Gap, GapReason, TimeRange
@@ -139,6 +142,21 @@ def test_other_codecs_in_containers() -> None:
     assert len(units(run(open_source(MediaKind.FRAGMENTED_MP4, fps=5), list(cut(data, 1))))) == 20
     data = encode(MediaKind.MPEG_TS, 20, fps=25, codec="mpeg2video", b_frames=0, options={})
     assert len(units(run(open_source(MediaKind.MPEG_TS), list(cut(data, 1))))) == 20
+
+
+def test_bytes_behind_a_packet_in_memory_change_nothing() -> None:
+    data = encode(MediaKind.FRAGMENTED_MP4, 20, fps=5, codec="mpeg4", b_frames=0, options={"bf": "0"})
+    demuxer = Mp4Demuxer(MediaLimits())
+    packets = [item for item in demuxer.feed(data) if isinstance(item, EncodedPacket)]
+    assert demuxer.setup is not None
+    rng = random.Random(1)
+    for _ in range(200):
+        decoder = VideoDecoder(demuxer.setup, MediaLimits())
+        behind = rng.randbytes(64)
+        views = [memoryview(packet.data + behind)[: len(packet.data)] for packet in packets]
+        frames = [frame for tag, view in enumerate(views) for frame in decoder.decode(view, tag)]
+        assert len(frames) == 20
+        assert all(frame.whole for frame in frames)
 
 
 @pytest.mark.parametrize("pix_fmt", ["yuv444p", "gray", "yuv420p10le"])
