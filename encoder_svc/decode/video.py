@@ -58,9 +58,9 @@ class VideoDecoder:
         """Decode one packet. Raises BadMedia when it cannot be used; later packets may."""
         if not data:
             raise BadMedia("a frame has zero bytes")
-        # FFmpeg reads some bytes past the end and wants zeros there. A packet made of the bytes has whatever
-        # lies behind them in memory, and now and then an intact frame is then called damaged; one made by size
-        # is padded.
+        # FFmpeg reads some bytes past the end and wants zeros there. Behind a packet made of the bytes is
+        # whatever lies there in memory, and now and then an intact frame is called damaged for it; a packet
+        # made by size is padded.
         packet = av.Packet(len(data))
         packet.update(data)
         packet.pts = packet.dts = tag
