@@ -5,7 +5,7 @@ bytes, the Gloo lane, the shared-memory lane. Every path starts when the receive
 receives (what a grant says; both ends have planned their frames by then), and ends with the receiver's word
 that everything has landed; on a lane, that every layer has matched its checksum. The word takes the same
 socket on every path, and every path is driven by the thread that measures. Buffers are touched beforehand
-and used again. Rates are medians.
+and used again. Rates are medians over the repetitions of several pairs of processes.
 
 Rows named ``link_*`` are whole links over gRPC, offers and acknowledgements included, eight blocks in flight.
 """
@@ -27,28 +27,34 @@ from typing import Any
 
 import torch
 
-from bench._transfer_lanes import LANES, ROOT, TIMEOUT_S, End, Meeting, send_job, take_job
+from bench._transfer_lanes import LANES, ROOT, SIZES, TIMEOUT_S, End, Meeting, send_job, take_job
 from bench._transfer_links import link_rates
 from kv_transfer.block import Block
 from tandem.core.transfer import LaneKind
 
 _RAW = "raw"
 _POSTED, _LANDED = b"p", b"l"
-COUNTS = {"small": 200, "1MiB": 200, "8MiB": 60, "64MiB": 20}
+COUNTS = {"small": 200, "1MiB": 500, "8MiB": 100, "64MiB": 20}
+PAIRS = 9
 COUNTS_QUICK = {"small": 40, "1MiB": 40, "8MiB": 20, "64MiB": 6}
-SETTINGS = {"payload_checksums": "xxh3-64 per layer", "repetitions": COUNTS}
+SETTINGS = {"payload_checksums": "xxh3-64 per layer", "repetitions": COUNTS, "pairs_of_processes": PAIRS}
 Result = dict[str, Any]
+Measured = dict[str, dict[str, list[float]]]
+"""Seconds by size and path."""
 
 
 def run(quick: bool) -> list[Result]:
     """Rows of ``{metric, value, unit, baseline, ratio, n, spread}``."""
-    rows = _lane_rows(COUNTS_QUICK if quick else COUNTS)
+    # How fast two processes are depends on where their threads were put, and stays so while they live.
+    counts, pairs = (COUNTS_QUICK, 1) if quick else (COUNTS, PAIRS)
+    rows = _lane_rows([_measured(counts) for _ in range(pairs)])
     for metric, rates in link_rates(repetitions=4 if quick else 12):
         rows.append(_row(metric, statistics.median(rates), "GB/s", n=len(rates), spread=_spread(rates)))
     return rows
 
 
-def _lane_rows(counts: dict[str, int]) -> list[Result]:
+def _measured(counts: dict[str, int]) -> Measured:
+    """The seconds of every path, by size, between two new processes."""
     with contextlib.ExitStack() as stack:
         meeting, their_meeting = map(stack.enter_context, socket.socketpair())
         word, their_word = map(stack.enter_context, socket.socketpair())
@@ -69,11 +75,11 @@ class _Sender(End):
         super().__init__(meeting, word, 0)
         self._counts = counts
 
-    def measure(self) -> list[Result]:
-        """Run every path in turn and make the rows."""
-        rows: list[Result] = []
+    def measure(self) -> Measured:
+        """Run every path in turn."""
+        measured: Measured = {}
         for name, block in self.blocks.items():
-            times: dict[str, list[float]] = {path: [] for path in (_RAW, *LANES, "memcpy")}
+            times = measured[name] = {path: [] for path in (_RAW, *LANES, "memcpy")}
             target = torch.zeros_like(block.payload)
             for path in _turns(self._counts[name]):
                 if path == _RAW:
@@ -85,11 +91,9 @@ class _Sender(End):
                     kind = LaneKind(path)
                     job = self.job(kind, block, block.payload)
                     times[path].append(self._timed(send_job, self.lanes[kind], job))
-            rows += _small_rows(times) if name == "small" else _rate_rows(name, block.payload.numel(), times)
-        setups = [1000 * seconds for seconds in self.setup_s.values()]
-        rows.append(_row("pair_setup_ms", statistics.median(setups), "ms", n=len(setups), spread=0.0))
+        measured["setup"] = {kind: [seconds] for kind, seconds in self.setup_s.items()}
         self.close()
-        return rows
+        return measured
 
     def _timed(self, send: Callable[..., None], *arguments: Any) -> float:
         self._wait_word(_POSTED)
@@ -129,6 +133,19 @@ def _receive(meeting_fd: int, word_fd: int, counts: dict[str, int]) -> None:
             word.send(_LANDED)
         assert torch.equal(buffer, block.payload)
     end.close()
+
+
+def _lane_rows(pairs: list[Measured]) -> list[Result]:
+    pooled = {
+        name: {path: [t for pair in pairs for t in pair[name][path]] for path in paths}
+        for name, paths in pairs[0].items()
+    }
+    setups = [1000 * seconds for each in pooled.pop("setup").values() for seconds in each]
+    rows = _small_rows(pooled.pop("small"))
+    for name, times in pooled.items():
+        rows += _rate_rows(name, SIZES[name], times)
+    rows.append(_row("pair_setup_ms", statistics.median(setups), "ms", n=len(setups), spread=_spread(setups)))
+    return rows
 
 
 def _rate_rows(name: str, size_bytes: int, times: dict[str, list[float]]) -> list[Result]:

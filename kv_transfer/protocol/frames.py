@@ -146,27 +146,29 @@ class Frame(NamedTuple):
     last: bool
 
 
-_BODY_FRAMES = 4
-"""Frames of 8 MiB that a transfer must fill before it is cut into them. A thread that wakes for every MiB
-takes the core from those that copy; but of a single frame nothing is verified before all of it came."""
+_BODIES = ((FrameClass.L, 32 << 20), (FrameClass.M, 2 << 20), (FrameClass.H, 0))
+"""Class of a transfer's body, and the bytes from which on it is used: 2 to 8 frames up to 64 MiB, mostly.
+
+Verifying a frame is hidden by the frames that arrive meanwhile, so one alone is too few; and a thread that
+wakes for every frame takes the core from those that copy, so more than a lane has under way are too many.
+"""
 _SIZES = {size: size.size_bytes for size in FrameClass}
 """Properties of enums are slow, and this is asked for every frame."""
 
 
 def choose_class(total_bytes: int, largest: FrameClass) -> FrameClass:
     """The class for a transfer's body, at most `largest`."""
-    if largest is FrameClass.L and total_bytes < _BODY_FRAMES * _SIZES[FrameClass.L]:
-        largest = FrameClass.M
-    return _fitting(total_bytes, largest)
+    body = next(size for size, least_bytes in _BODIES if total_bytes >= least_bytes)
+    return _fitting(total_bytes, min(body, largest))
 
 
-def _fitting(left_bytes: int, largest: FrameClass) -> FrameClass:
-    """The next frame's class: 8 MiB only when they are filled, 1 MiB when more than a quarter is."""
-    if largest is FrameClass.L and left_bytes >= _SIZES[FrameClass.L]:
-        return FrameClass.L
-    if largest is not FrameClass.S and left_bytes > _SIZES[FrameClass.M] // 4:
-        return FrameClass.M
-    return FrameClass.S
+def _fitting(left_bytes: int, body: FrameClass) -> FrameClass:
+    """The next frame's class: 8 MiB only when they are filled, others when more than a quarter is."""
+    if body is FrameClass.L:
+        if left_bytes >= _SIZES[body]:
+            return body
+        body = FrameClass.M
+    return body if left_bytes > _SIZES[body] // 4 else FrameClass.S
 
 
 def plan_frames(

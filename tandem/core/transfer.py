@@ -43,13 +43,14 @@ class FrameClass(IntEnum):
     """Fixed sizes of wire frames; nothing else is ever sent on a lane."""
 
     S = 1
-    M = 2
-    L = 3
+    H = 2
+    M = 3
+    L = 4
 
     @property
     def size_bytes(self) -> int:
         """Payload bytes of a frame of this class."""
-        return (65_536, 1_048_576, 8_388_608)[self - 1]
+        return (65_536, 524_288, 1_048_576, 8_388_608)[self - 1]
 
 
 class NackCode(StrEnum):

@@ -159,17 +159,19 @@ def test_frames_cover_exactly_what_was_granted(data: st.DataObject, largest: Fra
         assert frame.valid_bytes == sum(span.end - span.start for span in frame.spans)
         assert frame.frame_class <= largest
     padding = sum(frame.frame_class.size_bytes - frame.valid_bytes for frame in frames)
-    least = FrameClass.S.size_bytes if largest is FrameClass.S else 0.75 * FrameClass.M.size_bytes
+    least = max(FrameClass.S.size_bytes, 0.75 * min(largest, FrameClass.M).size_bytes)
     assert padding < least
 
 
-def test_large_frames_only_where_receiving_hides_verifying() -> None:
+def test_a_transfer_is_cut_into_a_few_frames() -> None:
     mib = 1 << 20
+    assert choose_class(64 * mib, FrameClass.L) is FrameClass.L
     assert choose_class(32 * mib, FrameClass.L) is FrameClass.L
     assert choose_class(32 * mib - 1, FrameClass.L) is FrameClass.M
     assert choose_class(64 * mib, FrameClass.M) is FrameClass.M
-    assert choose_class(mib // 4 + 1, FrameClass.L) is FrameClass.M
-    assert choose_class(mib // 4, FrameClass.L) is FrameClass.S
+    assert choose_class(2 * mib, FrameClass.L) is FrameClass.M
+    assert choose_class(mib, FrameClass.L) is FrameClass.H
+    assert choose_class(mib // 8, FrameClass.L) is FrameClass.S
     assert choose_class(64 * mib, FrameClass.S) is FrameClass.S
 
 

@@ -88,9 +88,11 @@ class _FrameClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FrameClass
     """Refused."""
     FRAME_CLASS_S: _FrameClass.ValueType  # 1
     """64 KiB."""
-    FRAME_CLASS_M: _FrameClass.ValueType  # 2
+    FRAME_CLASS_H: _FrameClass.ValueType  # 2
+    """512 KiB."""
+    FRAME_CLASS_M: _FrameClass.ValueType  # 3
     """1 MiB."""
-    FRAME_CLASS_L: _FrameClass.ValueType  # 3
+    FRAME_CLASS_L: _FrameClass.ValueType  # 4
     """8 MiB."""
 
 class FrameClass(_FrameClass, metaclass=_FrameClassEnumTypeWrapper):
@@ -100,9 +102,11 @@ FRAME_CLASS_UNSPECIFIED: FrameClass.ValueType  # 0
 """Refused."""
 FRAME_CLASS_S: FrameClass.ValueType  # 1
 """64 KiB."""
-FRAME_CLASS_M: FrameClass.ValueType  # 2
+FRAME_CLASS_H: FrameClass.ValueType  # 2
+"""512 KiB."""
+FRAME_CLASS_M: FrameClass.ValueType  # 3
 """1 MiB."""
-FRAME_CLASS_L: FrameClass.ValueType  # 3
+FRAME_CLASS_L: FrameClass.ValueType  # 4
 """8 MiB."""
 Global___FrameClass: _TypeAlias = FrameClass  # noqa: Y015
 
