@@ -22,6 +22,7 @@ from tandem.vlm.families.base import Family, Grid, PromptLayout
 from tandem.vlm.plan import Plan
 from tandem.vlm.planning import make_plan
 from tandem.vlm.preprocess import Preprocessor
+from tandem.vlm.retrieved import LayeredSegment
 from tandem.vlm.rope import Rope
 from tandem.vlm.segment import Segment
 from tandem.vlm.view import View
@@ -140,6 +141,17 @@ class VisionLanguageModel:
             dtype=self.dtype,
             device=self.device,
             capacity=capacity,
+        )
+
+    def new_layered_segment(self) -> LayeredSegment:
+        """An empty segment of this model's shape on its device for what one question retrieves."""
+        return LayeredSegment(
+            self.rope,
+            layers=self.layout.layers,
+            kv_heads=self.layout.kv_heads,
+            head_dim=self.layout.head_dim,
+            dtype=self.dtype,
+            device=self.device,
         )
 
     def forward(

@@ -59,7 +59,10 @@ class Rectangle:
     """Rows that all see the same tokens of one segment."""
 
     keys: Sequence[Tensor]
-    """Per layer [H, M, D]."""
+    """Per layer [H, M, D]. Look a layer up only when it is attended: retrieved ones are written just before.
+
+    M may differ by layer then, and be 0: such a layer is not read.
+    """
     values: Sequence[Tensor]
     rows: tuple[Rows, ...]
     """Contiguous; one entry per run."""

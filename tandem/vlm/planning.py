@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from tandem.vlm.plan import Plan, Reader, Rectangle, Rows, Squares, Write, relative
+from tandem.vlm.retrieved import LayeredSegment
 from tandem.vlm.rope import Rope
-from tandem.vlm.segment import Snapshot
+from tandem.vlm.segment import Segment, Snapshot
 from tandem.vlm.view import Base, Part, View
 
 
@@ -27,7 +28,7 @@ class _Run:
 class _Draft:
     """A rectangle in the making: its runs are gathered before rows are numbered."""
 
-    snapshot: Snapshot
+    source: Snapshot | LayeredSegment
     start: int
     end: int
     runs: list[_Run] = field(default_factory=list)
@@ -47,6 +48,12 @@ class _Drafts:
 
     def read_part(self, part: Part, reader: Reader, new_end: int) -> None:
         """What a reader sees of a part; `new_end`: how far this call extends the part's segment, or 0."""
+        if isinstance(part.segment, LayeredSegment):
+            assert part.end is None, "a layered segment has no common end"
+            assert part.first_visible is None, "a layered segment has no common numbers"
+            # How many tokens it has is known only layer by layer, when the hook has run.
+            self._add(part, part.segment, 0, 0, reader, 0, reader.tokens)
+            return
         now = part.segment.snapshot()  # once: another thread may be appending
         end = now.end if part.end is None else part.end
         assert end <= max(now.end, new_end), f"token {end} of a segment that ends at {max(now.end, new_end)}"
@@ -57,7 +64,7 @@ class _Drafts:
     def read_tail(self, tail: Part, reader: Reader) -> None:
         """What a reader sees of its own tail: rectangles over what precedes each run, and squares."""
         assert tail.end is None, "a tail is seen up to the query itself"
-        now = tail.segment.snapshot()
+        now = tail_segment(tail).snapshot()
         for a, b, lo in runs(tail.first_visible, reader.tokens, now.start):
             assert lo <= now.end + a, f"a query from token {lo} on that is token {now.end + a} itself"
             # A single query sees itself in the rectangle; a run's own tokens are the square.
@@ -68,8 +75,17 @@ class _Drafts:
                 own = relative(reader.positions_3N, tail.base, a, b)
                 self.squares.append(_Run(reader.token + a, b - a, own))
 
-    def _add(self, part: Part, now: Snapshot, lo: int, end: int, reader: Reader, a: int, b: int) -> None:
-        draft = self._by_tokens.setdefault((id(part.segment), lo, end), _Draft(now, lo, end))
+    def _add(
+        self,
+        part: Part,
+        source: Snapshot | LayeredSegment,
+        lo: int,
+        end: int,
+        reader: Reader,
+        a: int,
+        b: int,
+    ) -> None:
+        draft = self._by_tokens.setdefault((id(part.segment), lo, end), _Draft(source, lo, end))
         own = relative(reader.positions_3N, part.base, a, b)
         draft.runs.append(_Run(reader.token + a, b - a, own))
 
@@ -118,7 +134,7 @@ def make_plan(
         drafts.read_tail(reader.view.tail, reader)
     rows = _Numbering(sum(reader.tokens for reader in readers))
     rectangles = [
-        Rectangle(*draft.snapshot.columns(draft.start, draft.end), tuple(map(rows.take, draft.runs)))
+        Rectangle(*draft.source.columns(draft.start, draft.end), tuple(map(rows.take, draft.runs)))
         for draft in drafts.rectangles
     ]
     squares = [Squares(rows.take(run), length) for run, length in _join(drafts.squares)]
@@ -155,6 +171,12 @@ def runs(first_visible: Tensor | None, tokens: int, default: int) -> list[tuple[
     return result
 
 
+def tail_segment(tail: Part) -> Segment:
+    """The segment that a tail's new tokens are appended to."""
+    assert isinstance(tail.segment, Segment), "new tokens cannot be appended to what was retrieved"
+    return tail.segment
+
+
 def _readers(steps: Sequence[tuple[Tensor, View]]) -> list[Reader]:
     readers, token = [], 0
     for positions, view in steps:
@@ -164,7 +186,7 @@ def _readers(steps: Sequence[tuple[Tensor, View]]) -> list[Reader]:
 
 
 def _reserve(reader: Reader) -> Write:
-    segment = reader.view.tail.segment
+    segment = tail_segment(reader.view.tail)
     now = segment.reserve(reader.tokens)
     columns = now.columns(now.end, now.end + reader.tokens)
     return Write(segment, *columns, reader.token, reader.tokens)

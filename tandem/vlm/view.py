@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from tandem.vlm.retrieved import LayeredSegment
 from tandem.vlm.segment import Segment
 
 Base = Tensor | tuple[int, int, int]
@@ -28,7 +29,8 @@ class Part:
         query i sees                   [--------------------------------)
     """
 
-    segment: Segment
+    segment: Segment | LayeredSegment
+    """A `LayeredSegment` is seen as a whole by every query, so it takes no bounds; it cannot be a tail."""
     base: Base = (0, 0, 0)
     """Position of the segment's origin in the reader's frame: int64 [3], or [3, T] when it differs per query.
 
@@ -61,5 +63,6 @@ class View:
     before_layer: Callable[[int, Tensor], None] | None = None
     """Called per layer with (layer, raw queries [heads, T, D]) before anything is read.
 
-    For retrieval inside the layer: it may overwrite that layer's slice of a private segment.
+    For retrieval inside the layer: it may write that layer of a private `LayeredSegment`, or overwrite that
+    layer's slice of a private `Segment`.
     """

@@ -31,6 +31,8 @@ class Merging:
         turned_RQD = turn(rows, plan.cos_R1D, plan.sin_R1D)
         partials: list[tuple[Rows, Partial]] = []
         for read in plan.rectangles:
+            if not read.keys[layer].shape[1]:
+                continue  # nothing was retrieved in this layer
             lo, hi = read.rows[0].start, read.rows[-1].end
             output, lse = self._rectangle(turned_RQD[lo:hi], read.keys[layer], read.values[layer], scale)
             if len(read.rows) == 1:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tandem.vlm.plan import Plan, relative
+from tandem.vlm.retrieved import LayeredSegment
 from tandem.vlm.rope import Rope, turn
 from tandem.vlm.view import Part, View
 
@@ -48,10 +49,14 @@ def _attend_view(
 def _score(
     rope: Rope, part: Part, layer: int, query_TQD: Tensor, positions_3T: Tensor, scale: float, causal: bool
 ) -> tuple[Tensor, Tensor]:
-    now, tokens = part.segment.snapshot(), query_TQD.shape[0]
-    end = now.end + tokens if causal else now.end if part.end is None else part.end
-    numbers_M = torch.arange(now.start, end)
-    key_HMD, value_HMD = (side[layer].float() for side in now.columns(now.start, end))
+    tokens = query_TQD.shape[0]
+    if isinstance(part.segment, LayeredSegment):
+        columns, numbers_M, now_end = part.segment.columns(0, 0), torch.arange(part.segment.tokens(layer)), 0
+    else:
+        now = part.segment.snapshot()
+        end = now.end + tokens if causal else now.end if part.end is None else part.end
+        columns, numbers_M, now_end = now.columns(now.start, end), torch.arange(now.start, end), now.end
+    key_HMD, value_HMD = (side[layer].float() for side in columns)
     turned = turn(
         query_TQD.float(),
         *(
@@ -65,6 +70,6 @@ def _score(
     if part.first_visible is not None:
         visible_TM &= numbers_M >= part.first_visible[:, None].cpu()
     if causal:
-        visible_TM &= numbers_M <= now.end + torch.arange(tokens)[:, None]
+        visible_TM &= numbers_M <= now_end + torch.arange(tokens)[:, None]
     score_QTM = turned.transpose(0, 1) @ key_QMD.transpose(1, 2) * scale
     return score_QTM.masked_fill(~visible_TM.to(score_QTM.device), -torch.inf), value_QMD
