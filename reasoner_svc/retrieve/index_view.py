@@ -97,7 +97,7 @@ class IndexView:
         return self._column([piece.take(piece.chunk.tokens_C) for piece in self._pieces])
 
     def rows_of(self, numbers: Tensor) -> Tensor:
-        """Rows int64 of those of `numbers` (int64, ascending) that are held here."""
+        """Rows int64 of those of `numbers` (int64) that are held here, in the order given."""
         if not len(self) or not len(numbers):
             return torch.empty(0, dtype=torch.int64)
         rows = torch.searchsorted(self.numbers, numbers).clamp_max_(len(self) - 1)

@@ -28,7 +28,7 @@ def select_best(memory: IndexView, scores_N: Tensor, limits: Limits, by: str) ->
     means_C = _chunk_means(scores_N, chunk)
     ranked_K = best(means_C, limits.blocks // chunk)
     if 0.0 < limits.mass < 1.0:
-        ranked_K = ranked_K[: _until_mass(means_C, ranked_K, limits)]
+        ranked_K = ranked_K[: until_mass(means_C, ranked_K, limits)]
     rows = _fitting(memory.tokens, ranked_K, chunk, limits.tokens)
     return selection_of(memory, rows, scores_N[rows], by)
 
@@ -65,6 +65,13 @@ def best(scores_C: Tensor, count: int) -> Tensor:
     return newest_first[order]
 
 
+def until_mass(means_C: Tensor, ranked_K: Tensor, limits: Limits) -> int:
+    """How many of the ranked have the wanted share of the softmax over all; at least one."""
+    logits = means_C.double() / limits.temperature
+    shares = (logits[ranked_K] - logits.logsumexp(0)).exp().cumsum(0)
+    return min(int((shares < limits.mass).sum()) + 1, len(ranked_K))
+
+
 def _chunk_means(scores_N: Tensor, chunk: int) -> Tensor:
     """Average score of each run of `chunk` neighbours; the last run may be shorter."""
     if chunk == 1:
@@ -74,13 +81,6 @@ def _chunk_means(scores_N: Tensor, chunk: int) -> Tensor:
     if whole < len(scores_N):
         means = torch.cat((means, scores_N[whole:].mean().view(1)))
     return finite(means)
-
-
-def _until_mass(means_C: Tensor, ranked_K: Tensor, limits: Limits) -> int:
-    """How many of the ranked have the wanted share of the softmax over all; at least one."""
-    logits = means_C.double() / limits.temperature
-    shares = (logits[ranked_K] - logits.logsumexp(0)).exp().cumsum(0)
-    return min(int((shares < limits.mass).sum()) + 1, len(ranked_K))
 
 
 def _fitting(tokens_N: Tensor, ranked_K: Tensor, chunk: int, budget: int) -> Tensor:

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from reasoner_svc.retrieve.external import External
+from reasoner_svc.retrieve.flash_vstream import FlashVStream
 from reasoner_svc.retrieve.recent import Recent
 from reasoner_svc.retrieve.rekv import Rekv
 from reasoner_svc.retrieve.select import Selector
 from reasoner_svc.retrieve.uniform import Uniform
+from reasoner_svc.retrieve.video_streaming import VideoStreaming
 from tandem.core.errors import InvalidInput
 
 STRATEGIES: dict[str, Callable[..., Selector]] = {
@@ -17,6 +19,8 @@ STRATEGIES: dict[str, Callable[..., Selector]] = {
     External.name: External,
     Recent.name: Recent,
     Uniform.name: Uniform,
+    FlashVStream.name: FlashVStream,
+    VideoStreaming.name: VideoStreaming,
 }
 
 
