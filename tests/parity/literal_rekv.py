@@ -1,8 +1,8 @@
 """ReKV (arXiv 2503.00540) as its paper and its code have it, in plain loops over tokens and heads.
 
 Slow and independent of Tandem: the layers of an untouched transformers model, called by hand. Differs from
-the original in what made it crash only: blocks may have any length, k may pass what is cached, and a question may
-come when the window has overflowed by fewer tokens than the initial prompt has.
+the original in what made it crash only: blocks may have any length, k may pass what is cached, and a question
+may come when the window has overflowed by fewer tokens than the initial prompt has.
 
 Encoding, one block at a time, with `init` tokens of prompt and a window of `local` tokens::
 

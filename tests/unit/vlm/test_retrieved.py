@@ -1,4 +1,4 @@
-"""A segment whose layers differ in length: as a plain one where they do not, and as nothing where it is empty."""
+"""A segment whose layers differ in length: a plain one where they do not, nothing where it is empty."""
 
 from __future__ import annotations
 
