@@ -28,7 +28,7 @@ from tandem.core.errors import InvalidInput
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """Blocks of each part. The paper's: 1 spatial, 25 temporal, 25 abstract of one token each, 3 retrieved."""
+    """Blocks of each part. In the paper: 1 spatial, 25 temporal, 25 abstract (a token each), 3 retrieved."""
 
     spatial: int = 1
     temporal: int = 25

@@ -52,6 +52,8 @@ def selection_of(memory: IndexView, rows: Tensor, scores: Tensor, by: str) -> Se
 def best(scores_C: Tensor, count: int) -> Tensor:
     """Places int64 [K] of the `count` largest scores, best first; of equal ones the last first."""
     total = len(scores_C)
+    if count == 0:
+        return torch.empty(0, dtype=torch.int64)
     if count < total:
         # One pass over a long memory; only what was found is sorted.
         least = scores_C.topk(count).values[-1]

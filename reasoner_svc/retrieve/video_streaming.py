@@ -5,8 +5,8 @@ VideoStreaming (Qian et al., arXiv 2405.16009, NeurIPS 2024): the stream is cut 
 each is condensed to a memory of constant size and has an indicator vector; a question selects a constant
 number of clips. Here a clip is a run of block numbers, its memory those of its blocks that cover it best, and
 its indicator the mean of its blocks' representatives. What a clip keeps depends on nothing but the clip: not
-on the question, the layer or the rest of the stream. Shapes: N blocks in memory, C clips, B blocks of a clip, F
-dimension of descriptors.
+on the question, the layer or the rest of the stream. Shapes: N blocks in memory, C clips, B blocks of a clip,
+F dimension of descriptors.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ class VideoStreaming(Stateless):
         # The mean of dot products is the dot product with the mean: the clip's indicator.
         sums_C = torch.zeros(len(sizes_C), dtype=torch.float64).index_add_(0, clip_N, scores_N.double())
         indicators_C = finite((sums_C / sizes_C).float())
-        ranked_C = best(indicators_C, max(limits.blocks // self._condensed, 1))
+        ranked_C = best(indicators_C, limits.blocks)
+        # Whole memories only, unless the limit is below that of a single clip.
+        used_C = sizes_C.clamp_max(self._condensed)[ranked_C].cumsum(0)
+        ranked_C = ranked_C[: max(int((used_C <= limits.blocks).sum()), 1)]
         if 0.0 < limits.mass < 1.0:
             ranked_C = ranked_C[: until_mass(indicators_C, ranked_C, limits)]
         rows = self._condensed_rows(memory, sizes_C, ranked_C)
