@@ -163,7 +163,8 @@ def _append(store: DiskStore, random: Random, truth: _Truth, following: int) -> 
     except TandemError:
         stored = 0
     for place, (number, item) in enumerate(zip(numbers, items, strict=True)):
-        truth.allowed[number] = {_bytes_of(*item)} if place < stored else before[number]
+        # What was stored before may come back: its replacement, or the news of it, may not be durable yet.
+        truth.allowed[number] = before[number] | ({_bytes_of(*item)} if place < stored else set())
         if place >= stored:
             truth.gone.add(number)
     return max(following, numbers[-1] + 1) if numbers else following
@@ -175,13 +176,15 @@ def _stop(folder: Path, random: Random, counts: Counts) -> None:
     root.mkdir()
     mode = random.choice((Fsync.ALWAYS, Fsync.INTERVAL, Fsync.NEVER))
     files = FaultyFiles(random.choice(STOPS), random.randint(1, 60), 1, root, copy, random)
-    store = _store(root, files, mode)
+    store: DiskStore | None = None
     try:
+        store = _store(root, files, mode)
         _live(store, random, truth, 40)
         files.stop()
     except Stopped:
         files.at = 0
-    store.close_all(sync=False)
+    if store is not None:
+        store.close_all(sync=False)
     if mode is not Fsync.NEVER and random.random() < 0.5:
         lose_power(copy, files.synced, random)
     _check(copy, truth, counts, random, harmed=False)
