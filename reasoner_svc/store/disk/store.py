@@ -118,7 +118,10 @@ class DiskStore:
             now_us = round(self._wall_clock() * 1e6)
             batch = make_batch(items, now_us)
             self._room.check(stream, batch.total_bytes)
-            slots = opened.append(batch, self._clock(), now_us)
+            try:
+                slots = opened.append(batch, self._clock(), now_us)
+            finally:
+                self._count(stream)
             if self._fsync.mode is Fsync.ALWAYS:
                 try:
                     opened.sync()
@@ -244,6 +247,10 @@ class DiskStore:
             with contextlib.suppress(TandemError):
                 self.close(stream, sync=sync)
 
+    def _count(self, stream: StreamId) -> None:
+        with self._lock:
+            self._room.count(stream)
+
     def _drop_files(self, opened: OpenStream, which: Sequence[int], reason: str) -> Dropped:
         with opened.lock:
             before = set(opened.files)
@@ -255,6 +262,7 @@ class DiskStore:
         for file in before - set(opened.files):
             self._handles.drop_file(opened.identity.stream, file)
         opened.changed(self._clock())
+        self._count(opened.identity.stream)
 
     @contextlib.contextmanager
     def _peek(self, stream: StreamId) -> Iterator[OpenStream]:
