@@ -8,8 +8,8 @@ bring every batch to stable storage at its end (ours: data, then catalogue; thei
 renaming, then the directory).
 
 ``read_warm_<size>``, ``read_cold_<size>``: all blocks in the same shuffled order, ours verified layer by
-layer, next to open, readinto and close of the plain files; both read into one buffer that is used again. Cold:
-everything was synced and dropped from the page cache before each turn.
+layer, next to open, readinto and close of the plain files; both read into one buffer that is used again.
+Cold: everything was synced and dropped from the page cache before each turn.
 
 ``wrong_answers``: of that many random cases of `bench/_disk_cases.py`; ``lost_durable`` counts blocks that
 were called durable and could not be read though nothing was damaged. Both must be 0.
@@ -73,7 +73,7 @@ def run(*, quick: bool = False) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="tandem-bench-") as folder:
         for size in SIZES:
             bench = _Bench(Path(folder), size)
-            rows += bench.rows(3 if quick else 15)
+            rows += bench.rows(3 if quick else 9)
     counts = run_cases(CASES_QUICK if quick else CASES, SEED)
     if counts.failures:
         print("\n".join(counts.failures[:3]))
