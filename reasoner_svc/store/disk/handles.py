@@ -20,10 +20,17 @@ _Key = tuple[StreamId, int]
 
 
 @dataclass(slots=True, eq=False)
-class _Handle:
+class Handle:
+    """A descriptor, how many read from it, and whether its file was deleted."""
+
     fd: int
     pins: int = 0
     gone: bool = False
+
+    def check(self) -> None:
+        """Raise DataLost when the file was deleted meanwhile."""
+        if self.gone:
+            raise DataLost("the data file was deleted while it was read")
 
 
 class Handles:
@@ -33,7 +40,7 @@ class Handles:
         self._limit = limit
         self._lock = threading.Lock()
         self._folders: dict[StreamId, StreamFolder] = {}
-        self._handles: OrderedDict[_Key, _Handle] = OrderedDict()
+        self._handles: OrderedDict[_Key, Handle] = OrderedDict()
 
     def add_stream(self, stream: StreamId, folder: StreamFolder) -> None:
         """The files of a stream may be read from now on."""
@@ -57,28 +64,32 @@ class Handles:
     @contextmanager
     def pinned(self, stream: StreamId, file: int) -> Iterator[int]:
         """A descriptor to read from. Raises DataLost when the file is not there, before or after."""
-        handle = self._take((stream, file))
+        handle = self.take(stream, file)
         try:
             yield handle.fd
         finally:
-            with self._lock:
-                handle.pins -= 1
-                if handle.gone and not handle.pins:
-                    os.close(handle.fd)
-        if handle.gone:
-            raise DataLost(f"data file {file} of stream {stream!r} was deleted")
+            self.give(handle)
+        handle.check()
 
-    def _take(self, key: _Key) -> _Handle:
-        stream, file = key
+    def take(self, stream: StreamId, file: int) -> Handle:
+        """The same by hand: a descriptor that stays open until `give`."""
+        key = (stream, file)
         with self._lock:
             handle = self._handles.get(key)
             if handle is None:
-                handle = self._handles[key] = _Handle(self._open(stream, file))
+                handle = self._handles[key] = Handle(self._open(stream, file))
                 self._shrink()
             else:
                 self._handles.move_to_end(key)
             handle.pins += 1
             return handle
+
+    def give(self, handle: Handle) -> None:
+        """Nobody reads from it any more."""
+        with self._lock:
+            handle.pins -= 1
+            if handle.gone and not handle.pins:
+                os.close(handle.fd)
 
     def _open(self, stream: StreamId, file: int) -> int:
         folder = self._folders.get(stream)
@@ -97,7 +108,7 @@ class Handles:
             if key != next(reversed(self._handles)):
                 os.close(self._handles.pop(key).fd)
 
-    def _drop(self, handle: _Handle) -> None:
+    def _drop(self, handle: Handle) -> None:
         handle.gone = True
         if not handle.pins:
             os.close(handle.fd)

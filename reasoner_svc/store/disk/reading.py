@@ -54,17 +54,18 @@ class DiskReader:
             raise InvalidInput(f"{layers} of a block with {header.layout.layers} layers")
         result = _buffer(length * len(layers), out)
         bytes_of = result.numpy().data
-        wrong = []
-        with self._handles.pinned(slot.stream, slot.file) as fd:
-            for place, layer in enumerate(layers):
-                part = bytes_of[place * length : (place + 1) * length]
-                if (
-                    _read_hashed(fd, part, slot.start + layer * length, header)
-                    != header.layer_checksums[layer]
-                ):
-                    wrong.append(layer)
-        if wrong:
-            raise BlockCorrupt(f"block {header.key} is damaged on disk in layers {wrong}", tuple(wrong))
+        handle = self._handles.take(slot.stream, slot.file)
+        try:
+            digests = _read_hashed(handle.fd, bytes_of, slot.start + layers.start * length, length)
+        except OSError as error:
+            raise DataLost(f"block {header.key} cannot be read: {error}") from error
+        finally:
+            self._handles.give(handle)
+        handle.check()
+        if digests != list(header.layer_checksums[layers.start : layers.stop]):
+            pairs = zip(layers, digests, strict=True)
+            wrong = tuple(layer for layer, digest in pairs if digest != header.layer_checksums[layer])
+            raise BlockCorrupt(f"block {header.key} is damaged on disk in layers {list(wrong)}", wrong)
         return result
 
     def read_layer_many(
@@ -176,19 +177,21 @@ def _read_full(fd: int, part: memoryview, start: int) -> None:
         done += count
 
 
-def _read_hashed(fd: int, part: memoryview, start: int, header: BlockHeader) -> int:
-    try:
-        if len(part) <= _HASH_BYTES:
-            _read_full(fd, part, start)
-            return int(xxhash.xxh3_64_intdigest(part))
+def _read_hashed(fd: int, into: memoryview, start: int, layer_bytes: int) -> list[int]:
+    """Read whole layers and return the digest of each."""
+    digest = xxhash.xxh3_64_intdigest
+    if len(into) <= _HASH_BYTES:
+        _read_full(fd, into, start)
+        return [digest(into[at : at + layer_bytes]) for at in range(0, len(into), layer_bytes)]
+    digests = []
+    for first in range(0, len(into), layer_bytes):
         hasher = xxhash.xxh3_64()
-        for at in range(0, len(part), _HASH_BYTES):
-            piece = part[at : at + _HASH_BYTES]
+        for at in range(first, first + layer_bytes, _HASH_BYTES):
+            piece = into[at : min(at + _HASH_BYTES, first + layer_bytes)]
             _read_full(fd, piece, start + at)
             hasher.update(piece)
-        return int(hasher.intdigest())
-    except OSError as error:
-        raise DataLost(f"block {header.key} cannot be read: {error}") from error
+        digests.append(hasher.intdigest())
+    return digests
 
 
 def _unreadable(piece: Piece, error: OSError) -> DataLost:

@@ -50,19 +50,27 @@ class Room:
         self._budget_bytes, self._quota_bytes, self._keep_s = budget_bytes, stream_bytes, keep_s
         self._closed: dict[StreamId, list[FileFacts]] = {}
         self._aside: dict[StreamId, int] = {}
+        self._used: dict[StreamId, int] = {}
+        self._total = 0
         self._measure_all()
 
     def used_bytes(self) -> int:
         """Of all streams."""
-        return sum(self.stream_bytes(stream) for stream in {*self._open, *self._closed})
+        return self._total
 
     def stream_bytes(self, stream: StreamId) -> int:
         """Data files and what was set aside."""
-        aside = self._aside.get(stream, 0)
+        return self._used.get(stream, 0)
+
+    def count(self, stream: StreamId) -> None:
+        """Something was written or dropped: sum up anew."""
         opened = self._open.get(stream)
-        if opened is not None:
-            return opened.used_bytes + aside
-        return sum(facts.size_bytes for facts in self._closed.get(stream, ())) + aside
+        facts = self._closed.get(stream, ())
+        used = opened.used_bytes if opened is not None else sum(item.size_bytes for item in facts)
+        used += self._aside.get(stream, 0)
+        self._total += used - self._used.pop(stream, 0)
+        if used:
+            self._used[stream] = used
 
     def check(self, stream: StreamId, length: int) -> None:
         """Raise DiskFull unless `length` more bytes are within quota and budget."""
@@ -80,6 +88,7 @@ class Room:
             self._aside[stream] = folder.bytes_aside()
             if stream not in self._open:
                 self._closed[stream] = list(_facts_on_disk(folder, stream))
+        self.count(stream)
 
     def make_room(self, length: int, stream: StreamId | None, drop: DropFiles, peek: Peek) -> list[Left]:
         """Carry out `plan_room`, for the quota first."""
@@ -131,7 +140,9 @@ class Room:
     def _drop(self, stream: StreamId, which: Sequence[int], reason: str, drop: DropFiles, peek: Peek) -> Left:
         opened = self._open.get(stream)
         if opened is not None:
-            return Left(stream, drop(opened, which, reason), reason)
+            dropped = drop(opened, which, reason)
+            self.count(stream)
+            return Left(stream, dropped, reason)
         with peek(stream) as briefly:
             dropped = drop(briefly, which, reason)
         self.measure(stream)
@@ -154,6 +165,7 @@ class Room:
             for path in list(folder.aside.iterdir()):
                 self._files.unlink(path)
             self._aside[stream] = 0
+            self.count(stream)
 
     def _names(self) -> set[StreamId]:
         return {*self._open, *self._closed}

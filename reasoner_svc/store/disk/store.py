@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kv_transfer.block import Block
 from reasoner_svc.store.disk.appending import make_batch
+from reasoner_svc.store.disk.errors import DiskFull
 from reasoner_svc.store.disk.files import Files
 from reasoner_svc.store.disk.folder import GONE, StreamFolder, folder_of, stream_of
 from reasoner_svc.store.disk.handles import Handles
@@ -108,7 +109,7 @@ class DiskStore:
         """Write blocks with their representatives (float32, [layers, kv_heads * head_dim]) behind each other.
 
         Raises AlreadyExists, Incompatible, InvalidInput before anything is written, and DiskFull with the
-        slots of those that got in. Under `Fsync.ALWAYS` the blocks are durable on return (else SyncFailed).
+        slots of those that got in. Under `Fsync.ALWAYS` they are durable on return (or SyncFailed, DiskFull).
         """
         with self._owned(stream) as opened:
             opened.check([block.header for block, _ in items])
@@ -117,9 +118,15 @@ class DiskStore:
             now_us = round(self._wall_clock() * 1e6)
             batch = make_batch(items, now_us)
             self._room.check(stream, batch.total_bytes)
-            slots = opened.append(batch, self._clock(), now_us)
+            try:
+                slots = opened.append(batch, self._clock(), now_us)
+            finally:
+                self._count(stream)
             if self._fsync.mode is Fsync.ALWAYS:
-                opened.sync()
+                try:
+                    opened.sync()
+                except DiskFull as error:
+                    raise DiskFull(error.message, tuple(slots)) from error
             return slots
 
     def sync(self, stream: StreamId) -> int:
@@ -240,6 +247,10 @@ class DiskStore:
             with contextlib.suppress(TandemError):
                 self.close(stream, sync=sync)
 
+    def _count(self, stream: StreamId) -> None:
+        with self._lock:
+            self._room.count(stream)
+
     def _drop_files(self, opened: OpenStream, which: Sequence[int], reason: str) -> Dropped:
         with opened.lock:
             before = set(opened.files)
@@ -251,6 +262,7 @@ class DiskStore:
         for file in before - set(opened.files):
             self._handles.drop_file(opened.identity.stream, file)
         opened.changed(self._clock())
+        self._count(opened.identity.stream)
 
     @contextlib.contextmanager
     def _peek(self, stream: StreamId) -> Iterator[OpenStream]:
