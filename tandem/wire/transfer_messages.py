@@ -69,6 +69,7 @@ def header_to_proto(header: BlockHeader) -> pb.BlockHeader:
         fingerprint=header.fingerprint,
         time=range_to_proto(header.time),
         layer_checksums=header.layer_checksums,
+        embedding=header.embedding,
     )
 
 
@@ -93,6 +94,7 @@ def header_from_proto(message: pb.BlockHeader) -> BlockHeader:
         fingerprint=message.fingerprint,
         time=range_from_proto(message.time) if message.HasField("time") else TimeRange(0, 0),
         layer_checksums=_short(message.layer_checksums),
+        embedding=message.embedding,
     )
 
 
