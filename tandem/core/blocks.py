@@ -98,8 +98,8 @@ class BlockHeader:
     layer_checksums: tuple[int, ...]
     """xxh3-64 of each layer's bytes, in order; one per layer."""
     embedding: bytes = b""
-    """The block's picture in the space of an image-text model: a unit vector of at most
-    `MAX_EMBEDDING_NUMBERS` little-endian float16; empty: none. External retrieval compares questions with it."""
+    """The block's picture in the space of an image-text model, for external retrieval: a vector of length 1,
+    at most `MAX_EMBEDDING_NUMBERS` little-endian float16; empty: none."""
 
     @property
     def tokens(self) -> int:

@@ -130,8 +130,8 @@ def precisions(
 ) -> dict[str, float]:
     """Mean precision over random questions, by what they name: shape, colour, both.
 
-    `shown` [things + 1, pictures, E] in the order of the picture bank. Of n pictures that show what a question
-    names, the part that is among the n best.
+    Of n pictures that show what a question names, the part that is among the n best. `shown` [things + 1,
+    pictures, E] is in the order of the picture bank.
     """
     rng, found = np.random.default_rng(seed), defaultdict(list)
     for _ in range(questions):
@@ -147,13 +147,13 @@ def precisions(
 
 
 def train_pooled(bank: Tensor, held_out: Tensor, folder: Path, seed: int, steps: int = STEPS) -> None:
-    """Train the maps for the checkpoint in `folder`, whose tower made both banks, and write them beside it."""
+    """Train the maps for the checkpoint in `folder`, whose tower made both banks, and write them there."""
     began, words, tokens = time.time(), tokenizer.vocabulary(), Tokens.load(folder)
     if any(tokens.id_of(word) != index for word, index in words.items()):
         raise Incompatible(f"{folder} has another vocabulary than its training would give it now")
     maps = train_maps(bank, words, seed, steps)
     maps.save(folder, tokens)
-    shown = maps.of_tokens(held_out.flatten(0, 1)).unflatten(0, held_out.shape[:2])
+    shown = maps.of_tokens(held_out.flatten(0, 1)).view(*held_out.shape[:2], DIM)
     found = precisions(lambda question: maps.of_words(tokens.user(question)), shown, seed + 1)
     right = ", ".join(f"{names} {value:.3f}" for names, value in found.items())
     print(f"pooled: precision on held-out pictures {right}; {time.time() - began:.0f} s", flush=True)

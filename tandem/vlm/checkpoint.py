@@ -27,7 +27,7 @@ FAMILIES: tuple[Family, ...] = (Qwen25VL(),)
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 HUB_FILES = ["*.safetensors", "*.json"]
 RETRIEVAL_FILE = "retrieval.safetensors"
-"""Maps of the pooled embedder (`embedders.pooled`), beside the weights; keys and values do not follow from it."""
+"""Maps of the pooled embedder (`embedders.pooled`) beside the weights; KV does not follow from them."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

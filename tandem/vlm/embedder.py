@@ -1,4 +1,3 @@
-# ruff: noqa: N803 (shape suffixes)
 """Tensor ring: what an image-text embedder is, and its vectors as a block's header holds them.
 
 Knows no model; implementations are in `embedders`, one file each. Shapes: U units, E numbers of an embedding.
@@ -52,19 +51,19 @@ class Embedder(TextEmbedder, Protocol):
         ...
 
 
-def unit_length(vectors_E: Tensor) -> Tensor:
+def unit_length(vectors: Tensor) -> Tensor:
     """float32 vectors [..., E] of length 1; what has no direction (zeros, not finite) becomes zeros."""
-    vectors_E = vectors_E.float()
-    length = vectors_E.norm(dim=-1, keepdim=True)
+    vectors = vectors.float()
+    length = vectors.norm(dim=-1, keepdim=True)
     usable = torch.isfinite(length) & (length > 0)
-    return torch.where(usable, vectors_E / torch.where(usable, length, 1.0), 0.0)
+    return torch.where(usable, vectors / torch.where(usable, length, 1.0), 0.0)
 
 
-def to_bytes(vectors_UE: Tensor) -> list[bytes]:
+def to_bytes(vectors: Tensor) -> list[bytes]:
     """Vectors of length 1 [U, E] as `BlockHeader.embedding`; empty where a vector has no direction."""
-    vectors_UE = vectors_UE.cpu()
-    usable = vectors_UE.any(-1).tolist()
-    halves = vectors_UE.numpy().astype("<f2")
+    vectors = vectors.cpu()
+    usable = vectors.any(-1).tolist()
+    halves = vectors.numpy().astype("<f2")
     return [row.tobytes() if use else b"" for row, use in zip(halves, usable, strict=True)]
 
 

@@ -1,4 +1,3 @@
-# ruff: noqa: N803 (shape suffixes)
 """Tensor ring: SigLIP, SigLIP 2 and CLIP checkpoints as embedders, through transformers' own classes.
 
 Pictures and texts go through the checkpoint's own processor and tokenizer; no code of a checkpoint is run.

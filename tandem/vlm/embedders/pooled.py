@@ -1,4 +1,3 @@
-# ruff: noqa: N803 (shape suffixes)
 """Tensor ring: the loaded model's own pooled vision features as an embedder, by two small learned maps.
 
 A picture is the mean of its visual tokens through a linear map; a question is the mean of its tokens' vectors
@@ -42,10 +41,9 @@ class PooledMaps:
     words: Tensor
     """[vocabulary, E]"""
 
-    def of_tokens(self, embeds_UTH: Tensor) -> Tensor:
-        """float32 [U, E] of length 1 from the visual tokens of units."""
-        mean_UH = embeds_UTH.float().mean(1)
-        return unit_length(mean_UH @ self.vision.T + self.vision_bias)
+    def of_tokens(self, embeds: Tensor) -> Tensor:
+        """float32 [U, E] of length 1 from the visual tokens of units, [U, tokens, hidden]."""
+        return unit_length(embeds.float().mean(1) @ self.vision.T + self.vision_bias)
 
     def of_words(self, token_ids: list[int]) -> Tensor:
         """float32 [E] of length 1; zeros without tokens that have a vector."""
