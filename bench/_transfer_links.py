@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -97,15 +98,7 @@ def _blocks() -> Iterator[Block]:
     template = make_block(BLOCK_BYTES)
     for number in range(BLOCKS_IN_FLIGHT):
         header = template.header
-        renamed = BlockHeader(
-            key=BlockKey(header.key.stream, number),
-            kind=header.kind,
-            geometry=header.geometry,
-            layout=header.layout,
-            fingerprint=header.fingerprint,
-            time=header.time,
-            layer_checksums=header.layer_checksums,
-        )
+        renamed = replace(header, key=BlockKey(header.key.stream, number))
         yield seal_block(renamed, template.payload.clone())
 
 

@@ -29,6 +29,8 @@ from tandem.core.blocks import BlockHeader, BlockKey
 from tandem.core.clock import monotonic_clock
 from tandem.core.errors import InvalidInput
 from tandem.core.transfer import LaneKind
+from tandem.vlm.embedder import Embedder
+from tandem.vlm.embedders.pick import load_embedder
 from tandem.vlm.load import load_model
 from tandem.vlm.model import VisionLanguageModel
 from tandem.wire.attach import Attachment, ServiceIdentity, ServiceLoad, make_boot_id, model_info
@@ -108,12 +110,19 @@ def make_dial(config: EncoderConfig, secret: bytes, model: VisionLanguageModel, 
 class EncoderApp:
     """A running encoder. `start`, then `stop`; the model is given, so that tests share one."""
 
-    def __init__(self, config: EncoderConfig, model: VisionLanguageModel, secret: bytes) -> None:
+    def __init__(
+        self,
+        config: EncoderConfig,
+        model: VisionLanguageModel,
+        secret: bytes,
+        embedder: Embedder | None = None,
+    ) -> None:
         self.config = config
         self.boot_id = make_boot_id()
         self.address = ""
         self._secret = secret
         self._model = model
+        self._embedder = embedder
         self._decoders = ThreadPoolExecutor(
             config.decode_threads or os.cpu_count() or 2, thread_name_prefix="encoder-decode"
         )
@@ -121,6 +130,7 @@ class EncoderApp:
         self.loop = EncodeLoop(
             model,
             LoopConfig(window_units=window_units, run_units=config.run_units, batch_units=config.batch_units),
+            embedder,
         )
         self.links = LinkPool(
             make_dial(config, secret, model, self.boot_id),
@@ -167,8 +177,10 @@ class EncoderApp:
 
     def _load(self) -> ServiceLoad:
         stats = self.loop.stats
+        embedder = self._embedder
         details = {
             "device": str(self._model.device),
+            "embedder": f"{embedder.name} {embedder.fingerprint}" if embedder is not None else "off",
             "window_units": str(self.loop.window_units),
             "units_encoded": str(stats.units),
             "units_waiting": str(self.loop.waiting),
@@ -202,11 +214,18 @@ async def serve(config: EncoderConfig) -> None:
         device=config.device,
         max_pixels=config.max_pixels or None,
     )
+    embedder = await asyncio.to_thread(
+        load_embedder,
+        config.embedder,
+        config.model,
+        load_format=config.load_format,
+        device=config.device,
+    )
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    app = EncoderApp(config, model, secret)
+    app = EncoderApp(config, model, secret, embedder)
     try:
         address = await app.start()
         print(f"encoder {config.name} ready on {address} fingerprint {model.fingerprint}", flush=True)

@@ -41,6 +41,9 @@ class EncoderConfig:
     device: str = "cpu"
     max_pixels: int = 0
     """Pixel budget of a frame; 0: the checkpoint's own."""
+    embedder: str = "auto"
+    """What embeds pictures for external retrieval: "pooled" (the checkpoint's own features), a directory or
+    hub name of a SigLIP or CLIP checkpoint, "auto" (pooled where offered), "off" or empty."""
     window_units: int = 0
     """Sliding window; 0: what the checkpoint was trained for, else `DEFAULT_WINDOW_UNITS`."""
     run_units: int = 8
@@ -129,6 +132,8 @@ _FLAGS = {
     "dtype": "float32, bfloat16 or float16; default: float32 on CPUs, else the checkpoint's",
     "device": "torch device, for example cpu or cuda:0",
     "max_pixels": "pixel budget of a frame; 0: the checkpoint's own",
+    "embedder": "embeds pictures for external retrieval: 'pooled' (the checkpoint's own), a directory or "
+    "hub name of a SigLIP or CLIP checkpoint, 'auto' (pooled where offered), 'off'",
     "window_units": "sliding window in units; 0: what the checkpoint was trained for",
     "run_units": "most units of one stream in one forward pass; 1: results do not depend on load",
     "batch_units": "most units of all streams in one forward pass",

@@ -1,4 +1,4 @@
-"""Tensor. A batch of units of several streams: vision tower, windowed prefill, packing.
+"""Tensor. A batch of units of several streams: vision tower, embedding, windowed prefill, packing.
 
 Knows neither media nor links. Equal pictures are seen together, all streams are prefilled in one pass; what
 runs together changes results by rounding only.
@@ -20,7 +20,18 @@ from kv_transfer.block import Block, pack_block
 from tandem.core.blocks import BlockGeometry, BlockKey, BlockKind
 from tandem.core.ids import StreamId
 from tandem.core.timeline import TimeRange
+from tandem.vlm.embedder import Embedder, to_bytes
 from tandem.vlm.model import ForwardResult, VisionLanguageModel
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One unit after the vision tower."""
+
+    embeds: Tensor
+    """Embeddings [tokens, hidden] of its block's tokens."""
+    embedding: Tensor | None
+    """float32 [E] of length 1: its picture for external retrieval; None without an embedder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,45 +61,50 @@ def encode_sink(model: VisionLanguageModel, stream: StreamId, window: Window) ->
     return _pack(model, stream, 0, BlockKind.SINK, geometry, TimeRange(0, 0), keys, values)
 
 
-def see_runs(model: VisionLanguageModel, runs: Sequence[Run]) -> list[list[Tensor]]:
-    """Token embeddings [tokens, hidden] of each run's units. Windows stay as they are, also if it raises."""
-    embeds = _see(model, [unit for run in runs for unit in run.units])
+def see_runs(
+    model: VisionLanguageModel, runs: Sequence[Run], embedder: Embedder | None = None
+) -> list[list[Seen]]:
+    """Each run's units, seen. Windows stay as they are, also if it raises."""
+    seen = _see(model, [unit for run in runs for unit in run.units], embedder)
     of_runs = []
     for run in runs:
-        of_runs.append(embeds[: len(run.units)])
-        del embeds[: len(run.units)]
+        of_runs.append(seen[: len(run.units)])
+        del seen[: len(run.units)]
     return of_runs
 
 
 def prefill_runs(
-    model: VisionLanguageModel, runs: Sequence[Run], embeds: Sequence[Sequence[Tensor]]
+    model: VisionLanguageModel, runs: Sequence[Run], seen: Sequence[Sequence[Seen]]
 ) -> list[list[Block]]:
     """The blocks of each run, in order. If it raises, the windows are of no use any more."""
     geometries = [[unit_geometry(model, unit) for unit in run.units] for run in runs]
     steps = [
-        run.window.prepare(of_units, of_run)
-        for run, of_units, of_run in zip(runs, embeds, geometries, strict=True)
+        run.window.prepare([unit.embeds for unit in of_units], of_run)
+        for run, of_units, of_run in zip(runs, seen, geometries, strict=True)
     ]
     results = model.forward_many(steps, capture=True)
     blocks = []
-    for run, of_run, result in zip(runs, geometries, results, strict=True):
+    for run, of_units, of_run, result in zip(runs, seen, geometries, results, strict=True):
         run.window.complete()
-        blocks.append(_pack_run(model, run, of_run, result))
+        blocks.append(_pack_run(model, run, of_run, result, _embeddings(of_units)))
     return blocks
 
 
-def _see(model: VisionLanguageModel, units: Sequence[Unit[Rgb]]) -> list[Tensor]:
-    """Token embeddings [tokens, hidden] of each unit."""
+def _see(model: VisionLanguageModel, units: Sequence[Unit[Rgb]], embedder: Embedder | None) -> list[Seen]:
     alike: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index, unit in enumerate(units):
         alike[unit_size(unit)].append(index)
-    embeds: dict[int, Tensor] = {}
+    found: dict[int, Seen] = {}
     for size, indices in alike.items():
         frames = torch.stack([_frames(units[index], size) for index in indices])
         seen = model.see(frames)
         together = model.unit_embeds(seen, [units[index].time.start_us for index in indices])
-        embeds.update(zip(indices, together, strict=True))
-    return [embeds[index] for index in range(len(units))]
+        pictures = embedder.pictures(frames, seen) if embedder is not None else [None] * len(indices)
+        found.update(
+            (index, Seen(of_tokens, picture))
+            for index, of_tokens, picture in zip(indices, together, pictures, strict=True)
+        )
+    return [found[index] for index in range(len(units))]
 
 
 def _frames(unit: Unit[Rgb], size: tuple[int, int]) -> Tensor:
@@ -103,8 +119,18 @@ def _tensor(rgb: Rgb) -> Tensor:
     return torch.from_numpy(rgb if rgb.flags.writeable else rgb.copy())
 
 
+def _embeddings(seen: Sequence[Seen]) -> list[bytes]:
+    """As headers hold them, in one copy from the device."""
+    pictures = [unit.embedding for unit in seen if unit.embedding is not None]
+    return to_bytes(torch.stack(pictures)) if pictures else [b""] * len(seen)
+
+
 def _pack_run(
-    model: VisionLanguageModel, run: Run, geometries: Sequence[BlockGeometry], result: ForwardResult
+    model: VisionLanguageModel,
+    run: Run,
+    geometries: Sequence[BlockGeometry],
+    result: ForwardResult,
+    embeddings: Sequence[bytes],
 ) -> list[Block]:
     keys, values = _on_host(result)
     blocks = []
@@ -124,6 +150,7 @@ def _pack_run(
             time,
             keys[:, :, span],
             values[:, :, span],
+            embeddings[index],
         )
         blocks.append(block)
     return blocks
@@ -145,6 +172,7 @@ def _pack(
     time: TimeRange,
     keys: Tensor,
     values: Tensor,
+    embedding: bytes = b"",
 ) -> Block:
-    key, layout = BlockKey(stream, number), model.layout
-    return pack_block(key, kind, geometry, layout, model.fingerprint, time, keys.unbind(0), values.unbind(0))
+    key, sides = BlockKey(stream, number), (keys.unbind(0), values.unbind(0))
+    return pack_block(key, kind, geometry, model.layout, model.fingerprint, time, *sides, embedding)

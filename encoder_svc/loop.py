@@ -20,6 +20,7 @@ from encoder_svc.window import Kept, Window
 from kv_transfer.block import Block
 from tandem.core.errors import Internal, TandemError
 from tandem.core.ids import StreamId
+from tandem.vlm.embedder import Embedder
 from tandem.vlm.model import VisionLanguageModel
 
 log = logging.getLogger(__name__)
@@ -76,8 +77,11 @@ class LoopConfig:
 class EncodeLoop:
     """Encodes for all streams. Make and use it in the event loop."""
 
-    def __init__(self, model: VisionLanguageModel, config: LoopConfig) -> None:
+    def __init__(
+        self, model: VisionLanguageModel, config: LoopConfig, embedder: Embedder | None = None
+    ) -> None:
         self._model = model
+        self._embedder = embedder
         self._config = config
         self._queue: FairQueue[Lane, Job] = FairQueue(
             run_items=config.run_units, batch_items=config.batch_units
@@ -175,7 +179,7 @@ class EncodeLoop:
             return
         runs = [run.as_run() for run in ready]
         try:
-            embeds = see_runs(self._model, runs)
+            seen = see_runs(self._model, runs, self._embedder)
         except Exception as error:
             if len(ready) == 1:
                 self._fail(ready[0].lane, error)
@@ -184,7 +188,7 @@ class EncodeLoop:
                     self._encode_together([run])
             return
         try:
-            blocks = prefill_runs(self._model, runs, embeds)
+            blocks = prefill_runs(self._model, runs, seen)
         except Exception as error:
             for run in ready:
                 self._fail(run.lane, error)

@@ -6,7 +6,7 @@ Knows nothing of how blocks travel or where they are kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import xxhash
@@ -110,6 +110,7 @@ def pack_block(
     time: TimeRange,
     keys: Sequence[torch.Tensor],
     values: Sequence[torch.Tensor],
+    embedding: bytes = b"",
 ) -> Block:
     """Copy one span's keys and values (one tensor a layer, [kv_heads, tokens, head_dim]) into a block.
 
@@ -125,6 +126,7 @@ def pack_block(
         fingerprint=fingerprint,
         time=time,
         layer_checksums=(0,) * layout.layers,
+        embedding=embedding,
     )
     check_header(draft)
     block = Block(draft, payload)
@@ -139,16 +141,7 @@ def pack_block(
 def seal_block(header: BlockHeader, payload: torch.Tensor) -> Block:
     """The block of these bytes, with the header's checksums computed anew."""
     checksums = tuple(layer_checksum(payload, header, layer) for layer in range(header.layout.layers))
-    sealed = BlockHeader(
-        key=header.key,
-        kind=header.kind,
-        geometry=header.geometry,
-        layout=header.layout,
-        fingerprint=header.fingerprint,
-        time=header.time,
-        layer_checksums=checksums,
-    )
-    return Block(sealed, payload)
+    return Block(replace(header, layer_checksums=checksums), payload)
 
 
 def verify_block(block: Block) -> None:

@@ -9,19 +9,30 @@ Numbers are little-endian. Decoding trusts nothing: sizes, exact keys, types, ra
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import Any
 
 import msgpack
 import xxhash
 
-from tandem.core.blocks import DTYPE_BYTES, BlockGeometry, BlockHeader, BlockKey, BlockKind, KVLayout
+from tandem.core.blocks import (
+    DTYPE_BYTES,
+    EMBEDDING_NUMBER_BYTES,
+    MAX_EMBEDDING_NUMBERS,
+    BlockGeometry,
+    BlockHeader,
+    BlockKey,
+    BlockKind,
+    KVLayout,
+)
 from tandem.core.errors import DataLost, Incompatible, InvalidInput
 from tandem.core.ids import StreamId, is_valid_id
 from tandem.core.timeline import TimeRange
 
 MAGIC = b"TKVB"
-VERSION = 1
+VERSION = 2
+"""What is written. Version 1, which has no embedding, is read too."""
 MAX_HEADER_BYTES = 65_536
 """Longest encoded header; longer input is refused unread."""
 MAX_LAYERS = 1024
@@ -30,17 +41,21 @@ MAX_HEAD_DIM = 4096
 MAX_TOKENS = 1 << 20
 MAX_PAYLOAD_BYTES = 1 << 32
 """Largest payload of one block: 4 GiB."""
+MAX_EMBEDDING_BYTES = EMBEDDING_NUMBER_BYTES * MAX_EMBEDDING_NUMBERS
+LENGTH_TOLERANCE = 0.01
+"""How far an embedding's length may lie from 1; rounding to float16 moves it by 0.0005 at most."""
 _MAX_TIME_US = 1 << 62
 _CODEC_RAW = "raw"
 
 _PREFIX = struct.Struct("<4sHHI")
 _CHECKSUM = struct.Struct("<Q")
-_KEYS = frozenset(
+_KEYS_1 = frozenset(
     (
         *("stream", "number", "kind", "text_before", "grid", "text_after", "layers", "kv_heads", "head_dim"),
         *("dtype", "fingerprint", "start_us", "end_us", "tokens", "payload_bytes", "codec", "layer_xxh3"),
     )
 )
+_KEYS_OF = {1: _KEYS_1, 2: _KEYS_1 | {"embedding"}}
 
 
 class HeaderCorrupt(DataLost):
@@ -78,6 +93,7 @@ def encode_header(header: BlockHeader) -> bytes:
             "payload_bytes": header.payload_bytes,
             "codec": _CODEC_RAW,
             "layer_xxh3": struct.pack(f"<{layout.layers}Q", *header.layer_checksums),
+            "embedding": header.embedding,
         },
         use_bin_type=True,
     )
@@ -96,14 +112,14 @@ def decode_header(data: bytes | bytearray | memoryview) -> tuple[BlockHeader, in
     magic, version, zero, length = _PREFIX.unpack_from(view)
     if magic != MAGIC or zero != 0:
         raise HeaderCorrupt(f"not a block header: it begins with {bytes(view[:8]).hex()}")
-    if version != VERSION:
-        raise HeaderUnsupported(f"block header version {version}, this program reads version {VERSION}")
+    if version not in _KEYS_OF:
+        raise HeaderUnsupported(f"block header version {version}, this program reads up to {VERSION}")
     end = _PREFIX.size + length
     if end + _CHECKSUM.size > len(view):
         raise HeaderCorrupt(f"the block header ends early: {len(view)} of {end + _CHECKSUM.size} bytes")
     if _CHECKSUM.unpack_from(view, end)[0] != xxhash.xxh3_64_intdigest(view[:end]):
         raise HeaderCorrupt("the block header's checksum does not match")
-    return _from_map(_unpack(bytes(view[_PREFIX.size : end]))), end + _CHECKSUM.size
+    return _from_map(_unpack(bytes(view[_PREFIX.size : end]), _KEYS_OF[version])), end + _CHECKSUM.size
 
 
 def check_header(header: BlockHeader) -> None:
@@ -124,6 +140,18 @@ def check_header(header: BlockHeader) -> None:
     _require(-_MAX_TIME_US <= time.start_us <= time.end_us < _MAX_TIME_US, f"time {time}")
     _require(len(header.layer_checksums) == layout.layers, f"{len(header.layer_checksums)} checksums")
     _require(all(0 <= value < 1 << 64 for value in header.layer_checksums), "a checksum over 64 bits")
+    _check_embedding(header.embedding)
+
+
+def _check_embedding(embedding: bytes) -> None:
+    if not embedding:
+        return
+    size_bytes = len(embedding)
+    _require(size_bytes % EMBEDDING_NUMBER_BYTES == 0, "an embedding that is not float16 numbers")
+    _require(size_bytes <= MAX_EMBEDDING_BYTES, f"an embedding of {size_bytes} bytes")
+    length = math.hypot(*struct.unpack(f"<{size_bytes // EMBEDDING_NUMBER_BYTES}e", embedding))
+    # Written so that NaN, which compares with nothing, is refused.
+    _require(abs(length - 1) <= LENGTH_TOLERANCE, f"an embedding of length {length}, not 1")
 
 
 def _require(holds: bool, what: str) -> None:
@@ -135,21 +163,21 @@ def _is_fingerprint(text: str) -> bool:
     return len(text) == 32 and all(c in "0123456789abcdef" for c in text)
 
 
-def _unpack(body: bytes) -> dict[str, Any]:
+def _unpack(body: bytes, keys: frozenset[str]) -> dict[str, Any]:
     try:
         value = msgpack.unpackb(
             body,
             raw=False,
             strict_map_key=True,
             max_str_len=256,
-            max_bin_len=8 * MAX_LAYERS,
+            max_bin_len=max(8 * MAX_LAYERS, MAX_EMBEDDING_BYTES),
             max_array_len=3,
-            max_map_len=len(_KEYS),
+            max_map_len=len(keys),
             max_ext_len=0,
         )
     except (ValueError, msgpack.UnpackException) as error:
         raise HeaderCorrupt(f"the block header is not msgpack: {error}") from error
-    if not isinstance(value, dict) or value.keys() != _KEYS:
+    if not isinstance(value, dict) or value.keys() != keys:
         raise HeaderCorrupt("the block header does not have exactly the known fields")
     return value
 
@@ -157,9 +185,10 @@ def _unpack(body: bytes) -> dict[str, Any]:
 def _from_map(fields: dict[str, Any]) -> BlockHeader:
     if fields["codec"] != _CODEC_RAW:
         raise HeaderUnsupported(f"unknown payload codec {fields['codec']!r}")
-    grid, sums = fields["grid"], fields["layer_xxh3"]
+    grid, sums, embedding = fields["grid"], fields["layer_xxh3"], fields.get("embedding", b"")
     _require(isinstance(grid, list) and len(grid) == 3, "a grid that is not three numbers")
     _require(isinstance(sums, bytes) and len(sums) % 8 == 0, "checksums that are not 64-bit words")
+    _require(isinstance(embedding, bytes), "an embedding that is not bytes")
     start_us, end_us = _integer(fields["start_us"]), _integer(fields["end_us"])
     _require(start_us <= end_us, "a time that ends before it starts")
     _require(_integer(fields["kind"]) in BlockKind.__members__.values(), f"kind {fields['kind']}")
@@ -182,6 +211,7 @@ def _from_map(fields: dict[str, Any]) -> BlockHeader:
         fingerprint=_string(fields["fingerprint"]),
         time=TimeRange(start_us, end_us),
         layer_checksums=struct.unpack(f"<{len(sums) // 8}Q", sums),
+        embedding=embedding,
     )
     check_header(header)
     _require(fields["tokens"] == header.tokens, "a token count that differs from the geometry")

@@ -16,6 +16,8 @@ from tandem.core.ids import StreamId
 from tandem.core.timeline import TimeRange
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+MAX_EMBEDDING_NUMBERS = 4096
+EMBEDDING_NUMBER_BYTES = 2
 
 
 class BlockKind(IntEnum):
@@ -95,6 +97,9 @@ class BlockHeader:
     """Stream time that the block shows; empty at 0 for the sink."""
     layer_checksums: tuple[int, ...]
     """xxh3-64 of each layer's bytes, in order; one per layer."""
+    embedding: bytes = b""
+    """The block's picture in the space of an image-text model, for external retrieval: a vector of length 1,
+    at most `MAX_EMBEDDING_NUMBERS` little-endian float16; empty: none."""
 
     @property
     def tokens(self) -> int:

@@ -1,4 +1,4 @@
-"""Train the default model from nothing: tower, picture bank, text model, checkpoint."""
+"""Train the default model from nothing: tower, picture bank, text model, checkpoint, pooled embedder."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from tandem.shapes.evaluate import MODEL_FOLDER, load
 from tandem.shapes.export import export
 from tandem.shapes.network import make_model
 from tandem.shapes.tokenizer import vocabulary
+from tandem.shapes.train_pooled import STEPS as POOLED_STEPS
+from tandem.shapes.train_pooled import train_pooled
 from tandem.shapes.train_text import Stage, TextTrainer
 from tandem.shapes.train_tower import feature_bank, train_tower
 
-MODEL_SEED, TOWER_SEED, BANK_SEED, TEXT_SEED = 11, 101, 202, 303
+MODEL_SEED, TOWER_SEED, BANK_SEED, TEXT_SEED, POOLED_SEED = 11, 101, 202, 303, 404
 TOWER_PICTURES, TOWER_STEPS, BANK_PICTURES = 32_000, 2700, 240
+POOLED_PICTURES, HELD_OUT_PICTURES = 80, 20
+"""Of each thing, for the pooled embedder."""
 RATE = 2e-3
 STAGES: tuple[Stage, ...] = (
     Stage(300, 2, 10, 160, 8000),
@@ -65,7 +69,20 @@ def train(folder: Path, part: float = 1.0, threads: int = 2, resume: Path | None
     trainer = TextTrainer(model, bank, words, TEXT_SEED if resume is None else TEXT_SEED + 1, RATE)
     stages = shorten(STAGES if resume is None else STAGES[-2:], part)
     trainer.run(stages, lambda: export(model, folder))
+    _train_pooled(bank, folder, part)
     print(f"trained in {time.time() - began:.0f} s, written to {folder}", flush=True)
+
+
+def retrain_pooled(folder: Path, part: float = 1.0, threads: int = 2) -> None:
+    """Train the pooled embedder of the checkpoint in `folder` alone; needed when its tower changed."""
+    torch.set_num_threads(threads)
+    pictures = POOLED_PICTURES + HELD_OUT_PICTURES
+    _train_pooled(feature_bank(load(folder).net.model.visual, BANK_SEED, pictures), folder, part)
+
+
+def _train_pooled(bank: torch.Tensor, folder: Path, part: float) -> None:
+    pictures, held_out = bank[:, :POOLED_PICTURES], bank[:, -HELD_OUT_PICTURES:]
+    train_pooled(pictures, held_out, folder, POOLED_SEED, max(1, int(POOLED_STEPS * part)))
 
 
 def main() -> None:
@@ -75,7 +92,15 @@ def main() -> None:
     parser.add_argument("--part", type=float, default=1.0, help="part of the steps to run, for a quick try")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--resume", type=Path, help="start from this checkpoint instead of from nothing")
+    parser.add_argument(
+        "--pooled-only",
+        action="store_true",
+        help="train only the maps of the pooled embedder, for the checkpoint in --output",
+    )
     options = parser.parse_args()
+    if options.pooled_only:
+        retrain_pooled(options.output, options.part, options.threads)
+        return
     train(options.output, options.part, options.threads, options.resume)
 
 

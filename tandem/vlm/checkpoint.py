@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from tandem.vlm.fingerprint import digest_files, lasting
 FAMILIES: tuple[Family, ...] = (Qwen25VL(),)
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 HUB_FILES = ["*.safetensors", "*.json"]
+RETRIEVAL_FILE = "retrieval.safetensors"
+"""Maps of the pooled embedder (`embedders.pooled`) beside the weights; KV does not follow from them."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -57,7 +60,7 @@ class Checkpoint:
         """Names the weights: their bytes, or how random ones are drawn."""
         if self.dummy_seed is None:
             assert self.folder is not None
-            return digest_files(list(self.folder.glob("*.safetensors")))
+            return digest_files(weight_files(self.folder))
         return f"drawn from seed {self.dummy_seed}"
 
     def lasting_config(self) -> Any:
@@ -79,6 +82,11 @@ class Checkpoint:
         return model.eval().requires_grad_(requires_grad=False)
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files of a checkpoint's own weights."""
+    return [path for path in folder.glob("*.safetensors") if path.name != RETRIEVAL_FILE]
+
+
 def find_checkpoint(source: str, *, load_format: str, revision: str | None, seed: int) -> Checkpoint:
     """Resolve a source (see `load.load_model`) without reading weights."""
     if load_format not in ("auto", "dummy"):
@@ -88,7 +96,7 @@ def find_checkpoint(source: str, *, load_format: str, revision: str | None, seed
         pictures: dict[str, Any] | Path
         config, layout, pictures = dummy.builtin(source.removeprefix(dummy.PREFIX))
     else:
-        pictures = folder = _folder(source, revision)
+        pictures = folder = find_folder(source, revision)
         config, layout = _read_config(folder), _read_json(folder / "tandem_layout.json")
     is_dummy = load_format == "dummy" or folder is None
     return Checkpoint(
@@ -103,7 +111,8 @@ def find_checkpoint(source: str, *, load_format: str, revision: str | None, seed
     )
 
 
-def _folder(source: str, revision: str | None) -> Path:
+def find_folder(source: str, revision: str | None, files: Sequence[str] = HUB_FILES) -> Path:
+    """The directory of a source; of a hub name, `files` are fetched. Raises NotFound, Unavailable."""
     if source == "default":
         folder = Path(str(importlib.resources.files("tandem") / "shapes" / "model"))
         if not (folder / "config.json").is_file():
@@ -116,15 +125,15 @@ def _folder(source: str, revision: str | None) -> Path:
         return path
     if not HUB_NAME.fullmatch(source):
         raise NotFound(f"no model at {source!r}: not a directory, a config.json or a hub name (owner/name)")
-    return _download(source, revision)
+    return _download(source, revision, files)
 
 
-def _download(name: str, revision: str | None) -> Path:
+def _download(name: str, revision: str | None, files: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
     except RepositoryNotFoundError as error:
         raise NotFound(f"no model {name!r}: no such directory, and the hub has no such repository") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
@@ -165,7 +174,7 @@ def _family(config: Any, folder: Path) -> Family:
 def _read_weights(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     folder = checkpoint.folder
     assert folder is not None
-    if not any(folder.glob("*.safetensors")):
+    if not weight_files(folder):
         if any(path for pattern in PICKLES for path in folder.glob(pattern)):
             raise Incompatible(
                 f"{folder} has only pickled weights, which can run code when loaded; "

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,6 +28,9 @@ from tandem.core.transfer import BlockGrant, FrameClass
 
 u32 = st.integers(0, (1 << 32) - 1)
 u64 = st.integers(0, (1 << 64) - 1)
+
+
+embeddings = st.sampled_from([b"", struct.pack("<e", -1.0), struct.pack("<3e", 0.6, 0.0, -0.8)])
 
 
 @st.composite
@@ -53,6 +59,7 @@ def block_headers(draw: st.DrawFn) -> BlockHeader:
         fingerprint=draw(st.from_regex(r"[0-9a-f]{32}", fullmatch=True)),
         time=TimeRange(start_us, start_us + draw(st.integers(0, 10**9))),
         layer_checksums=tuple(draw(st.lists(u64, min_size=layers, max_size=layers))),
+        embedding=draw(embeddings),
     )
 
 
@@ -178,15 +185,7 @@ def test_a_transfer_is_cut_into_a_few_frames() -> None:
 def random_header(tokens: int) -> BlockHeader:
     header = random_block(0, layers=4, tokens=1, kv_heads=2, head_dim=64).header
     geometry = BlockGeometry(text_before=tokens, grid_t=0, grid_h=0, grid_w=0, text_after=0)
-    return BlockHeader(
-        key=header.key,
-        kind=header.kind,
-        geometry=geometry,
-        layout=header.layout,
-        fingerprint=header.fingerprint,
-        time=header.time,
-        layer_checksums=header.layer_checksums,
-    )
+    return replace(header, geometry=geometry)
 
 
 def joined(spans):  # type: ignore[no-untyped-def]

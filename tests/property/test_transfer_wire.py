@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +23,12 @@ text = st.text(max_size=40)
 seconds = st.none() | st.floats(0, 1e6)
 ways = st.sampled_from(Direction)
 indices = st.lists(u32, max_size=5).map(tuple)
-headers = st.integers(0, 50).map(lambda number: random_block(number).header)
+embeddings = st.sampled_from([b"", struct.pack("<2e", 0.6, -0.8)])
+headers = st.builds(
+    lambda number, embedding: replace(random_block(number).header, embedding=embedding),
+    st.integers(0, 50),
+    embeddings,
+)
 
 MESSAGES = {
     core.Hello: {

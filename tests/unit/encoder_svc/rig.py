@@ -25,6 +25,7 @@ from tandem.core.errors import DataLost, LimitExceeded
 from tandem.core.ids import Epoch, StreamId
 from tandem.core.tickets import Ticket, sign_ticket
 from tandem.core.transfer import LaneKind
+from tandem.vlm.embedder import Embedder
 from tandem.vlm.load import load_model
 from tandem.vlm.model import VisionLanguageModel
 from tandem.wire.channel import bind, make_channel, make_server
@@ -277,6 +278,7 @@ async def make_rig(
     source: str = "dummy:tiny-timestamped",
     lanes: tuple[LaneKind, ...] = (LaneKind.SHM,),
     reasoner_fingerprint: str = "",
+    embedder: Embedder | None = None,
     **settings: Any,
 ) -> AsyncIterator[Rig]:
     """A running encoder and reasoner in this process."""
@@ -284,7 +286,7 @@ async def make_rig(
     reasoner = StoringReasoner(reasoner_fingerprint or vlm.fingerprint, lanes)
     await reasoner.start()
     config = EncoderConfig(lanes=tuple(lane.value for lane in lanes), **({"drain_s": 5.0} | settings))
-    app = EncoderApp(config, vlm, SECRET)
+    app = EncoderApp(config, vlm, SECRET, embedder)
     address = await app.start()
     async with make_channel(address) as channel:
         try:

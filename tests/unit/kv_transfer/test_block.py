@@ -13,6 +13,9 @@ import xxhash
 from kv_transfer.block import Block, BlockCorrupt, pack_block, verify_block
 from kv_transfer.header import (
     MAGIC,
+    MAX_EMBEDDING_BYTES,
+    MAX_HEADER_BYTES,
+    MAX_LAYERS,
     VERSION,
     HeaderCorrupt,
     HeaderInvalid,
@@ -148,6 +151,14 @@ BAD_FIELDS = [
     ("layer_xxh3", "text", HeaderInvalid),
     ("stream", "x" * 300, HeaderCorrupt),
     ("grid", [[[1]]], HeaderInvalid),
+    ("embedding", "text", HeaderInvalid),
+    ("embedding", [1.0], HeaderInvalid),
+    ("embedding", struct.pack("<e", 1.0) + b"\0", HeaderInvalid),
+    ("embedding", struct.pack("<2e", 1.0, 1.0), HeaderInvalid),
+    ("embedding", struct.pack("<2e", 0.0, 0.0), HeaderInvalid),
+    ("embedding", struct.pack("<2e", 1.0, float("nan")), HeaderInvalid),
+    ("embedding", struct.pack("<2e", 1.0, float("inf")), HeaderInvalid),
+    ("embedding", struct.pack("<4097e", 1.0, *[0.0] * 4096), HeaderCorrupt),
 ]
 
 
@@ -161,14 +172,61 @@ def test_wrong_values_are_refused_though_the_checksum_is_right(
 
 
 def test_unknown_versions_and_fields_are_refused() -> None:
-    with pytest.raises(HeaderUnsupported, match="version 2"):
-        decode_header(forge(fields_of(), version=2))
+    for version in (0, 3):
+        with pytest.raises(HeaderUnsupported, match=f"version {version}"):
+            decode_header(forge(fields_of(), version=version))
     with pytest.raises(HeaderCorrupt):
         decode_header(forge(fields_of() | {"extra": 1}))
     fewer = fields_of()
     del fewer["codec"]
     with pytest.raises(HeaderCorrupt):
         decode_header(forge(fewer))
+
+
+def test_version_1_is_read_as_without_an_embedding() -> None:
+    fields = fields_of()
+    assert fields.pop("embedding") == b""
+    data = forge(fields, version=1)
+    assert decode_header(data) == (random_block(1).header, len(data))
+    with pytest.raises(HeaderCorrupt):
+        decode_header(forge(fields, version=2))
+    with pytest.raises(HeaderCorrupt):
+        decode_header(forge(fields_of(), version=1))
+
+
+def test_the_largest_embedding_fits_a_header_with_the_most_layers() -> None:
+    embedding = struct.pack("<4096e", *[1 / 64] * 4096)
+    assert len(embedding) == MAX_EMBEDDING_BYTES
+    block = random_block(1, layers=MAX_LAYERS, kv_heads=1, tokens=1, head_dim=1)
+    header = dataclasses.replace(block.header, embedding=embedding)
+    data = encode_header(header)
+    assert len(data) < MAX_HEADER_BYTES
+    assert decode_header(data) == (header, len(data))
+    longer = struct.pack("<4097e", 1.0, *[0.0] * 4096)
+    with pytest.raises(HeaderInvalid, match="8194 bytes"):
+        encode_header(dataclasses.replace(header, embedding=longer))
+
+
+def test_the_embedding_is_under_the_header_checksum() -> None:
+    embedding = struct.pack("<2e", 0.6, 0.8)
+    data = encode_header(dataclasses.replace(random_block(1).header, embedding=embedding))
+    at = data.index(embedding)
+    with pytest.raises(HeaderCorrupt, match="checksum"):
+        decode_header(data[:at] + embedding[2:] + embedding[:2] + data[at + 4 :])
+
+
+def test_packing_keeps_the_embedding() -> None:
+    embedding = struct.pack("<2e", 0.6, 0.8)
+    block, keys, values = pack(torch.float32, "float32")
+    header = block.header
+    again = pack_block(
+        *(header.key, header.kind, header.geometry, header.layout, header.fingerprint, header.time),
+        keys,
+        values,
+        embedding,
+    )
+    assert again.header == dataclasses.replace(header, embedding=embedding)
+    verify_block(again)
 
 
 def test_impossible_headers_are_not_encoded() -> None:

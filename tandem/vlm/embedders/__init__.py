@@ -1,0 +1,1 @@
+"""Image-text embedders, one file each; `pick` chooses."""
