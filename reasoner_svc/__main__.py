@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reasoner_svc.config import LANES, ReasonerConfig
+from reasoner_svc.config import EVICTION, LANES, OTHER_RETRIEVAL, RETRIEVAL, ReasonerConfig
 from tandem.core.errors import TandemError
 from tandem.core.lifetime import die_with_parent, leave
 from tandem.core.secret_file import read_secret
@@ -60,8 +60,12 @@ async def _serve(config: ReasonerConfig) -> int:
     if stop.is_set():
         return 0
     from reasoner_svc.app import Reasoner
+    from tandem.vlm.embedders.pick import load_text_embedder
 
-    reasoner = Reasoner(config, model)
+    embedder = load_text_embedder(
+        config.embedder, config.model, load_format=config.load_format, device=config.device
+    )
+    reasoner = Reasoner(config, model, embedder=embedder)
     address = await reasoner.start()
     print(f"reasoner {config.name} is ready on {address} (pid {os.getpid()})", flush=True)
     waits = [asyncio.create_task(event.wait()) for event in (stop, reasoner.failed, reasoner.draining)]
@@ -104,7 +108,18 @@ def _config(args: argparse.Namespace) -> ReasonerConfig:
         max_pixels=args.max_pixels,
         threads=args.threads,
         ram_bytes=args.ram_bytes,
+        eviction=args.eviction,
+        data_dir=args.data_dir,
+        disk_bytes=args.disk_bytes,
+        stream_disk_bytes=args.stream_disk_bytes,
+        keep_hours=args.keep_hours,
+        fsync_s=args.fsync_seconds,
         view_tokens=args.view_tokens,
+        retrieval=args.retrieval,
+        other_retrieval=tuple(name for name in args.other_retrieval.split(",") if name),
+        retrieve_blocks=args.retrieve_blocks,
+        pool_bytes=args.pool_bytes,
+        embedder=args.embedder,
         drain_s=args.drain_seconds,
         reflection=args.reflection,
     )
@@ -131,7 +146,24 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="cpu", help="cpu or cuda:N (%(default)s)")
     add("--max-pixels", type=int, default=0, help="pixel budget of a frame, as the encoders have it; 0: own")
     add("--ram-bytes", type=int, default=_DEFAULTS["ram_bytes"], help="budget of the store (%(default)s)")
-    add("--view-tokens", type=int, default=_DEFAULTS["view_tokens"], help="tokens in view (%(default)s)")
+    add("--eviction", default="", help=f"who leaves RAM first: {', '.join(EVICTION)}")
+    add("--data-dir", default="", help="folder for blocks on disk; empty: what leaves RAM is lost")
+    add("--disk-bytes", type=int, default=_DEFAULTS["disk_bytes"], help="budget of the disk (%(default)s)")
+    add("--stream-disk-bytes", type=int, default=0, help="quota of a stream on disk; 0: none")
+    add(
+        "--keep-hours", type=float, default=0.0, help="delete older blocks from disk; 0: only when it is full"
+    )
+    add("--fsync-seconds", type=float, default=_DEFAULTS["fsync_s"], help="0: at once; negative: never")
+    add("--view-tokens", type=int, default=0, help="newest tokens in view; 0: what the model was made for")
+    add("--retrieval", default=_DEFAULTS["retrieval"], help=f"one of {', '.join(RETRIEVAL)} (%(default)s)")
+    add(
+        "--other-retrieval",
+        default=",".join(OTHER_RETRIEVAL),
+        help="more that questions may name (%(default)s)",
+    )
+    add("--retrieve-blocks", type=int, default=-1, help="older blocks in view; 0: none; -1: the model's own")
+    add("--pool-bytes", type=int, default=_DEFAULTS["pool_bytes"], help="device pool (%(default)s)")
+    add("--embedder", default="auto", help="as the encoders have it, for external retrieval (%(default)s)")
     add("--threads", type=int, default=0, help="threads of torch; 0: its own choice")
     add("--drain-seconds", type=float, default=_DEFAULTS["drain_s"], help="grace at SIGTERM (%(default)s)")
     add("--die-with-parent", action="store_true", help="end when the process that started this one ends")

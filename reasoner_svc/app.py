@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -14,15 +15,25 @@ from kv_transfer.base import LinkConfig, LocalEnd
 from reasoner_svc.changes import Changes
 from reasoner_svc.config import ReasonerConfig
 from reasoner_svc.decode.engine import Engine
+from reasoner_svc.decode.recaller import Recaller
 from reasoner_svc.decode.schedule import ScheduleLimits
 from reasoner_svc.inbox import Inbox
 from reasoner_svc.links import TransferServicer
+from reasoner_svc.retrieve.select import Limits
 from reasoner_svc.service import ReasonerServicer
+from reasoner_svc.store.disk.slots import Fsync, FsyncPolicy
+from reasoner_svc.store.disk.store import DiskStore
+from reasoner_svc.store.policies.names import POLICIES
+from reasoner_svc.store.spill import Spiller
 from reasoner_svc.store.store import BlockStore
+from reasoner_svc.store.tiers.pool import LayerPool
 from reasoner_svc.store.tiers.ram import RamTier
 from reasoner_svc.streams import Streams
+from reasoner_svc.view.loading import LayerLoader
+from reasoner_svc.view.memory import RecallSettings
 from tandem.core.clock import Clock, monotonic_clock
 from tandem.core.transfer import LaneKind
+from tandem.vlm.embedder import TextEmbedder
 from tandem.vlm.model import VisionLanguageModel
 from tandem.wire.attach import Attachment, ServiceIdentity, ServiceLoad, make_boot_id, model_info
 from tandem.wire.channel import bind, make_server
@@ -35,6 +46,9 @@ from tandem.wire.gen.tandem.v1 import (
 
 log = logging.getLogger(__name__)
 
+DEFAULT_VIEW_TOKENS = 32_768
+DEFAULT_RECALLED_BLOCKS = 64
+"""What ReKV retrieves (arXiv 2503.00540, section 4)."""
 ENGINE_STOP_S = 10.0
 """Longest wait for the model's thread: one forward pass of a chunk."""
 SERVER_STOP_S = 1.0
@@ -63,6 +77,7 @@ class Reasoner:
         *,
         clock: Clock = monotonic_clock,
         links: LinkConfig | None = None,
+        embedder: TextEmbedder | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.config = config
@@ -73,7 +88,16 @@ class Reasoner:
         """Set when the orchestrator asked this service to leave."""
         self.streams = Streams()
         changes = Changes()
-        self.store = BlockStore(RamTier(config.ram_bytes))
+        disk = _disk_store(config, model, clock) if config.data_dir else None
+        policy = POLICIES[config.eviction or ("lru" if disk else "oldest-first")]()
+        self.store = BlockStore(RamTier(config.ram_bytes), policy, disk.read if disk else None)
+        view_tokens = config.view_tokens or model.prompt.recent_tokens or DEFAULT_VIEW_TOKENS
+        loader = LayerLoader(
+            self.store,
+            disk,
+            LayerPool(config.pool_bytes, model.device),
+            on_lost=lambda entry: _post(loop, lambda: self.inbox.gone([entry.header])),
+        )
         self.engine = Engine(
             model,
             limits=ScheduleLimits(
@@ -81,11 +105,21 @@ class Reasoner:
                 prefill_chunk=config.prefill_chunk,
                 tick_tokens=config.tick_tokens,
             ),
-            view_tokens=config.view_tokens,
+            view_tokens=view_tokens,
             clock=clock,
             loop=loop,
             on_fatal=self._on_fatal,
+            recaller=_recaller(config, model, loader, embedder, clock),
         )
+        self.spiller: Spiller | None = None
+        if disk is not None:
+            self.spiller = Spiller(
+                self.store,
+                disk,
+                clock=clock,
+                on_durable=lambda stream, number: self.inbox.durable(stream, number),
+                on_gone=lambda headers: self.inbox.gone(headers),
+            )
         self.inbox = Inbox(
             store=self.store,
             streams=self.streams,
@@ -95,6 +129,8 @@ class Reasoner:
             layout=model.layout,
             prompt=model.prompt,
             post=lambda call: _post(loop, call),
+            published=self.spiller.wake if self.spiller else lambda: None,
+            in_order=disk is None,
         )
         self.model_info = model_info(
             config.model,
@@ -112,6 +148,8 @@ class Reasoner:
             prompt=model.prompt,
             model_info=self.model_info,
             clock=clock,
+            spiller=self.spiller,
+            view_tokens=view_tokens,
         )
         local = LocalEnd(
             node_id=config.name,
@@ -135,6 +173,8 @@ class Reasoner:
             reflection.enable_server_reflection((*_SERVICES, reflection.SERVICE_NAME), self._server)
         address = bind(self._server, self.config.listen)
         self.engine.start()
+        if self.spiller is not None:
+            self.spiller.start()
         await self._server.start()
         for name in ("", *_SERVICES):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -162,6 +202,8 @@ class Reasoner:
         await self._server.stop(SERVER_STOP_S)
         if not await asyncio.to_thread(self.engine.stop, ENGINE_STOP_S):
             log.error("the model's thread did not end within %.0f s", ENGINE_STOP_S)
+        if self.spiller is not None:
+            await self.spiller.close()
 
     def _load(self) -> ServiceLoad:
         stats = self.engine.stats
@@ -169,7 +211,10 @@ class Reasoner:
             "ram_used_bytes": self.store.ram_used_bytes,
             "ram_allocated_bytes": self.store.ram_allocated_bytes,
             "ram_budget_bytes": self.config.ram_bytes,
-            "device_bytes": stats.run_bytes + stats.tail_bytes,
+            "device_bytes": stats.run_bytes + stats.tail_bytes + stats.pool_bytes,
+            "index_bytes": stats.index_bytes,
+            "disk_used_bytes": self.spiller.disk.used_bytes if self.spiller else 0,
+            "disk_waiting_blocks": self.store.unwritten,
             "blocks": len(self.store.directory),
             "questions": self.service.open_questions,
             "links": self.transfer.links,
@@ -183,6 +228,42 @@ class Reasoner:
 
     def _on_fatal(self) -> None:
         self.failed.set()
+
+
+def _disk_store(config: ReasonerConfig, model: VisionLanguageModel, clock: Clock) -> DiskStore:
+    mode = Fsync.NEVER if config.fsync_s < 0 else Fsync.INTERVAL if config.fsync_s else Fsync.ALWAYS
+    return DiskStore(
+        Path(config.data_dir),
+        fingerprint=model.fingerprint,
+        layout=model.layout,
+        budget_bytes=config.disk_bytes,
+        stream_bytes=config.stream_disk_bytes,
+        keep_s=config.keep_hours * 3600,
+        fsync=FsyncPolicy(mode, max(config.fsync_s, 0.0)),
+        clock=clock,
+    )
+
+
+def _recaller(
+    config: ReasonerConfig,
+    model: VisionLanguageModel,
+    loader: LayerLoader,
+    embedder: TextEmbedder | None,
+    clock: Clock,
+) -> Recaller:
+    blocks = config.retrieve_blocks
+    if blocks < 0:
+        blocks = (
+            DEFAULT_RECALLED_BLOCKS if model.prompt.recalled_blocks is None else model.prompt.recalled_blocks
+        )
+    others = (*config.other_retrieval, *(("external",) if embedder is not None else ()))
+    settings = RecallSettings(
+        strategy=config.retrieval,
+        others=tuple(name for name in dict.fromkeys(others) if name != config.retrieval),
+        limits=Limits(blocks=blocks),
+        embedding_dim=embedder.dim if embedder is not None else 0,
+    )
+    return Recaller(model, settings, loader, clock, embedder.text if embedder is not None else None)
 
 
 def _post(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:

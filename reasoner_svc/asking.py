@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING
 
 from reasoner_svc.config import ReasonerConfig
 from reasoner_svc.decode.params import SamplingParams
-from reasoner_svc.decode.question import AnswerRecord, AskedQuestion, Finish
+from reasoner_svc.decode.question import AnswerRecord, AskedQuestion, Finish, RetrievalWish
 from reasoner_svc.decode.stop import check_stops
 from reasoner_svc.streams import StreamRecord
 from tandem.core.errors import BadQuestion, WrongState
 from tandem.core.ids import QuestionId, is_valid_id
-from tandem.wire.convert import ranges_to_proto
+from tandem.core.timeline import merge_ranges
+from tandem.wire.convert import range_to_proto, ranges_to_proto
 from tandem.wire.gen.tandem.v1 import reasoner_pb2, types_pb2
 
 if TYPE_CHECKING:
+    from reasoner_svc.view.compose import ViewPlan
+    from reasoner_svc.view.recall import RecallReport
     from tandem.vlm.families.base import PromptLayout
 
 _FINISH = {
@@ -58,20 +61,27 @@ def asked_question(
         as_of_us=request.as_of_us,
         arrived_s=now_s,
         evicted=tuple(record.evicted),
+        retrieval=RetrievalWish(
+            strategy=question.retrieval.strategy,
+            blocks=question.retrieval.blocks,
+            load_s=question.retrieval.load_budget_ms / 1000,
+            text=question.text,
+            span=prompt.question_span(prompt_ids),
+        ),
     )
 
 
 def final_to_proto(record: AnswerRecord) -> reasoner_pb2.AnswerResponse:
     """The final record of an answer for the wire."""
-    plan = record.plan
+    plan, recall = record.plan, record.recall
     return reasoner_pb2.AnswerResponse(
         final=reasoner_pb2.AnswerResponse.Final(
             text=record.text,
             finish_reason=_FINISH[record.finish],
-            evidence=types_pb2.Evidence(seen=ranges_to_proto(plan.evidence), blocks=plan.blocks),
+            evidence=_evidence(plan, recall),
             watermark_us=plan.watermark_us,
             usage=types_pb2.Usage(
-                context_tokens=plan.context_tokens,
+                context_tokens=plan.context_tokens + (recall.tokens if recall else 0),
                 prompt_tokens=record.prompt_tokens,
                 answer_tokens=len(record.token_ids),
             ),
@@ -80,6 +90,25 @@ def final_to_proto(record: AnswerRecord) -> reasoner_pb2.AnswerResponse:
             token_ids=record.token_ids,
             evicted=ranges_to_proto(record.evicted),
         )
+    )
+
+
+def _evidence(plan: ViewPlan, recall: RecallReport | None) -> types_pb2.Evidence:
+    if recall is None:
+        return types_pb2.Evidence(seen=ranges_to_proto(plan.evidence), blocks=plan.blocks)
+    older = sorted(recall.blocks.values(), key=lambda block: block.number)
+    return types_pb2.Evidence(
+        seen=ranges_to_proto(merge_ranges([*(block.time for block in older), *plan.evidence])),
+        blocks=plan.blocks + len(older),
+        recalled=[
+            types_pb2.Recalled(time=range_to_proto(block.time), score=block.score, layers=block.layers)
+            for block in older
+        ],
+        strategy=recall.strategy,
+        skipped=recall.skipped,
+        lost=recall.lost,
+        disk_bytes=recall.disk_bytes,
+        loaded_bytes=recall.loaded_bytes,
     )
 
 

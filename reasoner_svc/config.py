@@ -9,6 +9,9 @@ from tandem.core.errors import InvalidInput
 from tandem.core.ids import is_valid_id
 
 LANES = ("shm", "nccl", "gloo")
+EVICTION = ("lru", "oldest-first", "importance")
+RETRIEVAL = ("rekv", "external", "uniform", "recent", "flash_vstream", "video_streaming")
+OTHER_RETRIEVAL = ("uniform", "recent")
 MIB = 1024 * 1024
 MIN_RAM_BYTES = 65_536
 """Less holds not even a few blocks of the smallest model."""
@@ -48,8 +51,32 @@ class ReasonerConfig:
 
     ram_bytes: int = 2048 * MIB
     """Budget of the RAM tier: slabs never pass it."""
-    view_tokens: int = 32_768
-    """Most video tokens that a question sees, and that the device holds per stream."""
+    eviction: str = ""
+    """Who leaves RAM first; empty: `lru` with a disk tier, `oldest-first` without."""
+    data_dir: str = ""
+    """Where blocks are kept on disk; empty: nowhere, what leaves RAM is lost."""
+    disk_bytes: int = 100 * 1024 * MIB
+    """Budget of the disk tier; the oldest blocks leave."""
+    stream_disk_bytes: int = 0
+    """The same for each stream; 0: no quota."""
+    keep_hours: float = 0.0
+    """Blocks older than this leave the disk; 0: only the budget counts."""
+    fsync_s: float = 1.0
+    """Longest time until written blocks are on stable storage; 0: none; negative: when the system likes."""
+
+    view_tokens: int = 0
+    """Newest video tokens in view, held on the device per stream; 0: the checkpoint's own, or 32,768."""
+    retrieval: str = "rekv"
+    """How older blocks are chosen when a question does not say."""
+    other_retrieval: tuple[str, ...] = OTHER_RETRIEVAL
+    """Strategies that questions may name beside it."""
+    retrieve_blocks: int = -1
+    """Most older blocks that come back into view; 0: none; -1: what the checkpoint was made for, or 64."""
+    pool_bytes: int = 64 * MIB
+    """Device memory for retrieved blocks: allocated once."""
+    embedder: str = "auto"
+    """What embeds questions for external retrieval, as the encoders have it."""
+
     max_streams: int = 1024
     max_questions: int = 256
     """Most open questions, running or waiting."""
@@ -87,13 +114,26 @@ def _problems(config: ReasonerConfig) -> list[str]:
     if config.ram_bytes < MIN_RAM_BYTES:
         found.append(f"ram_bytes is {config.ram_bytes}, at least {MIN_RAM_BYTES} is needed")
     at_least_one = (
-        *("view_tokens", "max_streams", "max_questions", "max_running", "max_question_chars"),
+        *("max_streams", "max_questions", "max_running", "max_question_chars"),
         *("max_prompt_tokens", "max_answer_tokens", "default_answer_tokens", "prefill_chunk", "outbox_chars"),
     )
     for name in at_least_one:
         value = getattr(config, name)
         if value < 1:
             found.append(f"{name} is {value}, at least 1 is needed")
+    if config.view_tokens < 0:
+        found.append(f"view_tokens is {config.view_tokens}")
+    if config.retrieve_blocks < -1:
+        found.append(f"retrieve_blocks is {config.retrieve_blocks}")
+    if config.eviction and config.eviction not in EVICTION:
+        found.append(f"eviction {config.eviction!r} (known: {', '.join(EVICTION)})")
+    wrong = [name for name in (config.retrieval, *config.other_retrieval) if name not in RETRIEVAL]
+    if wrong:
+        found.append(f"retrieval {', '.join(wrong)} (known: {', '.join(RETRIEVAL)})")
+    if config.disk_bytes < MIN_RAM_BYTES or config.pool_bytes < MIN_RAM_BYTES:
+        found.append(f"disk_bytes and pool_bytes must be at least {MIN_RAM_BYTES}")
+    if config.stream_disk_bytes < 0 or not config.keep_hours >= 0:
+        found.append("stream_disk_bytes and keep_hours cannot be negative")
     if config.default_answer_tokens > config.max_answer_tokens:
         found.append(f"default_answer_tokens is above max_answer_tokens ({config.max_answer_tokens})")
     if config.threads < 0:

@@ -57,6 +57,11 @@ class Frontier:
         self._skipped.update(n for n in range(max(start, self.next), end) if n not in self._landed)
         return self._advance()
 
+    def resume(self, next_number: int) -> None:
+        """A stream is taken up from disk: every number below is held or known to be missing."""
+        assert self.next == 0, self.next
+        self.next = next_number
+
     def restart(self) -> None:
         """A new writer begins at `next`: what was on its way or hidden is void."""
         self._arriving.clear()

@@ -10,15 +10,18 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import torch
 
 from kv_transfer.block import Block
 from reasoner_svc.changes import Changes
+from reasoner_svc.runs import Runs
 from reasoner_svc.store.directory import BlockState
-from reasoner_svc.store.store import BlockStore, Landing, LoadTicket, StorePlan
+from reasoner_svc.store.plans import Landing, LoadTicket, StorePlan
+from reasoner_svc.store.spill import TakenUp
+from reasoner_svc.store.store import BlockStore
 from reasoner_svc.streams import Opening, StreamRecord, Streams
+from reasoner_svc.taking_up import take_up
 from tandem.core.blocks import BlockHeader, BlockKey, KVLayout
 from tandem.core.errors import DataLost, Incompatible, Internal, InvalidInput, LimitExceeded, WrongState
 from tandem.core.ids import Epoch, StreamId
@@ -28,26 +31,6 @@ log = logging.getLogger(__name__)
 
 RETRY_ORDER_S = 0.05
 """When an earlier block has no room yet: it is asked for first, in the same round."""
-
-
-class Runs(Protocol):
-    """The device side of streams; calls are carried out in order, later, on the engine's thread."""
-
-    def open_run(self, run: int, stream: StreamId) -> None:
-        """A stream was opened."""
-        ...
-
-    def feed(self, run: int, block: Block, done: Callable[[], None]) -> None:
-        """The next visible block; `done` is called in the event loop when its bytes are no longer needed."""
-        ...
-
-    def forget_before(self, run: int, number: int) -> None:
-        """Visual blocks below `number` left memory: they are in no later view."""
-        ...
-
-    def close_run(self, run: int) -> None:
-        """A stream was closed: free everything, end its questions."""
-        ...
 
 
 class Inbox:
@@ -64,8 +47,14 @@ class Inbox:
         layout: KVLayout,
         prompt: PromptLayout,
         post: Callable[[Callable[[], None]], None],
+        published: Callable[[], None] = lambda: None,
+        in_order: bool = True,
     ) -> None:
-        """`post` runs a function in the event loop; it may be called from any thread."""
+        """`post` runs a function in the event loop; it may be called from any thread.
+
+        `published` is called when there is something new to bring to disk. With `in_order` blocks leave
+        memory oldest first.
+        """
         self._store = store
         self._streams = streams
         self._changes = changes
@@ -74,9 +63,15 @@ class Inbox:
         self._layout = layout
         self._prompt = prompt
         self._post = post
+        self._published = published
+        self._in_order = in_order
 
-    def open_stream(self, stream: StreamId, epoch: Epoch, encoder: str = "") -> StreamRecord:
+    def open_stream(
+        self, stream: StreamId, epoch: Epoch, encoder: str = "", found: TakenUp | None = None
+    ) -> StreamRecord:
         """Open a stream or find it. A greater epoch voids what the older writer had not published.
+
+        `found` is what a new stream has on disk.
 
         With `encoder`, blocks of other encoders are refused from now on: one that was replaced and does not
         know it yet cannot get between.
@@ -85,11 +80,30 @@ class Inbox:
         record.encoder = encoder
         if opening is Opening.NEW:
             self._runs.open_run(record.run, stream)
+            if found is not None:
+                take_up(record, found, self._store, self._runs)
         elif opening is Opening.SUPERSEDED:
             self._store.drop_hidden(stream)
             record.frontier.restart()
         self._changes.mark(stream)
         return record
+
+    def durable(self, stream: StreamId, number: int) -> None:
+        """Everything up to a number is on disk, or known to be missing."""
+        record = self._streams.find(stream)
+        entry = self._store.directory.number(stream, number)
+        if record is not None and entry is not None:
+            record.durable_us = max(record.durable_us, entry.header.time.end_us)
+            self._changes.mark(stream)
+
+    def gone(self, headers: Sequence[BlockHeader]) -> None:
+        """These blocks are held nowhere any more."""
+        for header in headers:
+            record = self._streams.find(header.key.stream)
+            if record is not None:
+                record.evict(header)
+                self._runs.forget(record.run, header.key.number)
+                self._changes.mark(record.stream)
 
     def close_stream(self, stream: StreamId) -> None:
         """Free everything of a stream; an unknown one is no error."""
@@ -175,13 +189,18 @@ class Inbox:
         ticket = self._store.prepare_load([key])
         self._runs.feed(record.run, ticket.blocks[0], lambda: self._store.complete_load(ticket))
         self._changes.mark(record.stream)
+        self._published()
 
     def _report(self, evicted: Sequence[BlockHeader]) -> None:
         for header in evicted:
             record = self._streams.get(header.key.stream)
             record.evict(header)
-            # A view is one run of neighbours: what is older than an evicted block leaves later views with it.
-            self._runs.forget_before(record.run, header.key.number + 1)
+            if self._in_order:
+                # Nothing comes back from disk: a view is one run of neighbours, and what is older than an
+                # evicted block leaves later views with it.
+                self._runs.forget_before(record.run, header.key.number + 1)
+            else:
+                self._runs.forget(record.run, header.key.number)
             self._changes.mark(record.stream)
 
     def _check(self, header: BlockHeader) -> None:

@@ -14,6 +14,7 @@ from reasoner_svc.config import ReasonerConfig
 from reasoner_svc.decode.engine import Engine
 from reasoner_svc.decode.outbox import Outbox
 from reasoner_svc.inbox import Inbox
+from reasoner_svc.store.spill import Spiller
 from reasoner_svc.store.store import BlockStore
 from reasoner_svc.streams import StreamRecord, Streams
 from tandem.core.clock import Clock
@@ -48,6 +49,8 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         prompt: PromptLayout,
         model_info: types_pb2.ModelInfo,
         clock: Clock,
+        spiller: Spiller | None = None,
+        view_tokens: int = 0,
     ) -> None:
         self._config = config
         self._store = store
@@ -58,6 +61,9 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         self._prompt = prompt
         self._model_info = model_info
         self._clock = clock
+        self._spiller = spiller
+        self._view_tokens = view_tokens
+        self._opening: dict[StreamId, asyncio.Lock] = {}
         self._asked: set[tuple[StreamId, str]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -88,7 +94,7 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
     ) -> reasoner_pb2.OpenStreamResponse:
         """Make room for a stream, or find it."""
         try:
-            record = self._open(request)
+            record = await self._open(request)
         except TandemError as error:
             await abort_with(context, error)
         return reasoner_pb2.OpenStreamResponse(state=self._state(record), model=self._model_info)
@@ -97,8 +103,14 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         self, request: reasoner_pb2.CloseStreamRequest, context: _Context
     ) -> reasoner_pb2.CloseStreamResponse:
         """Forget a stream; returns when everything of it is free."""
-        self._inbox.close_stream(StreamId(request.stream_id))
+        stream = StreamId(request.stream_id)
+        self._inbox.close_stream(stream)
         await self._engine.flush()
+        if self._spiller is not None and is_valid_id(stream):
+            try:
+                await self._spiller.delete(stream)
+            except TandemError as error:
+                await abort_with(context, error)
         return reasoner_pb2.CloseStreamResponse()
 
     # The stub's types know only generators; `grpc.aio` also takes a coroutine that writes. When its call is
@@ -130,7 +142,7 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         finally:
             self._changes.unsubscribe(subscription)
 
-    def _open(self, request: reasoner_pb2.OpenStreamRequest) -> StreamRecord:
+    async def _open(self, request: reasoner_pb2.OpenStreamRequest) -> StreamRecord:
         refusal = self.refusal()
         if refusal is not None:
             raise refusal
@@ -139,7 +151,14 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         stream = StreamId(request.stream_id)
         if self._streams.find(stream) is None and len(self._streams) >= self._config.max_streams:
             raise LimitExceeded(f"this reasoner holds {self._config.max_streams} streams, its limit")
-        return self._inbox.open_stream(stream, Epoch(request.epoch), request.encoder)
+        epoch = Epoch(request.epoch)
+        if self._spiller is None:
+            return self._inbox.open_stream(stream, epoch, request.encoder)
+        async with self._opening.setdefault(stream, asyncio.Lock()):
+            found = None
+            if self._streams.find(stream) is None:
+                found = await self._spiller.take_up(stream, self._view_tokens)
+            return self._inbox.open_stream(stream, epoch, request.encoder, found)
 
     async def _answer(self, request: reasoner_pb2.AnswerRequest, context: _Context, arrived_s: float) -> None:
         refusal = self.refusal()
@@ -168,4 +187,4 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
                 self._idle.set()
 
     def _state(self, record: StreamRecord) -> reasoner_pb2.StreamState:
-        return state_to_proto(record, self._store.stream_bytes(record.stream))
+        return state_to_proto(record, self._store.directory.stream_bytes(record.stream).ram)

@@ -28,6 +28,8 @@ class StreamRecord:
     """Visual blocks held and visible."""
     watermark_us: int = 0
     """End of the last visible visual block."""
+    durable_us: int = 0
+    """Stream time up to which everything is on disk, or known to be missing."""
     evicted: list[TimeRange] = field(default_factory=list)
     """Intervals that left memory, joined where they touch."""
 
@@ -36,6 +38,11 @@ class StreamRecord:
         if header.kind is BlockKind.VISUAL:
             self.blocks += 1
             self.watermark_us = max(self.watermark_us, header.time.end_us)
+
+    def miss(self, time: TimeRange) -> None:
+        """What is known to have been watched cannot be had any more."""
+        self.evicted = merge_ranges([*self.evicted, time])
+        self.watermark_us = max(self.watermark_us, time.end_us)
 
     def evict(self, header: BlockHeader) -> None:
         """A visual block left memory."""

@@ -6,11 +6,14 @@ ends, however it ends. T new tokens, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from reasoner_svc.decode.outbox import Outbox
 from reasoner_svc.decode.question import AnswerRecord, AskedQuestion, Finish, Phase, Progress
+from reasoner_svc.decode.recaller import Recaller
 from reasoner_svc.decode.sampler import Sampler
 from reasoner_svc.decode.schedule import Waiting
 from reasoner_svc.decode.stop import StopMatcher
@@ -30,7 +33,13 @@ class Answering:
     """One question on its way through the model."""
 
     def __init__(
-        self, number: int, model: VisionLanguageModel, asked: AskedQuestion, outbox: Outbox, clock: Clock
+        self,
+        number: int,
+        model: VisionLanguageModel,
+        asked: AskedQuestion,
+        outbox: Outbox,
+        clock: Clock,
+        recaller: Recaller | None = None,
     ) -> None:
         self.number = number
         self.asked = asked
@@ -40,6 +49,7 @@ class Answering:
         self._model = model
         self._outbox = outbox
         self._clock = clock
+        self._recaller = recaller
         self._sampler = Sampler(asked.sampling)
         self._words = model.prompt.text_stream()
         self._stop = StopMatcher(asked.stops)
@@ -59,9 +69,14 @@ class Answering:
         return self._tail.nbytes if self._tail else 0
 
     def begin(self, run: StreamRun) -> None:
-        """Compose the view and take what is needed. Raises WrongState or DataLost."""
+        """Compose the view and take what is needed. Raises WrongState, DataLost or BadQuestion."""
         prompt_tokens = len(self.asked.prompt_ids)
-        self._lease = run.lease(prompt_tokens=prompt_tokens, as_of_us=self.asked.as_of_us)
+        self._lease = run.lease(
+            prompt_tokens=prompt_tokens,
+            as_of_us=self.asked.as_of_us,
+            request=self._recaller.request(self.asked, run) if self._recaller else None,
+            make_recall=self._recaller.maker(self.asked) if self._recaller else None,
+        )
         self._run = run
         room = prompt_tokens + min(self.asked.max_tokens, TAIL_TOKENS)
         self._tail = self._model.new_segment(capacity=room)
@@ -69,11 +84,18 @@ class Answering:
         self.progress.started_s = self._clock()
 
     def read_prompt(self, tokens: int) -> None:
-        """Put the next `tokens` prompt tokens through the model; after the last, choose the first token."""
+        """Put the next `tokens` prompt tokens through the model; after the last, choose the first token.
+
+        With recall all of the prompt goes at once: each layer retrieves by the mean query of the question.
+        """
         plan, start = self._plan(), self.progress.prefilled
+        recall = self._lease.recall if self._lease else None
+        if recall is not None:
+            tokens = len(self.asked.prompt_ids)
         ids = self.asked.prompt_ids[start : start + tokens]
         base = torch.tensor(plan.question_base)
-        hidden = self._forward(ids, base[:, None] + torch.arange(start, start + len(ids)))
+        hook = recall.before_layer if recall is not None else None
+        hidden = self._forward(ids, base[:, None] + torch.arange(start, start + len(ids)), hook)
         self.progress.prefilled += len(ids)
         if self.progress.prefilled < len(self.asked.prompt_ids):
             return
@@ -101,12 +123,15 @@ class Answering:
             self._leave(Phase.CANCELLED)
             self._outbox.end(error)
 
-    def _forward(self, ids: tuple[int, ...], positions: Tensor) -> Tensor:
+    def _forward(
+        self, ids: tuple[int, ...], positions: Tensor, hook: Callable[[int, Tensor], None] | None = None
+    ) -> Tensor:
         """Hidden state of the last of `ids`."""
         assert self._run is not None, "not begun"
         assert self._lease is not None, "not begun"
         assert self._tail is not None, "not begun"
-        view = View(parts=self._run.parts(self._lease, len(ids)), tail=Part(segment=self._tail))
+        parts = self._run.parts(self._lease, len(ids))
+        view = View(parts=parts, tail=Part(segment=self._tail), before_layer=hook)
         result = self._model.forward(self._model.embed(ids), positions, view)
         return result.hidden[-1]
 
@@ -140,6 +165,7 @@ class Answering:
                 finish = Finish.STOP
             self._send(self._stop.finish())
         plan, progress = self._plan(), self.progress
+        recall = self._lease.recall if self._lease else None
         self._leave(Phase.DONE)
         self._outbox.end(
             AnswerRecord(
@@ -151,6 +177,7 @@ class Answering:
                 queue_ms=(progress.started_s - self.asked.arrived_s) * 1000,
                 prefill_ms=(progress.prefilled_s - progress.started_s) * 1000,
                 evicted=self.asked.evicted,
+                recall=recall.report if recall is not None else None,
             )
         )
 

@@ -11,8 +11,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -20,7 +19,10 @@ from kv_transfer.block import Block
 from reasoner_svc.decode.answering import Answering
 from reasoner_svc.decode.outbox import Outbox
 from reasoner_svc.decode.question import AskedQuestion, Phase
+from reasoner_svc.decode.recaller import Recaller
 from reasoner_svc.decode.schedule import Item, ScheduleLimits, plan_tick
+from reasoner_svc.decode.stats import EngineStats, take_stats
+from reasoner_svc.view.memory import Row, StreamMemory
 from reasoner_svc.view.run import StreamRun
 from tandem.core.clock import Clock
 from tandem.core.errors import Internal, NotFound, TandemError, Unavailable
@@ -31,17 +33,6 @@ log = logging.getLogger(__name__)
 
 COMMAND_SLICE_S = 0.02
 """Longest time for commands before running questions get their tick: an answer stutters by no more."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineStats:
-    """What the engine holds; everything but `runs` and `run_bytes` is 0 when nothing is asked."""
-
-    runs: int = 0
-    run_bytes: int = 0
-    questions: int = 0
-    leases: int = 0
-    tail_bytes: int = 0
 
 
 class Engine:
@@ -56,14 +47,19 @@ class Engine:
         clock: Clock,
         loop: asyncio.AbstractEventLoop,
         on_fatal: Callable[[], None],
+        recaller: Recaller | None = None,
     ) -> None:
-        """`on_fatal` is called in the loop when the thread died; every question fails with it."""
+        """`on_fatal` is called in the loop when the thread died; every question fails with it.
+
+        Without `recaller`, what left a stream's run never comes back into view.
+        """
         self._model = model
         self._limits = limits
         self._view_tokens = view_tokens
         self._clock = clock
         self._loop = loop
         self._on_fatal = on_fatal
+        self._recaller = recaller
         self._wake = threading.Condition()
         self._commands: deque[Callable[[], None]] = deque()
         self._closing = False
@@ -99,7 +95,10 @@ class Engine:
             if self._ending:
                 return
             try:
-                self._runs[run] = StreamRun(self._model, stream, self._view_tokens)
+                memory = None
+                if self._recaller is not None:
+                    memory = StreamMemory(self._model.layout, self._recaller.settings)
+                self._runs[run] = StreamRun(self._model, stream, self._view_tokens, memory)
             except Exception:
                 log.exception("no run could be opened for stream %s", stream)
                 self._break(run)
@@ -124,12 +123,15 @@ class Engine:
 
     def forget_before(self, run: int, number: int) -> None:
         """Blocks below `number` left memory."""
+        self._submit(lambda: self._on_run(run, lambda found: found.forget_before(number)))
 
-        def command() -> None:
-            if run in self._runs:
-                self._runs[run].forget_before(number)
+    def forget(self, run: int, number: int) -> None:
+        """A block left memory, wherever it was."""
+        self._submit(lambda: self._on_run(run, lambda found: found.forget(number)))
 
-        self._submit(command)
+    def remember(self, run: int, rows: Sequence[Row]) -> None:
+        """Blocks that were found on disk, oldest first; none of them is fed."""
+        self._submit(lambda: self._on_run(run, lambda found: found.remember(rows)))
 
     def close_run(self, run: int) -> None:
         """Free a stream's run and end its questions."""
@@ -139,12 +141,14 @@ class Engine:
                 question.fail(NotFound(f"stream {question.asked.stream!r} was closed"))
             self._runs.pop(run, None)
             self._broken.discard(run)
+            if self._recaller is not None:
+                self._recaller.loader.pool.forget_run(run)
 
         self._submit(command)
 
     def ask(self, asked: AskedQuestion, outbox: Outbox) -> Answering:
         """Begin to answer, after everything that was handed over before. Event loop only."""
-        question = Answering(self._next_number, self._model, asked, outbox, self._clock)
+        question = Answering(self._next_number, self._model, asked, outbox, self._clock, self._recaller)
         self._next_number += 1
 
         def command() -> None:
@@ -249,6 +253,14 @@ class Engine:
             raise NotFound(f"stream {asked.stream!r} was closed")
         return run
 
+    def _on_run(self, run: int, change: Callable[[StreamRun], None]) -> None:
+        try:
+            if run in self._runs:
+                change(self._runs[run])
+        except Exception:
+            log.exception("run %d is lost: it could not be changed", run)
+            self._break(run)
+
     def _reap(self) -> None:
         ended = [number for number, q in self._open.items() if q.progress.phase.final]
         for number in ended:
@@ -261,14 +273,8 @@ class Engine:
         self._runs.pop(run, None)
 
     def _note(self) -> None:
-        runs, questions = self._runs.values(), self._open.values()
-        self.stats = EngineStats(
-            runs=len(runs),
-            run_bytes=sum(run.nbytes for run in runs),
-            questions=len(questions),
-            leases=sum(run.leases for run in runs),
-            tail_bytes=sum(question.tail_bytes for question in questions),
-        )
+        pool = self._recaller.loader.pool if self._recaller else None
+        self.stats = take_stats(self._runs.values(), self._open.values(), pool)
 
     def _end(self, error: TandemError) -> None:
         """Fail every question, then carry out what is left: pins go, flushes are answered, late asks fail."""

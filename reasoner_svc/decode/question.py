@@ -11,11 +11,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from reasoner_svc.decode.params import SamplingParams
 from reasoner_svc.view.compose import ViewPlan
 from tandem.core.ids import QuestionId, StreamId
 from tandem.core.timeline import TimeRange
+
+if TYPE_CHECKING:
+    from reasoner_svc.view.recall import RecallReport
 
 
 class Phase(Enum):
@@ -57,6 +61,22 @@ class Finish(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RetrievalWish:
+    """What a question says of older blocks."""
+
+    strategy: str = ""
+    """Empty: the reasoner's own."""
+    blocks: int = 0
+    """Most of them; 0: the reasoner's limit."""
+    load_s: float = 0.0
+    """Longest time for reading from disk; 0: no limit."""
+    text: str = ""
+    """The question, for strategies that embed it."""
+    span: tuple[int, int] = (0, 0)
+    """Its own tokens among the prompt's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AskedQuestion:
     """What was asked, validated."""
 
@@ -74,6 +94,8 @@ class AskedQuestion:
     arrived_s: float
     evicted: tuple[TimeRange, ...] = ()
     """Intervals of the stream that had left memory when it was asked."""
+    retrieval: RetrievalWish = RetrievalWish()
+    """How older blocks come into view."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +111,8 @@ class AnswerRecord:
     queue_ms: float
     prefill_ms: float
     evicted: tuple[TimeRange, ...]
+    recall: RecallReport | None = None
+    """What of the older video came back into view; None when nothing older was looked for."""
 
 
 @dataclass(slots=True, eq=False)

@@ -6,8 +6,9 @@ Life of an entry::
        │           │           │              LANDED: complete and verified, not yet visible
        └───────────┴───────────┴──▶ removed   PUBLISHED: readers may see it; it never changes again
 
-An entry that is removed while it is pinned leaves the directory at once (nobody finds it any more) but
-keeps its slots until the last pin goes. Owned by one thread (the event loop).
+A published block lies in RAM, on disk, or in both; it leaves RAM without being removed when it is on disk.
+An entry that is removed while it is pinned leaves the directory at once (nobody finds it any more) but keeps
+its place in RAM until the last pin goes. Not thread-safe: the store guards it.
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 
-from reasoner_svc.store.tiers.base import Slot, TierName
+from reasoner_svc.store.tiers.base import Slot
 from tandem.core.blocks import BlockHeader, BlockKey, BlockKind
 from tandem.core.ids import StreamId
+
+if TYPE_CHECKING:
+    from reasoner_svc.store.disk.slots import DiskSlot
 
 
 class BlockState(Enum):
@@ -37,9 +42,13 @@ class Entry:
     sequence: int
     """Order of arrival over all streams."""
     state: BlockState
-    slots: dict[TierName, Slot]
-    """Where its bytes are (or are being written)."""
+    ram: Slot | None = None
+    """Where its bytes are (or are being written) in RAM."""
+    disk: DiskSlot | None = None
+    """Where its bytes are on disk."""
     pins: int = 0
+    reads: int = 0
+    """How often a question read it."""
     removed: bool = False
 
     @property
@@ -49,13 +58,23 @@ class Entry:
 
     @property
     def evictable(self) -> bool:
-        """True when a policy may choose it: visible, read by nobody, and not a sink."""
-        visible = self.state is BlockState.PUBLISHED and not self.removed
+        """True when a policy may choose it: visible, in RAM, read by nobody, and not a sink."""
+        visible = self.state is BlockState.PUBLISHED and not self.removed and self.ram is not None
         return visible and self.pins == 0 and self.header.kind is not BlockKind.SINK
 
 
-Freed = list[tuple[TierName, Slot]]
-"""Slots that nobody uses any more: the caller gives them back to their tiers."""
+Freed = list[Slot]
+"""Room in RAM that nobody uses any more: the caller gives it back."""
+
+
+@dataclass(slots=True)
+class StreamBytes:
+    """Payload bytes of one stream."""
+
+    held: int = 0
+    """Of all entries, wherever they lie."""
+    ram: int = 0
+    """Of those in RAM."""
 
 
 @dataclass(slots=True)
@@ -65,7 +84,9 @@ class Directory:
     _entries: dict[BlockKey, Entry] = field(default_factory=dict)
     """In order of arrival."""
     _by_stream: dict[StreamId, dict[int, Entry]] = field(default_factory=dict)
-    _bytes: dict[StreamId, int] = field(default_factory=dict)
+    _resident: dict[BlockKey, Entry] = field(default_factory=dict)
+    """Those in RAM, least recently used first."""
+    _bytes: dict[StreamId, StreamBytes] = field(default_factory=dict)
     _orphans: set[Entry] = field(default_factory=set)
     _sequence: int = 0
 
@@ -74,7 +95,7 @@ class Directory:
 
     @property
     def orphans(self) -> int:
-        """Removed entries that still hold their slots."""
+        """Removed entries that still hold their room."""
         return len(self._orphans)
 
     def find(self, key: BlockKey) -> Entry | None:
@@ -85,23 +106,30 @@ class Directory:
         """All entries of a stream, in order of arrival."""
         return list(self._by_stream.get(stream, {}).values())
 
-    def stream_bytes(self, stream: StreamId) -> int:
+    def number(self, stream: StreamId, number: int) -> Entry | None:
+        """The entry of a stream's block, in any state."""
+        return self._by_stream.get(stream, {}).get(number)
+
+    def stream_bytes(self, stream: StreamId) -> StreamBytes:
         """Payload bytes of a stream's entries."""
-        return self._bytes.get(stream, 0)
+        return self._bytes.get(stream, StreamBytes())
 
     def evictable(self) -> Iterator[Entry]:
-        """Entries a policy may choose, oldest arrival first. Not to be used while the directory changes."""
-        return (entry for entry in self._entries.values() if entry.evictable)
+        """Entries a policy may choose, least recently used first. Not while the directory changes."""
+        return (entry for entry in self._resident.values() if entry.evictable)
 
-    def add(self, header: BlockHeader, tier: TierName, slot: Slot) -> Entry:
-        """A new entry in state LANDING."""
-        assert header.key not in self._entries, f"already held: {header.key}"
-        entry = Entry(header, self._sequence, BlockState.LANDING, {tier: slot})
-        self._sequence += 1
-        self._entries[header.key] = entry
-        stream = header.key.stream
-        self._by_stream.setdefault(stream, {})[header.key.number] = entry
-        self._bytes[stream] = self._bytes.get(stream, 0) + header.payload_bytes
+    def add(self, header: BlockHeader, slot: Slot) -> Entry:
+        """A new entry in state LANDING, with room in RAM."""
+        entry = self._add(header, BlockState.LANDING)
+        entry.ram = slot
+        self._resident[header.key] = entry
+        self._bytes[header.key.stream].ram += header.payload_bytes
+        return entry
+
+    def adopt(self, header: BlockHeader, slot: DiskSlot) -> Entry:
+        """A published entry that was found on disk."""
+        entry = self._add(header, BlockState.PUBLISHED)
+        entry.disk = slot
         return entry
 
     def land(self, entry: Entry) -> None:
@@ -117,12 +145,18 @@ class Directory:
         entry.state = BlockState.PUBLISHED
 
     def pin(self, entry: Entry) -> None:
-        """Keep the entry's slots until `unpin`."""
+        """Keep the entry's room until `unpin`."""
         assert not entry.removed, f"pinned after removal: {entry.key}"
         entry.pins += 1
 
+    def touch(self, entry: Entry) -> None:
+        """A question reads it."""
+        entry.reads += 1
+        if entry.ram is not None:
+            self._resident[entry.key] = self._resident.pop(entry.key)
+
     def unpin(self, entry: Entry) -> Freed:
-        """Take one pin away; returns the slots of a removed entry when it was the last."""
+        """Take one pin away; returns the room of a removed entry when it was the last."""
         assert entry.pins > 0, f"unpinned once too often: {entry.key}"
         entry.pins -= 1
         if entry.pins or not entry.removed:
@@ -130,12 +164,26 @@ class Directory:
         self._orphans.remove(entry)
         return self._strip(entry)
 
+    def demote(self, entry: Entry) -> Freed:
+        """Leave RAM for disk, where it is."""
+        assert entry.disk is not None, f"demoted, but not on disk: {entry.key}"
+        assert entry.evictable, f"demoted while it is read or hidden: {entry}"
+        self._leave_ram(entry)
+        return self._strip(entry)
+
+    def leave_disk(self, entry: Entry) -> None:
+        """Its bytes on disk are gone, or cannot be trusted; those in RAM stay."""
+        assert entry.ram is not None, f"in neither tier: {entry.key}"
+        entry.disk = None
+
     def remove(self, entry: Entry) -> Freed:
-        """Forget an entry; its slots come back now, or from the last `unpin`."""
+        """Forget an entry; its room comes back now, or from the last `unpin`."""
         assert self._entries.get(entry.key) is entry, f"not held: {entry.key}"
-        del self._entries[entry.key]
         stream = entry.key.stream
-        self._bytes[stream] -= entry.header.payload_bytes
+        if entry.ram is not None:
+            self._leave_ram(entry)
+        del self._entries[entry.key]
+        self._bytes[stream].held -= entry.header.payload_bytes
         del self._by_stream[stream][entry.key.number]
         if not self._by_stream[stream]:
             del self._by_stream[stream], self._bytes[stream]
@@ -145,35 +193,53 @@ class Directory:
             return []
         return self._strip(entry)
 
-    def slots(self) -> Freed:
-        """Every slot in use, orphans' included."""
+    def slots(self) -> list[Slot]:
+        """All room in RAM that is in use, orphans' included."""
         entries = (*self._entries.values(), *self._orphans)
-        return [place for entry in entries for place in entry.slots.items()]
+        return [entry.ram for entry in entries if entry.ram is not None]
 
     def check_integrity(self) -> None:
-        """Assert that the indexes agree, that orphans are pinned and that no slot is held twice."""
+        """Assert that the indexes agree, that orphans are pinned and that no room is held twice."""
         indexed = {entry.key: entry for group in self._by_stream.values() for entry in group.values()}
         assert indexed == self._entries, "the indexes disagree"
         assert all(self._by_stream.values()), "an empty stream is indexed"
-        sums = {
-            stream: sum(entry.header.payload_bytes for entry in group.values())
-            for stream, group in self._by_stream.items()
-        }
+        resident = {entry.key: entry for entry in self._entries.values() if entry.ram is not None}
+        assert resident == self._resident, "what is in RAM is not what is listed"
+        sums = {stream: _sums(group) for stream, group in self._by_stream.items()}
         assert sums == self._bytes, (sums, self._bytes)
         sequences = [entry.sequence for entry in self._entries.values()]
         assert sequences == sorted(set(sequences)), "not in order of arrival"
         for entry in self._entries.values():
             assert not entry.removed, entry
-            assert entry.slots, entry
-            assert entry.pins == 0 or entry.state is BlockState.PUBLISHED, (
-                f"pinned before it is visible: {entry}"
-            )
+            assert entry.ram is not None or entry.disk is not None, f"held nowhere: {entry}"
+            visible = entry.state is BlockState.PUBLISHED
+            assert visible or (entry.pins == 0 and entry.disk is None), f"used before it is visible: {entry}"
         for entry in self._orphans:
             assert entry.removed, entry
             assert entry.pins > 0, f"an orphan nobody reads: {entry.key}"
         places = self.slots()
-        assert len(places) == len(set(places)), "a slot is held twice"
+        assert len(places) == len(set(places)), "room is held twice"
+
+    def _add(self, header: BlockHeader, state: BlockState) -> Entry:
+        assert header.key not in self._entries, f"already held: {header.key}"
+        entry = Entry(header, self._sequence, state)
+        self._sequence += 1
+        self._entries[header.key] = entry
+        stream = header.key.stream
+        self._by_stream.setdefault(stream, {})[header.key.number] = entry
+        self._bytes.setdefault(stream, StreamBytes()).held += header.payload_bytes
+        return entry
+
+    def _leave_ram(self, entry: Entry) -> None:
+        del self._resident[entry.key]
+        self._bytes[entry.key.stream].ram -= entry.header.payload_bytes
 
     def _strip(self, entry: Entry) -> Freed:
-        freed, entry.slots = list(entry.slots.items()), {}
+        freed = [] if entry.ram is None else [entry.ram]
+        entry.ram = None
         return freed
+
+
+def _sums(group: dict[int, Entry]) -> StreamBytes:
+    lengths = [(entry.header.payload_bytes, entry.ram is not None) for entry in group.values()]
+    return StreamBytes(sum(length for length, _ in lengths), sum(length for length, ram in lengths if ram))

@@ -1,86 +1,57 @@
-"""Shell. The store of one reasoner: two-phase writing and reading of blocks over its tiers.
+"""Shell. The store of one reasoner: two-phase writing and reading of blocks over RAM and disk.
 
 ::
 
-    prepare_store ─▶ (bytes arrive in plan.buffer) ─▶ complete_store(landed) ─▶ publish
-    prepare_load  ─▶ (ticket's blocks are read)    ─▶ complete_load
+    prepare_store ─▶ (bytes arrive in plan.buffer)   ─▶ complete_store(landed) ─▶ publish
+    prepare_spill ─▶ (blocks are written to disk)    ─▶ complete_spill
+    prepare_load  ─▶ (ticket's blocks are read)      ─▶ complete_load
 
-*Prepare* takes room or pins; somebody else moves the bytes; *complete* keeps or rolls back. Owned by the
-event loop; only the bytes of what was prepared may be touched by other threads.
+*Prepare* takes room or pins; somebody else moves the bytes; *complete* keeps or rolls back. Methods may be
+called from any thread and never wait for a disk: a lock guards the books, and bytes of what was prepared are
+moved outside of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import Enum
+import threading
+from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor
 
 from kv_transfer.block import Block
 from reasoner_svc.store.directory import BlockState, Directory, Entry, Freed
-from reasoner_svc.store.mover import open_block
-from reasoner_svc.store.policy import EvictionPolicy, NoRoom, OldestFirst, plan_room
+from reasoner_svc.store.disk.slots import DiskSlot
+from reasoner_svc.store.plans import Landing, LoadTicket, StorePlan, already_held
+from reasoner_svc.store.policies.base import EvictionPolicy
+from reasoner_svc.store.policies.lru import LeastRecentlyUsed
+from reasoner_svc.store.room import NoRoom, plan_room
 from reasoner_svc.store.tiers.base import Tier
 from tandem.core.blocks import BlockHeader, BlockKey
-from tandem.core.errors import AlreadyExists, DataLost, LimitExceeded
+from tandem.core.errors import DataLost, LimitExceeded
 from tandem.core.ids import StreamId
 
 RETRY_FULL_S = 0.2
 """When everything in RAM is arriving or being read: both end within moments."""
-RETRY_BUSY_S = 0.1
-"""When the same block is arriving over another link."""
 
-
-class Landing(Enum):
-    """How a prepared write ended."""
-
-    LANDED = "landed"
-    """All bytes are there and verified."""
-    GIVEN_UP = "given up"
-    """They will not come."""
-
-
-@dataclass(frozen=True, slots=True)
-class StorePlan:
-    """Room for one block, until `complete_store`."""
-
-    entry: Entry
-    buffer: Tensor
-    """uint8, one-dimensional: the block's bytes go here."""
-    evicted: tuple[BlockHeader, ...]
-    """Published blocks that left memory for it, in order."""
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class LoadTicket:
-    """Blocks that are pinned for reading, until `complete_load`."""
-
-    entries: tuple[Entry, ...]
-    blocks: tuple[Block, ...]
-
-    def split(self) -> list[LoadTicket]:
-        """One ticket a block, in place of this one."""
-        pairs = zip(self.entries, self.blocks, strict=True)
-        return [LoadTicket((entry,), (block,)) for entry, block in pairs]
+ReadDisk = Callable[[DiskSlot, BlockHeader], Tensor]
+"""A whole payload from disk, verified. Raises a TandemError."""
 
 
 class BlockStore:
-    """The directory, the tiers and the policy, joined."""
+    """The directory, RAM and the policy, joined; and what of it lies on disk."""
 
-    def __init__(self, ram: Tier, policy: EvictionPolicy | None = None) -> None:
+    def __init__(
+        self, ram: Tier, policy: EvictionPolicy | None = None, read_disk: ReadDisk | None = None
+    ) -> None:
+        """With `read_disk` there is a disk tier: what leaves RAM waits until it is there."""
         self._ram = ram
-        self._tiers: tuple[Tier, ...] = (ram,)
-        """Fastest first."""
-        self._by_name = {tier.name: tier for tier in self._tiers}
-        self._policy: EvictionPolicy = policy or OldestFirst()
-        self._directory = Directory()
-
-    @property
-    def directory(self) -> Directory:
-        """For reading."""
-        return self._directory
+        self._policy: EvictionPolicy = policy or LeastRecentlyUsed()
+        self._read_disk = read_disk
+        self._spilling = read_disk is not None
+        self._unwritten: dict[BlockKey, Entry] = {}
+        """Published blocks that are not on disk, in the order in which they became visible."""
+        self.directory = self._directory = Directory()
+        self._lock = threading.RLock()
 
     @property
     def ram_used_bytes(self) -> int:
@@ -93,100 +64,227 @@ class BlockStore:
         return self._ram.allocated_bytes
 
     def prepare_store(self, header: BlockHeader) -> StorePlan:
-        """Take room for a block, evicting others if the policy finds any.
+        """Take room for a block; others leave RAM if the policy finds any that may.
 
         Raises AlreadyExists (held in any state), LimitExceeded (no room now, or never).
         """
-        held = self._directory.find(header.key)
-        if held is not None:
-            raise _already(held)
-        length = header.payload_bytes
-        if length > self._ram.capacity_bytes:
-            raise LimitExceeded(
-                f"a block of {length} bytes is larger than the RAM budget of {self._ram.capacity_bytes} bytes"
-            )
-        slot = self._ram.take(length)
-        evicted: tuple[BlockHeader, ...] = ()
-        reason = "there is room"
-        if slot is None:
-            plan = plan_room(
-                length, self._ram.name, self._ram.trial(), self._directory.evictable(), self._policy
-            )
-            if isinstance(plan, NoRoom):
-                raise LimitExceeded(plan.reason, retry_after_s=RETRY_FULL_S)
-            evicted, reason = tuple(entry.header for entry in plan.victims), plan.reason
-            for entry in plan.victims:
-                self._give_back(self._directory.remove(entry))
+        with self._lock:
+            held = self._directory.find(header.key)
+            if held is not None:
+                raise already_held(held)
+            length = header.payload_bytes
+            budget = self._ram.capacity_bytes
+            if length > budget:
+                raise LimitExceeded(f"a block of {length} bytes is larger than RAM: {budget} bytes")
             slot = self._ram.take(length)
-            assert slot is not None, f"the plan made no room for {length} bytes: {plan}"
-        entry = self._directory.add(header, self._ram.name, slot)
-        return StorePlan(entry, self._ram.buffer(slot), evicted, reason)
+            evicted: tuple[BlockHeader, ...] = ()
+            reason = "there is room"
+            if slot is None:
+                evicted, reason = self._make_room(length)
+                slot = self._ram.take(length)
+                assert slot is not None, f"the plan made no room for {length} bytes: {reason}"
+            entry = self._directory.add(header, slot)
+            return StorePlan(entry, self._ram.buffer(slot), evicted, reason)
 
     def complete_store(self, entry: Entry, landing: Landing) -> None:
         """End a prepared write. The caller no longer writes to the buffer.
 
         An entry whose stream was dropped meanwhile gives its room back, however it ended.
         """
-        if entry.removed:
-            self._give_back(self._directory.unpin(entry))
-        elif landing is Landing.LANDED:
-            self._directory.land(entry)
-        else:
-            self._give_back(self._directory.remove(entry))
+        with self._lock:
+            if entry.removed:
+                self._give_back(self._directory.unpin(entry))
+            elif landing is Landing.LANDED:
+                self._directory.land(entry)
+            else:
+                self._give_back(self._directory.remove(entry))
 
     def abandon(self, entry: Entry) -> None:
         """Forget a prepared write whose writer may never stop writing: its room is not used again."""
-        assert entry.state is BlockState.LANDING, entry
-        self._drop(entry)
+        with self._lock:
+            assert entry.state is BlockState.LANDING, entry
+            self._drop(entry)
 
     def publish(self, key: BlockKey) -> Entry:
         """Make a landed block visible."""
-        entry = self._directory.find(key)
-        assert entry is not None, f"not held: {key}"
-        self._directory.publish(entry)
-        return entry
+        with self._lock:
+            entry = self._directory.find(key)
+            assert entry is not None, f"not held: {key}"
+            self._directory.publish(entry)
+            if self._read_disk is not None:
+                self._unwritten[key] = entry
+            return entry
+
+    def adopt(self, header: BlockHeader, slot: DiskSlot) -> Entry:
+        """A block that was found on disk: visible at once."""
+        with self._lock:
+            return self._directory.adopt(header, slot)
 
     def prepare_load(self, keys: Sequence[BlockKey]) -> LoadTicket:
-        """Pin published blocks for reading; all or none. Raises DataLost naming what is not held."""
-        found = [self._directory.find(key) for key in keys]
-        entries = [entry for entry in found if entry is not None and entry.state is BlockState.PUBLISHED]
-        if len(entries) != len(keys):
-            held = {entry.key for entry in entries}
-            missing = [key.number for key in keys if key not in held]
-            raise DataLost(f"blocks {missing} of stream {keys[0].stream!r} are not held")
-        for entry in entries:
-            self._directory.pin(entry)
-        return LoadTicket(tuple(entries), tuple(open_block(entry, self._tiers) for entry in entries))
+        """Pin published blocks for reading and open them; all or none.
+
+        Those that are only on disk are read here: the one method that waits for a disk. Raises DataLost
+        naming what is not held, or cannot be read.
+        """
+        with self._lock:
+            found = [self._directory.find(key) for key in keys]
+            entries = tuple(e for e in found if e is not None and e.state is BlockState.PUBLISHED)
+            if len(entries) != len(keys):
+                held = {entry.key for entry in entries}
+                missing = [key.number for key in keys if key not in held]
+                raise DataLost(f"blocks {missing} of stream {keys[0].stream!r} are not held")
+            for entry in entries:
+                self._directory.pin(entry)
+        try:
+            return LoadTicket(entries, tuple(self._open(entry) for entry in entries))
+        except BaseException:
+            self.unpin(entries)
+            raise
 
     def complete_load(self, ticket: LoadTicket) -> None:
         """Unpin. The caller no longer reads the blocks."""
-        for entry in ticket.entries:
-            self._give_back(self._directory.unpin(entry))
+        self.unpin(ticket.entries)
+
+    def pin(self, stream: StreamId, numbers: Iterable[int]) -> list[Entry]:
+        """Pin those of a stream's published blocks that are held, for a question that reads some layers.
+
+        A pinned entry stays in the tiers it is in; its bytes in RAM are `ram_bytes`. `unpin` is owed.
+        """
+        with self._lock:
+            entries = []
+            for number in numbers:
+                entry = self._directory.number(stream, number)
+                if entry is not None and entry.state is BlockState.PUBLISHED:
+                    self._directory.pin(entry)
+                    self._directory.touch(entry)
+                    entries.append(entry)
+            return entries
+
+    def unpin(self, entries: Iterable[Entry]) -> None:
+        """The caller no longer reads them."""
+        with self._lock:
+            for entry in entries:
+                self._give_back(self._directory.unpin(entry))
+
+    def ram_bytes(self, entry: Entry) -> Tensor | None:
+        """The payload of a pinned entry in RAM, not a copy; None when it lies on disk only."""
+        assert entry.pins > 0, f"read without a pin: {entry.key}"
+        return None if entry.ram is None else self._ram.buffer(entry.ram)
+
+    def lose(self, entry: Entry) -> bool:
+        """What lies on disk of a block cannot be trusted. True when it was held nowhere else: it is gone."""
+        with self._lock:
+            if entry.removed or entry.disk is None:
+                return False
+            if entry.ram is not None:
+                self._directory.leave_disk(entry)
+                return False
+            self._give_back(self._directory.remove(entry))
+            return True
+
+    def prepare_spill(self, most_bytes: int) -> list[LoadTicket]:
+        """Pin blocks that are not on disk yet, oldest first, about `most_bytes` of one stream.
+
+        One ticket a block; each is owed a `complete_spill`.
+        """
+        with self._lock:
+            tickets: list[LoadTicket] = []
+            for entry in list(self._unwritten.values()):
+                if entry.removed:
+                    del self._unwritten[entry.key]
+                    continue
+                if tickets and entry.key.stream != tickets[0].entries[0].key.stream:
+                    continue
+                self._directory.pin(entry)
+                tickets.append(LoadTicket((entry,), (self._open(entry),)))
+                del self._unwritten[entry.key]
+                most_bytes -= entry.header.payload_bytes
+                if most_bytes <= 0:
+                    break
+            return tickets
+
+    def complete_spill(self, tickets: Sequence[LoadTicket], slots: Sequence[DiskSlot]) -> None:
+        """The first blocks of `tickets` are on disk at these slots; the others are not and wait again."""
+        with self._lock:
+            waiting = {}
+            for index, ticket in enumerate(tickets):
+                entry = ticket.entries[0]
+                if not entry.removed:
+                    if index < len(slots):
+                        entry.disk = slots[index]
+                    else:
+                        waiting[entry.key] = entry
+                self._give_back(self._directory.unpin(entry))
+            self._unwritten = waiting | self._unwritten
+
+    def set_spilling(self, spilling: bool) -> None:
+        """While the disk takes nothing, blocks leave RAM for good rather than stop the video."""
+        with self._lock:
+            self._spilling = spilling and self._read_disk is not None
+
+    @property
+    def unwritten(self) -> int:
+        """Published blocks that are not on disk."""
+        return len(self._unwritten)
+
+    def forget_disk(self, stream: StreamId, numbers: Iterable[int]) -> list[BlockHeader]:
+        """These blocks left the disk; returns those that were nowhere else and are gone."""
+        gone = []
+        with self._lock:
+            for number in numbers:
+                entry = self._directory.number(stream, number)
+                if entry is not None and self.lose(entry):
+                    gone.append(entry.header)
+        return gone
 
     def drop_hidden(self, stream: StreamId) -> None:
         """Forget what is not published: its writer is out of date."""
-        for entry in self._directory.stream(stream):
-            if entry.state is not BlockState.PUBLISHED:
-                self._drop(entry)
+        with self._lock:
+            for entry in self._directory.stream(stream):
+                if entry.state is not BlockState.PUBLISHED:
+                    self._drop(entry)
 
     def drop_stream(self, stream: StreamId) -> None:
         """Forget a stream at once. Room that is being written or read comes back when that ends."""
-        for entry in self._directory.stream(stream):
-            self._drop(entry)
-
-    def stream_bytes(self, stream: StreamId) -> int:
-        """Payload bytes held of a stream."""
-        return self._directory.stream_bytes(stream)
+        with self._lock:
+            for entry in self._directory.stream(stream):
+                self._unwritten.pop(entry.key, None)
+                self._drop(entry)
 
     def check_integrity(self) -> None:
-        """Assert that directory and tiers agree to the byte."""
-        self._directory.check_integrity()
-        for tier in self._tiers:
-            tier.check_integrity()
-            held = sum(slot.length for name, slot in self._directory.slots() if name is tier.name)
-            assert held == tier.used_bytes, (
-                f"{tier.name}: {held} bytes in the directory, {tier.used_bytes} taken"
-            )
+        """Assert that directory and RAM agree to the byte."""
+        with self._lock:
+            self._directory.check_integrity()
+            self._ram.check_integrity()
+            held = sum(slot.length for slot in self._directory.slots())
+            assert held == self._ram.used_bytes, f"{held} bytes known, {self._ram.used_bytes} taken"
+            waiting = (entry for entry in self._unwritten.values() if not entry.removed)
+            assert all(entry.disk is None for entry in waiting), "on disk, and still waiting to be written"
+
+    def _make_room(self, length: int) -> tuple[tuple[BlockHeader, ...], str]:
+        """Let others leave RAM; returns those that are held nowhere any more."""
+        plan = plan_room(
+            length, self._ram.trial(), self._directory.evictable(), self._policy, spilling=self._spilling
+        )
+        if isinstance(plan, NoRoom):
+            raise LimitExceeded(plan.reason, retry_after_s=RETRY_FULL_S)
+        evicted = []
+        for entry in plan.victims:
+            if entry.disk is not None:
+                self._give_back(self._directory.demote(entry))
+            else:
+                evicted.append(entry.header)
+                self._unwritten.pop(entry.key, None)
+                self._give_back(self._directory.remove(entry))
+        return tuple(evicted), plan.reason
+
+    def _open(self, entry: Entry) -> Block:
+        payload = self.ram_bytes(entry)
+        if payload is None:
+            assert self._read_disk is not None, f"held nowhere: {entry.key}"
+            assert entry.disk is not None, f"held nowhere: {entry.key}"
+            payload = self._read_disk(entry.disk, entry.header)
+        return Block(entry.header, payload)
 
     def _drop(self, entry: Entry) -> None:
         if entry.state is BlockState.LANDING:
@@ -195,13 +293,5 @@ class BlockStore:
         self._give_back(self._directory.remove(entry))
 
     def _give_back(self, freed: Freed) -> None:
-        for name, slot in freed:
-            self._by_name[name].free(slot)
-
-
-def _already(held: Entry) -> AlreadyExists | LimitExceeded:
-    if held.state is BlockState.LANDING:
-        return LimitExceeded(
-            f"block {held.key.number} is arriving over another link", retry_after_s=RETRY_BUSY_S
-        )
-    return AlreadyExists(f"block {held.key.number} of stream {held.key.stream!r} is held with other bytes")
+        for slot in freed:
+            self._ram.free(slot)

@@ -66,11 +66,15 @@ class ViewPlan:
     context_tokens: int
     """Tokens in view before the prompt, the sink's included."""
     evidence: tuple[TimeRange, ...]
-    """Stream times of the blocks in view, joined where they touch."""
+    """Stream times of the run's blocks in view, joined where they touch."""
     blocks: int
-    """Visual blocks in view."""
+    """Visual blocks of the run in view."""
     watermark_us: int
     """End of the last block in view."""
+    places: int = 0
+    """Units between sink and run that older blocks may be recalled to."""
+    places_end: Position = (0, 0, 0)
+    """Where those places end: base of the run's first block in view, or of what follows."""
 
 
 def compose(
@@ -82,30 +86,36 @@ def compose(
     prompt_tokens: int,
     budget_tokens: int,
     as_of_us: int = 0,
+    places: int = 0,
+    usual: BlockGeometry | None = None,
 ) -> ViewPlan:
-    """The newest blocks that start before `as_of_us` (0: all) and fit the budget; at least one.
+    """The newest blocks that start before `as_of_us` (0: all) and fit the budget.
 
+    Between the sink and them lie `places` for older blocks of the geometry `usual`, so that positions stay
+    small however long the stream is (ReKV, arXiv 2503.00540, section 3.2: retrieved blocks stand contiguous).
     `placement` is a fresh one of the model's layout. Raises WrongState when there is no video yet, DataLost
-    when there was and it has left the view.
+    when there was, it has left the view and there are no places for it.
     """
     chosen = choose(spans, budget_tokens=budget_tokens, as_of_us=as_of_us)
-    if not chosen:
+    if not chosen and not places:
         raise _nothing(spans, stream, as_of_us)
     _check(chosen, stream)
-    first, last = chosen[0], chosen[-1]
-    bases = placement.place_units([span.geometry for span in chosen])
+    older = [usual] * places if usual is not None else []
+    bases = placement.place_units([*older, *(span.geometry for span in chosen)])
     return ViewPlan(
         stream=stream,
-        numbers=(first.number, last.number + 1),
-        first_token=first.first_token,
-        end_token=last.end_token,
-        run_base=_minus(bases[-1], last.base),
+        numbers=(chosen[0].number, chosen[-1].number + 1) if chosen else (0, 0),
+        first_token=chosen[0].first_token if chosen else 0,
+        end_token=chosen[-1].end_token if chosen else 0,
+        run_base=_minus(bases[-1], chosen[-1].base) if chosen else (0, 0, 0),
         question_base=placement.after_units(),
         answer_start=placement.generation_start(prompt_tokens),
-        context_tokens=sink_tokens + last.end_token - first.first_token,
+        context_tokens=sink_tokens + sum(span.geometry.tokens for span in chosen),
         evidence=tuple(merge_ranges(span.time for span in chosen)),
         blocks=len(chosen),
-        watermark_us=max(span.time.end_us for span in chosen),
+        watermark_us=max((span.time.end_us for span in chosen), default=as_of_us),
+        places=places,
+        places_end=placement.base_of(places) if places else (0, 0, 0),
     )
 
 

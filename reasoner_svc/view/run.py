@@ -8,19 +8,27 @@ see them, and their room is given up as soon as no running question does::
                 [ leased     )[ what new views may see      )
                   by older questions
 
+Blocks that left the run are still known to its memory, which may recall them into places between the sink and
+the run's part of a view.
+
 Owned by the engine's thread. L layers, H heads, N tokens, D head dimension.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from kv_transfer.block import Block
-from reasoner_svc.view.compose import Position, Span, ViewPlan, compose
-from tandem.core.blocks import BlockKind
+from reasoner_svc.retrieve.index_view import IndexView
+from reasoner_svc.retrieve.select import Selector
+from reasoner_svc.view.compose import Position, Span, ViewPlan, choose, compose
+from reasoner_svc.view.memory import Row, StreamMemory
+from reasoner_svc.view.recall import Recall, RecallRequest
+from tandem.core.blocks import BlockGeometry, BlockKind
 from tandem.core.errors import DataLost, Internal, WrongState
 from tandem.core.ids import StreamId
 from tandem.vlm.model import VisionLanguageModel
@@ -28,6 +36,7 @@ from tandem.vlm.segment import Segment
 from tandem.vlm.view import Part
 
 ORIGIN: Position = (0, 0, 0)
+MakeRecall = Callable[[RecallRequest, IndexView, ViewPlan, BlockGeometry], Recall]
 
 
 @dataclass(slots=True, eq=False)
@@ -35,12 +44,21 @@ class Lease:
     """A running question's hold on the tokens it sees, until `StreamRun.release`."""
 
     plan: ViewPlan
+    recall: Recall | None = None
+    """How older blocks come into view; None when there are none, or none are wanted."""
 
 
 class StreamRun:
     """The device side of one stream."""
 
-    def __init__(self, model: VisionLanguageModel, stream: StreamId, view_tokens: int) -> None:
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        stream: StreamId,
+        view_tokens: int,
+        memory: StreamMemory | None = None,
+    ) -> None:
+        """Without `memory`, what leaves the run is never seen again."""
         self._model = model
         self._stream = stream
         self._view_tokens = view_tokens
@@ -50,6 +68,8 @@ class StreamRun:
         self._spans: deque[Span] = deque()
         self._next_number = 0
         self._leases: set[Lease] = set()
+        self._memory = memory
+        self._usual: BlockGeometry | None = None
 
     @property
     def front(self) -> int:
@@ -71,6 +91,24 @@ class StreamRun:
         """Bytes of device memory."""
         return self._segment.nbytes + (self._sink.nbytes if self._sink else 0)
 
+    @property
+    def index_bytes(self) -> int:
+        """Bytes of the index of all blocks, in RAM."""
+        return self._memory.index.nbytes if self._memory else 0
+
+    def remember(self, rows: Sequence[Row]) -> None:
+        """Blocks that were found on disk, oldest first, and stay there: they may be recalled."""
+        for row in rows:
+            assert row.header.key.number >= self._next_number, f"{row.header.key} remembered out of order"
+            if self._memory is not None:
+                self._memory.add_row(row)
+            self._usual = row.header.geometry
+            self._next_number = row.header.key.number + 1
+
+    def selector(self, name: str) -> Selector | None:
+        """A strategy of this stream by name (empty: the default); None when there is no such one."""
+        return self._memory.selector(name) if self._memory else None
+
     def append(self, block: Block) -> None:
         """Put the next visible block behind the others; drops from the front what passes the budget."""
         header = block.header
@@ -81,6 +119,9 @@ class StreamRun:
             self._sink = self._model.new_segment(capacity=header.tokens)
             self._write(self._sink, block, ORIGIN)
         else:
+            self._usual = header.geometry
+            if self._memory is not None:
+                self._memory.add(block)
             base = self._placement.place_units([header.geometry])[0]
             self._write(self._segment, block, base)
             self._spans.append(
@@ -100,28 +141,69 @@ class StreamRun:
 
     def forget_before(self, number: int) -> None:
         """Blocks below `number` left memory: no later view sees them."""
+        if self._memory is not None:
+            self._memory.index.forget_before(number)
         while self._spans and self._spans[0].number < number:
             self._spans.popleft()
         self._settle()
 
-    def lease(self, *, prompt_tokens: int, as_of_us: int) -> Lease:
-        """Compose a view and hold its tokens. Raises WrongState (no video yet) or DataLost (it is gone)."""
+    def forget(self, number: int) -> None:
+        """This block left memory: no later view recalls it. What stands in the run stays."""
+        if self._memory is not None:
+            self._memory.index.forget([number])
+
+    def lease(
+        self,
+        *,
+        prompt_tokens: int,
+        as_of_us: int,
+        request: RecallRequest | None = None,
+        make_recall: MakeRecall | None = None,
+    ) -> Lease:
+        """Compose a view and hold its tokens. Raises WrongState (no video yet) or DataLost (it is gone).
+
+        With `request`, older blocks are recalled into it through what `make_recall` makes.
+        """
         if self._sink is None:
             raise WrongState(f"stream {self._stream!r} has no video yet")
-        if not self._spans and self._next_number > 1:
+        spans = tuple(self._spans)
+        older = self._older(spans, as_of_us) if request is not None else None
+        places = 0 if older is None or request is None else min(request.limits.blocks, len(older))
+        if not spans and not places and self._next_number > 1:
             raise DataLost(f"all that stream {self._stream!r} showed has left memory")
         plan = compose(
-            tuple(self._spans),
+            spans,
             self._model.prompt.placement(),
             stream=self._stream,
             sink_tokens=self._sink.length,
             prompt_tokens=prompt_tokens,
             budget_tokens=self._view_tokens,
             as_of_us=as_of_us,
+            places=places,
+            usual=self._usual,
         )
-        lease = Lease(plan)
+        recall = None
+        if places and request is not None and older is not None:
+            assert make_recall is not None, "older blocks are wanted, and nobody can fetch them"
+            assert self._usual is not None, "there are older blocks, and none was ever seen"
+            recall = make_recall(request, older, plan, self._usual)
+        lease = Lease(plan, recall)
         self._leases.add(lease)
         return lease
+
+    def _older(self, spans: Sequence[Span], as_of_us: int) -> IndexView | None:
+        """What of the stream lies before the run's part of a view; None: nothing, or no memory."""
+        if self._memory is None:
+            return None
+        chosen = choose(spans, budget_tokens=self._view_tokens, as_of_us=as_of_us)
+        if chosen:
+            first = chosen[0].number
+        elif as_of_us:
+            first = self._memory.first_at(as_of_us)
+        else:
+            first = self._next_number
+        view = self._memory.view(first)
+        return view if len(view) else None
 
     def release(self, lease: Lease) -> None:
         """The question is over."""
@@ -133,16 +215,22 @@ class StreamRun:
         plan = lease.plan
         if lease not in self._leases or self._sink is None:
             raise Internal(f"a view of {plan.numbers} is read without a lease")
-        if not self._segment.start <= plan.first_token < plan.end_token <= self._segment.end:
+        within = self._segment.start <= plan.first_token < plan.end_token <= self._segment.end
+        if plan.blocks and not within:
             raise Internal(
                 f"a view of {plan.numbers} reads [{plan.first_token}, {plan.end_token}) "
                 f"of a run that holds [{self._segment.start}, {self._segment.end})"
             )
+        parts = [Part(segment=self._sink, base=ORIGIN)]
+        if lease.recall is not None:
+            parts.append(Part(segment=lease.recall.segment, base=ORIGIN))
+        if not plan.blocks:
+            return tuple(parts)
         first = None
         if self._segment.start < plan.first_token:
             first = torch.full((queries,), plan.first_token, dtype=torch.int64)
-        run = Part(segment=self._segment, base=plan.run_base, first_visible=first, end=plan.end_token)
-        return (Part(segment=self._sink, base=ORIGIN), run)
+        parts.append(Part(segment=self._segment, base=plan.run_base, first_visible=first, end=plan.end_token))
+        return tuple(parts)
 
     def _write(self, segment: Segment, block: Block, base: Position) -> None:
         layers = range(block.header.layout.layers)
@@ -151,7 +239,9 @@ class StreamRun:
         segment.append_raw([block.keys(i) for i in layers], [block.values(i) for i in layers], positions)
 
     def _settle(self) -> None:
-        held = min((lease.plan.first_token for lease in self._leases), default=self.front)
+        held = min(
+            (lease.plan.first_token for lease in self._leases if lease.plan.blocks), default=self.front
+        )
         dead = min(held, self.front) - self._segment.start
         if dead > 0:
             self._segment.drop_front(dead)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tandem.shapes.events import Timeline, draw_timeline
+from tandem.shapes.events import Timeline, draw_timeline, with_jumps
 from tandem.shapes.layout import BLOCK_SPAN, BLOCK_TOKENS, QUESTION, SINK, pieces, time_tokens
+from tandem.shapes.moments import LOOKUPS, RETRIEVED, blocks_to_find, visible_frames
 from tandem.shapes.questions import KINDS, Asker, Question
 from tandem.shapes.words import COLOURS, SHAPES
 
 # Heads that are shown where to look: layer, head, kinds of question, weight of sink or self (see _looks).
 Guided = tuple[int, int, frozenset[str], float]
-LOOKUPS = frozenset({"colour_of_shape", "shape_of_colour", "was_there"})
 COUNTS = frozenset({"count_total", "count_shape", "count_colour", "count_thing"})
 GUIDED: tuple[Guided, ...] = (
     (2, 0, LOOKUPS, 1.0),
@@ -26,7 +26,9 @@ GUIDED: tuple[Guided, ...] = (
     (3, 2, COUNTS, 16.0),
     (2, 4, frozenset({"after"}), 1.0),
     (3, 4, frozenset({"before", "when"}), 1.0),
+    (4, 2, frozenset({"shown_at"}), 1.0),
 )
+PIECES = (0.6, 3, 24)  # part of the clips whose time jumps, fewest and most pieces of one
 NOTHING_ROW = len(SHAPES) * len(COLOURS)
 SINK_PIECES = pieces(SINK)
 QUESTION_END = pieces(QUESTION.format(question=""))
@@ -38,8 +40,10 @@ KIND_WEIGHTS = {
     "count_shape": 3.0,
     "count_colour": 3.0,
     "count_thing": 2.0,
-    "shown_at": 2.0,
-    "when": 1.5,
+    "shown_at": 8.0,
+    "when": 5.0,
+    "after": 1.5,
+    "before": 1.5,
     "now": 0.5,
     "last": 0.7,
     "first": 0.4,
@@ -60,6 +64,9 @@ class Batch:
     look_from: Tensor  # [B, P] learned tokens, counted from the first question token, -1 where none
     kinds: Tensor  # [B, T] the kind of the question a target belongs to
     aux: dict[str, Tensor]  # per frame targets [B, F]
+    asked: Tensor  # [N, 3] questions about a moment: row, first and end of its words among question tokens
+    wanted: Tensor  # [N, B * F] the blocks that retrieval should find for each
+    spared: Tensor  # [N, B * F] blocks that would do as well, or nearly: neither wanted nor unwanted
     video: int
 
 
@@ -87,7 +94,7 @@ def _aux(timeline: Timeline) -> dict[str, list[int]]:
         before = timeline.events[index - 1] if index else None
         things["prev_shape"][e.first] = before.shape + 1 if before else 0
         things["prev_colour"][e.first] = before.colour + 1 if before else 0
-    seconds = [timeline.start + f for f in range(timeline.frames)]
+    seconds = [timeline.second(f) for f in range(timeline.frames)]
     return {
         "shape": shape,
         "colour": colour,
@@ -130,7 +137,7 @@ def video_words(timeline: Timeline) -> list[str]:
     out = list(SINK_PIECES)
     for frame in range(timeline.frames):
         out += [
-            *_clock_ids(timeline.start + frame),
+            *_clock_ids(timeline.second(frame)),
             "<|vision_start|>",
             *["<|video_pad|>"] * 4,
             "<|vision_end|>",
@@ -149,12 +156,17 @@ def make_batch(
     kinds = np.zeros((clips, total), np.int64)
     positions = np.zeros((3, clips, total), np.int64)
     owner = np.full((clips, budget), -1)
-    cut = np.zeros((clips, budget), np.int64)
+    seen = np.zeros((clips, budget, frames), bool)
     rows = np.zeros((clips, frames), np.int64)
     aux: dict[str, list[list[int]]] = {}
     looks: list[list[tuple[int, bool, Question]]] = [[] for _ in range(clips)]
+    timelines: list[Timeline] = []
+    asked: list[tuple[int, int, int, Question]] = []
     for b in range(clips):
         timeline = draw_timeline(rng, frames)
+        if rng.random() < PIECES[0]:
+            timeline = with_jumps(rng, timeline, int(rng.integers(PIECES[1], PIECES[2] + 1)))
+        timelines.append(timeline)
         rows[b] = frame_things(timeline)
         for name, values in _aux(timeline).items():
             aux.setdefault(name, []).append(values)
@@ -172,25 +184,33 @@ def make_batch(
             first = video + at + len(prompt) - 1
             targets[b, first : span.stop] = words[len(prompt) :]
             kinds[b, first : span.stop] = KINDS.index(q.kind)
+            if q.kind in RETRIEVED and q.evidence:
+                asked.append((b, at, at + len(pieces(q.text)), q))
+            visible = visible_frames(rng, q, frames)
+            q = replace(q, evidence=tuple(f for f in q.evidence if visible[f]))
             looks[b] += [(place - video, place == first, q) for place in range(first, span.stop)]
             base = len(SINK_PIECES) + gap + BLOCK_SPAN * q.cut
             positions[:, b, span] = base + np.arange(len(words) - 1)
             owner[b, at : at + len(words) - 1] = number
-            cut[b, at : at + len(words) - 1] = q.cut
+            seen[b, at : at + len(words) - 1] = visible
             at += len(words) - 1
     window = rng.integers(4, 33, clips) if windowed else None
     look_from, look_at = _looks(frames, looks)
+    wanted, spared = blocks_to_find(timelines, asked)
     return Batch(
         ids=torch.from_numpy(ids),
         bank_rows=torch.from_numpy(rows),
         positions=torch.from_numpy(positions),
         video_mask=None if window is None else torch.from_numpy(window_mask(frames, window)),
-        question_mask=torch.from_numpy(_question_mask(frames, owner, cut)),
+        question_mask=torch.from_numpy(_question_mask(owner, seen)),
         targets=torch.from_numpy(targets),
         look_at=look_at,
         look_from=look_from,
         kinds=torch.from_numpy(kinds),
         aux={name: torch.tensor(values) for name, values in aux.items()},
+        asked=torch.tensor([question[:3] for question in asked]).view(-1, 3),
+        wanted=torch.from_numpy(wanted),
+        spared=torch.from_numpy(spared),
         video=video,
     )
 
@@ -229,11 +249,10 @@ def window_mask(frames: int, window: NDArray[np.int64]) -> NDArray[np.float32]:
     return np.where(seen, np.float32(0), np.float32(-1e9))[:, None]
 
 
-def _question_mask(frames: int, owner: NDArray[np.int64], cut: NDArray[np.int64]) -> NDArray[np.float32]:
-    block = np.concatenate([np.full(len(SINK_PIECES), -1), np.arange(frames).repeat(BLOCK_TOKENS)])
-    budget = owner.shape[1]
+def _question_mask(owner: NDArray[np.int64], seen: NDArray[np.bool_]) -> NDArray[np.float32]:
+    clips, budget, _ = seen.shape
     index = np.arange(budget)
-    sees_video = block[None, None, :] < np.maximum(cut, 1)[:, :, None]
+    sees_sink = np.ones((clips, budget, len(SINK_PIECES)), bool)
     own = (owner[:, :, None] == owner[:, None, :]) & (index[None, None, :] <= index[None, :, None])
-    seen = np.concatenate([sees_video, own], axis=2)
-    return np.where(seen, np.float32(0), np.float32(-1e9))[:, None]
+    visible = np.concatenate([sees_sink, seen.repeat(BLOCK_TOKENS, 2), own], axis=2)
+    return np.where(visible, np.float32(0), np.float32(-1e9))[:, None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from tandem.shapes.words import COLOURS, SHAPES
 MAX_EVENTS = 48  # a margin over the 40 that are promised
 MAX_SECONDS = 4
 MAX_BLANK = 2
+LAST_SECOND = 36_000  # the model's times go up to ten hours
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,18 @@ class Event:
 
 @dataclass(frozen=True)
 class Timeline:
-    """The events of a clip whose frame k stands at second `start + k` of its stream."""
+    """The events of a clip whose frame k stands at second `start + k` of its stream, unless it has jumps."""
 
     events: tuple[Event, ...]
     frames: int
     start: int
+    jumps: tuple[tuple[int, int], ...] = ()
+    """(frame, second), ascending: from that frame on, time goes on from that second."""
+
+    def second(self, frame: int) -> int:
+        """The second of the stream at which a frame stands."""
+        first, start = next((jump for jump in reversed(self.jumps) if jump[0] <= frame), (0, self.start))
+        return start + frame - first
 
     def event_of_frame(self) -> list[int]:
         """For every frame, the index of the event it shows, or -1."""
@@ -45,7 +53,37 @@ def draw_start(rng: np.random.Generator, frames: int) -> int:
     roll = rng.random()
     if roll < 0.3:
         return 0
-    return int(rng.integers(0, 3600 - frames if roll < 0.75 else 36000))
+    return int(rng.integers(0, 3600 - frames if roll < 0.75 else LAST_SECOND))
+
+
+def with_jumps(rng: np.random.Generator, timeline: Timeline, pieces: int) -> Timeline:
+    """The same clip with its time jumping forward at the starts of up to `pieces - 1` events.
+
+    So the clip is like what retrieval brings together: short pieces of a stream of minutes to ten hours.
+    """
+    starts = [event.first for event in timeline.events if event.first]
+    cuts = sorted(rng.permutation(starts)[: pieces - 1].tolist())
+    seconds = _starts(rng, timeline.frames, len(cuts) + 1)
+    # Pieces keep their length, so that time never runs backwards.
+    jumps = [(cut, second + cut) for cut, second in zip(cuts, seconds[1:], strict=True)]
+    return replace(timeline, start=seconds[0], jumps=tuple(jumps))
+
+
+def _starts(rng: np.random.Generator, frames: int, pieces: int) -> list[int]:
+    """Ascending seconds for pieces to begin at: anywhere within some reach, or at times that look alike.
+
+    What retrieval brings for one time are times that share its hour, its minute or its second.
+    """
+    last = LAST_SECOND - frames
+    if rng.random() < 0.4:
+        reach = int(np.exp(rng.uniform(np.log(2.0 * frames), np.log(last))))
+        first = int(rng.integers(0, last - reach + 1))
+        return sorted((first + rng.integers(0, reach, pieces)).tolist())
+    hours = int(rng.integers(1, 11))
+    base = int(rng.integers(0, min(last, 3600 * hours)))
+    minutes = int(rng.choice([2, 5, 60]))
+    away = 60 * rng.integers(-minutes, minutes + 1, pieces) + 3600 * rng.integers(-hours, hours + 1, pieces)
+    return sorted(((base + away + rng.integers(-20, 21, pieces)) % last).tolist())
 
 
 def draw_timeline(

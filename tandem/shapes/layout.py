@@ -17,6 +17,7 @@ BLOCK_TOKENS = 5 + TOKENS_PER_FRAME
 BLOCK_SPAN = 7  # three time tokens, vision start, two positions for the merged picture, vision end
 MAX_QUESTION_TOKENS = 48
 TRAINED_POSITIONS = 2000
+RECENT_UNITS, RECALLED_UNITS = 128, 32  # together fewer than the longest clips of training
 
 _PIECES = re.compile(r"<\|\w+\|>|\d{1,2}|\w+|[^\w\s]")
 
@@ -47,5 +48,7 @@ def save(folder: Path) -> None:
         "max_question_tokens": MAX_QUESTION_TOKENS,
         "max_answer_tokens": 8,
         "trained_positions": TRAINED_POSITIONS,
+        "recent_tokens": RECENT_UNITS * BLOCK_TOKENS,
+        "recalled_blocks": RECALLED_UNITS,
     }
     (folder / "tandem_layout.json").write_text(json.dumps(layout, indent=2) + "\n")

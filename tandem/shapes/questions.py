@@ -190,7 +190,7 @@ class Asker:
 
     def _shown_at(self) -> Made | None:
         frame = int(self.rng.integers(self.cut))
-        second = self.timeline.start + frame
+        second = self.timeline.second(frame)
         text = clock(second)
         if second < 3600 and self.rng.random() < 0.2:
             text = "00:" + text
@@ -262,7 +262,7 @@ class Asker:
         event = found[1]
         return (
             {"x": thing(event.shape, event.colour)},
-            clock(self.timeline.start + event.first),
+            clock(self.timeline.second(event.first)),
             (event.first,),
         )
 

@@ -21,7 +21,8 @@ from tandem.shapes.words import COLOURS, SHAPES
 AUX_LAYER = 2
 CODE_LAYER, CODE_WEIGHT = 3, 1.5
 CODES = len(SHAPES) + len(COLOURS) + 1
-GUIDE, COUNT_GUIDE = 0.2, 0.3  # weights of the guided heads' losses
+GUIDE, COUNT_GUIDE, FIND = 0.2, 0.3, 0.3  # weights of the losses of guided heads and of retrieval
+FIND_LAYERS = (2, 3, 4)  # where retrieval should find the evidence
 STEADY = 0.8  # part of the clips whose events stand still
 AUX_SIZES = {
     "shape": len(SHAPES) + 1,
@@ -97,18 +98,43 @@ def _count_error(log: Tensor, want: Tensor, own_weight: float) -> Tensor:
     return (uneven * counted).sum(-1) + extra.clamp(max=5)
 
 
-def text_forward(text: Any, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+def _find(q: Tensor, k: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """How far retrieval by representative keys is from the evidence (ReKV, arXiv 2503.00540), and its hits.
+
+    `q` and `k` are raw. A question's mean query scores the mean key of every block of every clip.
+    """
+    groups = q.shape[1] // k.shape[1]
+    sink = batch.video - batch.bank_rows.shape[1] * BLOCK_TOKENS
+    rows, heads, _, width = k.shape
+    video = k[:, :, sink : batch.video].float()
+    blocks = video.reshape(rows, heads, -1, BLOCK_TOKENS, width).mean(3)
+    keys = blocks.permute(0, 2, 1, 3).flatten(2).flatten(0, 1)
+    row, first, end = batch.asked.unbind(1)
+    words = q[:, :, batch.video :].float().reshape(rows, heads, groups, -1, width)
+    words = words.sum(2).transpose(1, 2).flatten(2)
+    total = nn.functional.pad(words.cumsum(1), (0, 0, 1, 0))
+    asked = (total[row, end] - total[row, first]) / (end - first)[:, None]
+    scores = (asked @ keys.T * q.shape[-1] ** -0.5).masked_fill(batch.spared, -1e9)
+    log = torch.log_softmax(scores, -1)
+    loss = -log.masked_fill(~batch.wanted, -1e9).logsumexp(-1)
+    best = scores.masked_fill(~batch.wanted, -1e9).amax(-1, keepdim=True)
+    return FIND * loss.sum() / max(len(loss), 1), ((scores > best).sum(-1) < 8).float().mean()
+
+
+def text_forward(
+    text: Any, x: Tensor, batch: Batch
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor]]:
     """The text model on embedded rows.
 
     Returns the final states, the states after AUX_LAYER layers, the normed input of CODE_LAYER's attention,
-    and the guided heads' losses.
+    the losses of guided heads and of retrieval, and how often retrieval would find the evidence per layer.
 
     The same modules and sums as its own forward; video and questions attend apart, which skips the
     half of the scores that no question needs.
     """
     rows, length, _ = x.shape
     cos, sin = (t[:, None] for t in text.rotary_emb(x, batch.positions))
-    middle, coded, guides = x, x, list[Tensor]()
+    middle, coded, guides, hits = x, x, list[Tensor](), list[Tensor]()
     for number, layer in enumerate(text.layers):
         a = layer.self_attn
         h = layer.input_layernorm(x)
@@ -117,6 +143,10 @@ def text_forward(text: Any, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Te
         q = a.q_proj(h).view(rows, length, -1, a.head_dim).transpose(1, 2)
         k = a.k_proj(h).view(rows, length, -1, a.head_dim).transpose(1, 2)
         v = a.v_proj(h).view(rows, length, -1, a.head_dim).transpose(1, 2)
+        if number in FIND_LAYERS:
+            far, hit = _find(q, k, batch)
+            guides.append(far)
+            hits.append(hit)
         q, k = q * cos + _rotate_half(q) * sin, k * cos + _rotate_half(k) * sin
         k, v = (t.repeat_interleave(a.num_key_value_groups, dim=1) for t in (k, v))
         guides += _guide(number, q, k, batch)
@@ -128,7 +158,7 @@ def text_forward(text: Any, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Te
         x = x + layer.mlp(layer.post_attention_layernorm(x))
         if number + 1 == AUX_LAYER:
             middle = x
-    return text.norm(x), middle, coded, guides
+    return text.norm(x), middle, coded, guides, hits
 
 
 def embed(model: Any, bank: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -185,6 +215,7 @@ class TextTrainer:
         self.hits = np.zeros((len(KINDS), 2))
         self.losses: list[float] = []
         self.guides: list[list[float]] = []
+        self.found: list[list[float]] = []
         self.code_errors: list[float] = []
 
     def run(
@@ -227,13 +258,14 @@ class TextTrainer:
 
     def _loss(self, batch: Batch) -> Tensor:
         x = embed(self.model, self.bank, batch, self.generator)
-        states, middle, coded, guides = text_forward(self.model.model.language_model, x, batch)
+        states, middle, coded, guides, hits = text_forward(self.model.model.language_model, x, batch)
         learned = batch.targets >= 0
         logits = self.model.lm_head(states[learned])
         targets = batch.targets[learned]
         self._count(batch, learned, logits.detach().argmax(-1) == targets)
         loss = nn.functional.cross_entropy(logits, targets) + torch.stack(guides).sum()
         self.guides.append([float(guide.detach()) for guide in guides])
+        self.found.append([float(hit) for hit in hits])
         sink = batch.video - batch.bank_rows.shape[1] * BLOCK_TOKENS
         ends = middle[:, sink + BLOCK_TOKENS - 1 : batch.video : BLOCK_TOKENS]
         for name in AUX_SIZES:
@@ -255,6 +287,6 @@ class TextTrainer:
     def _report(self, done: int, total: int, seconds: float) -> None:
         parts = [f"{k} {h / max(n, 1):.3f}" for k, (h, n) in zip(KINDS, self.hits, strict=True)]
         means = f"loss {np.mean(self.losses):.3f} guides {np.mean(self.guides, 0).round(3)}"
-        means += f" codes {np.mean(self.code_errors):.4f}"
+        means += f" found {np.mean(self.found, 0).round(2)} codes {np.mean(self.code_errors):.4f}"
         print(f"text: {done}/{total} {seconds:.0f} s {means} | {' '.join(parts)}", flush=True)
-        self.hits[:], self.losses, self.guides, self.code_errors = 0, [], [], []
+        self.hits[:], self.losses, self.guides, self.found, self.code_errors = 0, [], [], [], []

@@ -160,6 +160,8 @@ def _template(checkpoint: Checkpoint, seconds: float) -> Template:
             seconds_per_unit=seconds,
             window_units=fields.get("window_units"),
             max_question_tokens=int(fields.get("max_question_tokens", DEFAULT_MAX_QUESTION_TOKENS)),
+            recent_tokens=fields.get("recent_tokens"),
+            recalled_blocks=fields.get("recalled_blocks"),
         )
     except KeyError as error:
         raise Incompatible(f"tandem_layout.json lacks {error}") from error

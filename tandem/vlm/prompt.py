@@ -48,6 +48,8 @@ class Template:
     seconds_per_unit: float
     window_units: int | None
     max_question_tokens: int = DEFAULT_MAX_QUESTION_TOKENS
+    recent_tokens: int | None = None
+    recalled_blocks: int | None = None
 
 
 class Layout:
@@ -70,6 +72,8 @@ class Layout:
         self.seconds_per_unit = template.seconds_per_unit
         self.window_units = template.window_units
         self.max_question_tokens = template.max_question_tokens
+        self.recent_tokens = template.recent_tokens
+        self.recalled_blocks = template.recalled_blocks
         self.eos_ids = eos_ids
         self.rules = rules
         self._template, self._tokens = template, tokens
@@ -123,6 +127,10 @@ class Layout:
         if len(ids) > max_tokens:
             raise BadQuestion(f"the question takes {len(ids)} tokens; at most {max_tokens} are allowed")
         return ids
+
+    def question_span(self, token_ids: Sequence[int]) -> tuple[int, int]:
+        """Where the user's own words lie among `question_tokens`: half-open."""
+        return len(self._question[0]), len(token_ids) - len(self._question[1])
 
     def encode_text(self, text: str) -> list[int]:
         """Plain text as tokens, without any special token."""

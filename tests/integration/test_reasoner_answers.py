@@ -134,7 +134,7 @@ async def test_an_answer_does_not_see_what_comes_later(
 
 
 async def test_the_view_budget_keeps_the_newest(model: VisionLanguageModel, blocks: list[Block]) -> None:
-    async with serve(model, view_tokens=2 * blocks[1].header.tokens) as s:
+    async with serve(model, view_tokens=2 * blocks[1].header.tokens, retrieve_blocks=0) as s:
         await s.open()
         s.publish(*blocks)
         final = (await s.ask()).final

@@ -15,7 +15,8 @@ from hypothesis.stateful import (
 )
 
 from reasoner_svc.store.directory import BlockState
-from reasoner_svc.store.store import BlockStore, Landing, LoadTicket, StorePlan
+from reasoner_svc.store.plans import Landing, LoadTicket, StorePlan
+from reasoner_svc.store.store import BlockStore
 from reasoner_svc.store.tiers.ram import RamTier
 from tandem.core.blocks import BlockHeader, BlockKey, BlockKind
 from tandem.core.errors import AlreadyExists, DataLost, LimitExceeded
@@ -126,7 +127,7 @@ class StoreMachine(RuleBasedStateMachine):
         for key in [key for key in self.held if key.stream == stream]:
             del self.held[key]
             self.pins.pop(key, None)
-        assert self.store.stream_bytes(StreamId(stream)) == 0
+        assert self.store.directory.stream_bytes(StreamId(stream)).held == 0
 
     @rule(stream=STREAMS)
     def drop_hidden(self, stream: str) -> None:
@@ -146,7 +147,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert entry.pins == self.pins.get(key, 0)
         for stream in "abc":
             held = sum(header.payload_bytes for key, (header, _) in self.held.items() if key.stream == stream)
-            assert self.store.stream_bytes(StreamId(stream)) == held
+            assert self.store.directory.stream_bytes(StreamId(stream)).held == held
 
     @invariant()
     def keeps_its_budget(self) -> None:

@@ -1,6 +1,6 @@
 """Pure. What every tier offers: room by the byte, and the bytes of a slot.
 
-Knows nothing of blocks or streams, and never chooses what leaves: `store.policy` does.
+Knows nothing of blocks or streams, and never chooses what leaves: `store.room` does.
 """
 
 from __future__ import annotations

@@ -90,6 +90,10 @@ class PromptLayout(Protocol):
     """Sliding window that the checkpoint was trained for, in units; None when it does not say."""
     max_question_tokens: int
     """Longest question that the checkpoint was made for, in tokens, template included."""
+    recent_tokens: int | None
+    """Newest video tokens in view that the checkpoint was made for; None when it does not say."""
+    recalled_blocks: int | None
+    """Older blocks beside them; None when it does not say."""
     eos_ids: frozenset[int]
     """Tokens that end an answer."""
 
@@ -122,6 +126,10 @@ class PromptLayout(Protocol):
         `max_tokens` counts all of it; None: the checkpoint's own limit (`max_question_tokens`).
         User text can never produce special tokens. Raises BadQuestion when it is empty or too long.
         """
+        ...
+
+    def question_span(self, token_ids: Sequence[int]) -> tuple[int, int]:
+        """Where the user's own words lie among `question_tokens`: half-open."""
         ...
 
     def encode_text(self, text: str) -> list[int]:

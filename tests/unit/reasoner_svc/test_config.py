@@ -10,7 +10,9 @@ from encoder_svc.config import parse_config
 from kv_transfer.base import LinkConfig
 from reasoner_svc.__main__ import _config, _load, _parser, main
 from reasoner_svc.app import link_config
-from reasoner_svc.config import ReasonerConfig
+from reasoner_svc.config import EVICTION, RETRIEVAL, ReasonerConfig
+from reasoner_svc.retrieve.strategies import STRATEGIES
+from reasoner_svc.store.policies.names import POLICIES
 from tandem.core.errors import InvalidInput
 from tandem.core.transfer import LaneKind
 from tandem.vlm.load import load_model
@@ -20,9 +22,14 @@ SECRET = b"sixteen bytes !!"
 
 def test_every_problem_is_named_at_once() -> None:
     with pytest.raises(InvalidInput) as raised:
-        ReasonerConfig(name="no spaces", secret=b"short", ram_bytes=5, view_tokens=0, threads=-1)
+        ReasonerConfig(name="no spaces", secret=b"short", ram_bytes=5, view_tokens=-1, threads=-1)
     for part in ("name", "secret", "ram_bytes", "view_tokens", "threads"):
         assert part in raised.value.message
+
+
+def test_the_names_are_those_that_exist() -> None:
+    assert set(RETRIEVAL) == set(STRATEGIES)
+    assert set(EVICTION) == set(POLICIES)
 
 
 def test_a_tick_has_room_for_every_running_question_and_a_chunk() -> None:

@@ -259,7 +259,7 @@ def test_closing_a_stream_frees_all_of_it_and_nothing_of_others(setup: Setup) ->
     buffer = setup.link.reserve(travelling)
     setup.inbox.close_stream(CAM)
     setup.inbox.close_stream(CAM)
-    assert setup.store.stream_bytes(CAM) == 0
+    assert setup.store.directory.stream_bytes(CAM).held == 0
     assert setup.runs.closed == [1]
     with pytest.raises(WrongState):
         setup.link.publish(travelling, buffer)

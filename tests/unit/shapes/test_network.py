@@ -23,7 +23,7 @@ def test_text_equals_transformers() -> None:
     model = make_model(vocabulary(), 0)
     batch = make_batch(np.random.default_rng(0), vocabulary(), 2, 6, 80, windowed=True)
     x = embed(model, torch.randn(91, 2, 4, 192), batch, torch.Generator().manual_seed(0))
-    ours, _, _, _ = text_forward(model.model.language_model, x, batch)
+    ours, *_ = text_forward(model.model.language_model, x, batch)
     total = batch.ids.shape[1]
     mask = torch.full((2, 1, total, total), -1e9)
     assert batch.video_mask is not None

@@ -24,21 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15tandem/v1/types.proto\x12\ttandem.v1\"-\n\tTimeRange\x12\x10\n\x08start_us\x18\x01 \x01(\x03\x12\x0e\n\x06\x65nd_us\x18\x02 \x01(\x03\"P\n\x03Gap\x12#\n\x05range\x18\x01 \x01(\x0b\x32\x14.tandem.v1.TimeRange\x12$\n\x06reason\x18\x02 \x01(\x0e\x32\x14.tandem.v1.GapReason\">\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\r\"[\n\x0cMediaOptions\x12\"\n\x04kind\x18\x01 \x01(\x0e\x32\x14.tandem.v1.MediaKind\x12\x12\n\nsample_fps\x18\x02 \x01(\x01\x12\x13\n\x0bnominal_fps\x18\x03 \x01(\x01\"\x82\x01\n\x07Picture\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0e\n\x06pts_us\x18\x02 \x01(\x03\x12(\n\x06\x66ormat\x18\x03 \x01(\x0e\x32\x18.tandem.v1.PictureFormat\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\r\n\x05width\x18\x05 \x01(\r\x12\x0e\n\x06height\x18\x06 \x01(\r\"%\n\x05\x43hunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"^\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_p\x18\x02 \x01(\x01\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\x12\n\nmax_tokens\x18\x04 \x01(\r\x12\x0c\n\x04stop\x18\x05 \x03(\t\"\x8e\x01\n\x08Question\x12\x13\n\x0bquestion_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12%\n\x08sampling\x18\x03 \x01(\x0b\x32\x13.tandem.v1.Sampling\x12\x1d\n\x15\x61nswer_from_published\x18\x04 \x01(\x08\x12\x19\n\x11latency_budget_ms\x18\x05 \x01(\r\">\n\x08\x45vidence\x12\"\n\x04seen\x18\x01 \x03(\x0b\x32\x14.tandem.v1.TimeRange\x12\x0e\n\x06\x62locks\x18\x02 \x01(\r\"M\n\x05Usage\x12\x16\n\x0e\x63ontext_tokens\x18\x01 \x01(\r\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x15\n\ranswer_tokens\x18\x03 \x01(\r\"q\n\x07Timings\x12\x16\n\x0ewait_frames_ms\x18\x01 \x01(\x01\x12\x10\n\x08queue_ms\x18\x02 \x01(\x01\x12\x12\n\nprefill_ms\x18\x03 \x01(\x01\x12\x16\n\x0e\x66irst_token_ms\x18\x04 \x01(\x01\x12\x10\n\x08total_ms\x18\x05 \x01(\x01\":\n\tBuildInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\"Y\n\tModelInfo\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x12\n\nnative_fps\x18\x03 \x01(\x01\x12\x13\n\x0b\x62lock_bytes\x18\x04 \x01(\x04*\xe8\x01\n\tGapReason\x12\x1a\n\x16GAP_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16GAP_REASON_UNDECODABLE\x10\x01\x12\x1b\n\x17GAP_REASON_BACKLOG_FULL\x10\x02\x12\x17\n\x13GAP_REASON_OVERLOAD\x10\x03\x12\x1c\n\x18GAP_REASON_REASONER_LOST\x10\x04\x12 \n\x1cGAP_REASON_ORCHESTRATOR_LOST\x10\x05\x12\x16\n\x12GAP_REASON_EVICTED\x10\x06\x12\x15\n\x11GAP_REASON_SOURCE\x10\x07*\xb1\x01\n\tMediaKind\x12\x1a\n\x16MEDIA_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13MEDIA_KIND_PICTURES\x10\x01\x12\x1b\n\x17MEDIA_KIND_H264_ANNEX_B\x10\x02\x12\x1b\n\x17MEDIA_KIND_H265_ANNEX_B\x10\x03\x12\x1d\n\x19MEDIA_KIND_FRAGMENTED_MP4\x10\x04\x12\x16\n\x12MEDIA_KIND_MPEG_TS\x10\x05*z\n\rPictureFormat\x12\x1e\n\x1aPICTURE_FORMAT_UNSPECIFIED\x10\x00\x12\x17\n\x13PICTURE_FORMAT_JPEG\x10\x01\x12\x16\n\x12PICTURE_FORMAT_PNG\x10\x02\x12\x18\n\x14PICTURE_FORMAT_RGB24\x10\x03*\xac\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46INISH_REASON_END\x10\x01\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x02\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x03\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x04\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15tandem/v1/types.proto\x12\ttandem.v1\"-\n\tTimeRange\x12\x10\n\x08start_us\x18\x01 \x01(\x03\x12\x0e\n\x06\x65nd_us\x18\x02 \x01(\x03\"P\n\x03Gap\x12#\n\x05range\x18\x01 \x01(\x0b\x32\x14.tandem.v1.TimeRange\x12$\n\x06reason\x18\x02 \x01(\x0e\x32\x14.tandem.v1.GapReason\">\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\r\"[\n\x0cMediaOptions\x12\"\n\x04kind\x18\x01 \x01(\x0e\x32\x14.tandem.v1.MediaKind\x12\x12\n\nsample_fps\x18\x02 \x01(\x01\x12\x13\n\x0bnominal_fps\x18\x03 \x01(\x01\"\x82\x01\n\x07Picture\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0e\n\x06pts_us\x18\x02 \x01(\x03\x12(\n\x06\x66ormat\x18\x03 \x01(\x0e\x32\x18.tandem.v1.PictureFormat\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\r\n\x05width\x18\x05 \x01(\r\x12\x0e\n\x06height\x18\x06 \x01(\r\"%\n\x05\x43hunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"^\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_p\x18\x02 \x01(\x01\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\x12\n\nmax_tokens\x18\x04 \x01(\r\x12\x0c\n\x04stop\x18\x05 \x03(\t\"\xb7\x01\n\x08Question\x12\x13\n\x0bquestion_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12%\n\x08sampling\x18\x03 \x01(\x0b\x32\x13.tandem.v1.Sampling\x12\x1d\n\x15\x61nswer_from_published\x18\x04 \x01(\x08\x12\x19\n\x11latency_budget_ms\x18\x05 \x01(\r\x12\'\n\tretrieval\x18\x06 \x01(\x0b\x32\x14.tandem.v1.Retrieval\"E\n\tRetrieval\x12\x10\n\x08strategy\x18\x01 \x01(\t\x12\x0e\n\x06\x62locks\x18\x02 \x01(\r\x12\x16\n\x0eload_budget_ms\x18\x03 \x01(\r\"\xc0\x01\n\x08\x45vidence\x12\"\n\x04seen\x18\x01 \x03(\x0b\x32\x14.tandem.v1.TimeRange\x12\x0e\n\x06\x62locks\x18\x02 \x01(\r\x12%\n\x08recalled\x18\x03 \x03(\x0b\x32\x13.tandem.v1.Recalled\x12\x10\n\x08strategy\x18\x04 \x01(\t\x12\x0f\n\x07skipped\x18\x05 \x01(\r\x12\x0c\n\x04lost\x18\x06 \x01(\r\x12\x12\n\ndisk_bytes\x18\x07 \x01(\x04\x12\x14\n\x0cloaded_bytes\x18\x08 \x01(\x04\"M\n\x08Recalled\x12\"\n\x04time\x18\x01 \x01(\x0b\x32\x14.tandem.v1.TimeRange\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x0e\n\x06layers\x18\x03 \x01(\r\"M\n\x05Usage\x12\x16\n\x0e\x63ontext_tokens\x18\x01 \x01(\r\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x15\n\ranswer_tokens\x18\x03 \x01(\r\"q\n\x07Timings\x12\x16\n\x0ewait_frames_ms\x18\x01 \x01(\x01\x12\x10\n\x08queue_ms\x18\x02 \x01(\x01\x12\x12\n\nprefill_ms\x18\x03 \x01(\x01\x12\x16\n\x0e\x66irst_token_ms\x18\x04 \x01(\x01\x12\x10\n\x08total_ms\x18\x05 \x01(\x01\":\n\tBuildInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\"Y\n\tModelInfo\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x12\n\nnative_fps\x18\x03 \x01(\x01\x12\x13\n\x0b\x62lock_bytes\x18\x04 \x01(\x04*\xe8\x01\n\tGapReason\x12\x1a\n\x16GAP_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16GAP_REASON_UNDECODABLE\x10\x01\x12\x1b\n\x17GAP_REASON_BACKLOG_FULL\x10\x02\x12\x17\n\x13GAP_REASON_OVERLOAD\x10\x03\x12\x1c\n\x18GAP_REASON_REASONER_LOST\x10\x04\x12 \n\x1cGAP_REASON_ORCHESTRATOR_LOST\x10\x05\x12\x16\n\x12GAP_REASON_EVICTED\x10\x06\x12\x15\n\x11GAP_REASON_SOURCE\x10\x07*\xb1\x01\n\tMediaKind\x12\x1a\n\x16MEDIA_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13MEDIA_KIND_PICTURES\x10\x01\x12\x1b\n\x17MEDIA_KIND_H264_ANNEX_B\x10\x02\x12\x1b\n\x17MEDIA_KIND_H265_ANNEX_B\x10\x03\x12\x1d\n\x19MEDIA_KIND_FRAGMENTED_MP4\x10\x04\x12\x16\n\x12MEDIA_KIND_MPEG_TS\x10\x05*z\n\rPictureFormat\x12\x1e\n\x1aPICTURE_FORMAT_UNSPECIFIED\x10\x00\x12\x17\n\x13PICTURE_FORMAT_JPEG\x10\x01\x12\x16\n\x12PICTURE_FORMAT_PNG\x10\x02\x12\x18\n\x14PICTURE_FORMAT_RGB24\x10\x03*\xac\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46INISH_REASON_END\x10\x01\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x02\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x03\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x04\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.wire.gen.tandem.v1.types_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GAPREASON']._serialized_start=1145
-  _globals['_GAPREASON']._serialized_end=1377
-  _globals['_MEDIAKIND']._serialized_start=1380
-  _globals['_MEDIAKIND']._serialized_end=1557
-  _globals['_PICTUREFORMAT']._serialized_start=1559
-  _globals['_PICTUREFORMAT']._serialized_end=1681
-  _globals['_FINISHREASON']._serialized_start=1684
-  _globals['_FINISHREASON']._serialized_end=1856
+  _globals['_GAPREASON']._serialized_start=1467
+  _globals['_GAPREASON']._serialized_end=1699
+  _globals['_MEDIAKIND']._serialized_start=1702
+  _globals['_MEDIAKIND']._serialized_end=1879
+  _globals['_PICTUREFORMAT']._serialized_start=1881
+  _globals['_PICTUREFORMAT']._serialized_end=2003
+  _globals['_FINISHREASON']._serialized_start=2006
+  _globals['_FINISHREASON']._serialized_end=2178
   _globals['_TIMERANGE']._serialized_start=36
   _globals['_TIMERANGE']._serialized_end=81
   _globals['_GAP']._serialized_start=83
@@ -54,15 +54,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SAMPLING']._serialized_start=494
   _globals['_SAMPLING']._serialized_end=588
   _globals['_QUESTION']._serialized_start=591
-  _globals['_QUESTION']._serialized_end=733
-  _globals['_EVIDENCE']._serialized_start=735
-  _globals['_EVIDENCE']._serialized_end=797
-  _globals['_USAGE']._serialized_start=799
-  _globals['_USAGE']._serialized_end=876
-  _globals['_TIMINGS']._serialized_start=878
-  _globals['_TIMINGS']._serialized_end=991
-  _globals['_BUILDINFO']._serialized_start=993
-  _globals['_BUILDINFO']._serialized_end=1051
-  _globals['_MODELINFO']._serialized_start=1053
-  _globals['_MODELINFO']._serialized_end=1142
+  _globals['_QUESTION']._serialized_end=774
+  _globals['_RETRIEVAL']._serialized_start=776
+  _globals['_RETRIEVAL']._serialized_end=845
+  _globals['_EVIDENCE']._serialized_start=848
+  _globals['_EVIDENCE']._serialized_end=1040
+  _globals['_RECALLED']._serialized_start=1042
+  _globals['_RECALLED']._serialized_end=1119
+  _globals['_USAGE']._serialized_start=1121
+  _globals['_USAGE']._serialized_end=1198
+  _globals['_TIMINGS']._serialized_start=1200
+  _globals['_TIMINGS']._serialized_end=1313
+  _globals['_BUILDINFO']._serialized_start=1315
+  _globals['_BUILDINFO']._serialized_end=1373
+  _globals['_MODELINFO']._serialized_start=1375
+  _globals['_MODELINFO']._serialized_end=1464
 # @@protoc_insertion_point(module_scope)

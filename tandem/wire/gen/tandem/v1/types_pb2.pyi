@@ -398,6 +398,7 @@ class Question(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     ANSWER_FROM_PUBLISHED_FIELD_NUMBER: _builtins.int
     LATENCY_BUDGET_MS_FIELD_NUMBER: _builtins.int
+    RETRIEVAL_FIELD_NUMBER: _builtins.int
     question_id: _builtins.str
     """Chosen by the caller, unique within its stream while it is open. REQUIRED."""
     text: _builtins.str
@@ -412,6 +413,10 @@ class Question(_message.Message):
     def sampling(self) -> Global___Sampling:
         """How the answer is sampled; unset is greedy."""
 
+    @_builtins.property
+    def retrieval(self) -> Global___Retrieval:
+        """How older parts of the stream come into view; unset is the server's own way."""
+
     def __init__(
         self,
         *,
@@ -420,14 +425,49 @@ class Question(_message.Message):
         sampling: Global___Sampling | None = ...,
         answer_from_published: _builtins.bool = ...,
         latency_budget_ms: _builtins.int = ...,
+        retrieval: Global___Retrieval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retrieval", b"retrieval", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_from_published", b"answer_from_published", "latency_budget_ms", b"latency_budget_ms", "question_id", b"question_id", "sampling", b"sampling", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_from_published", b"answer_from_published", "latency_budget_ms", b"latency_budget_ms", "question_id", b"question_id", "retrieval", b"retrieval", "sampling", b"sampling", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Question: _TypeAlias = Question  # noqa: Y015
+
+@_typing.final
+class Retrieval(_message.Message):
+    """How blocks that are older than the recent window come into a question's view."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    BLOCKS_FIELD_NUMBER: _builtins.int
+    LOAD_BUDGET_MS_FIELD_NUMBER: _builtins.int
+    strategy: _builtins.str
+    """Name of the strategy: "rekv", "external", "uniform", "recent" (nothing older), or another that the server
+    was started with. Empty is the server's own.
+    """
+    blocks: _builtins.int
+    """Most blocks that come back into view, in every layer; 0 is the server's limit, which is also the most."""
+    load_budget_ms: _builtins.int
+    """Longest time for reading blocks from disk, in milliseconds; what would take longer is left out and
+    counted in the evidence. 0 is no limit.
+    """
+    def __init__(
+        self,
+        *,
+        strategy: _builtins.str = ...,
+        blocks: _builtins.int = ...,
+        load_budget_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "load_budget_ms", b"load_budget_ms", "strategy", b"strategy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Retrieval: _TypeAlias = Retrieval  # noqa: Y015
 
 @_typing.final
 class Evidence(_message.Message):
@@ -437,25 +477,83 @@ class Evidence(_message.Message):
 
     SEEN_FIELD_NUMBER: _builtins.int
     BLOCKS_FIELD_NUMBER: _builtins.int
+    RECALLED_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
+    LOST_FIELD_NUMBER: _builtins.int
+    DISK_BYTES_FIELD_NUMBER: _builtins.int
+    LOADED_BYTES_FIELD_NUMBER: _builtins.int
     blocks: _builtins.int
-    """Number of visual blocks in view."""
+    """Number of visual blocks in view, recalled ones included."""
+    strategy: _builtins.str
+    """Strategy that chose them; empty when nothing older was looked for."""
+    skipped: _builtins.int
+    """Blocks, counted once per layer, that were chosen and left out for want of time."""
+    lost: _builtins.int
+    """Blocks, counted once per layer, that were chosen and could not be read."""
+    disk_bytes: _builtins.int
+    """Bytes of older blocks that were read from disk."""
+    loaded_bytes: _builtins.int
+    """Bytes of older blocks that were copied into view."""
     @_builtins.property
     def seen(self) -> _containers.RepeatedCompositeFieldContainer[Global___TimeRange]:
         """Stream times of the visual blocks that were in view, joined where they touch."""
+
+    @_builtins.property
+    def recalled(self) -> _containers.RepeatedCompositeFieldContainer[Global___Recalled]:
+        """Older blocks that came back into view, by stream time."""
 
     def __init__(
         self,
         *,
         seen: _abc.Iterable[Global___TimeRange] | None = ...,
         blocks: _builtins.int = ...,
+        recalled: _abc.Iterable[Global___Recalled] | None = ...,
+        strategy: _builtins.str = ...,
+        skipped: _builtins.int = ...,
+        lost: _builtins.int = ...,
+        disk_bytes: _builtins.int = ...,
+        loaded_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "seen", b"seen"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "disk_bytes", b"disk_bytes", "loaded_bytes", b"loaded_bytes", "lost", b"lost", "recalled", b"recalled", "seen", b"seen", "skipped", b"skipped", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Evidence: _TypeAlias = Evidence  # noqa: Y015
+
+@_typing.final
+class Recalled(_message.Message):
+    """A block that came back into view."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    score: _builtins.float
+    """Its best score over the layers that chose it; comparable within one answer."""
+    layers: _builtins.int
+    """In how many layers."""
+    @_builtins.property
+    def time(self) -> Global___TimeRange:
+        """Stream time that it shows."""
+
+    def __init__(
+        self,
+        *,
+        time: Global___TimeRange | None = ...,
+        score: _builtins.float = ...,
+        layers: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["layers", b"layers", "score", b"score", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Recalled: _TypeAlias = Recalled  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):

@@ -1,0 +1,1 @@
+"""Who leaves RAM first: one file a policy."""

@@ -1,0 +1,56 @@
+"""Pure. Who leaves RAM so that a block finds room: all or nothing, with the reason.
+
+Knows no bytes and changes nothing: it returns a plan, and the store carries it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from reasoner_svc.store.directory import Entry
+from reasoner_svc.store.policies.base import EvictionPolicy
+from reasoner_svc.store.tiers.base import Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """There is room once these have left RAM, in this order; possibly nobody."""
+
+    victims: tuple[Entry, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoRoom:
+    """No choice of victims makes room now; nothing was changed."""
+
+    reason: str
+
+
+def plan_room(
+    length: int, trial: Trial, evictable: Iterable[Entry], policy: EvictionPolicy, *, spilling: bool = False
+) -> Room | NoRoom:
+    """The fewest victims, in the policy's order, after which `length` bytes fit.
+
+    `trial` is used up. Sinks and pinned blocks never come in `evictable`. With `spilling`, blocks that are
+    not on disk yet stay: they will be in moments, and leaving now they would be lost.
+    """
+    if trial.fits(length):
+        return Room((), "there is room")
+    victims: list[Entry] = []
+    unwritten = 0
+    for entry in policy.order(evictable):
+        if spilling and entry.disk is None:
+            unwritten += 1
+            continue
+        assert entry.ram is not None, entry
+        trial.free(entry.ram)
+        victims.append(entry)
+        if trial.fits(length):
+            return Room(tuple(victims), f"{policy.name}: {len(victims)} blocks leave for {length} bytes")
+    waiting = f", {unwritten} wait to be written to disk" if unwritten else ""
+    return NoRoom(
+        f"no room for {length} bytes: all but {len(victims)} blocks are sinks, "
+        f"being read or arriving{waiting}"
+    )

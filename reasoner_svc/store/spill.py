@@ -1,0 +1,221 @@
+"""Shell. Brings published blocks to disk, behind the live stream, and takes streams up from there.
+
+One worker thread does all that changes the disk, in order; the event loop hands it work and is told what came
+of it. Blocks are written oldest first in large batches; a question never waits for a write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from kv_transfer.block import Block
+from reasoner_svc.retrieve.index import representatives
+from reasoner_svc.store.disk.errors import DiskFull, SyncFailed
+from reasoner_svc.store.disk.opening import Recovered
+from reasoner_svc.store.disk.room import Left
+from reasoner_svc.store.disk.slots import DiskSlot
+from reasoner_svc.store.disk.store import DiskStore
+from reasoner_svc.store.store import BlockStore
+from tandem.core.blocks import BlockHeader, BlockKind
+from tandem.core.clock import Clock
+from tandem.core.errors import NotFound, TandemError
+from tandem.core.ids import StreamId
+
+log = logging.getLogger(__name__)
+
+BATCH_BYTES = 16 * 1024 * 1024
+IDLE_S = 0.25
+"""Longest time between two looks at what must be synced."""
+EXPIRE_S = 60.0
+RETRY_S = 1.0
+"""After the disk took nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class TakenUp:
+    """A stream as it was found on disk."""
+
+    recovered: Recovered
+    recent: tuple[Block, ...]
+    """The sink and the newest visual blocks that follow each other, read and verified, oldest first."""
+
+
+class Spiller:
+    """The disk's worker. Methods belong to the event loop."""
+
+    def __init__(
+        self,
+        store: BlockStore,
+        disk: DiskStore,
+        *,
+        clock: Clock,
+        on_durable: Callable[[StreamId, int], None],
+        on_gone: Callable[[Sequence[BlockHeader]], None],
+    ) -> None:
+        """Callbacks come in the event loop: how far a stream is durable; what is held nowhere any more."""
+        self._store = store
+        self._disk = disk
+        self._clock = clock
+        self._on_durable = on_durable
+        self._on_gone = on_gone
+        self._loop = asyncio.get_running_loop()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="spill")
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._expired_s = clock()
+        self._full = False
+
+    @property
+    def disk(self) -> DiskStore:
+        """For reading."""
+        return self._disk
+
+    def start(self) -> None:
+        """Begin."""
+        self._task = asyncio.create_task(self._run(), name="spill")
+
+    def wake(self) -> None:
+        """A block was published."""
+        self._wake.set()
+
+    async def take_up(self, stream: StreamId, recent_tokens: int) -> TakenUp:
+        """Open a stream on disk, with the blocks that its run begins with. Raises StreamHeld and others."""
+        return await self._loop.run_in_executor(self._worker, self._take_up, stream, recent_tokens)
+
+    async def delete(self, stream: StreamId) -> None:
+        """Remove a stream from the disk; one that is not there is no error."""
+        await self._loop.run_in_executor(self._worker, self._delete, stream)
+
+    async def close(self) -> None:
+        """Write what waits, sync, and let every stream go."""
+        if self._task is not None:
+            self._task.cancel()
+        await self._loop.run_in_executor(self._worker, self._finish)
+        self._worker.shutdown(wait=False)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                more = await self._loop.run_in_executor(self._worker, self._round)
+            except Exception:
+                log.exception("the disk's worker failed; it goes on")
+                more = False
+            if self._full:
+                await asyncio.sleep(RETRY_S)
+            elif not more:
+                self._wake.clear()
+                try:
+                    async with asyncio.timeout(IDLE_S):
+                        await self._wake.wait()
+                except TimeoutError:
+                    continue
+
+    def _round(self) -> bool:
+        """Write one batch and sync what is due; True when more may wait."""
+        wrote = self._spill()
+        now_s = self._clock()
+        for stream, done in self._disk.sync_due(now_s).items():
+            if isinstance(done, int):
+                self._post(self._on_durable, stream, done)
+            else:
+                self._sync_failed(stream, done)
+        if now_s - self._expired_s > EXPIRE_S:
+            self._expired_s = now_s
+            self._report(self._disk.expire(time.time()))
+        return wrote and not self._full
+
+    def _spill(self) -> bool:
+        tickets = self._store.prepare_spill(BATCH_BYTES)
+        if not tickets:
+            return False
+        blocks = [ticket.blocks[0] for ticket in tickets]
+        stream = blocks[0].key.stream
+        slots: Sequence[DiskSlot] = ()
+        try:
+            items = [(block, representatives(block)) for block in blocks]
+            size = sum(block.header.payload_bytes for block in blocks) * 17 // 16 + 65_536
+            self._report(self._disk.make_room(size, stream))
+            slots = self._disk.append(stream, items)
+            self._set_full(None)
+        except DiskFull as error:
+            slots = error.stored
+            self._set_full(error)
+        except TandemError as error:
+            if not all(ticket.entries[0].removed for ticket in tickets):
+                self._set_full(error)
+        finally:
+            self._store.complete_spill(tickets, slots)
+        return True
+
+    def _set_full(self, error: TandemError | None) -> None:
+        if (error is not None) != self._full:
+            self._full = error is not None
+            if error is not None:
+                log.error("nothing can be written to disk, old blocks will be lost from RAM: %s", error)
+            else:
+                log.info("the disk takes blocks again")
+            self._store.set_spilling(not self._full)
+
+    def _sync_failed(self, stream: StreamId, error: TandemError) -> None:
+        log.error("stream %s could not be synced: %s", stream, error)
+        if isinstance(error, SyncFailed):
+            self._post(self._on_gone, self._store.forget_disk(stream, error.forgotten))
+
+    def _report(self, left: Sequence[Left]) -> None:
+        """Tell of blocks that left the disk and were nowhere else."""
+        for what in left:
+            log.info("stream %s: %s", what.stream, what.reason)
+            if what.dropped is not None:
+                numbers = (n for first, end in what.dropped.numbers for n in range(first, end))
+                gone = self._store.forget_disk(what.stream, numbers)
+                if gone:
+                    self._post(self._on_gone, gone)
+
+    def _take_up(self, stream: StreamId, recent_tokens: int) -> TakenUp:
+        recovered = self._disk.open(stream)
+        for aside in recovered.aside:
+            log.warning("stream %s: %s was set aside: %s", stream, aside.name, aside.reason)
+        recent: list[Block] = []
+        pairs = list(zip(recovered.headers, recovered.slots, strict=True))
+        sink = next((pair for pair in pairs if pair[0].kind is BlockKind.SINK), None)
+        tokens, expected = 0, None
+        for header, slot in reversed(pairs):
+            if header.kind is not BlockKind.VISUAL or tokens + header.tokens > recent_tokens:
+                break
+            if expected is not None and header.key.number != expected:
+                break
+            try:
+                recent.append(Block(header, self._disk.read(slot, header)))
+            except TandemError as error:
+                log.warning("block %s cannot be read: %s", header.key, error)
+                break
+            tokens, expected = tokens + header.tokens, header.key.number - 1
+        if sink is None and pairs:
+            log.warning("stream %s has no readable beginning on disk: it begins anew", stream)
+            self._disk.delete(stream)
+            return TakenUp(self._disk.open(stream), ())
+        if sink is not None:
+            recent.append(Block(sink[0], self._disk.read(sink[1], sink[0])))
+        return TakenUp(recovered, tuple(reversed(recent)))
+
+    def _delete(self, stream: StreamId) -> None:
+        try:
+            self._disk.delete(stream)
+        except NotFound:
+            log.debug("stream %s was not on disk", stream)
+
+    def _finish(self) -> None:
+        while self._spill() and not self._full:
+            pass
+        self._disk.close_all()
+
+    def _post(self, call: Callable[..., None], *args: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call, *args)
+        except RuntimeError:
+            log.debug("the event loop is gone: the process is ending")

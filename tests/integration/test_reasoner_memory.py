@@ -1,0 +1,185 @@
+"""Older video comes back into view: from RAM and from disk, after a restart, and never damaged."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kv_transfer.block import Block
+from tandem.core.errors import BadQuestion, LimitExceeded
+from tandem.vlm.load import load_model
+from tandem.vlm.model import VisionLanguageModel
+from tandem.wire.gen.tandem.v1 import reasoner_pb2, types_pb2
+from tests.unit.reasoner_svc.making import encode_clip, make_frames
+from tests.unit.reasoner_svc.serving import Said, Serving, error_of, read, serve
+
+UNITS = 24
+
+
+@pytest.fixture(scope="module", params=("dummy:tiny", "dummy:tiny-timestamped"))
+def model(request: pytest.FixtureRequest) -> VisionLanguageModel:
+    return load_model(request.param)
+
+
+@pytest.fixture(scope="module")
+def blocks(model: VisionLanguageModel) -> list[Block]:
+    return encode_clip(model, make_frames(model, UNITS))
+
+
+def recent(blocks: list[Block], units: int) -> int:
+    """`view_tokens` that hold the last `units`."""
+    return units * blocks[-1].header.tokens
+
+
+async def ask(serving: Serving, strategy: str = "", blocks: int = 0, load_ms: int = 0) -> Said:
+    return await read(call(serving, strategy, blocks, load_ms))
+
+
+def call(serving: Serving, strategy: str = "", blocks: int = 0, load_ms: int = 0) -> Any:
+    wish = types_pb2.Retrieval(strategy=strategy, blocks=blocks, load_budget_ms=load_ms)
+    question = types_pb2.Question(
+        question_id="q", text="what is it?", sampling=types_pb2.Sampling(max_tokens=12), retrieval=wish
+    )
+    return serving.stub.Answer(reasoner_pb2.AnswerRequest(stream_id="cam", question=question))
+
+
+async def full_attention(model: VisionLanguageModel, blocks: list[Block]) -> Said:
+    async with serve(model, view_tokens=10**6) as serving:
+        await serving.open()
+        serving.publish(*blocks)
+        return await ask(serving)
+
+
+async def written(serving: Serving) -> None:
+    await serving.until(lambda: serving.reasoner.store.unwritten == 0)
+
+
+async def test_recalling_everything_is_full_attention(
+    model: VisionLanguageModel, blocks: list[Block]
+) -> None:
+    expected = await full_attention(model, blocks)
+    async with serve(model, view_tokens=recent(blocks, 5), retrieve_blocks=UNITS) as serving:
+        await serving.open()
+        serving.publish(*blocks)
+        for strategy in ("rekv", "uniform"):
+            said = await ask(serving, strategy)
+            assert said.tokens == expected.tokens
+            evidence = said.final.evidence
+            assert (evidence.blocks, evidence.strategy) == (UNITS, strategy)
+            assert len(evidence.recalled) == UNITS - 5
+            assert all(block.layers == model.layout.layers for block in evidence.recalled)
+            assert said.final.usage.context_tokens == expected.final.usage.context_tokens
+        nothing_older = await ask(serving, "recent")
+        assert nothing_older.final.evidence.blocks == 5
+
+
+async def test_what_left_ram_comes_back_from_disk(
+    model: VisionLanguageModel, blocks: list[Block], tmp_path: Path
+) -> None:
+    expected = await full_attention(model, blocks)
+    size = blocks[-1].header.payload_bytes
+    async with serve(
+        model,
+        view_tokens=recent(blocks, 5),
+        retrieve_blocks=UNITS,
+        ram_bytes=max(65_536, 6 * size),
+        data_dir=str(tmp_path),
+    ) as serving:
+        await serving.open()
+        for block in blocks:
+            await publish(serving, block)
+        await written(serving)
+        said = await ask(serving)
+        assert said.tokens == expected.tokens
+        assert said.final.evidence.disk_bytes > 0
+        assert not said.final.evicted
+        again = await ask(serving)
+        assert again.tokens == expected.tokens
+        assert again.final.evidence.disk_bytes == 0, "the same blocks were read twice"
+        assert serving.reasoner.store.ram_allocated_bytes <= max(65_536, 6 * size)
+
+
+def folders(root: Path) -> list[Path]:
+    return [path for path in root.iterdir() if path.is_dir()]
+
+
+def damage(root: Path, block: Block) -> None:
+    """Flip one bit of a block where it lies on disk."""
+    payload = block.payload.numpy().tobytes()
+    for path in root.glob("*/*.tkv"):
+        data = bytearray(path.read_bytes())
+        at = bytes(data).find(payload)
+        if at >= 0:
+            data[at + 5] ^= 1
+            path.write_bytes(data)
+            return
+    raise AssertionError("the block is on no disk")
+
+
+async def publish(serving: Serving, block: Block) -> None:
+    """As an encoder would: again when there is no room yet."""
+    while True:
+        try:
+            return serving.publish(block)
+        except LimitExceeded:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_stream_goes_on_after_a_restart(
+    model: VisionLanguageModel, blocks: list[Block], tmp_path: Path
+) -> None:
+    expected = await full_attention(model, blocks)
+    settings = {"view_tokens": recent(blocks, 5), "retrieve_blocks": UNITS, "data_dir": str(tmp_path)}
+    async with serve(model, **settings) as serving:
+        await serving.open()
+        serving.publish(*blocks[: UNITS - 3])
+        await written(serving)
+    async with serve(model, **settings) as serving:
+        state = (await serving.open(epoch=2)).state
+        assert state.next_block_number == UNITS - 3
+        assert state.watermark_us == blocks[UNITS - 4].header.time.end_us
+        serving.publish(*blocks[UNITS - 3 :])
+        said = await ask(serving)
+        assert said.tokens == expected.tokens
+        assert said.final.evidence.blocks == UNITS
+        await serving.close()
+        assert not folders(tmp_path), "closing a stream deletes it"
+
+
+async def test_a_damaged_block_is_left_out_and_told(
+    model: VisionLanguageModel, blocks: list[Block], tmp_path: Path
+) -> None:
+    settings = {"view_tokens": recent(blocks, 5), "retrieve_blocks": UNITS, "data_dir": str(tmp_path)}
+    async with serve(model, **settings) as serving:
+        await serving.open()
+        serving.publish(*blocks)
+        await written(serving)
+    damage(tmp_path, blocks[4])
+    async with serve(model, **settings) as serving:
+        await serving.open(epoch=2)
+        said = await ask(serving)
+        assert said.final.evidence.lost >= 1
+        seen = {block.time.start_us for block in said.final.evidence.recalled}
+        first_layer_only = [
+            block for block in said.final.evidence.recalled if block.layers < model.layout.layers
+        ]
+        assert blocks[4].header.time.start_us not in seen or first_layer_only
+        again = await ask(serving)
+        times = {block.time.start_us for block in again.final.evidence.recalled}
+        assert blocks[4].header.time.start_us not in times
+        assert [r.start_us for r in again.final.evicted] == [blocks[4].header.time.start_us]
+
+
+async def test_an_unknown_strategy_is_refused(model: VisionLanguageModel, blocks: list[Block]) -> None:
+    async with serve(model, view_tokens=recent(blocks, 5), retrieve_blocks=4) as serving:
+        await serving.open()
+        serving.publish(*blocks)
+        error = await error_of(call(serving, "by-magic"))
+        assert isinstance(error, BadQuestion)
+        assert "rekv" in error.message
+        limited = await ask(serving, blocks=3)
+        assert limited.final.evidence.blocks >= 5 + 3
+        assert max(len(limited.final.evidence.recalled), 3) <= 3 * model.layout.layers
