@@ -32,6 +32,7 @@ from reasoner_svc.streams import Streams
 from reasoner_svc.view.loading import LayerLoader
 from reasoner_svc.view.memory import RecallSettings
 from tandem.core.clock import Clock, monotonic_clock
+from tandem.core.process_memory import resident_bytes
 from tandem.core.transfer import LaneKind
 from tandem.vlm.embedder import TextEmbedder
 from tandem.vlm.model import VisionLanguageModel
@@ -218,6 +219,7 @@ class Reasoner:
             "blocks": len(self.store.directory),
             "questions": self.service.open_questions,
             "links": self.transfer.links,
+            "rss_bytes": resident_bytes(),
             "device": self.config.device,
         }
         return ServiceLoad(len(self.streams), {name: str(value) for name, value in details.items()})
