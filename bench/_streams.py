@@ -25,6 +25,7 @@ from kv_transfer.block import Block
 from reasoner_svc.app import Reasoner
 from reasoner_svc.config import ReasonerConfig
 from reasoner_svc.inbox import LinkInbox
+from tandem.core.blocks import Codec
 from tandem.core.ids import StreamId
 from tandem.core.timeline import MICROSECONDS, TimeRange
 from tandem.shapes.questions import Question
@@ -74,8 +75,9 @@ class Answered:
 class Parts:
     """The model and its embedder, as both services load them."""
 
-    def __init__(self, source: str, recent_units: int = 0) -> None:
+    def __init__(self, source: str, recent_units: int = 0, codec: Codec = Codec.RAW) -> None:
         """`source`: see `tandem.vlm.load.load_model`; `recent_units` 0: the checkpoint's own."""
+        self.codec = codec
         self.model: VisionLanguageModel = load_model(source)
         self.pictures = load_embedder("auto", source)
         self.text = load_text_embedder("auto", source)
@@ -105,7 +107,9 @@ def encode(parts: Parts, stream: Stream) -> Iterator[list[Block]]:
         visual = VisualUnits(once.embeds[torch.tensor(run)], once.grid)
         tokens = model.unit_embeds(visual, [unit.time.start_us for unit in units])
         seen = [Seen(of_unit, embeddings[row]) for of_unit, row in zip(tokens, run, strict=True)]
-        yield prefill_runs(model, [Run(name, window, units)], [seen])[0]
+        blocks = prefill_runs(model, [Run(name, window, units)], [seen], parts.codec)[0]
+        assert isinstance(blocks, list), blocks
+        yield blocks
 
 
 def _embeddings(

@@ -25,7 +25,7 @@ from encoder_svc.service import EncoderServicer
 from encoder_svc.session import Services
 from kv_transfer.base import BlockSink, LinkConfig, LocalEnd
 from kv_transfer.link import Link
-from tandem.core.blocks import BlockHeader, BlockKey
+from tandem.core.blocks import BlockHeader, BlockKey, Codec
 from tandem.core.clock import monotonic_clock
 from tandem.core.errors import InvalidInput
 from tandem.core.transfer import LaneKind
@@ -129,7 +129,12 @@ class EncoderApp:
         window_units = config.window_units or model.prompt.window_units or DEFAULT_WINDOW_UNITS
         self.loop = EncodeLoop(
             model,
-            LoopConfig(window_units=window_units, run_units=config.run_units, batch_units=config.batch_units),
+            LoopConfig(
+                window_units=window_units,
+                run_units=config.run_units,
+                batch_units=config.batch_units,
+                codec=Codec(config.block_codec),
+            ),
             embedder,
         )
         self.links = LinkPool(
@@ -181,6 +186,7 @@ class EncoderApp:
         details = {
             "device": str(self._model.device),
             "embedder": f"{embedder.name} {embedder.fingerprint}" if embedder is not None else "off",
+            "block_codec": self.loop.codec.value,
             "window_units": str(self.loop.window_units),
             "units_encoded": str(stats.units),
             "units_waiting": str(self.loop.waiting),

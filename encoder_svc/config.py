@@ -10,6 +10,7 @@ from pathlib import Path
 
 from encoder_svc.admit import MediaLimits
 from tandem.core.addresses import is_reachable_address, is_wildcard_host
+from tandem.core.blocks import Codec
 from tandem.core.errors import InvalidInput
 from tandem.core.ids import is_valid_id
 from tandem.core.secret_file import read_secret
@@ -41,6 +42,8 @@ class EncoderConfig:
     device: str = "cpu"
     max_pixels: int = 0
     """Pixel budget of a frame; 0: the checkpoint's own."""
+    block_codec: str = "raw"
+    """How blocks are written, on the wire, in RAM and on disk: a `Codec`."""
     embedder: str = "auto"
     """What embeds pictures for external retrieval: "pooled" (the checkpoint's own features), a directory or
     hub name of a SigLIP or CLIP checkpoint, "auto" (pooled where offered), "off" or empty."""
@@ -95,6 +98,8 @@ class EncoderConfig:
             ]
         if self.log_level not in LOG_LEVELS:
             found.append(f"--log-level: {self.log_level!r} is not one of {', '.join(LOG_LEVELS)}")
+        if Codec.named(self.block_codec) is None:
+            found.append(f"--block-codec: {self.block_codec!r} is not one of {', '.join(Codec)}")
         if unknown := [lane for lane in self.lanes if lane not in LANES]:
             found.append(f"--lanes: {', '.join(unknown)} (known: {', '.join(LANES)})")
         if not self.lanes:
@@ -132,6 +137,8 @@ _FLAGS = {
     "dtype": "float32, bfloat16 or float16; default: float32 on CPUs, else the checkpoint's",
     "device": "torch device, for example cpu or cuda:0",
     "max_pixels": "pixel budget of a frame; 0: the checkpoint's own",
+    "block_codec": "how blocks are written on the wire, in RAM and on disk: raw (every bit), or smaller and "
+    "a little lossy: bfloat16, float16, int8",
     "embedder": "embeds pictures for external retrieval: 'pooled' (the checkpoint's own), a directory or "
     "hub name of a SigLIP or CLIP checkpoint, 'auto' (pooled where offered), 'off'",
     "window_units": "sliding window in units; 0: what the checkpoint was trained for",

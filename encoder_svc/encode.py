@@ -17,7 +17,8 @@ from encoder_svc.decode.pictures import Rgb
 from encoder_svc.sample import Unit
 from encoder_svc.window import Window
 from kv_transfer.block import Block, pack_block
-from tandem.core.blocks import BlockGeometry, BlockKey, BlockKind
+from kv_transfer.codecs import NotCodable
+from tandem.core.blocks import BlockGeometry, BlockKey, BlockKind, Codec
 from tandem.core.ids import StreamId
 from tandem.core.timeline import TimeRange
 from tandem.vlm.embedder import Embedder, to_bytes
@@ -55,7 +56,7 @@ def unit_geometry(model: VisionLanguageModel, unit: Unit[Rgb]) -> BlockGeometry:
 
 
 def encode_sink(model: VisionLanguageModel, stream: StreamId, window: Window) -> Block:
-    """Block 0 of a new stream."""
+    """Block 0 of a new stream; never coded: it is small, and every token attends to it."""
     geometry, result = window.open()
     keys, values = _on_host(result)
     return _pack(model, stream, 0, BlockKind.SINK, geometry, TimeRange(0, 0), keys, values)
@@ -74,19 +75,28 @@ def see_runs(
 
 
 def prefill_runs(
-    model: VisionLanguageModel, runs: Sequence[Run], seen: Sequence[Sequence[Seen]]
-) -> list[list[Block]]:
-    """The blocks of each run, in order. If it raises, the windows are of no use any more."""
+    model: VisionLanguageModel,
+    runs: Sequence[Run],
+    seen: Sequence[Sequence[Seen]],
+    codec: Codec = Codec.RAW,
+) -> list[list[Block] | NotCodable]:
+    """The blocks of each run, in order, or why `codec` cannot write them.
+
+    If it raises, the windows are of no use any more.
+    """
     geometries = [[unit_geometry(model, unit) for unit in run.units] for run in runs]
     steps = [
         run.window.prepare([unit.embeds for unit in of_units], of_run)
         for run, of_units, of_run in zip(runs, seen, geometries, strict=True)
     ]
     results = model.forward_many(steps, capture=True)
-    blocks = []
+    blocks: list[list[Block] | NotCodable] = []
     for run, of_units, of_run, result in zip(runs, seen, geometries, results, strict=True):
         run.window.complete()
-        blocks.append(_pack_run(model, run, of_run, result, _embeddings(of_units)))
+        try:
+            blocks.append(_pack_run(model, run, of_run, result, _embeddings(of_units), codec))
+        except NotCodable as error:
+            blocks.append(error)
     return blocks
 
 
@@ -131,6 +141,7 @@ def _pack_run(
     geometries: Sequence[BlockGeometry],
     result: ForwardResult,
     embeddings: Sequence[bytes],
+    codec: Codec,
 ) -> list[Block]:
     keys, values = _on_host(result)
     blocks = []
@@ -151,6 +162,7 @@ def _pack_run(
             keys[:, :, span],
             values[:, :, span],
             embeddings[index],
+            codec,
         )
         blocks.append(block)
     return blocks
@@ -173,6 +185,8 @@ def _pack(
     keys: Tensor,
     values: Tensor,
     embedding: bytes = b"",
+    codec: Codec = Codec.RAW,
 ) -> Block:
-    key, sides = BlockKey(stream, number), (keys.unbind(0), values.unbind(0))
-    return pack_block(key, kind, geometry, model.layout, model.fingerprint, time, *sides, embedding)
+    key = BlockKey(stream, number)
+    layout, fingerprint = model.layout, model.fingerprint
+    return pack_block(key, kind, geometry, layout, fingerprint, time, keys, values, embedding, codec)

@@ -17,6 +17,7 @@ from encoder_svc.encode import unit_geometry
 from encoder_svc.fitting import fit_events
 from encoder_svc.messages import End
 from encoder_svc.sample import Hole, Unit
+from tandem.core.blocks import Codec
 from tandem.core.clock import Clock
 from tandem.core.errors import InvalidInput
 from tandem.vlm.model import VisionLanguageModel
@@ -34,6 +35,7 @@ class Intake:
         desk: Desk,
         submit: Submit,
         model: VisionLanguageModel,
+        codec: Codec,
         decoders: Executor,
         clock: Clock,
     ) -> None:
@@ -41,6 +43,7 @@ class Intake:
         self._desk = desk
         self._submit = submit
         self._model = model
+        self._codec = codec
         self._decoders = decoders
         self._clock = clock
         self._reading: asyncio.Future[Item | End | Refusal] | None = None
@@ -127,7 +130,7 @@ class Intake:
 
     async def _encode(self, unit: Unit[Rgb], arrived_s: float) -> None:
         geometry = unit_geometry(self._model, unit)
-        block_bytes = self._model.layout.block_bytes(geometry.tokens)
+        block_bytes = self._model.layout.block_bytes(geometry.tokens, self._codec)
         # A frame that fills an empty slot is the one before it, not a copy.
         frame_bytes = sum(frame.nbytes for frame in {id(frame): frame for frame in unit.frames}.values())
         await self._desk.changes.wait_for(lambda: self._desk.has_room(block_bytes, frame_bytes))

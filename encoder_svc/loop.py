@@ -18,6 +18,8 @@ from encoder_svc.encode import Run, encode_sink, prefill_runs, see_runs
 from encoder_svc.sample import Unit
 from encoder_svc.window import Kept, Window
 from kv_transfer.block import Block
+from kv_transfer.codecs import NotCodable
+from tandem.core.blocks import Codec
 from tandem.core.errors import Internal, TandemError
 from tandem.core.ids import StreamId
 from tandem.vlm.embedder import Embedder
@@ -72,6 +74,8 @@ class LoopConfig:
     """Most units of one stream in a batch."""
     batch_units: int = 16
     """Most units in a batch."""
+    codec: Codec = Codec.RAW
+    """How blocks are written."""
 
 
 class EncodeLoop:
@@ -96,6 +100,11 @@ class EncodeLoop:
     def window_units(self) -> int:
         """Units that a unit sees before itself."""
         return self._config.window_units
+
+    @property
+    def codec(self) -> Codec:
+        """How blocks are written, the sink apart."""
+        return self._config.codec
 
     @property
     def waiting(self) -> int:
@@ -188,13 +197,16 @@ class EncodeLoop:
                     self._encode_together([run])
             return
         try:
-            blocks = prefill_runs(self._model, runs, seen)
+            blocks = prefill_runs(self._model, runs, seen, self._config.codec)
         except Exception as error:
             for run in ready:
                 self._fail(run.lane, error)
             return
         self.stats.batches += 1
         for run, of_run in zip(ready, blocks, strict=True):
+            if isinstance(of_run, NotCodable):
+                self._fail(run.lane, of_run)
+                continue
             self.stats.units += len(of_run)
             self._post(run.lane, [(job.serial, block) for job, block in zip(run.jobs, of_run, strict=True)])
 

@@ -78,7 +78,13 @@ class Session:
         self._lane: Lane | None = None
         self._draining = False
         self._intake = Intake(
-            self._make_source(), self._desk, self._submit, services.model, services.decoders, services.clock
+            self._make_source(),
+            self._desk,
+            self._submit,
+            services.model,
+            services.loop.codec,
+            services.decoders,
+            services.clock,
         )
 
     @property

@@ -126,10 +126,7 @@ class Window:
         self._append(self._recent, block, positions)
 
     def _append(self, segment: Segment, block: Block, positions: Tensor) -> None:
-        layers = range(self._model.layout.layers)
-        keys = [block.keys(layer) for layer in layers]
-        values = [block.values(layer) for layer in layers]
-        segment.append_raw(keys, values, positions)
+        segment.append_raw(block.keys().unbind(0), block.values().unbind(0), positions)
 
     def prepare(self, embeds: Sequence[Tensor], geometries: Sequence[BlockGeometry]) -> Step:
         """Place new units: `embeds` is [tokens, hidden] for each. Run the step, then call `complete`.

@@ -5,12 +5,12 @@ Knows nothing of how blocks travel or where they are kept.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 import xxhash
 
+from kv_transfer.codecs import TORCH_DTYPES, Half, decode_half, encode_half
 from kv_transfer.header import (
     HeaderCorrupt,
     HeaderInvalid,
@@ -19,7 +19,7 @@ from kv_transfer.header import (
     decode_header,
     encode_header,
 )
-from tandem.core.blocks import BlockGeometry, BlockHeader, BlockKey, BlockKind, KVLayout
+from tandem.core.blocks import BlockGeometry, BlockHeader, BlockKey, BlockKind, Codec, KVLayout
 from tandem.core.errors import DataLost, InvalidInput
 from tandem.core.timeline import TimeRange
 
@@ -37,8 +37,6 @@ __all__ = [
     "pack_block",
     "verify_block",
 ]
-
-TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class BlockCorrupt(DataLost):
@@ -70,27 +68,29 @@ class Block:
         """The header's key."""
         return self.header.key
 
-    def keys(self, layer: int) -> torch.Tensor:
-        """A view of one layer's raw keys, [kv_heads, tokens, head_dim]."""
-        return self._half(layer, 0)
+    def keys(self) -> torch.Tensor:
+        """Raw keys of all layers, [layers, kv_heads, tokens, head_dim]; a view where the codec is RAW."""
+        return self._decoded(Half.KEYS)
 
-    def values(self, layer: int) -> torch.Tensor:
-        """A view of one layer's values, [kv_heads, tokens, head_dim]."""
-        return self._half(layer, 1)
+    def values(self) -> torch.Tensor:
+        """Values of all layers, [layers, kv_heads, tokens, head_dim]; a view where the codec is RAW."""
+        return self._decoded(Half.VALUES)
 
-    def _half(self, layer: int, half: int) -> torch.Tensor:
-        layout, tokens = self.header.layout, self.header.tokens
-        if not 0 <= layer < layout.layers:
-            raise IndexError(f"layer {layer} of a block with {layout.layers} layers")
-        size_bytes = layout.layer_bytes(tokens) // 2
-        start = (2 * layer + half) * size_bytes
-        flat = self.payload[start : start + size_bytes].view(TORCH_DTYPES[layout.dtype])
-        return flat.view(layout.kv_heads, tokens, layout.head_dim)
+    def coded(self, half: Half) -> torch.Tensor:
+        """A view of the bytes of all layers' keys or values as they are written, [layers, bytes]."""
+        header = self.header
+        keys_bytes, _ = header.layout.half_bytes(header.tokens, header.codec)
+        layers = self.payload.view(header.layout.layers, header.layer_bytes)
+        return layers[:, :keys_bytes] if half is Half.KEYS else layers[:, keys_bytes:]
+
+    def _decoded(self, half: Half) -> torch.Tensor:
+        header = self.header
+        return decode_half(self.coded(half), header.layout, header.tokens, header.codec, half)
 
 
 def layer_bytes_range(header: BlockHeader, layer: int) -> tuple[int, int]:
     """Half-open byte range ``[start, end)`` of a layer in the payload."""
-    size_bytes = header.layout.layer_bytes(header.tokens)
+    size_bytes = header.layer_bytes
     return layer * size_bytes, (layer + 1) * size_bytes
 
 
@@ -108,16 +108,18 @@ def pack_block(
     layout: KVLayout,
     fingerprint: str,
     time: TimeRange,
-    keys: Sequence[torch.Tensor],
-    values: Sequence[torch.Tensor],
+    keys: torch.Tensor,
+    values: torch.Tensor,
     embedding: bytes = b"",
+    codec: Codec = Codec.RAW,
 ) -> Block:
-    """Copy one span's keys and values (one tensor a layer, [kv_heads, tokens, head_dim]) into a block.
+    """Copy one span's keys and values, [layers, kv_heads, tokens, head_dim] each, into a block.
 
     The tensors may live on any device and need not be contiguous; the payload lies in host memory.
-    Raises InvalidInput when a shape or dtype differs from the layout, HeaderInvalid for bad fields.
+    Raises InvalidInput when a shape or dtype differs from the layout or the codec cannot write a number,
+    HeaderInvalid for bad fields.
     """
-    payload = torch.empty(layout.block_bytes(geometry.tokens), dtype=torch.uint8)
+    payload = torch.empty(layout.block_bytes(geometry.tokens, codec), dtype=torch.uint8)
     draft = BlockHeader(
         key=key,
         kind=kind,
@@ -127,14 +129,13 @@ def pack_block(
         time=time,
         layer_checksums=(0,) * layout.layers,
         embedding=embedding,
+        codec=codec,
     )
     check_header(draft)
     block = Block(draft, payload)
-    _check_tensors("keys", keys, draft)
-    _check_tensors("values", values, draft)
-    for layer, (layer_keys, layer_values) in enumerate(zip(keys, values, strict=True)):
-        block.keys(layer).copy_(layer_keys)
-        block.values(layer).copy_(layer_values)
+    for half, numbers in ((Half.KEYS, keys), (Half.VALUES, values)):
+        _check_shape(half.name.lower(), numbers, draft)
+        encode_half(numbers, codec, half, block.coded(half))
     return seal_block(draft, payload)
 
 
@@ -156,14 +157,10 @@ def verify_block(block: Block) -> None:
         raise BlockCorrupt(f"block {header.key} is damaged in layers {list(wrong)}", wrong)
 
 
-def _check_tensors(name: str, tensors: Sequence[torch.Tensor], header: BlockHeader) -> None:
+def _check_shape(name: str, numbers: torch.Tensor, header: BlockHeader) -> None:
     layout = header.layout
-    shape = (layout.kv_heads, header.tokens, layout.head_dim)
-    if len(tensors) != layout.layers:
-        raise InvalidInput(f"{len(tensors)} tensors of {name} for {layout.layers} layers")
-    for layer, tensor in enumerate(tensors):
-        if tuple(tensor.shape) != shape or tensor.dtype != TORCH_DTYPES[layout.dtype]:
-            raise InvalidInput(
-                f"{name} of layer {layer} are {tensor.dtype} {tuple(tensor.shape)}, "
-                f"expected {layout.dtype} {shape}"
-            )
+    shape = (layout.layers, layout.kv_heads, header.tokens, layout.head_dim)
+    if tuple(numbers.shape) != shape or numbers.dtype != TORCH_DTYPES[layout.dtype]:
+        raise InvalidInput(
+            f"{name} are {numbers.dtype} {tuple(numbers.shape)}, expected {layout.dtype} {shape}"
+        )

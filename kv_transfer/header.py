@@ -24,6 +24,7 @@ from tandem.core.blocks import (
     BlockHeader,
     BlockKey,
     BlockKind,
+    Codec,
     KVLayout,
 )
 from tandem.core.errors import DataLost, Incompatible, InvalidInput
@@ -45,7 +46,6 @@ MAX_EMBEDDING_BYTES = EMBEDDING_NUMBER_BYTES * MAX_EMBEDDING_NUMBERS
 LENGTH_TOLERANCE = 0.01
 """How far an embedding's length may lie from 1; rounding to float16 moves it by 0.0005 at most."""
 _MAX_TIME_US = 1 << 62
-_CODEC_RAW = "raw"
 
 _PREFIX = struct.Struct("<4sHHI")
 _CHECKSUM = struct.Struct("<Q")
@@ -91,7 +91,7 @@ def encode_header(header: BlockHeader) -> bytes:
             "end_us": header.time.end_us,
             "tokens": header.tokens,
             "payload_bytes": header.payload_bytes,
-            "codec": _CODEC_RAW,
+            "codec": header.codec.value,
             "layer_xxh3": struct.pack(f"<{layout.layers}Q", *header.layer_checksums),
             "embedding": header.embedding,
         },
@@ -183,7 +183,8 @@ def _unpack(body: bytes, keys: frozenset[str]) -> dict[str, Any]:
 
 
 def _from_map(fields: dict[str, Any]) -> BlockHeader:
-    if fields["codec"] != _CODEC_RAW:
+    codec = Codec.named(fields["codec"])
+    if codec is None:
         raise HeaderUnsupported(f"unknown payload codec {fields['codec']!r}")
     grid, sums, embedding = fields["grid"], fields["layer_xxh3"], fields.get("embedding", b"")
     _require(isinstance(grid, list) and len(grid) == 3, "a grid that is not three numbers")
@@ -212,6 +213,7 @@ def _from_map(fields: dict[str, Any]) -> BlockHeader:
         time=TimeRange(start_us, end_us),
         layer_checksums=struct.unpack(f"<{len(sums) // 8}Q", sums),
         embedding=embedding,
+        codec=codec,
     )
     check_header(header)
     _require(fields["tokens"] == header.tokens, "a token count that differs from the geometry")

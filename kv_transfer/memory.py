@@ -81,6 +81,6 @@ def random_block(
         layout,
         fingerprint,
         TimeRange(number * 1_000_000, (number + 1) * 1_000_000),
-        list(halves[:layers]),
-        list(halves[layers:]),
+        halves[:layers],
+        halves[layers:],
     )

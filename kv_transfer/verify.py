@@ -22,7 +22,7 @@ class LayerVerifier:
         self._blocks = {
             index: (
                 buffer.numpy().data,
-                headers[index].layout.layer_bytes(headers[index].tokens),
+                headers[index].layer_bytes,
                 headers[index].layer_checksums,
             )
             for index, buffer in buffers.items()

@@ -206,7 +206,7 @@ def _granted_spans(headers: Sequence[BlockHeader], grants: Sequence[BlockGrant])
     """The granted bytes in order; layers that lie next to each other are one span."""
     for grant in grants:
         header = headers[grant.index]
-        size_bytes = header.layout.layer_bytes(header.tokens)
+        size_bytes = header.layer_bytes
         first = after = grant.layers[0]
         for layer in grant.layers:
             if layer != after:

@@ -252,10 +252,7 @@ class IncomingBook:
         transfer.attempt += 1
         offer, lane_epoch = transfer.offer, self._lane_epoch
         blocks = tuple(BlockGrant(index=i, layers=tuple(sorted(m))) for i, m in transfer.missing.items())
-        wanted = sum(
-            offer.headers[b.index].layout.layer_bytes(offer.headers[b.index].tokens) * len(b.layers)
-            for b in blocks
-        )
+        wanted = sum(offer.headers[b.index].layer_bytes * len(b.layers) for b in blocks)
         frame_class = choose_class(wanted, self._largest_class)
         grant = Grant(
             transfer_id=offer.transfer_id,

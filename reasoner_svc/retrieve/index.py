@@ -1,4 +1,4 @@
-# ruff: noqa: N803, N806 (shape suffixes)
+# ruff: noqa: N803 (shape suffixes)
 """Pure. What stays in RAM of every visual block of one stream, wherever the block's bytes lie.
 
 Retrieval scores blocks without reading them: a block is represented by the mean of its raw keys (ReKV, arXiv
@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from kv_transfer.block import TORCH_DTYPES, Block
+from kv_transfer.block import Block
 from reasoner_svc.retrieve.index_view import Chunk, IndexView, Piece, unit_length
 from tandem.core.errors import InvalidInput
 from tandem.core.timeline import TimeRange
@@ -36,12 +36,9 @@ def representatives(block: Block) -> Tensor:
 
     Raises InvalidInput for a block without tokens.
     """
-    layout, tokens = block.header.layout, block.header.tokens
-    if tokens == 0:
+    if block.header.tokens == 0:
         raise InvalidInput(f"block {block.key} has no tokens to be represented by")
-    shape = (layout.layers, 2, layout.kv_heads, tokens, layout.head_dim)
-    raw_keys_LHTD = block.payload.view(TORCH_DTYPES[layout.dtype]).view(shape)[:, 0]
-    return raw_keys_LHTD.mean(2, dtype=torch.float32).flatten(1)
+    return block.keys().mean(2, dtype=torch.float32).flatten(1)
 
 
 class MemoryIndex:

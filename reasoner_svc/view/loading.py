@@ -10,17 +10,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from kv_transfer.block import TORCH_DTYPES, layer_bytes_range
+from kv_transfer.block import layer_bytes_range
+from kv_transfer.codecs import decode_layer
 from reasoner_svc.retrieve.cost import DiskRate, plan_load
 from reasoner_svc.store.directory import Entry
 from reasoner_svc.store.disk.slots import DiskSlot
 from reasoner_svc.store.store import BlockStore
 from reasoner_svc.store.tiers.pool import LayerPool, PageKey
-from tandem.core.blocks import BlockHeader
+from tandem.core.blocks import BlockHeader, Codec
 from tandem.core.ids import StreamId
 
 Wants = Sequence[tuple[DiskSlot, BlockHeader]]
@@ -130,9 +133,8 @@ class LayerLoader:
                 places[number] = (entry.header, data)
         self._read(cold, layer, left_s, keys, places, found)
         for number in sorted(places):
-            header, data = places[number]
-            found.headers.append(header)
-            key, value = _halves(header, data)
+            found.headers.append(places[number][0])
+        for key, value in _decode([places[number] for number in sorted(places)]):
             found.keys.append(key)
             found.values.append(value)
         return found
@@ -149,7 +151,7 @@ class LayerLoader:
         if not cold:
             return
         assert self._disk is not None, f"held nowhere: {cold[0].key}"
-        sizes = [entry.header.layout.layer_bytes(entry.header.tokens) for entry in cold]
+        sizes = [entry.header.layer_bytes for entry in cold]
         plan = plan_load(len(cold), max(sizes), self.rate, left_s)
         found.skipped = plan.skipped
         chosen = cold[: plan.load]
@@ -169,9 +171,14 @@ class LayerLoader:
             places[number] = (entry.header, data if page is None else page)
 
 
-def _halves(header: BlockHeader, data: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values [H, N, D] of one layer's bytes."""
-    layout = header.layout
-    shape = (2, layout.kv_heads, header.tokens, layout.head_dim)
-    keys, values = data.view(TORCH_DTYPES[layout.dtype]).view(shape).unbind(0)
-    return keys, values
+def _decode(places: Sequence[tuple[BlockHeader, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values [H, N, D] of one layer of each block; equal neighbours are decoded together."""
+    out: list[tuple[Tensor, Tensor]] = []
+    for (layout, tokens, codec), group in groupby(places, lambda p: (p[0].layout, p[0].tokens, p[0].codec)):
+        data = [layer for _, layer in group]
+        if codec is Codec.RAW or len(data) == 1:
+            out += [decode_layer(layer, layout, tokens, codec) for layer in data]
+        else:
+            keys, values = decode_layer(torch.stack(data), layout, tokens, codec)
+            out += zip(keys.unbind(0), values.unbind(0), strict=True)
+    return out

@@ -164,7 +164,7 @@ class Recall:
             block.score = max(block.score, scores[number])
         report.tokens = max(report.tokens, sum(header.tokens for header in found.headers))
         report.layer_blocks += len(found.headers)
-        report.loaded_bytes += sum(h.layout.layer_bytes(h.tokens) for h in found.headers)
+        report.loaded_bytes += sum(h.layer_bytes for h in found.headers)
         report.disk_bytes += found.disk_bytes
         report.skipped += found.skipped
         report.lost += len(found.missing) + len(found.damaged)

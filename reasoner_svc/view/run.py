@@ -233,10 +233,9 @@ class StreamRun:
         return tuple(parts)
 
     def _write(self, segment: Segment, block: Block, base: Position) -> None:
-        layers = range(block.header.layout.layers)
         positions = self._model.prompt.local_positions(block.header.geometry)
         positions = positions + torch.tensor(base, dtype=torch.int64)[:, None]
-        segment.append_raw([block.keys(i) for i in layers], [block.values(i) for i in layers], positions)
+        segment.append_raw(block.keys().unbind(0), block.values().unbind(0), positions)
 
     def _settle(self) -> None:
         held = min(

@@ -5,12 +5,14 @@ layers. Payload order is layer-major, so that each layer can be fetched and veri
 
     layer 0: K [kv_heads, tokens, head_dim]  V [kv_heads, tokens, head_dim]
     layer 1: K ...                           V ...
+
+How the numbers of K and V are written is the block's codec, the same wherever the block travels or lies.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 
 from tandem.core.ids import StreamId
 from tandem.core.timeline import TimeRange
@@ -31,6 +33,28 @@ class BlockKind(IntEnum):
     """Generated or given text (notes, prompts)."""
 
 
+class Codec(StrEnum):
+    """How keys and values are written in a payload. What each costs in accuracy is in docs/kv-format.md."""
+
+    RAW = "raw"
+    """In the layout's element type: every bit as the model made it."""
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    INT8 = "int8"
+    """Eight bits with a float32 scale: of each channel for keys, of each token for values (KIVI,
+    arXiv 2402.02750: keys have outlier channels, values do not)."""
+
+    @classmethod
+    def named(cls, name: object) -> Codec | None:
+        """The codec of this name, or None."""
+        return next((codec for codec in cls if codec.value == name), None)
+
+
+SCALE_BYTES = 4
+_INT8_ALIGN = 16
+"""Halves of a layer are padded to this, so that what follows can be read as wider numbers."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KVLayout:
     """Shape of one model's keys and values."""
@@ -41,13 +65,23 @@ class KVLayout:
     dtype: str
     """Name of the element type: a key of `DTYPE_BYTES`."""
 
-    def layer_bytes(self, tokens: int) -> int:
-        """Bytes of K and V together for one layer of `tokens` tokens."""
-        return 2 * self.kv_heads * tokens * self.head_dim * DTYPE_BYTES[self.dtype]
+    def half_bytes(self, tokens: int, codec: Codec = Codec.RAW) -> tuple[int, int]:
+        """Bytes of K and of V for one layer of `tokens` tokens, as a codec writes them."""
+        numbers = self.kv_heads * tokens * self.head_dim
+        if codec is Codec.INT8:
+            scales = self.kv_heads * self.head_dim, self.kv_heads * tokens
+            keys, values = (-(-(numbers + SCALE_BYTES * n) // _INT8_ALIGN) * _INT8_ALIGN for n in scales)
+            return keys, values
+        half = numbers * DTYPE_BYTES[self.dtype if codec is Codec.RAW else codec]
+        return half, half
 
-    def block_bytes(self, tokens: int) -> int:
+    def layer_bytes(self, tokens: int, codec: Codec = Codec.RAW) -> int:
+        """Bytes of K and V together for one layer of `tokens` tokens."""
+        return sum(self.half_bytes(tokens, codec))
+
+    def block_bytes(self, tokens: int, codec: Codec = Codec.RAW) -> int:
         """Bytes of a whole block's payload."""
-        return self.layers * self.layer_bytes(tokens)
+        return self.layers * self.layer_bytes(tokens, codec)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -100,6 +134,8 @@ class BlockHeader:
     embedding: bytes = b""
     """The block's picture in the space of an image-text model, for external retrieval: a vector of length 1,
     at most `MAX_EMBEDDING_NUMBERS` little-endian float16; empty: none."""
+    codec: Codec = Codec.RAW
+    """How the payload is written."""
 
     @property
     def tokens(self) -> int:
@@ -107,6 +143,11 @@ class BlockHeader:
         return self.geometry.tokens
 
     @property
+    def layer_bytes(self) -> int:
+        """Length of one layer of the payload in bytes."""
+        return self.layout.layer_bytes(self.tokens, self.codec)
+
+    @property
     def payload_bytes(self) -> int:
         """Length of the payload in bytes."""
-        return self.layout.block_bytes(self.tokens)
+        return self.layout.layers * self.layer_bytes

@@ -5,8 +5,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any, TypeVar
 
-from tandem.core.blocks import BlockGeometry, BlockHeader, BlockKey, BlockKind, KVLayout
-from tandem.core.errors import InvalidInput
+from tandem.core.blocks import BlockGeometry, BlockHeader, BlockKey, BlockKind, Codec, KVLayout
+from tandem.core.errors import Incompatible, InvalidInput
 from tandem.core.ids import StreamId, is_valid_id
 from tandem.core.timeline import TimeRange
 from tandem.wire.convert import range_from_proto, range_to_proto
@@ -39,11 +39,18 @@ def header_to_proto(header: BlockHeader) -> pb.BlockHeader:
         time=range_to_proto(header.time),
         layer_checksums=header.layer_checksums,
         embedding=header.embedding,
+        codec=header.codec,
     )
 
 
 def header_from_proto(message: pb.BlockHeader) -> BlockHeader:
-    """A block header from the wire; `kv_transfer.header.check_header` judges its values."""
+    """A block header from the wire; `kv_transfer.header.check_header` judges its values.
+
+    Raises InvalidInput for what no header can hold, Incompatible for an unknown codec.
+    """
+    codec = Codec.named(message.codec or Codec.RAW.value)
+    if codec is None:
+        raise Incompatible(f"a block in the codec {message.codec[:80]!r} (known: {', '.join(Codec)})")
     return BlockHeader(
         key=BlockKey(stream_id(message.stream), message.number),
         kind=member_of(_BLOCK, message.kind),
@@ -64,6 +71,7 @@ def header_from_proto(message: pb.BlockHeader) -> BlockHeader:
         time=range_from_proto(message.time) if message.HasField("time") else TimeRange(0, 0),
         layer_checksums=short(message.layer_checksums),
         embedding=message.embedding,
+        codec=codec,
     )
 
 

@@ -73,8 +73,8 @@ class TandemRekv:
             self.model.layout,
             self.model.fingerprint,
             TimeRange(number, number + 1),
-            list(keys),
-            list(values),
+            keys,
+            values,
         )
         self.blocks[number] = block
         self.index.append(number, block.header.time, len(embeds), representatives(block))
@@ -90,8 +90,8 @@ class TandemRekv:
             internal = layer_query(queries, self.model.layout.kv_heads, (0, QUESTION))
             chosen = selector.select(memory, Query(layer=layer, internal=internal), limits).numbers.tolist()
             picks.append([number - 1 for number in chosen])
-            keys = [self.sink[0][layer], *(self.blocks[n].keys(layer) for n in chosen)]
-            values = [self.sink[1][layer], *(self.blocks[n].values(layer) for n in chosen)]
+            keys = [self.sink[0][layer], *(self.blocks[n].keys()[layer] for n in chosen)]
+            values = [self.sink[1][layer], *(self.blocks[n].values()[layer] for n in chosen)]
             tokens = sum(key.shape[1] for key in keys)
             context.write(layer, keys, values, text_positions(start - tokens, tokens))
 
@@ -158,7 +158,7 @@ def test_encoded_keys_are_the_same(model, stock):
         tokens = theirs.blocks[number - 1]
         for layer in range(model.layout.layers):
             literal = torch.stack([theirs.keys[layer][token] for token in tokens], 1)
-            assert relative_error(block.keys(layer), literal) < 1e-5
+            assert relative_error(block.keys()[layer], literal) < 1e-5
 
 
 @torch.no_grad()

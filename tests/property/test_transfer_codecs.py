@@ -19,7 +19,7 @@ from kv_transfer.protocol.frames import (
     encode_frame_header,
     plan_frames,
 )
-from tandem.core.blocks import BlockGeometry, BlockHeader, BlockKey, BlockKind, KVLayout
+from tandem.core.blocks import BlockGeometry, BlockHeader, BlockKey, BlockKind, Codec, KVLayout
 from tandem.core.errors import TandemError
 from tandem.core.ids import Epoch, StreamId
 from tandem.core.tickets import Ticket, TicketInvalid, sign_ticket, verify_ticket
@@ -60,6 +60,7 @@ def block_headers(draw: st.DrawFn) -> BlockHeader:
         time=TimeRange(start_us, start_us + draw(st.integers(0, 10**9))),
         layer_checksums=tuple(draw(st.lists(u64, min_size=layers, max_size=layers))),
         embedding=draw(embeddings),
+        codec=draw(st.sampled_from(Codec)),
     )
 
 

@@ -22,7 +22,8 @@ from reasoner_svc.store.disk.slots import Identity, Lost
 from tandem.core.errors import DataLost
 from tandem.core.timeline import TimeRange
 
-VERSION = 1
+VERSION = 2
+"""A catalogue of another version is set aside and made anew from the data files."""
 _TABLES = """
 CREATE TABLE about (id INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE blocks (number INTEGER PRIMARY KEY, file INTEGER, row BLOB NOT NULL, reps BLOB NOT NULL);

@@ -49,7 +49,7 @@ class DiskReader:
         """
         _check_want(slot, header)
         layers = range(header.layout.layers) if layers is None else layers
-        length = header.layout.layer_bytes(header.tokens)
+        length = header.layer_bytes
         if layers.step != 1 or not 0 <= layers.start <= layers.stop <= header.layout.layers:
             raise InvalidInput(f"{layers} of a block with {header.layout.layers} layers")
         result = _buffer(length * len(layers), out)
@@ -204,7 +204,7 @@ def _pieces(wants: Sequence[Want], layer: int) -> list[Piece]:
         _check_want(slot, header)
         if not 0 <= layer < header.layout.layers:
             raise InvalidInput(f"layer {layer} of a block with {header.layout.layers} layers")
-        length = header.layout.layer_bytes(header.tokens)
+        length = header.layer_bytes
         pieces.append(Piece(slot.stream, slot.file, slot.start + layer * length, length, index))
     return pieces
 

@@ -13,10 +13,12 @@ import xxhash
 
 from kv_transfer.header import HeaderCorrupt
 from reasoner_svc.store.disk.slots import DiskSlot, Held, Identity
-from tandem.core.blocks import BlockGeometry, BlockHeader, BlockKey, BlockKind
+from tandem.core.blocks import BlockGeometry, BlockHeader, BlockKey, BlockKind, Codec
 from tandem.core.timeline import TimeRange
 
-_FIXED = struct.Struct("<QqqIQQQqQB5I")
+_FIXED = struct.Struct("<QqqIQQQqQBBH5I")
+_CODECS = tuple(Codec)
+"""By the number in a row; new ones are appended."""
 _CHECKSUM = struct.Struct("<Q")
 _KINDS = {int(kind): kind for kind in BlockKind}
 
@@ -35,13 +37,15 @@ def encode_row(held: Held) -> bytes:
         held.written_us,
         held.reps_xxh3,
         header.kind,
+        _CODECS.index(header.codec),
+        len(header.embedding),
         geometry.text_before,
         geometry.grid_t,
         geometry.grid_h,
         geometry.grid_w,
         geometry.text_after,
     )
-    body += struct.pack(f"<{len(header.layer_checksums)}Q", *header.layer_checksums)
+    body += struct.pack(f"<{len(header.layer_checksums)}Q", *header.layer_checksums) + header.embedding
     return body + _CHECKSUM.pack(xxhash.xxh3_64_intdigest(body))
 
 
@@ -57,25 +61,28 @@ class Headers:
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
-        self._row = struct.Struct(f"{_FIXED.format}{identity.layout.layers}QQ")
-        self._geometries: dict[tuple[int, ...], tuple[BlockGeometry, int]] = {}
+        self._row = struct.Struct(f"{_FIXED.format}{identity.layout.layers}Q")
+        self._geometries: dict[tuple[int, ...], BlockGeometry] = {}
+        self._lengths: dict[tuple[BlockGeometry, Codec], int] = {}
 
     def from_row(self, row: bytes, reps: bytes) -> Held:
         """A block from its row. Raises HeaderCorrupt when row or representatives are damaged."""
         identity = self._identity
-        if len(row) != self._row.size:
+        if len(row) < self._row.size + _CHECKSUM.size:
             raise HeaderCorrupt(f"a row of {len(row)} bytes")
         _check(row)
-        fields = self._row.unpack(row)
+        fields = self._row.unpack_from(row)
+        embedding = row[self._row.size : -_CHECKSUM.size]
         number, start_us, end_us, file, record_start, payload_start, record_end, written_us, reps_xxh3 = (
             fields[:9]
         )
         if len(reps) != identity.reps_bytes or xxhash.xxh3_64_intdigest(reps) != reps_xxh3:
             raise HeaderCorrupt(f"the representatives of block {number} are damaged in the catalogue")
         kind = _KINDS.get(fields[9])
-        if kind is None or start_us > end_us:
+        codec = _CODECS[fields[10]] if fields[10] < len(_CODECS) else None
+        if kind is None or codec is None or start_us > end_us or len(embedding) != fields[11]:
             raise HeaderCorrupt(f"the row of block {number} describes an impossible block")
-        geometry, length = self._geometry(fields[10:15])
+        geometry = self._geometry(fields[12:17])
         header = BlockHeader(
             key=BlockKey(identity.stream, number),
             kind=kind,
@@ -83,15 +90,17 @@ class Headers:
             layout=identity.layout,
             fingerprint=identity.fingerprint,
             time=TimeRange(start_us, end_us),
-            layer_checksums=fields[15:-1],
+            layer_checksums=fields[17:],
+            embedding=embedding,
+            codec=codec,
         )
-        slot = DiskSlot(identity.stream, file, payload_start, length)
+        slot = DiskSlot(identity.stream, file, payload_start, self._length(geometry, codec))
         return Held(header, slot, record_start, record_end, written_us, reps_xxh3)
 
     def shared(self, header: BlockHeader) -> BlockHeader:
         """The same header, made of shared parts. It must be of this identity."""
         identity, g = self._identity, header.geometry
-        geometry, _ = self._geometry((g.text_before, g.grid_t, g.grid_h, g.grid_w, g.text_after))
+        geometry = self._geometry((g.text_before, g.grid_t, g.grid_h, g.grid_w, g.text_after))
         return BlockHeader(
             key=BlockKey(identity.stream, header.key.number),
             kind=header.kind,
@@ -100,16 +109,23 @@ class Headers:
             fingerprint=identity.fingerprint,
             time=header.time,
             layer_checksums=header.layer_checksums,
+            embedding=header.embedding,
+            codec=header.codec,
         )
 
-    def _geometry(self, numbers: tuple[int, ...]) -> tuple[BlockGeometry, int]:
+    def _length(self, geometry: BlockGeometry, codec: Codec) -> int:
+        key = geometry, codec
+        if key not in self._lengths:
+            self._lengths[key] = self._identity.layout.block_bytes(geometry.tokens, codec)
+        return self._lengths[key]
+
+    def _geometry(self, numbers: tuple[int, ...]) -> BlockGeometry:
         found = self._geometries.get(numbers)
         if found is None:
             before, grid_t, grid_h, grid_w, after = numbers
-            geometry = BlockGeometry(
+            found = BlockGeometry(
                 text_before=before, grid_t=grid_t, grid_h=grid_h, grid_w=grid_w, text_after=after
             )
-            found = geometry, self._identity.layout.block_bytes(geometry.tokens)
             self._geometries[numbers] = found
         return found
 

@@ -105,7 +105,7 @@ def _read_checked(fd: int, at: int, head: RecordHead, header: BlockHeader, size:
     reps = os.pread(fd, head.reps_bytes, at + PREFIX_BYTES + head.header_bytes)
     if xxhash.xxh3_64_intdigest(reps) != head.reps_xxh3:
         raise DataLost(f"the representatives of block {head.number} are damaged")
-    length = header.layout.layer_bytes(header.tokens)
+    length = header.layer_bytes
     for layer, expected in enumerate(header.layer_checksums):
         data = os.pread(fd, length, at + head.payload_at + layer * length)
         if xxhash.xxh3_64_intdigest(data) != expected:

@@ -12,7 +12,9 @@ from encoder_svc.changes import Changes
 from encoder_svc.encode import prefill_runs
 from encoder_svc.loop import EncodeLoop, Lane, LoopConfig
 from encoder_svc.sample import Unit
-from kv_transfer.block import Block
+from kv_transfer.block import Block, pack_block
+from kv_transfer.codecs import NotCodable
+from tandem.core.blocks import BlockKey, Codec
 from tandem.core.errors import Internal, TandemError
 from tandem.core.ids import StreamId
 from tandem.core.timeline import TimeRange
@@ -48,8 +50,8 @@ def unit(index: int, rgb: Rgb | None = None) -> Unit[Rgb]:
     return Unit(time, (picture(index) if rgb is None else rgb,))
 
 
-def make_loop() -> EncodeLoop:
-    return EncodeLoop(model(), LoopConfig(window_units=3, run_units=4, batch_units=8))
+def make_loop(codec: Codec = Codec.RAW) -> EncodeLoop:
+    return EncodeLoop(model(), LoopConfig(window_units=3, run_units=4, batch_units=8, codec=codec))
 
 
 async def test_units_come_back_in_order_with_their_serials() -> None:
@@ -84,6 +86,28 @@ async def test_a_stream_that_fails_takes_no_other_along() -> None:
     assert not good.errors
     assert len(bad.errors) >= 1
     assert isinstance(bad.errors[0], TandemError)
+    await loop.close()
+
+
+async def test_uncodable_numbers_end_their_own_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoiled(key: BlockKey, *arguments: Any) -> Block:
+        *before, keys, values, embedding, codec = arguments
+        if key == BlockKey(StreamId("bad"), 2):
+            keys = keys * float("nan")
+        return pack_block(key, *before, keys, values, embedding, codec)
+
+    monkeypatch.setattr("encoder_svc.encode.pack_block", spoiled)
+    loop, good, bad = make_loop(Codec.INT8), Taker("good"), Taker("bad")
+    for taker in (good, bad):
+        loop.open(taker.lane)
+        for index in range(3):
+            loop.submit(taker.lane, index + 1, unit(index))
+    loop.start()
+    await good.until(4)
+    await bad.until(4)
+    assert [block.header.codec for _, block in good.blocks] == [Codec.RAW, *[Codec.INT8] * 3]
+    assert not good.errors
+    assert [type(error) for error in bad.errors] == [NotCodable]
     await loop.close()
 
 

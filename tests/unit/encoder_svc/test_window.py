@@ -39,14 +39,16 @@ def encode(vlm: VisionLanguageModel, window: Window, units: list[Unit[Rgb]], run
     blocks: list[Block] = []
     for at in range(0, len(units), run_units):
         runs = [Run(STREAM, window, tuple(units[at : at + run_units]))]
-        blocks += prefill_runs(vlm, runs, see_runs(vlm, runs))[0]
+        found = prefill_runs(vlm, runs, see_runs(vlm, runs))[0]
+        assert isinstance(found, list), found
+        blocks += found
     return blocks
 
 
 def tensors(blocks: list[Block], layer: int) -> torch.Tensor:
     """Keys and values of all blocks of one layer, [2, heads, tokens, dim]."""
-    keys = torch.cat([block.keys(layer) for block in blocks], 1)
-    values = torch.cat([block.values(layer) for block in blocks], 1)
+    keys = torch.cat([block.keys()[layer] for block in blocks], 1)
+    values = torch.cat([block.values()[layer] for block in blocks], 1)
     return torch.stack((keys, values))
 
 
@@ -116,7 +118,7 @@ def test_a_unit_sees_the_sink_and_the_window_before_it_and_nothing_else(source: 
         window = Window(vlm, 2)
         found.append([encode_sink(vlm, STREAM, window), *encode(vlm, window, variant, 1)])
     # Layer 1 reads what layer 0 attended: one window of reach.
-    differs = [not torch.equal(a.keys(1), b.keys(1)) for a, b in zip(*found, strict=True)]
+    differs = [not torch.equal(a.keys()[1], b.keys()[1]) for a, b in zip(*found, strict=True)]
     assert differs == [False, False, True, True, True, False, False, False, False]
 
 
@@ -191,6 +193,7 @@ def test_streams_together_equal_streams_alone() -> None:
         runs.append(Run(STREAM, window, tuple(make_units(vlm, size, change_at=size - 2))))
     together = prefill_runs(vlm, runs, see_runs(vlm, runs))
     for left, right in zip(together, alone, strict=True):
+        assert isinstance(left, list), left
         assert largest_error(left, right) < 1e-5
 
 

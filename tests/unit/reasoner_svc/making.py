@@ -96,5 +96,5 @@ def _pack(
     done: object,
 ) -> Block:
     key = BlockKey(StreamId(stream), number)
-    keys, values = list(done.raw_keys), list(done.raw_values)  # type: ignore[attr-defined]
+    keys, values = done.raw_keys, done.raw_values  # type: ignore[attr-defined]
     return pack_block(key, kind, geometry, model.layout, model.fingerprint, time, keys, values)

@@ -36,7 +36,7 @@ def test_representatives_are_means_of_raw_keys() -> None:
     means = representatives(block)
     assert means.shape == (2, 16)
     for layer in range(2):
-        torch.testing.assert_close(means[layer], block.keys(layer).mean(1).flatten())
+        torch.testing.assert_close(means[layer], block.keys()[layer].mean(1).flatten())
 
 
 def test_memory_grows_by_chunks_and_shrinks_when_they_are_forgotten() -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import struct
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from kv_transfer.block import BlockCorrupt
+from kv_transfer.block import BlockCorrupt, seal_block
 from reasoner_svc.store.disk.errors import DiskFull, StreamHeld
 from reasoner_svc.store.disk.slots import Fsync, FsyncPolicy
+from tandem.core.blocks import Codec
 from tandem.core.clock import ManualClock
 from tandem.core.errors import (
     AlreadyExists,
@@ -43,6 +46,32 @@ def test_what_was_written_is_found_again(tmp_path: Path) -> None:
     assert found.slots == slots
     assert torch.equal(found.representatives, torch.stack([reps for _, reps in written]))
     assert (found.durable, found.missing, found.aside) == (11, (), ())
+
+
+def test_embeddings_and_codecs_are_found_again(tmp_path: Path) -> None:
+    """From the catalogue, and from the data files alone when it is gone."""
+    embedding = struct.pack("<3e", 0.6, 0.0, -0.8)
+    written = items(0, 3)
+    for number, codec in enumerate(Codec):
+        block = make_block(4 + number)
+        header = replace(block.header, codec=codec, embedding=embedding if number % 2 else b"")
+        payload = torch.arange(header.payload_bytes, dtype=torch.int64).to(torch.uint8)
+        written.append((seal_block(header, payload), item(4 + number)[1]))
+    store = make_store(tmp_path)
+    store.open(CAM)
+    slots = store.append(CAM, written)
+    store.sync(CAM)
+    store.close_all()
+    for damage in (False, True):
+        if damage:
+            next(tmp_path.glob("*/catalogue.sqlite")).unlink()
+        store = make_store(tmp_path)
+        found = store.open(CAM)
+        assert found.headers == [block.header for block, _ in written]
+        assert found.slots == slots
+        for (block, _), slot, header in zip(written, slots, found.headers, strict=True):
+            assert torch.equal(store.read(slot, header), block.payload)
+        store.close_all()
 
 
 def test_headers_share_what_they_have_in_common(tmp_path: Path) -> None:

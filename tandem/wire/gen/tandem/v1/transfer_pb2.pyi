@@ -372,6 +372,7 @@ class BlockHeader(_message.Message):
     TIME_FIELD_NUMBER: _builtins.int
     LAYER_CHECKSUMS_FIELD_NUMBER: _builtins.int
     EMBEDDING_FIELD_NUMBER: _builtins.int
+    CODEC_FIELD_NUMBER: _builtins.int
     stream: _builtins.str
     """The stream's id. REQUIRED."""
     number: _builtins.int
@@ -402,6 +403,8 @@ class BlockHeader(_message.Message):
     """The block's picture in the space of an image-text model: a vector of length 1 (within 0.01, no unit),
     1 to 4096 little-endian float16 numbers. Unset or empty: the block has none.
     """
+    codec: _builtins.str
+    """How the payload is written: "raw", "float16", "bfloat16" or "int8". Empty: "raw"."""
     @_builtins.property
     def time(self) -> _types_pb2.TimeRange:
         """Stream time that the block shows; unset means empty at 0."""
@@ -429,10 +432,11 @@ class BlockHeader(_message.Message):
         time: _types_pb2.TimeRange | None = ...,
         layer_checksums: _abc.Iterable[_builtins.int] | None = ...,
         embedding: _builtins.bytes = ...,
+        codec: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "embedding", b"embedding", "fingerprint", b"fingerprint", "grid_h", b"grid_h", "grid_t", b"grid_t", "grid_w", b"grid_w", "head_dim", b"head_dim", "kind", b"kind", "kv_heads", b"kv_heads", "layer_checksums", b"layer_checksums", "layers", b"layers", "number", b"number", "stream", b"stream", "text_after", b"text_after", "text_before", b"text_before", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codec", b"codec", "dtype", b"dtype", "embedding", b"embedding", "fingerprint", b"fingerprint", "grid_h", b"grid_h", "grid_t", b"grid_t", "grid_w", b"grid_w", "head_dim", b"head_dim", "kind", b"kind", "kv_heads", b"kv_heads", "layer_checksums", b"layer_checksums", "layers", b"layers", "number", b"number", "stream", b"stream", "text_after", b"text_after", "text_before", b"text_before", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
