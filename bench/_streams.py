@@ -30,7 +30,7 @@ from tandem.core.ids import StreamId
 from tandem.core.timeline import MICROSECONDS, TimeRange
 from tandem.shapes.questions import Question
 from tandem.shapes.streams import Stream
-from tandem.vlm.embedder import Embedder
+from tandem.vlm.embedder import Embedder, embedder_digits
 from tandem.vlm.embedders.pick import load_embedder, load_text_embedder
 from tandem.vlm.load import load_model
 from tandem.vlm.model import VisionLanguageModel, VisualUnits
@@ -106,7 +106,8 @@ def encode(parts: Parts, stream: Stream) -> Iterator[list[Block]]:
         units = tuple(_unit(model, stream.pictures[row], first + i) for i, row in enumerate(run))
         visual = VisualUnits(once.embeds[torch.tensor(run)], once.grid)
         tokens = model.unit_embeds(visual, [unit.time.start_us for unit in units])
-        seen = [Seen(of_unit, embeddings[row]) for of_unit, row in zip(tokens, run, strict=True)]
+        by = embedder_digits(parts.pictures)
+        seen = [Seen(of_unit, embeddings[row], by) for of_unit, row in zip(tokens, run, strict=True)]
         blocks = prefill_runs(model, [Run(name, window, units)], [seen], parts.codec)[0]
         assert isinstance(blocks, list), blocks
         yield blocks

@@ -21,7 +21,7 @@ from kv_transfer.codecs import NotCodable
 from tandem.core.blocks import BlockGeometry, BlockKey, BlockKind, Codec
 from tandem.core.ids import StreamId
 from tandem.core.timeline import TimeRange
-from tandem.vlm.embedder import Embedder, to_bytes
+from tandem.vlm.embedder import Embedder, embedder_digits, to_bytes
 from tandem.vlm.model import ForwardResult, VisionLanguageModel
 
 
@@ -33,6 +33,8 @@ class Seen:
     """Embeddings [tokens, hidden] of its block's tokens."""
     embedding: Tensor | None
     """float32 [E] of length 1: its picture for external retrieval; None without an embedder."""
+    embedder: str = ""
+    """What made the embedding, as headers name it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ def _see(model: VisionLanguageModel, units: Sequence[Unit[Rgb]], embedder: Embed
         together = model.unit_embeds(seen, [units[index].time.start_us for index in indices])
         pictures = embedder.pictures(frames, seen) if embedder is not None else [None] * len(indices)
         found.update(
-            (index, Seen(of_tokens, picture))
+            (index, Seen(of_tokens, picture, embedder_digits(embedder)))
             for index, of_tokens, picture in zip(indices, together, pictures, strict=True)
         )
     return [found[index] for index in range(len(units))]
@@ -129,10 +131,11 @@ def _tensor(rgb: Rgb) -> Tensor:
     return torch.from_numpy(rgb if rgb.flags.writeable else rgb.copy())
 
 
-def _embeddings(seen: Sequence[Seen]) -> list[bytes]:
-    """As headers hold them, in one copy from the device."""
+def _embeddings(seen: Sequence[Seen]) -> list[tuple[bytes, str]]:
+    """As headers hold them, with what made them, in one copy from the device."""
     pictures = [unit.embedding for unit in seen if unit.embedding is not None]
-    return to_bytes(torch.stack(pictures)) if pictures else [b""] * len(seen)
+    found = to_bytes(torch.stack(pictures)) if pictures else [b""] * len(seen)
+    return [(bits, unit.embedder if bits else "") for bits, unit in zip(found, seen, strict=True)]
 
 
 def _pack_run(
@@ -140,7 +143,7 @@ def _pack_run(
     run: Run,
     geometries: Sequence[BlockGeometry],
     result: ForwardResult,
-    embeddings: Sequence[bytes],
+    embeddings: Sequence[tuple[bytes, str]],
     codec: Codec,
 ) -> list[Block]:
     keys, values = _on_host(result)
@@ -161,8 +164,8 @@ def _pack_run(
             time,
             keys[:, :, span],
             values[:, :, span],
-            embeddings[index],
             codec,
+            *embeddings[index],
         )
         blocks.append(block)
     return blocks
@@ -184,9 +187,10 @@ def _pack(
     time: TimeRange,
     keys: Tensor,
     values: Tensor,
-    embedding: bytes = b"",
     codec: Codec = Codec.RAW,
+    embedding: bytes = b"",
+    embedder: str = "",
 ) -> Block:
     key = BlockKey(stream, number)
-    layout, fingerprint = model.layout, model.fingerprint
-    return pack_block(key, kind, geometry, layout, fingerprint, time, keys, values, embedding, codec)
+    about = (key, kind, geometry, model.layout, model.fingerprint, time)
+    return pack_block(*about, keys, values, codec=codec, embedding=embedding, embedder=embedder)

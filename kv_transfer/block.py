@@ -110,8 +110,10 @@ def pack_block(
     time: TimeRange,
     keys: torch.Tensor,
     values: torch.Tensor,
-    embedding: bytes = b"",
+    *,
     codec: Codec = Codec.RAW,
+    embedding: bytes = b"",
+    embedder: str = "",
 ) -> Block:
     """Copy one span's keys and values, [layers, kv_heads, tokens, head_dim] each, into a block.
 
@@ -129,6 +131,7 @@ def pack_block(
         time=time,
         layer_checksums=(0,) * layout.layers,
         embedding=embedding,
+        embedder=embedder,
         codec=codec,
     )
     check_header(draft)

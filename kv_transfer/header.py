@@ -18,6 +18,7 @@ import xxhash
 
 from tandem.core.blocks import (
     DTYPE_BYTES,
+    EMBEDDER_DIGITS,
     EMBEDDING_NUMBER_BYTES,
     MAX_EMBEDDING_NUMBERS,
     BlockGeometry,
@@ -32,8 +33,8 @@ from tandem.core.ids import StreamId, is_valid_id
 from tandem.core.timeline import TimeRange
 
 MAGIC = b"TKVB"
-VERSION = 2
-"""What is written. Version 1, which has no embedding, is read too."""
+VERSION = 3
+"""What is written. Versions 1 (no embedding) and 2 (not said by whom: it is left out) are read too."""
 MAX_HEADER_BYTES = 65_536
 """Longest encoded header; longer input is refused unread."""
 MAX_LAYERS = 1024
@@ -55,7 +56,7 @@ _KEYS_1 = frozenset(
         *("dtype", "fingerprint", "start_us", "end_us", "tokens", "payload_bytes", "codec", "layer_xxh3"),
     )
 )
-_KEYS_OF = {1: _KEYS_1, 2: _KEYS_1 | {"embedding"}}
+_KEYS_OF = {1: _KEYS_1, 2: _KEYS_1 | {"embedding"}, 3: _KEYS_1 | {"embedding", "embedder"}}
 
 
 class HeaderCorrupt(DataLost):
@@ -94,6 +95,7 @@ def encode_header(header: BlockHeader) -> bytes:
             "codec": header.codec.value,
             "layer_xxh3": struct.pack(f"<{layout.layers}Q", *header.layer_checksums),
             "embedding": header.embedding,
+            "embedder": header.embedder,
         },
         use_bin_type=True,
     )
@@ -136,11 +138,13 @@ def check_header(header: BlockHeader) -> None:
     _require(0 < layout.head_dim <= MAX_HEAD_DIM, f"head dimension {layout.head_dim}")
     _require(layout.dtype in DTYPE_BYTES, f"dtype {layout.dtype!r}")
     _require(header.payload_bytes <= MAX_PAYLOAD_BYTES, f"payload of {header.payload_bytes} bytes")
-    _require(_is_fingerprint(header.fingerprint), f"fingerprint {header.fingerprint!r}")
+    _require(_is_hex(header.fingerprint, 32), f"fingerprint {header.fingerprint!r}")
     _require(-_MAX_TIME_US <= time.start_us <= time.end_us < _MAX_TIME_US, f"time {time}")
     _require(len(header.layer_checksums) == layout.layers, f"{len(header.layer_checksums)} checksums")
     _require(all(0 <= value < 1 << 64 for value in header.layer_checksums), "a checksum over 64 bits")
     _check_embedding(header.embedding)
+    digits = EMBEDDER_DIGITS if header.embedding else 0
+    _require(_is_hex(header.embedder, digits), f"embedder {header.embedder!r}")
 
 
 def _check_embedding(embedding: bytes) -> None:
@@ -159,8 +163,8 @@ def _require(holds: bool, what: str) -> None:
         raise HeaderInvalid(f"impossible block header: {what}")
 
 
-def _is_fingerprint(text: str) -> bool:
-    return len(text) == 32 and all(c in "0123456789abcdef" for c in text)
+def _is_hex(text: str, digits: int) -> bool:
+    return len(text) == digits and all(c in "0123456789abcdef" for c in text)
 
 
 def _unpack(body: bytes, keys: frozenset[str]) -> dict[str, Any]:
@@ -186,7 +190,10 @@ def _from_map(fields: dict[str, Any]) -> BlockHeader:
     codec = Codec.named(fields["codec"])
     if codec is None:
         raise HeaderUnsupported(f"unknown payload codec {fields['codec']!r}")
-    grid, sums, embedding = fields["grid"], fields["layer_xxh3"], fields.get("embedding", b"")
+    grid, sums = fields["grid"], fields["layer_xxh3"]
+    embedding, embedder = (
+        (fields["embedding"], _string(fields["embedder"])) if "embedder" in fields else (b"", "")
+    )
     _require(isinstance(grid, list) and len(grid) == 3, "a grid that is not three numbers")
     _require(isinstance(sums, bytes) and len(sums) % 8 == 0, "checksums that are not 64-bit words")
     _require(isinstance(embedding, bytes), "an embedding that is not bytes")
@@ -213,6 +220,7 @@ def _from_map(fields: dict[str, Any]) -> BlockHeader:
         time=TimeRange(start_us, end_us),
         layer_checksums=struct.unpack(f"<{len(sums) // 8}Q", sums),
         embedding=embedding,
+        embedder=embedder,
         codec=codec,
     )
     check_header(header)

@@ -34,7 +34,7 @@ from reasoner_svc.view.memory import RecallSettings
 from tandem.core.clock import Clock, monotonic_clock
 from tandem.core.process_memory import resident_bytes
 from tandem.core.transfer import LaneKind
-from tandem.vlm.embedder import TextEmbedder
+from tandem.vlm.embedder import TextEmbedder, embedder_digits
 from tandem.vlm.model import VisionLanguageModel
 from tandem.wire.attach import Attachment, ServiceIdentity, ServiceLoad, make_boot_id, model_info
 from tandem.wire.channel import bind, make_server
@@ -264,6 +264,7 @@ def _recaller(
         others=tuple(name for name in dict.fromkeys(others) if name != config.retrieval),
         limits=Limits(blocks=blocks),
         embedding_dim=embedder.dim if embedder is not None else 0,
+        embedder=embedder_digits(embedder),
     )
     return Recaller(model, settings, loader, clock, embedder.text if embedder is not None else None)
 

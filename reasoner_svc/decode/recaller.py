@@ -56,6 +56,11 @@ class Recaller:
         if selector.reads is Reads.EXTERNAL:
             if self._embed is None:
                 raise BadQuestion(f"{selector.name} needs an embedder, and this reasoner runs without one")
+            if run.lacks_embeddings:
+                raise BadQuestion(
+                    f"{selector.name}: this reasoner's embedder made no embedding of this stream; "
+                    "start encoder and reasoner with the same --embedder"
+                )
             external = self._embed(wish.text)
         return RecallRequest(
             selector=selector,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +15,8 @@ from reasoner_svc.retrieve.index import MemoryIndex, representatives
 from reasoner_svc.retrieve.index_view import IndexView
 from reasoner_svc.retrieve.select import Limits, Seen, Selector, descriptor_of
 from reasoner_svc.retrieve.strategies import make_selector
-from tandem.core.blocks import BlockHeader, BlockKind, KVLayout
+from tandem.core.blocks import EMBEDDING_NUMBER_BYTES, BlockHeader, BlockKind, KVLayout
+from tandem.vlm.embedder import from_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +31,8 @@ class RecallSettings:
     """Most that one question recalls; 0 blocks: older blocks never come back."""
     embedding_dim: int = 0
     """Of the blocks' embeddings, for external retrieval; 0: they have none."""
+    embedder: str = ""
+    """Whose embeddings, as headers name it; those of others are as good as none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ class StreamMemory:
             embedding_dim=settings.embedding_dim,
         )
         names = dict.fromkeys((settings.strategy, *settings.others))
+        self.embedded = 0
+        """Blocks so far whose embedding a question can be compared with."""
         self._selectors: dict[str, Selector] = {name: make_selector(name) for name in names}
 
     def selector(self, name: str) -> Selector | None:
@@ -67,7 +71,8 @@ class StreamMemory:
     def add_row(self, row: Row) -> None:
         """The same for a block whose bytes are elsewhere."""
         header = row.header
-        embedding = _embedding(header, self.settings.embedding_dim)
+        embedding = _embedding(header, self.settings)
+        self.embedded += embedding is not None
         self.index.append(header.key.number, header.time, header.tokens, row.representatives, embedding)
         descriptor = descriptor_of(row.representatives, embedding)
         seen = Seen(
@@ -92,9 +97,10 @@ class StreamMemory:
         return self.index.view(before_number)
 
 
-def _embedding(header: BlockHeader, dim: int) -> Tensor | None:
-    """The block's embedding, float32 [dim]; None when it has none of that size."""
-    data: bytes = getattr(header, "embedding", b"")
-    if not dim or len(data) != 2 * dim:
+def _embedding(header: BlockHeader, settings: RecallSettings) -> Tensor | None:
+    """The block's embedding, float32 [dim]; None without one that questions here compare with."""
+    if not settings.embedding_dim or header.embedder != settings.embedder:
         return None
-    return torch.from_numpy(np.frombuffer(data, np.float16).astype(np.float32))
+    if len(header.embedding) != EMBEDDING_NUMBER_BYTES * settings.embedding_dim:
+        return None
+    return from_bytes(header.embedding)

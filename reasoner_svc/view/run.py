@@ -109,6 +109,12 @@ class StreamRun:
         """A strategy of this stream by name (empty: the default); None when there is no such one."""
         return self._memory.selector(name) if self._memory else None
 
+    @property
+    def lacks_embeddings(self) -> bool:
+        """It has blocks, and external retrieval can find none of them."""
+        memory = self._memory
+        return memory is not None and len(memory.view(None)) > 0 and not memory.embedded
+
     def append(self, block: Block) -> None:
         """Put the next visible block behind the others; drops from the front what passes the budget."""
         header = block.header

@@ -20,6 +20,7 @@ from tandem.core.timeline import TimeRange
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 MAX_EMBEDDING_NUMBERS = 4096
 EMBEDDING_NUMBER_BYTES = 2
+EMBEDDER_DIGITS = 16
 
 
 class BlockKind(IntEnum):
@@ -134,6 +135,8 @@ class BlockHeader:
     embedding: bytes = b""
     """The block's picture in the space of an image-text model, for external retrieval: a vector of length 1,
     at most `MAX_EMBEDDING_NUMBERS` little-endian float16; empty: none."""
+    embedder: str = ""
+    """First `EMBEDDER_DIGITS` hex digits of the fingerprint of what made the embedding; empty without one."""
     codec: Codec = Codec.RAW
     """How the payload is written."""
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tandem.core.blocks import EMBEDDING_NUMBER_BYTES, MAX_EMBEDDING_NUMBERS
+from tandem.core.blocks import EMBEDDER_DIGITS, EMBEDDING_NUMBER_BYTES, MAX_EMBEDDING_NUMBERS
 from tandem.core.errors import Incompatible, InvalidInput
 from tandem.vlm.model import VisualUnits
 
@@ -49,6 +49,11 @@ class Embedder(TextEmbedder, Protocol):
         own vision tower saw them, so that an embedder may use that instead of looking again.
         """
         ...
+
+
+def embedder_digits(embedder: TextEmbedder | None) -> str:
+    """How headers name an embedder; empty for none."""
+    return embedder.fingerprint[:EMBEDDER_DIGITS] if embedder is not None else ""
 
 
 def unit_length(vectors: Tensor) -> Tensor:

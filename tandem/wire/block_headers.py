@@ -39,6 +39,7 @@ def header_to_proto(header: BlockHeader) -> pb.BlockHeader:
         time=range_to_proto(header.time),
         layer_checksums=header.layer_checksums,
         embedding=header.embedding,
+        embedder=header.embedder,
         codec=header.codec,
     )
 
@@ -71,6 +72,7 @@ def header_from_proto(message: pb.BlockHeader) -> BlockHeader:
         time=range_from_proto(message.time) if message.HasField("time") else TimeRange(0, 0),
         layer_checksums=short(message.layer_checksums),
         embedding=message.embedding,
+        embedder=message.embedder,
         codec=codec,
     )
 

@@ -30,7 +30,13 @@ u32 = st.integers(0, (1 << 32) - 1)
 u64 = st.integers(0, (1 << 64) - 1)
 
 
-embeddings = st.sampled_from([b"", struct.pack("<e", -1.0), struct.pack("<3e", 0.6, 0.0, -0.8)])
+embeddings = st.sampled_from(
+    [
+        {},
+        {"embedding": struct.pack("<e", -1.0), "embedder": "0" * 16},
+        {"embedding": struct.pack("<3e", 0.6, 0.0, -0.8), "embedder": "0123456789abcdef"},
+    ]
+)
 
 
 @st.composite
@@ -59,7 +65,7 @@ def block_headers(draw: st.DrawFn) -> BlockHeader:
         fingerprint=draw(st.from_regex(r"[0-9a-f]{32}", fullmatch=True)),
         time=TimeRange(start_us, start_us + draw(st.integers(0, 10**9))),
         layer_checksums=tuple(draw(st.lists(u64, min_size=layers, max_size=layers))),
-        embedding=draw(embeddings),
+        **draw(embeddings),
         codec=draw(st.sampled_from(Codec)),
     )
 

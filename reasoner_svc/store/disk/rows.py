@@ -13,10 +13,10 @@ import xxhash
 
 from kv_transfer.header import HeaderCorrupt
 from reasoner_svc.store.disk.slots import DiskSlot, Held, Identity
-from tandem.core.blocks import BlockGeometry, BlockHeader, BlockKey, BlockKind, Codec
+from tandem.core.blocks import EMBEDDER_DIGITS, BlockGeometry, BlockHeader, BlockKey, BlockKind, Codec
 from tandem.core.timeline import TimeRange
 
-_FIXED = struct.Struct("<QqqIQQQqQBBH5I")
+_FIXED = struct.Struct("<QqqIQQQqQBBHQ5I")
 _CODECS = tuple(Codec)
 """By the number in a row; new ones are appended."""
 _CHECKSUM = struct.Struct("<Q")
@@ -39,6 +39,7 @@ def encode_row(held: Held) -> bytes:
         header.kind,
         _CODECS.index(header.codec),
         len(header.embedding),
+        int(header.embedder or "0", 16),
         geometry.text_before,
         geometry.grid_t,
         geometry.grid_h,
@@ -82,7 +83,7 @@ class Headers:
         codec = _CODECS[fields[10]] if fields[10] < len(_CODECS) else None
         if kind is None or codec is None or start_us > end_us or len(embedding) != fields[11]:
             raise HeaderCorrupt(f"the row of block {number} describes an impossible block")
-        geometry = self._geometry(fields[12:17])
+        geometry = self._geometry(fields[13:18])
         header = BlockHeader(
             key=BlockKey(identity.stream, number),
             kind=kind,
@@ -90,8 +91,9 @@ class Headers:
             layout=identity.layout,
             fingerprint=identity.fingerprint,
             time=TimeRange(start_us, end_us),
-            layer_checksums=fields[17:],
+            layer_checksums=fields[18:],
             embedding=embedding,
+            embedder=f"{fields[12]:0{EMBEDDER_DIGITS}x}" if embedding else "",
             codec=codec,
         )
         slot = DiskSlot(identity.stream, file, payload_start, self._length(geometry, codec))
@@ -110,6 +112,7 @@ class Headers:
             time=header.time,
             layer_checksums=header.layer_checksums,
             embedding=header.embedding,
+            embedder=header.embedder,
             codec=header.codec,
         )
 

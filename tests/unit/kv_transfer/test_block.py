@@ -29,6 +29,8 @@ from tandem.core.errors import InvalidInput
 from tandem.core.ids import StreamId
 from tandem.core.timeline import TimeRange
 
+EMBEDDER = "0123456789abcdef"
+
 
 def pack(dtype: torch.dtype, name: str, layers: int = 3) -> tuple[Block, torch.Tensor, torch.Tensor]:
     # Not contiguous, as attention leaves them.
@@ -153,6 +155,8 @@ BAD_FIELDS = [
     ("embedding", struct.pack("<2e", 0.0, 0.0), HeaderInvalid),
     ("embedding", struct.pack("<2e", 1.0, float("nan")), HeaderInvalid),
     ("embedding", struct.pack("<2e", 1.0, float("inf")), HeaderInvalid),
+    ("embedder", "0" * 16, HeaderInvalid),
+    ("embedder", 7, HeaderInvalid),
     ("embedding", struct.pack("<4097e", 1.0, *[0.0] * 4096), HeaderCorrupt),
 ]
 
@@ -167,7 +171,7 @@ def test_wrong_values_are_refused_though_the_checksum_is_right(
 
 
 def test_unknown_versions_and_fields_are_refused() -> None:
-    for version in (0, 3):
+    for version in (0, VERSION + 1):
         with pytest.raises(HeaderUnsupported, match=f"version {version}"):
             decode_header(forge(fields_of(), version=version))
     with pytest.raises(HeaderCorrupt):
@@ -178,22 +182,27 @@ def test_unknown_versions_and_fields_are_refused() -> None:
         decode_header(forge(fewer))
 
 
-def test_version_1_is_read_as_without_an_embedding() -> None:
+def test_older_versions_are_read_as_without_an_embedding() -> None:
     fields = fields_of()
+    assert fields.pop("embedder") == ""
+    second = forge({**fields, "embedding": struct.pack("<e", 1.0)}, version=2)
+    assert decode_header(second) == (random_block(1).header, len(second))
     assert fields.pop("embedding") == b""
-    data = forge(fields, version=1)
-    assert decode_header(data) == (random_block(1).header, len(data))
-    with pytest.raises(HeaderCorrupt):
-        decode_header(forge(fields, version=2))
-    with pytest.raises(HeaderCorrupt):
-        decode_header(forge(fields_of(), version=1))
+    first = forge(fields, version=1)
+    assert decode_header(first) == (random_block(1).header, len(first))
+    for version in (2, 3):
+        with pytest.raises(HeaderCorrupt):
+            decode_header(forge(fields, version=version))
+    for version in (1, 2):
+        with pytest.raises(HeaderCorrupt):
+            decode_header(forge(fields_of(), version=version))
 
 
 def test_the_largest_embedding_fits_a_header_with_the_most_layers() -> None:
     embedding = struct.pack("<4096e", *[1 / 64] * 4096)
     assert len(embedding) == MAX_EMBEDDING_BYTES
     block = random_block(1, layers=MAX_LAYERS, kv_heads=1, tokens=1, head_dim=1)
-    header = dataclasses.replace(block.header, embedding=embedding)
+    header = dataclasses.replace(block.header, embedding=embedding, embedder=EMBEDDER)
     data = encode_header(header)
     assert len(data) < MAX_HEADER_BYTES
     assert decode_header(data) == (header, len(data))
@@ -204,10 +213,19 @@ def test_the_largest_embedding_fits_a_header_with_the_most_layers() -> None:
 
 def test_the_embedding_is_under_the_header_checksum() -> None:
     embedding = struct.pack("<2e", 0.6, 0.8)
-    data = encode_header(dataclasses.replace(random_block(1).header, embedding=embedding))
+    data = encode_header(dataclasses.replace(random_block(1).header, embedding=embedding, embedder=EMBEDDER))
     at = data.index(embedding)
     with pytest.raises(HeaderCorrupt, match="checksum"):
         decode_header(data[:at] + embedding[2:] + embedding[:2] + data[at + 4 :])
+
+
+def test_an_embedding_and_what_made_it_go_together() -> None:
+    header, embedding = random_block(1).header, struct.pack("<2e", 0.6, 0.8)
+    for wrong in ("", "0" * 15, "0" * 17, "0" * 15 + "g", "0" * 15 + "A"):
+        with pytest.raises(HeaderInvalid, match="embedder"):
+            encode_header(dataclasses.replace(header, embedding=embedding, embedder=wrong))
+    with pytest.raises(HeaderInvalid, match="embedder"):
+        encode_header(dataclasses.replace(header, embedder=EMBEDDER))
 
 
 def test_packing_keeps_the_embedding() -> None:
@@ -218,9 +236,10 @@ def test_packing_keeps_the_embedding() -> None:
         *(header.key, header.kind, header.geometry, header.layout, header.fingerprint, header.time),
         keys,
         values,
-        embedding,
+        embedding=embedding,
+        embedder=EMBEDDER,
     )
-    assert again.header == dataclasses.replace(header, embedding=embedding)
+    assert again.header == dataclasses.replace(header, embedding=embedding, embedder=EMBEDDER)
     verify_block(again)
 
 

@@ -16,6 +16,7 @@ from reasoner_svc.app import Reasoner
 from reasoner_svc.config import ReasonerConfig
 from reasoner_svc.inbox import LinkInbox
 from tandem.core.errors import TandemError
+from tandem.vlm.embedder import TextEmbedder
 from tandem.vlm.model import VisionLanguageModel
 from tandem.wire.channel import make_channel
 from tandem.wire.gen.tandem.v1 import reasoner_pb2, reasoner_pb2_grpc, types_pb2
@@ -128,10 +129,12 @@ async def error_of(call: Any) -> TandemError:
 
 
 @asynccontextmanager
-async def serve(model: VisionLanguageModel, **settings: Any) -> AsyncIterator[Serving]:
+async def serve(
+    model: VisionLanguageModel, *, embedder: TextEmbedder | None = None, **settings: Any
+) -> AsyncIterator[Serving]:
     """A reasoner for the length of the block; nothing may be left of it afterwards."""
     config = ReasonerConfig(**{"name": "reasoner-0", "secret": SECRET, **settings})
-    reasoner = Reasoner(config, model)
+    reasoner = Reasoner(config, model, embedder=embedder)
     address = await reasoner.start()
     try:
         async with make_channel(address) as channel:

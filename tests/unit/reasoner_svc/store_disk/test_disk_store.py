@@ -54,7 +54,8 @@ def test_embeddings_and_codecs_are_found_again(tmp_path: Path) -> None:
     written = items(0, 3)
     for number, codec in enumerate(Codec):
         block = make_block(4 + number)
-        header = replace(block.header, codec=codec, embedding=embedding if number % 2 else b"")
+        embedded = {"embedding": embedding, "embedder": "00fedcba98765432"} if number % 2 else {}
+        header = replace(block.header, codec=codec, **embedded)  # type: ignore[arg-type]
         payload = torch.arange(header.payload_bytes, dtype=torch.int64).to(torch.uint8)
         written.append((seal_block(header, payload), item(4 + number)[1]))
     store = make_store(tmp_path)

@@ -373,6 +373,7 @@ class BlockHeader(_message.Message):
     LAYER_CHECKSUMS_FIELD_NUMBER: _builtins.int
     EMBEDDING_FIELD_NUMBER: _builtins.int
     CODEC_FIELD_NUMBER: _builtins.int
+    EMBEDDER_FIELD_NUMBER: _builtins.int
     stream: _builtins.str
     """The stream's id. REQUIRED."""
     number: _builtins.int
@@ -405,6 +406,8 @@ class BlockHeader(_message.Message):
     """
     codec: _builtins.str
     """How the payload is written: "raw", "float16", "bfloat16" or "int8". Empty: "raw"."""
+    embedder: _builtins.str
+    """The first 16 hex digits of the fingerprint of what made the embedding. Empty without an embedding."""
     @_builtins.property
     def time(self) -> _types_pb2.TimeRange:
         """Stream time that the block shows; unset means empty at 0."""
@@ -433,10 +436,11 @@ class BlockHeader(_message.Message):
         layer_checksums: _abc.Iterable[_builtins.int] | None = ...,
         embedding: _builtins.bytes = ...,
         codec: _builtins.str = ...,
+        embedder: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["codec", b"codec", "dtype", b"dtype", "embedding", b"embedding", "fingerprint", b"fingerprint", "grid_h", b"grid_h", "grid_t", b"grid_t", "grid_w", b"grid_w", "head_dim", b"head_dim", "kind", b"kind", "kv_heads", b"kv_heads", "layer_checksums", b"layer_checksums", "layers", b"layers", "number", b"number", "stream", b"stream", "text_after", b"text_after", "text_before", b"text_before", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codec", b"codec", "dtype", b"dtype", "embedder", b"embedder", "embedding", b"embedding", "fingerprint", b"fingerprint", "grid_h", b"grid_h", "grid_t", b"grid_t", "grid_w", b"grid_w", "head_dim", b"head_dim", "kind", b"kind", "kv_heads", b"kv_heads", "layer_checksums", b"layer_checksums", "layers", b"layers", "number", b"number", "stream", b"stream", "text_after", b"text_after", "text_before", b"text_before", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
