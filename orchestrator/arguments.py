@@ -9,6 +9,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from orchestrator import memory
 from orchestrator.backlog import Bounds
 from orchestrator.config import OrchestratorConfig, ServiceSettings
 from orchestrator.limits import Limits
@@ -25,18 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser, *, encoders: int, reasoners: 
     add("--reasoners", type=int, default=reasoners, help="reasoner processes to start (%(default)s)")
     add("--device", default="cpu", help="cpu or cuda:N (%(default)s)")
     add("--dtype", default="", help="float32, bfloat16 or float16; empty: the model's own for the device")
-    add(
-        "--ram-bytes",
-        type=int,
-        default=ServiceSettings().ram_bytes,
-        help="budget of each reasoner (%(default)s)",
-    )
-    add(
-        "--view-tokens",
-        type=int,
-        default=0,
-        help="video tokens in view of a question; 0: the reasoner's default",
-    )
     add(
         "--window-units",
         type=int,
@@ -67,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, encoders: int, reasoners: 
         "--keep-seconds",
         type=float,
         default=Bounds().keep_us / 1e6,
-        help="published media kept to rebuild a lost reasoner (%(default)s)",
+        help="published media kept to rebuild a lost reasoner without --data-dir (%(default)s)",
     )
     add(
         "--lease-seconds", type=float, default=3.0, help="silence after which a service is lost (%(default)s)"
@@ -84,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, encoders: int, reasoners: 
         choices=("debug", "info", "warning", "error"),
         help="what the terminal shows; the logs below the run directory have more (%(default)s)",
     )
+    memory.add_arguments(parser)
 
 
 def to_config(args: argparse.Namespace) -> OrchestratorConfig:
@@ -99,8 +89,7 @@ def to_config(args: argparse.Namespace) -> OrchestratorConfig:
             model=args.model,
             device=args.device,
             dtype=args.dtype,
-            ram_bytes=args.ram_bytes,
-            view_tokens=args.view_tokens,
+            memory=memory.from_arguments(args),
             window_units=args.window_units,
             threads=args.threads,
             log_level="debug" if args.log_level == "debug" else "info",

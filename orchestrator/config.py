@@ -8,10 +8,10 @@ from pathlib import Path
 
 from orchestrator.backlog import Bounds
 from orchestrator.limits import Limits
+from orchestrator.memory import Memory
+from orchestrator.memory import problems as memory_problems
 from tandem.core.errors import InvalidInput
 from tandem.wire.channel import is_loopback, is_wildcard, parse_address
-
-MIB = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,9 +21,7 @@ class ServiceSettings:
     model: str = "default"
     device: str = "cpu"
     dtype: str = ""
-    ram_bytes: int = 2048 * MIB
-    view_tokens: int = 0
-    """0: the reasoner's own default."""
+    memory: Memory = field(default_factory=Memory)
     window_units: int = 0
     """Sliding window of the encoder; 0: what the checkpoint was trained for."""
     threads: int = 0
@@ -64,9 +62,7 @@ def _problems(config: OrchestratorConfig) -> list[str]:
         "encoders": (config.encoders, 0),
         "reasoners": (config.reasoners, 0),
         "max_streams": (config.max_streams, 1),
-        "ram_bytes": (config.services.ram_bytes, MIB),
         "threads": (config.services.threads, 0),
-        "view_tokens": (config.services.view_tokens, 0),
         "window_units": (config.services.window_units, 0),
         "resume_seconds": (config.limits.resume_seconds, 1),
         "backlog_bytes": (config.bounds.max_bytes, config.limits.max_message_bytes),
@@ -86,6 +82,7 @@ def _problems(config: OrchestratorConfig) -> list[str]:
         )
     if config.bounds.keep_us < 0:
         found.append(f"keep_seconds is {config.bounds.keep_us / 1e6}, at least 0 is needed")
+    found += memory_problems(config.services.memory)
     if config.run_dir.exists() and not config.run_dir.is_dir():
         found.append(f"run_dir {config.run_dir} is not a directory")
     return found

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reasoner_svc.config import EVICTION, LANES, OTHER_RETRIEVAL, RETRIEVAL, ReasonerConfig
+from reasoner_svc.config import LANES, ReasonerConfig
+from tandem.core.choices import EVICTION, OTHER_RETRIEVAL, RETRIEVAL
 from tandem.core.errors import TandemError
 from tandem.core.lifetime import die_with_parent, leave
 from tandem.core.secret_file import read_secret

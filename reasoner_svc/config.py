@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tandem.core.addresses import is_reachable_address, is_wildcard_host
+from tandem.core.choices import EVICTION, OTHER_RETRIEVAL, RETRIEVAL
 from tandem.core.errors import InvalidInput
 from tandem.core.ids import is_valid_id
 
 LANES = ("shm", "nccl", "gloo")
-EVICTION = ("lru", "oldest-first", "importance")
-RETRIEVAL = ("rekv", "external", "uniform", "recent", "flash_vstream", "video_streaming")
-OTHER_RETRIEVAL = ("uniform", "recent")
 MIB = 1024 * 1024
 MIN_RAM_BYTES = 65_536
 """Less holds not even a few blocks of the smallest model."""

@@ -18,6 +18,7 @@ from orchestrator.backends.base import Wanted
 from orchestrator.backends.remedies import explain
 from orchestrator.config import ServiceSettings
 from orchestrator.membership import Role
+from orchestrator.memory import flags
 from orchestrator.waiting import stop
 
 log = logging.getLogger(__name__)
@@ -43,12 +44,11 @@ def command(wanted: Wanted, orchestrator: str, secret_file: Path, settings: Serv
         line += ["--dtype", settings.dtype]
     if settings.threads:
         line += ["--threads", str(settings.threads)]
-    if wanted.role is Role.ENCODER and settings.window_units:
-        line += ["--window-units", str(settings.window_units)]
     if wanted.role is Role.REASONER:
-        line += ["--ram-bytes", str(settings.ram_bytes)]
-        if settings.view_tokens:
-            line += ["--view-tokens", str(settings.view_tokens)]
+        return line + flags(settings.memory)
+    line += ["--embedder", settings.memory.embedder]
+    if settings.window_units:
+        line += ["--window-units", str(settings.window_units)]
     return line
 
 

@@ -20,6 +20,8 @@ from orchestrator.backends.local import Child, command
 from orchestrator.backends.remedies import explain
 from orchestrator.config import OrchestratorConfig, ServiceSettings
 from orchestrator.membership import Role
+from orchestrator.memory import Memory, flags
+from reasoner_svc.__main__ import _parser as reasoner_parser
 from tandem.core.errors import InvalidInput
 
 
@@ -59,7 +61,7 @@ def test_all_problems_are_listed_at_once() -> None:
         parse("--listen", "nowhere", "--encoders", "-1", "--ram-bytes", "5", "--backlog-seconds", "nan")
     text = caught.value.message
     assert len(text.splitlines()) == 4
-    for name in ("listen", "encoders", "ram_bytes", "backlog_seconds"):
+    for name in ("listen", "encoders", "--ram-bytes", "backlog_seconds"):
         assert name in text
 
 
@@ -82,18 +84,74 @@ def test_mistakes_exit_with_2_and_say_why(capsys: pytest.CaptureFixture[str], tm
 
 
 def test_command_lines_of_the_services() -> None:
-    settings = ServiceSettings(model="m", device="cuda:0", dtype="bfloat16", threads=2, view_tokens=9)
+    settings = ServiceSettings(model="m", device="cuda:0", dtype="bfloat16", threads=2)
     line = command(Wanted("reasoner-0", Role.REASONER), "127.0.0.1:1", Path("secret"), settings)
     assert line[:4] == [sys.executable, "-m", "reasoner_svc", "--die-with-parent"]
     for pair in (
         ["--name", "reasoner-0"],
-        ["--view-tokens", "9"],
         ["--dtype", "bfloat16"],
         ["--threads", "2"],
     ):
         at = line.index(pair[0])
         assert line[at : at + 2] == pair
-    assert "--ram-bytes" not in command(Wanted("encoder-0", Role.ENCODER), "a:1", Path("s"), settings)
+
+
+def test_the_memory_options_reach_every_reasoner_as_it_parses_them(tmp_path: Path) -> None:
+    given = {
+        "ram_bytes": 2 << 20,
+        "eviction": "importance",
+        "data_dir": str(tmp_path / "blocks"),
+        "disk_bytes": 1 << 30,
+        "stream_disk_bytes": 1 << 29,
+        "keep_hours": 2.5,
+        "fsync_seconds": -1.0,
+        "view_tokens": 9,
+        "retrieval": "external",
+        "other_retrieval": ("rekv", "recent"),
+        "retrieve_blocks": 7,
+        "pool_bytes": 1 << 20,
+        "embedder": "pooled",
+    }
+    words = {name: ",".join(value) if isinstance(value, tuple) else value for name, value in given.items()}
+    memory = parse(*(f"--{name.replace('_', '-')}={value}" for name, value in words.items())).services.memory
+    assert memory == Memory(**given)
+    assert set(given) == set(Memory.__dataclass_fields__)
+    settings = ServiceSettings(memory=memory)
+    for wanted in (Wanted("reasoner-0", Role.REASONER), Wanted("reasoner-1", Role.REASONER)):
+        line = command(wanted, "127.0.0.1:1", Path("secret"), settings)
+        parsed = vars(reasoner_parser().parse_args(line[3:]))
+        assert {name: parsed[name] for name in words} == words
+    encoder = command(Wanted("encoder-0", Role.ENCODER), "a:1", Path("s"), settings)
+    assert encoder[encoder.index("--embedder") + 1] == "pooled"
+    assert not any("--data-dir" in word or "--ram-bytes" in word for word in encoder)
+
+
+def test_memory_options_are_those_of_a_reasoner_when_none_is_given() -> None:
+    own = vars(reasoner_parser().parse_args(["--name", "x", "--secret-file", "s"]))
+    handed_on = vars(reasoner_parser().parse_args(["--name", "x", "--secret-file", "s", *flags(Memory())]))
+    assert handed_on == own
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["--keep-hours", "3"], ["--keep-hours", "give --data-dir too"]),
+        (["--disk-bytes", "1"], ["--disk-bytes", "at least 65536"]),
+        (["--retrieval", "rekw"], ["--retrieval 'rekw'", "give one of rekv, external"]),
+        (["--other-retrieval", "recent,all"], ["--other-retrieval all", "rekv"]),
+        (["--eviction", "newest"], ["--eviction 'newest'", "oldest-first"]),
+        (["--retrieve-blocks", "-2"], ["--retrieve-blocks is -2", "at least -1"]),
+        (["--fsync-seconds", "nan", "--data-dir", "x"], ["--fsync-seconds is nan"]),
+        (["--retrieval", "external", "--embedder", "off"], ["--embedder off"]),
+        (["--data-dir", __file__], ["--data-dir", "not a folder"]),
+        (["--data-dir", f"{__file__}/below"], ["--data-dir", "not a folder"]),
+    ],
+)
+def test_a_mistake_about_memory_names_the_option_and_what_to_do(line: list[str], words: list[str]) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        parse(*line)
+    for word in words:
+        assert word in caught.value.message
 
 
 def test_remedies_are_given_where_known() -> None:

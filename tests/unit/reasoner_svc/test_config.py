@@ -10,9 +10,10 @@ from encoder_svc.config import parse_config
 from kv_transfer.base import LinkConfig
 from reasoner_svc.__main__ import _config, _load, _parser, main
 from reasoner_svc.app import link_config
-from reasoner_svc.config import EVICTION, RETRIEVAL, ReasonerConfig
+from reasoner_svc.config import ReasonerConfig
 from reasoner_svc.retrieve.strategies import STRATEGIES
 from reasoner_svc.store.policies.names import POLICIES
+from tandem.core.choices import EVICTION, RETRIEVAL
 from tandem.core.errors import InvalidInput
 from tandem.core.transfer import LaneKind
 from tandem.vlm.load import load_model
