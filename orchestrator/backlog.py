@@ -76,7 +76,8 @@ class Bounds:
     """Waiting media older than this becomes a gap, once the encoder takes nothing in; while it does, the
     client is held back at half of it."""
     keep_us: int = 60_000_000
-    """Published media is kept for this much stream time, so that a lost reasoner costs time, not memory."""
+    """Published media is kept for this much stream time, so that a lost reasoner costs time, not memory.
+    With a disk tier it is kept until it is durable instead."""
     ahead_items: int = 64
     """Most items at the encoder that it has not taken in."""
     ahead_bytes: int = 8 * 1024 * 1024
@@ -165,11 +166,21 @@ class Backlog:
         while self._ahead and self._ahead[0][0] <= position:
             self._ahead_bytes -= self._ahead.popleft()[1]
 
-    def release(self, safe_position: int, watermark_us: int) -> None:
-        """Nothing before `safe_position` is needed while the reasoner lives."""
+    def release(self, safe_position: int, watermark_us: int, durable_position: int | None = None) -> None:
+        """Nothing before `safe_position` is needed while the reasoner lives.
+
+        Nothing before `durable_position` is needed even when it does not. None: it has no disk tier; then
+        published media is kept for `keep_us`, because it cannot be kept for ever.
+        """
         self._safe = max(self._safe, safe_position)
         oldest_us = watermark_us - self._bounds.keep_us
-        while self._front_is_safe() and _time_us(self._delivered[0]) < oldest_us:
+        while self._front_is_safe():
+            first = self._delivered[0]
+            is_done = (
+                _time_us(first) < oldest_us if durable_position is None else first.end <= durable_position
+            )
+            if not is_done:
+                break
             self._forget_front()
 
     def rewind(self, position: int) -> None:

@@ -69,7 +69,9 @@ class Driver:
     async def _feed(self, placed: Placed, encoder: Service, reasoner: Service) -> None:
         session = self._session
         session.epoch += 1
-        held = await reasoner.link.open_stream(session.stream_id, session.epoch, placed.encoder.name)
+        held = await reasoner.link.open_stream(
+            session.stream_id, session.epoch, placed.encoder.name, fresh=session.is_fresh
+        )
         start = plan_start(session.timeline, session.checkpoints, held, session.loss)
         session.begin(start, placed.encoder.name, placed.reasoner.name)
         opening = open_message(

@@ -115,6 +115,8 @@ def _progress(session: Session) -> client_pb2.WatchResponse.Progress:
     return client_pb2.WatchResponse.Progress(
         received_us=timeline.received_us,
         watermark_us=timeline.watermark_us,
+        # Two services say these: news of what is durable may be here before that of its publication.
+        durable_watermark_us=min(timeline.durable_us or 0, timeline.watermark_us),
         lag_ms=timeline.lag_ms,
         gaps=[gap_to_proto(gap) for gap in timeline.gaps[-MAX_GAPS_TOLD:]],
         safe_position=session.announced_position,

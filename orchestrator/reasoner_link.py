@@ -16,6 +16,8 @@ from tandem.wire.status import error_from_rpc
 
 CALL_TIMEOUT_S = 10.0
 """For calls that only touch bookkeeping."""
+OPEN_TIMEOUT_S = 60.0
+"""For taking a stream up from disk: seconds for ten hours of it, more where the catalogue is made anew."""
 
 
 class ReasonerLink:
@@ -25,15 +27,19 @@ class ReasonerLink:
         self.gone = gone
         self._stub: Any = reasoner_pb2_grpc.ReasonerServiceStub(channel)
 
-    async def open_stream(self, stream_id: StreamId, epoch: int, encoder: str) -> Held:
+    async def open_stream(self, stream_id: StreamId, epoch: int, encoder: str, *, fresh: bool) -> Held:
         """Make room for a stream under a placement epoch, and learn what is held of it.
 
-        From now on only `encoder` can write to it: one that was replaced and does not know it cannot.
+        From now on only `encoder` can write to it: one that was replaced and does not know it cannot. With
+        `fresh`, what was held under this id was another stream and is deleted.
         """
-        request = reasoner_pb2.OpenStreamRequest(stream_id=stream_id, epoch=epoch, encoder=encoder)
-        response = await self._call(self._stub.OpenStream, request, f"opening stream {stream_id}")
-        state = response.state
-        return Held(next_block_number=state.next_block_number, watermark_us=state.watermark_us)
+        request = reasoner_pb2.OpenStreamRequest(
+            stream_id=stream_id, epoch=epoch, encoder=encoder, fresh=fresh
+        )
+        response = await self._call(
+            self._stub.OpenStream, request, f"opening stream {stream_id}", OPEN_TIMEOUT_S
+        )
+        return held_from_proto(response.state)
 
     async def close_stream(self, stream_id: StreamId) -> None:
         """Free what is held of a stream."""
@@ -70,14 +76,24 @@ class ReasonerLink:
         finally:
             call.cancel()
 
-    async def _call(self, method: Any, request: Any, doing: str) -> Any:
+    async def _call(self, method: Any, request: Any, doing: str, timeout_s: float = CALL_TIMEOUT_S) -> Any:
         try:
-            return await self.gone.guard(_unary(method, request), CALL_TIMEOUT_S + 1.0)
+            return await self.gone.guard(_unary(method, request, timeout_s), timeout_s + 1.0)
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error, f"{doing} on {self.gone.name}") from error
         except TimeoutError as error:
             raise DeadlineExceeded(f"{doing} on {self.gone.name}: no reply") from error
 
 
-async def _unary(method: Any, request: Any) -> Any:
-    return await method(request, timeout=CALL_TIMEOUT_S)
+async def _unary(method: Any, request: Any, timeout_s: float) -> Any:
+    return await method(request, timeout=timeout_s)
+
+
+def held_from_proto(state: reasoner_pb2.StreamState) -> Held:
+    """What a reasoner says that it holds."""
+    has_disk = state.HasField("durable_watermark_us")
+    return Held(
+        next_block_number=state.next_block_number,
+        watermark_us=state.watermark_us,
+        durable_us=state.durable_watermark_us if has_disk else None,
+    )

@@ -4,8 +4,9 @@ One rule covers every case, because it starts from what the reasoner *holds* rat
 
 * a new stream: nothing is held and everything is in the backlog, so nothing is gone;
 * a lost encoder: the reasoner holds everything up to its watermark; go on from there;
-* a lost reasoner: nothing is held; replay what the backlog still has, the rest is a gap;
-* a lost orchestrator: nothing is held and the backlog is empty; everything watched is a gap.
+* a lost reasoner: what is on disk is held (nothing without a disk tier); replay what the backlog still has
+  after that, the rest is a gap;
+* a lost orchestrator: the same, and the backlog is empty: the client sends again from the journal's place.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ class Held:
 
     next_block_number: int = 0
     watermark_us: int = 0
+    durable_us: int | None = None
+    """Of it, what is on stable storage; None without a disk tier."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,8 @@ class Start:
     """Frames before this are published, or gone."""
     next_block_number: int
     decoder_header: bytes
+    durable_us: int | None
+    """What of it is on stable storage; None without a disk tier."""
     gap: Gap | None
     """What is gone."""
     reason: str
@@ -63,6 +68,7 @@ def plan_start(timeline: Timeline, checkpoints: Checkpoints, held: Held, loss: G
         from_us=from_us,
         next_block_number=held.next_block_number,
         decoder_header=start.decoder_header,
+        durable_us=held.durable_us,
         gap=gap,
         reason=_say(timeline, held, start.position, gap),
     )

@@ -9,8 +9,8 @@ from tandem.core.timeline import GapReason
 
 
 def to_record(session: Session) -> Record:
-    """What to write of a session: its newest place to start, which is also where the client goes on."""
-    latest = session.checkpoints.latest
+    """What to write of a session: its place to start when all services are lost, where the client goes on."""
+    place = session.safe_checkpoint
     return Record(
         stream_id=session.stream_id,
         nonce=session.nonce,
@@ -18,11 +18,11 @@ def to_record(session: Session) -> Record:
         media_kind=session.media.kind,
         sample_fps=session.media.sample_fps,
         nominal_fps=session.media.nominal_fps,
-        safe_position=latest.position,
-        checkpoint_us=latest.time_us,
+        safe_position=place.position,
+        checkpoint_us=place.time_us,
         watermark_us=session.timeline.watermark_us,
         reasoner=session.reasoner,
-        decoder_header=latest.decoder_header,
+        decoder_header=place.decoder_header,
         gaps=tuple(session.timeline.gaps),
     )
 

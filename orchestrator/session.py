@@ -14,6 +14,7 @@ from orchestrator.backlog import Backlog, Bounds, Item, Media
 from orchestrator.checkpoints import Checkpoint, Checkpoints
 from orchestrator.limits import Limits
 from orchestrator.outbox import Outbox
+from orchestrator.pace import Pace
 from orchestrator.progress import progress_from_proto
 from orchestrator.recovery import Start
 from orchestrator.stream import Action, Event, State, advance
@@ -28,10 +29,6 @@ from tandem.wire.convert import gap_from_proto
 from tandem.wire.gen.tandem.v1 import client_pb2, encoder_pb2, reasoner_pb2, types_pb2
 
 log = logging.getLogger(__name__)
-
-STALL_S = 10.0
-"""How long a full backlog holds the client back while the encoder takes nothing in. Longer than the restart
-of an encoder, so that a file that is read as fast as possible loses nothing; then media becomes a gap."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +84,8 @@ class Session:
         self.announced_position = 0
         """What the client was told that it may forget: never more than the journal could ask for again."""
         self.last_pts_us = 0
-        self._refused_before = 0
-        self._moved_s = self._live_s = clock()
+        self._refused_before, self._is_restored = 0, False
+        self.pace = Pace(clock(), settings.bounds.max_wait_s)
         self.progress_s = clock()
         """When an encoder last said anything."""
 
@@ -137,8 +134,14 @@ class Session:
             self.outbox = None
             self.happen(Event.CLIENT_LOST)
 
+    @property
+    def is_fresh(self) -> bool:
+        """True while nothing of it was ever published: what a reasoner has of its id is of another stream."""
+        return not (self._is_restored or self.timeline.highest_us or self.timeline.watermark_us)
+
     def start_at(self, place: Checkpoint, watermark_us: int, gaps: Iterable[Gap]) -> None:
         """Go on where a former orchestrator left the stream. Only before anything happened."""
+        self._is_restored = True
         self.backlog = Backlog(self.settings.bounds, start=place.position)
         self.checkpoints = Checkpoints(place)
         self.next_position = self.announced_position = place.position
@@ -159,17 +162,10 @@ class Session:
         return self.timeline.received_us == 0 and (not self.is_bytes or self.next_position == 0)
 
     def must_wait(self, size_bytes: int) -> bool:
-        """True while the client should be held back: the encoder is at work and behind.
-
-        Behind is a full backlog, or media that waits for half the time after which it would be late.
-        """
-        now_s = self.clock()
-        if self.state is State.CLOSED:
-            return False
-        if not self.backlog.has_room(size_bytes):
-            return now_s - self._moved_s < STALL_S
-        is_moving = self.state is State.LIVE and self._is_moving(now_s)
-        return is_moving and self.backlog.waits(now_s, self._live_s) > self._hold_s
+        """True while the client should be held back: the encoder is at work and behind."""
+        is_live = self.state is State.LIVE
+        is_closed = self.state is State.CLOSED
+        return not is_closed and self.pace.must_wait(self.backlog, size_bytes, self.clock(), is_live=is_live)
 
     # --- from the services ------------------------------------------------------------------------------
 
@@ -180,9 +176,12 @@ class Session:
         self.encoder, self.reasoner = encoder, reasoner
         self.timeline.refill(start.from_us, GONE_AGAIN)
         if start.gap is not None:
-            self.declare(start.gap)
+            self.timeline.declare(start.gap)
         self.timeline.restart(
-            from_us=start.from_us, position=start.position, next_block_number=start.next_block_number
+            from_us=start.from_us,
+            position=start.position,
+            next_block_number=start.next_block_number,
+            durable_us=start.durable_us,
         )
         self.checkpoints.restart(
             Checkpoint(position=start.position, time_us=start.from_us, decoder_header=start.decoder_header)
@@ -194,7 +193,7 @@ class Session:
     def opened(self, opened: encoder_pb2.EncodeResponse.Opened) -> None:
         """The encoder is ready for media."""
         self.model, self.sample_fps = opened.model, opened.sample_fps
-        self._moved_s = self._live_s = self.clock()
+        self.pace.live(self.clock())
         self.happen(Event.PLACED)
 
     def take(self) -> Item | None:
@@ -211,9 +210,9 @@ class Session:
         if self.is_bytes:
             timeline.receive(message.decoded_us)
         if timeline.consumed_position > before:
-            self._moved_s = self.clock()
+            self.pace.moved(self.clock())
         for gap in message.gaps:
-            self.declare(gap_from_proto(gap))
+            self.timeline.declare(gap_from_proto(gap))
         header = self.checkpoints.latest.decoder_header
         if message.HasField("decoder_header"):
             header = message.decoder_header
@@ -221,9 +220,7 @@ class Session:
             Checkpoint(position=timeline.safe_position, time_us=timeline.watermark_us, decoder_header=header)
         )
         self.backlog.taken_in(timeline.consumed_position)
-        self.backlog.release(timeline.safe_position, timeline.watermark_us)
-        self._forget_checkpoints()
-        self._tell()
+        self._release()
 
     def refused(self, message: encoder_pb2.EncodeResponse.Refused) -> None:
         """The encoder could not use something. A replay refuses it again: the client hears it once."""
@@ -234,18 +231,20 @@ class Session:
             refusal = client_pb2.WatchResponse.Refusal(error=message.error, position=message.position)
             self.outbox.put(client_pb2.WatchResponse(refusal=refusal))
 
-    def evicted(self, state: reasoner_pb2.StreamState) -> None:
-        """The reasoner removed blocks to stay within its budget."""
+    def held(self, state: reasoner_pb2.StreamState) -> None:
+        """The reasoner says what it holds: what is on disk, and what was removed to stay within a budget."""
         if state.epoch != self.epoch:
             return
         for part in state.evicted:
-            self.declare(Gap(TimeRange(part.start_us, part.end_us), GapReason.EVICTED))
-        self._tell()
+            self.timeline.declare(Gap(TimeRange(part.start_us, part.end_us), GapReason.EVICTED))
+        if state.HasField("durable_watermark_us"):
+            self.timeline.durable_us = max(self.timeline.durable_us or 0, state.durable_watermark_us)
+        self._release()
 
     def give_up_late(self, now_s: float) -> None:
         """Media that waited too long for an encoder that is there and takes nothing in becomes a gap."""
-        if self.state is State.LIVE and not self._is_moving(now_s):
-            self._declare_dropped(self.backlog.give_up_late(now_s, self._live_s))
+        if self.state is State.LIVE and not self.pace.is_moving(now_s):
+            self._declare_dropped(self.backlog.give_up_late(now_s, self.pace.live_s))
 
     # --- inside -----------------------------------------------------------------------------------------
 
@@ -253,13 +252,6 @@ class Session:
     def is_bytes(self) -> bool:
         """True for an encoded stream, False for pictures."""
         return self.media.kind != types_pb2.MEDIA_KIND_PICTURES
-
-    @property
-    def _hold_s(self) -> float:
-        return self.settings.bounds.max_wait_s / 2
-
-    def _is_moving(self, now_s: float) -> bool:
-        return now_s - self._moved_s < min(STALL_S, self._hold_s)
 
     def append(self, position: int, length: int, time_us: int, data: bytes, picture: object) -> None:
         """Keep media for the encoder; what the bound pushes out becomes a gap."""
@@ -277,15 +269,23 @@ class Session:
 
     def _declare_dropped(self, gaps: list[Gap]) -> None:
         """For bytes the interval is not known here: the encoder reports it when it meets the hole."""
-        if gaps and not self.is_bytes:
-            for gap in gaps:
-                self.declare(gap)
+        for gap in () if self.is_bytes else gaps:
+            self.timeline.declare(gap)
         if gaps:
             self._tell()
 
-    def declare(self, gap: Gap) -> None:
-        """An interval is not in memory, and will not be."""
-        self.timeline.declare(gap)
+    @property
+    def safe_checkpoint(self) -> Checkpoint:
+        """The place from which the stream can go on whatever is lost next, as far as that is known."""
+        durable_us = self.timeline.durable_us
+        return self.checkpoints.latest if durable_us is None else self.checkpoints.choose(durable_us)
+
+    def _release(self) -> None:
+        timeline = self.timeline
+        durable = None if timeline.durable_us is None else self.safe_checkpoint.position
+        self.backlog.release(timeline.safe_position, timeline.watermark_us, durable)
+        self._forget_checkpoints()
+        self._tell()
 
     def _forget_checkpoints(self) -> None:
         front_us = self.backlog.front_us

@@ -85,7 +85,7 @@ class Supervisor:
         self._followed.pop(boot, None)
 
     async def _follow(self, service: Service) -> None:
-        """Hear of evictions for as long as this reasoner lives."""
+        """Hear of what it holds, durable and evicted, for as long as this reasoner lives."""
         while not service.gone.is_set:
             try:
                 async with aclosing(service.link.follow()) as states:
@@ -101,4 +101,4 @@ class Supervisor:
         except NotFound:
             return
         if session.reasoner == service.identity.name:
-            session.evicted(state)
+            session.held(state)

@@ -45,6 +45,8 @@ class Timeline:
     received_us: int = 0
     """End of what the client sent; for byte streams, of what the encoder has decoded of it."""
     watermark_us: int = 0
+    durable_us: int | None = None
+    """Up to here everything is on stable storage or a gap; None while the reasoner has no disk tier."""
     highest_us: int = 0
     """The highest watermark before a loss: a replay is over once it is reached again."""
     decoded_us: int = 0
@@ -80,8 +82,11 @@ class Timeline:
         self.frames_waiting = progress.frames_waiting
         self.lag_ms = progress.lag_ms
 
-    def restart(self, *, from_us: int, position: int, next_block_number: int) -> None:
+    def restart(
+        self, *, from_us: int, position: int, next_block_number: int, durable_us: int | None = None
+    ) -> None:
         """Another encoder goes on from there; what was published after `from_us` is gone or comes again."""
+        self.durable_us = durable_us
         self.highest_us = max(self.highest_us, self.watermark_us)
         self.watermark_us = from_us
         self.decoded_us = from_us

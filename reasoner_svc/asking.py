@@ -112,8 +112,8 @@ def _evidence(plan: ViewPlan, recall: RecallReport | None) -> types_pb2.Evidence
     )
 
 
-def state_to_proto(record: StreamRecord, ram_bytes: int) -> reasoner_pb2.StreamState:
-    """What is held of a stream, for the wire."""
+def state_to_proto(record: StreamRecord, ram_bytes: int, disk_bytes: int | None) -> reasoner_pb2.StreamState:
+    """What is held of a stream, for the wire. `disk_bytes` is None without a disk tier."""
     return reasoner_pb2.StreamState(
         stream_id=record.stream,
         next_block_number=record.frontier.next,
@@ -122,6 +122,8 @@ def state_to_proto(record: StreamRecord, ram_bytes: int) -> reasoner_pb2.StreamS
         ram_bytes=ram_bytes,
         evicted=ranges_to_proto(record.evicted),
         epoch=record.epoch,
+        durable_watermark_us=None if disk_bytes is None else record.durable_us,
+        disk_bytes=disk_bytes or 0,
     )
 
 

@@ -103,14 +103,10 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         self, request: reasoner_pb2.CloseStreamRequest, context: _Context
     ) -> reasoner_pb2.CloseStreamResponse:
         """Forget a stream; returns when everything of it is free."""
-        stream = StreamId(request.stream_id)
-        self._inbox.close_stream(stream)
-        await self._engine.flush()
-        if self._spiller is not None and is_valid_id(stream):
-            try:
-                await self._spiller.delete(stream)
-            except TandemError as error:
-                await abort_with(context, error)
+        try:
+            await self._forget(StreamId(request.stream_id))
+        except TandemError as error:
+            await abort_with(context, error)
         return reasoner_pb2.CloseStreamResponse()
 
     # The stub's types know only generators; `grpc.aio` also takes a coroutine that writes. When its call is
@@ -152,13 +148,21 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         if self._streams.find(stream) is None and len(self._streams) >= self._config.max_streams:
             raise LimitExceeded(f"this reasoner holds {self._config.max_streams} streams, its limit")
         epoch = Epoch(request.epoch)
-        if self._spiller is None:
-            return self._inbox.open_stream(stream, epoch, request.encoder)
         async with self._opening.setdefault(stream, asyncio.Lock()):
+            known = self._streams.find(stream)
+            if request.fresh and (known is None or known.epoch < epoch):
+                await self._forget(stream)
             found = None
-            if self._streams.find(stream) is None:
+            if self._spiller is not None and self._streams.find(stream) is None:
                 found = await self._spiller.take_up(stream, self._view_tokens)
             return self._inbox.open_stream(stream, epoch, request.encoder, found)
+
+    async def _forget(self, stream: StreamId) -> None:
+        """Free everything of a stream, in memory and on disk; an unknown one is no error."""
+        self._inbox.close_stream(stream)
+        await self._engine.flush()
+        if self._spiller is not None and is_valid_id(stream):
+            await self._spiller.delete(stream)
 
     async def _answer(self, request: reasoner_pb2.AnswerRequest, context: _Context, arrived_s: float) -> None:
         refusal = self.refusal()
@@ -187,4 +191,6 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
                 self._idle.set()
 
     def _state(self, record: StreamRecord) -> reasoner_pb2.StreamState:
-        return state_to_proto(record, self._store.directory.stream_bytes(record.stream).ram)
+        ram_bytes = self._store.directory.stream_bytes(record.stream).ram
+        disk_bytes = self._spiller.disk.stream_bytes(record.stream) if self._spiller is not None else None
+        return state_to_proto(record, ram_bytes, disk_bytes)

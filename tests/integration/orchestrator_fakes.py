@@ -56,6 +56,9 @@ class FakeReasoner(reasoner_pb2_grpc.ReasonerServiceServicer):
         self.gate.set()
         self.evictions: asyncio.Queue[reasoner_pb2.StreamState] = asyncio.Queue()
         self.closed: list[str] = []
+        self.opens: list[reasoner_pb2.OpenStreamRequest] = []
+        self.durable_us: int | None = None
+        """What it says is on disk; None: it has no disk tier."""
 
     def publish(self, stream: str, epoch: int, number: int, start_us: int) -> None:
         held = self.streams[stream]
@@ -65,6 +68,9 @@ class FakeReasoner(reasoner_pb2_grpc.ReasonerServiceServicer):
         held.blocks.append(start_us)
 
     async def OpenStream(self, request: Any, context: Any) -> reasoner_pb2.OpenStreamResponse:
+        self.opens.append(request)
+        if request.fresh:
+            self.streams.pop(request.stream_id, None)
         held = self.streams.setdefault(request.stream_id, FakeStream(request.epoch))
         held.epoch = max(held.epoch, request.epoch)
         state = reasoner_pb2.StreamState(
@@ -73,6 +79,7 @@ class FakeReasoner(reasoner_pb2_grpc.ReasonerServiceServicer):
             watermark_us=held.watermark_us,
             blocks=len(held.blocks),
             epoch=held.epoch,
+            durable_watermark_us=self.durable_us,
         )
         return reasoner_pb2.OpenStreamResponse(state=state, model=MODEL)
 

@@ -69,7 +69,10 @@ class BacklogMachine(RuleBasedStateMachine):
     def progress(self, data: st.DataObject) -> None:
         self.safe = data.draw(st.integers(self.safe, self.cursor))
         self.backlog.taken_in(self.cursor)
-        self.backlog.release(self.safe, self.safe * 1000)
+        durable = data.draw(st.none() | st.integers(0, self.safe))
+        front = self.backlog.front
+        self.backlog.release(self.safe, self.safe * 1000, durable)
+        assert durable is None or self.backlog.front <= max(front, durable), "what is not on disk is kept"
 
     @rule()
     def encoder_lost(self) -> None:

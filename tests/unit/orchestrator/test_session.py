@@ -3,13 +3,15 @@
 from orchestrator.backlog import Bounds, Media
 from orchestrator.intake import receive_chunk, receive_picture
 from orchestrator.limits import Limits
+from orchestrator.pace import STALL_S
 from orchestrator.recovery import Held, plan_start
-from orchestrator.session import STALL_S, Session, SessionSettings
+from orchestrator.restore import restore, to_record
+from orchestrator.session import Session, SessionSettings
 from orchestrator.stream import State
 from tandem.core.clock import ManualClock
 from tandem.core.ids import StreamId
 from tandem.core.timeline import Gap, GapReason, TimeRange
-from tandem.wire.gen.tandem.v1 import encoder_pb2, types_pb2
+from tandem.wire.gen.tandem.v1 import encoder_pb2, reasoner_pb2, types_pb2
 
 
 def make(kind: int, clock: ManualClock, **bounds: float) -> Session:
@@ -106,3 +108,68 @@ def test_a_replay_does_not_repeat_its_refusals() -> None:
     for position in (3, 3, 2, 5):
         session.refused(encoder_pb2.EncodeResponse.Refused(position=position))
     assert len(told) == 2
+
+
+def watched(session: Session, pictures: int) -> None:
+    """So many pictures, 1 ms apart, received, taken and published."""
+    for sequence in range(session.next_position, pictures):
+        receive_picture(session, picture(sequence))
+        session.take()
+        session.progress(
+            encoder_pb2.EncodeResponse.Progress(
+                consumed_position=sequence + 1,
+                safe_position=sequence + 1,
+                watermark_us=(sequence + 1) * 1000,
+                next_block_number=sequence + 2,
+            )
+        )
+
+
+def durable(session: Session, time_us: int) -> None:
+    session.held(reasoner_pb2.StreamState(epoch=session.epoch, durable_watermark_us=time_us))
+
+
+def test_with_a_disk_tier_media_is_kept_until_it_is_durable_and_no_longer() -> None:
+    session = make(types_pb2.MEDIA_KIND_PICTURES, ManualClock(), keep_us=1_000)
+    durable(session, 0)
+    watched(session, 8)
+    assert session.backlog.front == 0, "published, and not on disk"
+    assert to_record(session).safe_position == 0, "the client keeps it too"
+    durable(session, 5_400)
+    assert session.backlog.front == 5
+    assert to_record(session).safe_position == 5
+    assert session.timeline.durable_us == 5_400
+    durable(session, 3_000)
+    assert session.timeline.durable_us == 5_400, "late news takes nothing back"
+    start = plan_start(session.timeline, session.checkpoints, Held(watermark_us=5_400), session.loss)
+    assert (start.position, start.from_us, start.gap) == (5, 5_400, None)
+
+
+def test_without_a_disk_tier_media_is_kept_for_its_time_only() -> None:
+    session = make(types_pb2.MEDIA_KIND_PICTURES, ManualClock(), keep_us=3_000)
+    watched(session, 8)
+    session.held(reasoner_pb2.StreamState(epoch=session.epoch))
+    assert session.backlog.front == 5
+    assert to_record(session).safe_position == 8
+
+
+def test_a_disk_that_takes_nothing_holds_no_client_back() -> None:
+    session = make(types_pb2.MEDIA_KIND_PICTURES, ManualClock(), max_bytes=100)
+    durable(session, 0)
+    watched(session, 40)
+    assert session.backlog.bytes <= 100
+    assert not session.must_wait(10)
+    assert not session.timeline.gaps
+
+
+def test_only_a_stream_that_never_showed_anything_is_fresh() -> None:
+    session = make(types_pb2.MEDIA_KIND_PICTURES, ManualClock())
+    assert session.is_fresh
+    watched(session, 2)
+    record = to_record(session)
+    assert not session.is_fresh
+    session.begin(plan_start(session.timeline, session.checkpoints, Held(), session.loss), "e", "r")
+    assert not session.is_fresh, "also after a loss"
+    again = Session(session.stream_id, session.media, session.settings, ManualClock())
+    restore(again, record)
+    assert not again.is_fresh

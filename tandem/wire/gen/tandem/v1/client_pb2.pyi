@@ -257,7 +257,7 @@ class WatchResponse(_message.Message):
         watermark_us: _builtins.int
         """Watermark: stream time up to which everything is published or declared a gap."""
         durable_watermark_us: _builtins.int
-        """The same, on disk; 0 while no disk tier is used."""
+        """The same, on stable storage; 0 while no disk tier is used."""
         lag_ms: _builtins.float
         """Milliseconds from the arrival of the newest published frame to its publication."""
         safe_position: _builtins.int

@@ -30,6 +30,7 @@ class OpenStreamRequest(_message.Message):
     STREAM_ID_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     ENCODER_FIELD_NUMBER: _builtins.int
+    FRESH_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
     """The stream. REQUIRED."""
     epoch: _builtins.int
@@ -38,16 +39,21 @@ class OpenStreamRequest(_message.Message):
     """Name of the encoder that the stream is placed on: blocks of any other are refused from now on. Empty
     takes blocks of every encoder.
     """
+    fresh: _builtins.bool
+    """The stream is new: what is held under its id, in memory or on disk, was another one and is deleted. Has no
+    effect on a stream that is open under this epoch already.
+    """
     def __init__(
         self,
         *,
         stream_id: _builtins.str = ...,
         epoch: _builtins.int = ...,
         encoder: _builtins.str = ...,
+        fresh: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoder", b"encoder", "epoch", b"epoch", "stream_id", b"stream_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoder", b"encoder", "epoch", b"epoch", "fresh", b"fresh", "stream_id", b"stream_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -96,6 +102,8 @@ class StreamState(_message.Message):
     RAM_BYTES_FIELD_NUMBER: _builtins.int
     EVICTED_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    DURABLE_WATERMARK_US_FIELD_NUMBER: _builtins.int
+    DISK_BYTES_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
     """The stream."""
     next_block_number: _builtins.int
@@ -108,6 +116,12 @@ class StreamState(_message.Message):
     """Bytes held in RAM."""
     epoch: _builtins.int
     """Placement epoch."""
+    durable_watermark_us: _builtins.int
+    """Stream time up to which everything is on stable storage, or known to be missing. Unset when this reasoner
+    has no disk tier, or its disk takes nothing.
+    """
+    disk_bytes: _builtins.int
+    """Bytes of its data files."""
     @_builtins.property
     def evicted(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.TimeRange]:
         """Intervals removed to stay within the budget."""
@@ -122,12 +136,16 @@ class StreamState(_message.Message):
         ram_bytes: _builtins.int = ...,
         evicted: _abc.Iterable[_types_pb2.TimeRange] | None = ...,
         epoch: _builtins.int = ...,
+        durable_watermark_us: _builtins.int | None = ...,
+        disk_bytes: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_durable_watermark_us", b"_durable_watermark_us", "durable_watermark_us", b"durable_watermark_us"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "epoch", b"epoch", "evicted", b"evicted", "next_block_number", b"next_block_number", "ram_bytes", b"ram_bytes", "stream_id", b"stream_id", "watermark_us", b"watermark_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_durable_watermark_us", b"_durable_watermark_us", "blocks", b"blocks", "disk_bytes", b"disk_bytes", "durable_watermark_us", b"durable_watermark_us", "epoch", b"epoch", "evicted", b"evicted", "next_block_number", b"next_block_number", "ram_bytes", b"ram_bytes", "stream_id", b"stream_id", "watermark_us", b"watermark_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__durable_watermark_us: _TypeAlias = _typing.Literal["durable_watermark_us"]  # noqa: Y015
+    _WhichOneofArgType__durable_watermark_us: _TypeAlias = _typing.Literal["_durable_watermark_us", b"_durable_watermark_us"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__durable_watermark_us) -> _WhichOneofReturnType__durable_watermark_us | None: ...
 
 Global___StreamState: _TypeAlias = StreamState  # noqa: Y015
 
