@@ -46,12 +46,12 @@ class Recaller:
         Raises BadQuestion for a strategy that this reasoner does not have.
         """
         wish, most = asked.retrieval, self.settings.limits.blocks
-        if not most:
-            return None
+        known = tuple(dict.fromkeys((self.settings.strategy, *self.settings.others)))
+        if wish.strategy and wish.strategy not in known:
+            raise BadQuestion(f"no retrieval strategy {wish.strategy!r} here; there are: {', '.join(known)}")
         selector = run.selector(wish.strategy)
-        if selector is None:
-            known = ", ".join(dict.fromkeys((self.settings.strategy, *self.settings.others)))
-            raise BadQuestion(f"no retrieval strategy {wish.strategy!r} here; there are: {known}")
+        if not most or selector is None:
+            return None
         external = None
         if selector.reads is Reads.EXTERNAL:
             if self._embed is None:

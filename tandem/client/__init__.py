@@ -10,13 +10,13 @@
 
 from tandem.client.connection import DEFAULT_ADDRESS, Client, connect
 from tandem.client.events import EventReader
+from tandem.client.overview import BuildInfo, ServiceStatus, Status, StreamSummary
 from tandem.client.questions import OpenQuestion
 from tandem.client.settings import ClientSettings
 from tandem.client.stream import Stream
 from tandem.client.types import (
     Answer,
     AnswerDelta,
-    BuildInfo,
     ConnectionLost,
     Event,
     FinishReason,
@@ -28,11 +28,11 @@ from tandem.client.types import (
     Opened,
     PictureFormat,
     Progress,
+    Recall,
+    RecalledBlock,
     Refusal,
+    Retrieval,
     Sampling,
-    ServiceStatus,
-    Status,
-    StreamSummary,
     Thought,
     Timings,
     Usage,
@@ -58,7 +58,10 @@ __all__ = [
     "Opened",
     "PictureFormat",
     "Progress",
+    "Recall",
+    "RecalledBlock",
     "Refusal",
+    "Retrieval",
     "Sampling",
     "ServiceStatus",
     "Status",

@@ -10,6 +10,7 @@ import grpc
 
 from tandem.client import convert
 from tandem.client.failures import CALL_ERRORS, typed_error
+from tandem.client.overview import Status, StreamSummary
 from tandem.client.questions import check_question
 from tandem.client.settings import ClientSettings
 from tandem.client.sources.base import Source
@@ -20,9 +21,8 @@ from tandem.client.types import (
     Limits,
     MediaKind,
     MediaOptions,
+    Retrieval,
     Sampling,
-    Status,
-    StreamSummary,
 )
 from tandem.core.clock import monotonic_clock
 from tandem.core.errors import Internal, Unavailable
@@ -95,10 +95,14 @@ class Client:
         sampling: Sampling | None = None,
         at_once: bool = False,
         latency_budget_s: float = 0.0,
+        retrieval: Retrieval | None = None,
         timeout_s: float | None = None,
     ) -> Answer:
-        """Ask about a stream that somebody feeds or fed; returns the final record."""
-        request = _ask_request(stream_id, text, sampling, at_once, latency_budget_s)
+        """Ask about a stream that somebody feeds or fed; returns the final record.
+
+        The options are those of `Stream.pose`.
+        """
+        request = _ask_request(stream_id, text, sampling, at_once, latency_budget_s, retrieval)
         async for item in self._asked(request, timeout_s):
             if isinstance(item, Answer):
                 return item
@@ -112,9 +116,10 @@ class Client:
         sampling: Sampling | None = None,
         at_once: bool = False,
         latency_budget_s: float = 0.0,
+        retrieval: Retrieval | None = None,
     ) -> AsyncIterator[str | Answer]:
         """Ask, and get the text as it comes and the final record last."""
-        request = _ask_request(stream_id, text, sampling, at_once, latency_budget_s)
+        request = _ask_request(stream_id, text, sampling, at_once, latency_budget_s, retrieval)
         async for item in self._asked(request, None):
             yield item
 
@@ -157,15 +162,21 @@ class Client:
 
 
 def _ask_request(
-    stream_id: str, text: str, sampling: Sampling | None, at_once: bool, latency_budget_s: float
+    stream_id: str,
+    text: str,
+    sampling: Sampling | None,
+    at_once: bool,
+    latency_budget_s: float,
+    retrieval: Retrieval | None,
 ) -> client_pb2.AskRequest:
-    check_question(text, None, Limits())
+    check_question(text, None, Limits(), retrieval)
     question = convert.question_to_proto(
         question_id=f"ask-{uuid.uuid4().hex[:12]}",
         text=text,
         sampling=sampling,
         at_once=at_once,
         latency_budget_s=latency_budget_s,
+        retrieval=retrieval,
     )
     return client_pb2.AskRequest(stream_id=stream_id, question=question)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
+from tandem.client.overview import BuildInfo, ServiceStatus, Status, StreamSummary
 from tandem.client.types import (
     Answer,
     AnswerDelta,
-    BuildInfo,
     FinishReason,
     Limits,
     MediaKind,
@@ -16,11 +17,11 @@ from tandem.client.types import (
     Opened,
     PictureFormat,
     Progress,
+    Recall,
+    RecalledBlock,
     Refusal,
+    Retrieval,
     Sampling,
-    ServiceStatus,
-    Status,
-    StreamSummary,
     Thought,
     Timings,
     Usage,
@@ -59,7 +60,13 @@ def media_to_proto(media: MediaOptions) -> types_pb2.MediaOptions:
 
 
 def question_to_proto(
-    *, question_id: str, text: str, sampling: Sampling | None, at_once: bool, latency_budget_s: float
+    *,
+    question_id: str,
+    text: str,
+    sampling: Sampling | None = None,
+    at_once: bool = False,
+    latency_budget_s: float = 0.0,
+    retrieval: Retrieval | None = None,
 ) -> types_pb2.Question:
     """A question for the wire."""
     return types_pb2.Question(
@@ -68,6 +75,17 @@ def question_to_proto(
         sampling=sampling_to_proto(sampling) if sampling else None,
         answer_from_published=at_once,
         latency_budget_ms=round(latency_budget_s * 1000),
+        retrieval=retrieval_to_proto(retrieval) if retrieval else None,
+    )
+
+
+def retrieval_to_proto(retrieval: Retrieval) -> types_pb2.Retrieval:
+    """A wish for older video, for the wire."""
+    return types_pb2.Retrieval(
+        strategy=retrieval.strategy,
+        blocks=retrieval.blocks,
+        # A budget below a millisecond must not become none at all.
+        load_budget_ms=math.ceil(retrieval.load_budget_s * 1000),
     )
 
 
@@ -154,6 +172,7 @@ def answer_from_proto(message: client_pb2.Answer) -> Answer:
         watermark_us=message.watermark_us,
         evidence=tuple(range_from_proto(item) for item in message.evidence.seen),
         evidence_blocks=message.evidence.blocks,
+        recall=_recall(message.evidence),
         gaps=_gaps(message.gaps),
         usage=Usage(
             context_tokens=message.usage.context_tokens,
@@ -213,6 +232,20 @@ def _service(message: client_pb2.ServiceStatus) -> ServiceStatus:
 
 def _build(message: types_pb2.BuildInfo) -> BuildInfo:
     return BuildInfo(version=message.version, boot_id=message.boot_id, pid=message.pid)
+
+
+def _recall(message: types_pb2.Evidence) -> Recall:
+    return Recall(
+        strategy=message.strategy,
+        blocks=tuple(
+            RecalledBlock(time=range_from_proto(item.time), score=item.score, layers=item.layers)
+            for item in message.recalled
+        ),
+        skipped=message.skipped,
+        lost=message.lost,
+        disk_bytes=message.disk_bytes,
+        loaded_bytes=message.loaded_bytes,
+    )
 
 
 def _gaps(messages: Iterable[types_pb2.Gap]) -> tuple[Gap, ...]:

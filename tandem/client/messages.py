@@ -33,6 +33,7 @@ def entry_message(entry: Entry) -> client_pb2.WatchRequest:
                     sampling=entry.sampling,
                     at_once=entry.at_once,
                     latency_budget_s=entry.latency_budget_s,
+                    retrieval=entry.retrieval,
                 )
             )
         case Cancel():

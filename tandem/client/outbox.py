@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from tandem.client.types import PictureFormat, Sampling
+from tandem.client.types import PictureFormat, Retrieval, Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +55,7 @@ class Ask:
     sampling: Sampling | None = None
     at_once: bool = False
     latency_budget_s: float = 0.0
+    retrieval: Retrieval | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

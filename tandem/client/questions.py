@@ -14,10 +14,15 @@ from tandem.client.types import (
     FinishReason,
     Limits,
     Refusal,
+    Retrieval,
     Sampling,
 )
 from tandem.core.errors import AlreadyExists, BadQuestion, Internal, TandemError
 from tandem.core.ids import is_valid_id
+
+_TOO_MANY = 1 << 32
+_TOO_LONG_S = (1 << 32) / 1000
+"""What a message cannot hold."""
 
 
 class AskOptions(TypedDict, total=False):
@@ -27,10 +32,16 @@ class AskOptions(TypedDict, total=False):
     sampling: Sampling | None
     at_once: bool
     latency_budget_s: float
+    retrieval: Retrieval | None
 
 
-def check_question(text: str, question_id: str | None, limits: Limits) -> None:
-    """Raise `BadQuestion` for what the server would refuse anyway."""
+def check_question(
+    text: str, question_id: str | None, limits: Limits, retrieval: Retrieval | None = None
+) -> None:
+    """Raise `BadQuestion` for what the server would refuse anyway, or could not be told.
+
+    Which strategies there are only the server knows: it answers a wrong name with those it has.
+    """
     if not text.strip():
         raise BadQuestion("the question is empty")
     if limits.max_question_chars and len(text) > limits.max_question_chars:
@@ -39,6 +50,13 @@ def check_question(text: str, question_id: str | None, limits: Limits) -> None:
         )
     if question_id is not None and not is_valid_id(question_id):
         raise BadQuestion(f"not a question id: {question_id!r} (1 to 64 of A-Z a-z 0-9 . _ -)")
+    if retrieval is not None:
+        if not 0 <= retrieval.blocks < _TOO_MANY:
+            raise BadQuestion(f"Retrieval.blocks is {retrieval.blocks}; give 0 (the server's limit) or more")
+        if not 0 <= retrieval.load_budget_s < _TOO_LONG_S:
+            raise BadQuestion(
+                f"Retrieval.load_budget_s is {retrieval.load_budget_s}; give seconds, or 0 for no limit"
+            )
 
 
 def unseen_part(delivered: str, repeated: str, piece: str) -> str:

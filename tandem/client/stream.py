@@ -22,6 +22,7 @@ from tandem.client.types import (
     Opened,
     PictureFormat,
     Progress,
+    Retrieval,
     Sampling,
 )
 from tandem.core.clock import Clock
@@ -37,8 +38,7 @@ from tandem.core.errors import (
 from tandem.core.ids import is_valid_id
 from tandem.wire.gen.tandem.v1 import client_pb2_grpc
 
-_UNKNOWN_LIMIT_BYTES = 4 * 1024 * 1024
-"""Largest chunk sent while the server told no limit: gRPC's own default."""
+_UNKNOWN_LIMIT_BYTES = 4 * 1024 * 1024  # gRPC's own default, while the server told no limit for a chunk
 
 
 class Stream:
@@ -161,8 +161,8 @@ class Stream:
     async def push_chunk(self, data: bytes, *, pts_us: int | None = None) -> int:
         """Hand over the next bytes of an encoded stream, cut anywhere; returns the offset after them.
 
-        `pts_us` is the latest presentation time in them, where known: it lets the window open as soon as
-        the server has them, instead of when it no longer needs them.
+        `pts_us` is the latest presentation time in them, where known: it lets the window open as soon as the
+        server has them, instead of when it no longer needs them.
         """
         self._check_kind(picture=False)
         largest = (self.limits.max_message_bytes or _UNKNOWN_LIMIT_BYTES) - MESSAGE_OVERHEAD_BYTES
@@ -178,13 +178,15 @@ class Stream:
         sampling: Sampling | None = None,
         at_once: bool = False,
         latency_budget_s: float = 0.0,
+        retrieval: Retrieval | None = None,
     ) -> OpenQuestion:
         """Ask about everything pushed so far and do not wait: `answer` and `pieces()` are on the result.
 
-        With `at_once` the answer rests on what is published, without waiting for what was just pushed.
+        With `at_once` the answer rests on what is published, without waiting for what was just pushed;
+        `retrieval` says how older video comes back into view.
         """
         self._check_live()
-        check_question(text, question_id, self.limits)
+        check_question(text, question_id, self.limits, retrieval)
         question = self._questions.open(question_id)
         self._session.submit(
             Ask(
@@ -193,6 +195,7 @@ class Stream:
                 sampling=sampling,
                 at_once=at_once,
                 latency_budget_s=latency_budget_s,
+                retrieval=retrieval,
             )
         )
         return question

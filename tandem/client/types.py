@@ -75,6 +75,18 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Retrieval:
+    """How older video comes back into a question's view; `docs/retrieval.md` has the strategies."""
+
+    strategy: str = ""
+    """A name that the server knows; empty: the server's own."""
+    blocks: int = 0
+    """Most blocks that come back, in every layer; 0: the server's limit, which is also the most."""
+    load_budget_s: float = 0.0
+    """Longest time for reading blocks from disk; what would take longer is left out. 0: no limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What the server takes; the client refuses more before sending it. 0 means no limit was told."""
 
@@ -119,6 +131,7 @@ class Progress:
     watermark_us: int = 0
     """Stream time up to which everything is published or declared a gap."""
     durable_watermark_us: int = 0
+    """The same, on stable storage; 0 where the server keeps nothing on disk."""
     lag_ms: float = 0.0
     """From the arrival of the newest published frame to its publication."""
     gaps: tuple[Gap, ...] = ()
@@ -174,6 +187,35 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecalledBlock:
+    """One older block that came back into view."""
+
+    time: TimeRange
+    score: float
+    """Its best over the layers that chose it; comparable within one answer."""
+    layers: int
+    """In how many layers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recall:
+    """What of older video came back into an answer's view, and at what cost."""
+
+    strategy: str = ""
+    """What chose the blocks; empty: nothing older was looked for."""
+    blocks: tuple[RecalledBlock, ...] = ()
+    """In order of time."""
+    skipped: int = 0
+    """Blocks, counted once per layer, left out because `Retrieval.load_budget_s` was over."""
+    lost: int = 0
+    """Blocks, counted once per layer, that were chosen and could not be read."""
+    disk_bytes: int = 0
+    """Read from disk."""
+    loaded_bytes: int = 0
+    """Copied into view."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """The final record of an answer."""
 
@@ -187,6 +229,8 @@ class Answer:
     evidence: tuple[TimeRange, ...] = ()
     """Stream times of the visual blocks in view, joined where they touch."""
     evidence_blocks: int = 0
+    recall: Recall = Recall()
+    """What of the evidence is older than the recent window."""
     gaps: tuple[Gap, ...] = ()
     """Gaps before the watermark: what the answer could not know."""
     usage: Usage = Usage()
@@ -214,60 +258,3 @@ class ConnectionLost:
 
 
 Event = Opened | Progress | GapNoticed | Thought | AnswerDelta | Answer | Refusal | ConnectionLost
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamSummary:
-    """One stream, as an operator sees it."""
-
-    stream_id: str
-    state: str
-    progress: Progress
-    encoder: str
-    reasoner: str
-    open_questions: int
-    sample_fps: float
-    age_s: float
-    backlog_bytes: int
-    attached: bool
-    """True while a client feeds it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildInfo:
-    """Build and boot of a process."""
-
-    version: str
-    boot_id: str
-    pid: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceStatus:
-    """One service, as the orchestrator sees it."""
-
-    name: str
-    role: str
-    address: str
-    state: str
-    build: BuildInfo
-    model: ModelInfo
-    restarts: int
-    heartbeat_age_ms: float
-    streams: int
-    details: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
-    """What runs behind one address."""
-
-    build: BuildInfo
-    services: tuple[ServiceStatus, ...]
-    listeners: tuple[str, ...]
-
-    @property
-    def ready(self) -> bool:
-        """True when at least one encoder and one reasoner are ready."""
-        ready = {service.role for service in self.services if service.state == "ready"}
-        return {"encoder", "reasoner"} <= ready

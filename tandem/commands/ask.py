@@ -9,13 +9,15 @@ import sys
 from typing import TYPE_CHECKING
 
 from tandem.commands.base import Command, Exit, add_address, add_json, positive
+from tandem.commands.question import add_question_options, retrieval_of
 
 if TYPE_CHECKING:
     from tandem.client import Answer, Sampling
 
 _EXAMPLE = """\
 tandem ask door 'Who came in last?'
-tandem ask door 'What is shown now?' --now --json"""
+tandem ask door 'What is shown now?' --now --json
+tandem ask door 'What was on the table this morning?' --retrieval uniform --blocks 32"""
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +29,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-tokens", type=int, default=0, metavar="N", help="longest answer, in tokens")
     parser.add_argument("--temperature", type=positive, default=0.0, help="sample instead of the best token")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling")
+    add_question_options(parser)
     add_address(parser)
     add_json(parser, "the answer's record as one JSON object")
 
@@ -40,7 +43,12 @@ async def _ask(arguments: argparse.Namespace) -> int:
 
     async with connect(arguments.address) as t:
         pieces = t.ask_stream(
-            arguments.stream, arguments.question, sampling=_sampling(arguments), at_once=arguments.now
+            arguments.stream,
+            arguments.question,
+            sampling=_sampling(arguments),
+            at_once=arguments.now,
+            latency_budget_s=arguments.latency_budget,
+            retrieval=retrieval_of(arguments),
         )
         async for piece in pieces:
             if isinstance(piece, Answer):
@@ -57,13 +65,13 @@ def _sampling(arguments: argparse.Namespace) -> Sampling:
 
 
 def _print_record(answer: Answer, *, as_json: bool) -> None:
-    from tandem.commands.words import evidence_words, gap_words, plain, timing_words
+    from tandem.commands.words import answer_words, gap_words, plain
 
     if as_json:
         print(json.dumps(plain(answer), ensure_ascii=False))
         return
     print()
-    print(f"[seen {evidence_words(answer)}; {timing_words(answer)}]", file=sys.stderr)
+    print(f"[{answer_words(answer)}]", file=sys.stderr)
     for gap in answer.gaps:
         print(f"[{gap_words(gap)}]", file=sys.stderr)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tandem.client import Answer, OpenQuestion, Stream
+from tandem.client.questions import AskOptions
 from tandem.client.sources import Piece
 from tandem.commands.show import View
 from tandem.core.errors import TandemError
@@ -32,8 +33,12 @@ class Outcome:
 class Asker:
     """Asks each planned question once everything shown before its time was pushed, and not before."""
 
-    def __init__(self, stream: Stream, view: View, plan: Iterable[Planned]) -> None:
+    def __init__(
+        self, stream: Stream, view: View, plan: Iterable[Planned], options: AskOptions | None = None
+    ) -> None:
+        """All questions are asked with the same `options`."""
         self._stream, self._view = stream, view
+        self._options: AskOptions = options or {}
         self._waiting = sorted(plan)
         self._outcomes: list[asyncio.Task[Outcome]] = []
 
@@ -60,7 +65,7 @@ class Asker:
         """Ask this now, about everything that was pushed."""
         question: OpenQuestion | TandemError
         try:
-            question = self._stream.pose(planned.text)
+            question = self._stream.pose(planned.text, **self._options)
             question_id = question.question_id
         except TandemError as error:
             question, question_id = error, f"refused-{len(self._outcomes)}"

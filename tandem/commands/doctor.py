@@ -179,7 +179,7 @@ def _nobody(address: str, host: str, port: int) -> Finding:
 
 
 def _describe(address: str, status: object) -> list[Finding]:
-    from tandem.client.types import Status
+    from tandem.client.overview import Status
 
     assert isinstance(status, Status), status
     findings = [Finding(Mark.OK, f"Tandem {status.build.version} answers at {address}")]

@@ -16,7 +16,7 @@ from tandem.client.types import (
     Refusal,
     Thought,
 )
-from tandem.commands.words import event_json, evidence_words, gap_words, plain, timing_words
+from tandem.commands.words import answer_words, durable_words, event_json, gap_words, plain
 from tandem.core.clock import Clock, monotonic_clock
 from tandem.core.errors import TandemError
 from tandem.core.timeline import format_time
@@ -114,8 +114,7 @@ class PlainView:
                 self._say(f"thought   {event.worker}: {event.text}")
             case Answer() if event.error is None:
                 question = self._questions.get(event.question_id, event.question_id)
-                details = f"seen {evidence_words(event)}; {timing_words(event)}"
-                self._say(f"answer    {question} -> {event.text}  [{details}]")
+                self._say(f"answer    {question} -> {event.text}  [{answer_words(event)}]")
             case Refusal() if not event.question_id:
                 where = f" at position {event.position}" if event.position is not None else ""
                 self._say(f"refused   {event.error.message}{where} [{event.error.code.value}]")
@@ -141,7 +140,8 @@ class PlainView:
         now_s = self._clock()
         if now_s - self._last_progress_s >= PROGRESS_EVERY_S:
             self._last_progress_s = now_s
-            self._say(f"watched   {progress.blocks} blocks, lag {progress.lag_ms:.0f} ms")
+            parts = (f"{progress.blocks} blocks", f"lag {progress.lag_ms:.0f} ms", durable_words(progress))
+            self._say(f"watched   {', '.join(part for part in parts if part)}")
 
     def _say(self, line: str) -> None:
         print(f"{format_time(self._watermark_us):>8}  {line}", file=self._out, flush=True)

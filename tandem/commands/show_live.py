@@ -21,7 +21,7 @@ from tandem.client.types import (
     Refusal,
     Thought,
 )
-from tandem.commands.words import evidence_words, gap_words
+from tandem.commands.words import durable_words, evidence_words, gap_words, recall_words
 from tandem.core.errors import TandemError
 from tandem.core.timeline import format_time
 
@@ -113,7 +113,7 @@ class LiveView:
     @staticmethod
     def _answer(row: _Row, answer: Answer) -> None:
         row.answer, row.style = answer.text, "bold"
-        row.evidence = evidence_words(answer)
+        row.evidence = "\n".join(part for part in (evidence_words(answer), recall_words(answer)) if part)
         row.first_token = f"{answer.timings.first_token_ms:.0f} ms"
         row.total = f"{answer.timings.total_ms:.0f} ms"
 
@@ -136,8 +136,9 @@ class LiveView:
         return Text.assemble(
             "watched ",
             (format_time(progress.watermark_us), "yellow" if late else "green"),
-            f" of {format_time(progress.received_us)} received   lag {progress.lag_ms:.0f} ms"
-            f"   {progress.blocks} blocks   {len(progress.gaps)} gaps",
+            f" of {format_time(progress.received_us)} received",
+            f"   {durable}" if (durable := durable_words(progress)) else "",
+            f"   lag {progress.lag_ms:.0f} ms   {progress.blocks} blocks   {len(progress.gaps)} gaps",
         )
 
     def _questions(self) -> Table:

@@ -17,7 +17,18 @@ _EXAMPLE = """\
 tandem streams
 tandem streams --json"""
 
-_HEADINGS = ("STREAM", "STATE", "WATCHED", "BEHIND", "LAG", "GAPS", "QUESTIONS", "ENCODER", "REASONER")
+_HEADINGS = (
+    "STREAM",
+    "STATE",
+    "WATCHED",
+    "ON DISK",
+    "BEHIND",
+    "LAG",
+    "GAPS",
+    "QUESTIONS",
+    "ENCODER",
+    "REASONER",
+)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +63,7 @@ def _row(stream: StreamSummary) -> tuple[str, ...]:
         stream.stream_id,
         state,
         format_time(progress.watermark_us),
+        format_time(progress.durable_watermark_us) if progress.durable_watermark_us else "-",
         format_time(max(0, progress.received_us - progress.watermark_us)),
         f"{progress.lag_ms:.0f} ms",
         str(len(progress.gaps)),

@@ -18,10 +18,12 @@ from tandem.commands.base import (
     source_exit_code,
     stream_time,
 )
+from tandem.commands.question import add_question_options, retrieval_of
 from tandem.core.errors import TandemError
 
 if TYPE_CHECKING:
     from tandem.client import Event, Stream
+    from tandem.client.questions import AskOptions
     from tandem.client.sources import Fed, Source
     from tandem.commands.asking import Asker, Outcome
     from tandem.commands.show import View
@@ -68,6 +70,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="frames per second that are watched (default: the model's own rate)",
     )
     parser.add_argument("--stream-id", default="", metavar="ID", help="name of the stream (default: chosen)")
+    add_question_options(parser)
     add_address(parser)
     add_json(parser, "one JSON object a line")
 
@@ -113,11 +116,15 @@ async def _watch(arguments: argparse.Namespace, source: Source) -> int:
 
     view = make_view(as_json=arguments.json)
     plan = [Planned(at_us, text) for at_us, text in arguments.ask_at]
+    options: AskOptions = {
+        "latency_budget_s": arguments.latency_budget,
+        "retrieval": retrieval_of(arguments),
+    }
     async with connect(arguments.address) as t, t.watch(source, stream_id=arguments.stream_id) as stream:
         view.start(source.name)
         _end_on_first_interrupt(source)
         try:
-            asker = Asker(stream, view, plan)
+            asker = Asker(stream, view, plan, options)
             fed, outcomes = await play(
                 stream, source, asker, view, speed=arguments.speed, at_the_end=arguments.ask
             )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 
-from tandem.client.types import Answer, Event, Opened
+from tandem.client.types import Answer, Event, Opened, Progress
 from tandem.core.errors import TandemError
-from tandem.core.timeline import Gap, TimeRange, format_time
+from tandem.core.timeline import Gap, TimeRange, format_time, merge_ranges
 
 
 def range_words(span: TimeRange) -> str:
@@ -23,17 +24,46 @@ def gap_words(gap: Gap) -> str:
 
 def evidence_words(answer: Answer) -> str:
     """What an answer rests on; long lists are cut in the middle."""
-    if not answer.evidence:
-        return "nothing seen"
-    spans = [range_words(span) for span in answer.evidence]
-    if len(spans) > 4:
-        spans = [*spans[:2], f"{len(spans) - 3} more", spans[-1]]
-    return ", ".join(spans)
+    return _spans_words(answer.evidence) or "nothing seen"
+
+
+def recall_words(answer: Answer) -> str:
+    """What came back of older video, and what did not; empty when nothing older was looked for."""
+    recall = answer.recall
+    if not recall.strategy:
+        return ""
+    times = merge_ranges([block.time for block in recall.blocks])
+    words = [f"recalled {_spans_words(times) or 'nothing'} by {recall.strategy}"]
+    if recall.skipped:
+        words.append(f"{recall.skipped} left out for want of time")
+    if recall.lost:
+        words.append(f"{recall.lost} could not be read")
+    if recall.disk_bytes:
+        words.append(f"{recall.disk_bytes / 1e6:.1f} MB from disk")
+    return ", ".join(words)
+
+
+def answer_words(answer: Answer) -> str:
+    """What an answer rests on and how long it took, for one line."""
+    parts = (f"seen {evidence_words(answer)}", recall_words(answer), timing_words(answer))
+    return "; ".join(part for part in parts if part)
+
+
+def durable_words(progress: Progress) -> str:
+    """Up to when the video is on disk; empty where it is not kept there."""
+    return f"on disk {format_time(progress.durable_watermark_us)}" if progress.durable_watermark_us else ""
 
 
 def timing_words(answer: Answer) -> str:
     """How long it took."""
     return f"first token {answer.timings.first_token_ms:.0f} ms, whole {answer.timings.total_ms:.0f} ms"
+
+
+def _spans_words(ranges: Sequence[TimeRange]) -> str:
+    spans = [range_words(span) for span in ranges]
+    if len(spans) > 4:
+        spans = [*spans[:2], f"{len(spans) - 3} more", spans[-1]]
+    return ", ".join(spans)
 
 
 def event_name(event: Event) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 
-from tandem.core.errors import AlreadyExists, BadMedia, NotFound, TandemError, Unavailable
+from tandem.core.errors import AlreadyExists, BadMedia, BadQuestion, NotFound, TandemError, Unavailable
 from tandem.core.timeline import Gap
 from tandem.wire.channel import bind, make_server
 from tandem.wire.convert import gap_to_proto
@@ -33,6 +33,7 @@ class Held:
     media: bytearray = field(default_factory=bytearray)
     pts: list[int] = field(default_factory=list)
     questions: list[str] = field(default_factory=list)
+    wishes: list[types_pb2.Retrieval] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
     ended: bool = False
@@ -90,7 +91,11 @@ class ScriptedServer(client_pb2_grpc.TandemServiceServicer):
     async def Ask(self, request: pb.AskRequest, context: Any) -> AsyncIterator[Any]:
         if request.stream_id not in self.streams:
             await abort_with(context, NotFound(f"no stream {request.stream_id!r}"))
-        for response in self._answer(self.streams[request.stream_id], request.question):
+        try:
+            responses = self._answer(self.streams[request.stream_id], request.question)
+        except TandemError as error:
+            await abort_with(context, error)
+        for response in responses:
             kind = response.WhichOneof("event")
             yield pb.AskResponse(**{kind: getattr(response, kind)})
 
@@ -164,8 +169,14 @@ class ScriptedServer(client_pb2_grpc.TandemServiceServicer):
                 self._media(held, request.chunk.data, len(request.chunk.data), outbox)
             case "ask":
                 held.questions.append(request.ask.text)
-                for response in self._answer(held, request.ask):
-                    outbox.put_nowait(response)
+                try:
+                    for response in self._answer(held, request.ask):
+                        outbox.put_nowait(response)
+                except BadQuestion as error:
+                    refusal = pb.WatchResponse.Refusal(
+                        error=error_to_proto(error), question_id=request.ask.question_id
+                    )
+                    outbox.put_nowait(pb.WatchResponse(refusal=refusal))
             case "cancel":
                 held.cancelled.append(request.cancel.question_id)
             case "end":
@@ -201,8 +212,12 @@ class ScriptedServer(client_pb2_grpc.TandemServiceServicer):
             raise Unavailable("scripted loss")
 
     def _answer(self, held: Held, question: types_pb2.Question) -> list[Any]:
+        held.wishes.append(question.retrieval)
         if question.text in self.script.silent:
             return []
+        strategy = question.retrieval.strategy
+        if strategy not in {"", "uniform"}:
+            raise BadQuestion(f"no retrieval strategy {strategy!r} here; there are: uniform")
         words = ["you ", "asked: ", question.text]
         deltas: list[Any] = [
             pb.WatchResponse(answer_delta=pb.AnswerDelta(question_id=question.question_id, text=word))
@@ -223,7 +238,13 @@ class ScriptedServer(client_pb2_grpc.TandemServiceServicer):
             asked_us=held.time_us,
             watermark_us=held.time_us,
             evidence=types_pb2.Evidence(
-                seen=[types_pb2.TimeRange(start_us=0, end_us=held.time_us)], blocks=3
+                seen=[types_pb2.TimeRange(start_us=0, end_us=held.time_us)],
+                blocks=3,
+                strategy=strategy,
+                recalled=[
+                    types_pb2.Recalled(time=types_pb2.TimeRange(start_us=0, end_us=1), score=0.5, layers=2)
+                ],
+                disk_bytes=7,
             ),
             usage=types_pb2.Usage(context_tokens=10, prompt_tokens=5, answer_tokens=3),
             timings=types_pb2.Timings(first_token_ms=12.5, total_ms=20.0),

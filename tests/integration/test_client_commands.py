@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tandem.commands.base import Exit
+from tandem.wire.gen.tandem.v1 import types_pb2
 from tests.integration.scripted_server import Script, ScriptedServer, serve
 from tests.unit.client.media_files import write_video
 
@@ -177,6 +179,30 @@ async def test_ask_and_streams(server: tuple[str, ScriptedServer], tmp_path: Pat
     listed = await tandem("streams", "--address", address)
     assert listed.out.splitlines()[1].startswith("door")
     assert (await tandem("streams", "--address", address, "--json")).events[0]["stream_id"] == "door"
+
+
+async def test_how_older_video_comes_back_is_said_and_told(
+    server: tuple[str, ScriptedServer], tmp_path: Path
+) -> None:
+    address, servicer = server
+    folder = pictures(tmp_path, 2)
+    options = ("--retrieval", "uniform", "--blocks", "5", "--load-budget", "0.25")
+    watched = await tandem(
+        "watch", str(folder), "--speed", "max", "--address", address, "--stream-id", "door", *options,
+        "--ask", "who?", "--json",
+    )  # fmt: skip
+    [answer] = [event for event in watched.events if event["event"] == "answer"]
+    assert answer["recall"]["strategy"] == "uniform"
+    assert answer["recall"]["blocks"] == [{"time": {"start_us": 0, "end_us": 1}, "score": 0.5, "layers": 2}]
+    assert answer["recall"]["disk_bytes"] == 7
+    ran = await tandem("ask", "door", "who?", "--address", address, *options)
+    assert "recalled 00:00.0-00:00.0 by uniform" in ran.err
+    wish = types_pb2.Retrieval(strategy="uniform", blocks=5, load_budget_ms=250)
+    assert servicer.streams["door"].wishes == [wish, wish]
+    wrong = await tandem("ask", "door", "who?", "--address", address, "--retrieval", "unifrom")
+    assert wrong.code == Exit.REFUSED
+    assert "no retrieval strategy 'unifrom' here; there are: uniform [bad_question]" in wrong.err
+    assert (await tandem("ask", "door", "who?", "--blocks", "0")).code == Exit.USAGE
 
 
 async def test_a_failed_question_makes_the_exit_code(

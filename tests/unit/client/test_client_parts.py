@@ -8,6 +8,7 @@ import random
 import grpc
 import pytest
 
+from tandem.client.convert import retrieval_to_proto
 from tandem.client.events import EventHub, EventReader, new_gaps
 from tandem.client.failures import NobodyThere, is_worth_another_try, typed_error
 from tandem.client.questions import QuestionBook, check_question, unseen_part
@@ -22,6 +23,7 @@ from tandem.client.types import (
     Limits,
     Progress,
     Refusal,
+    Retrieval,
     Thought,
 )
 from tandem.core.errors import (
@@ -124,6 +126,16 @@ def test_questions_are_checked_before_they_are_sent() -> None:
     for text, question_id in ((" ", None), ("too long", None), ("what?", "-"), ("what?", "a b")):
         with pytest.raises(BadQuestion):
             check_question(text, question_id, Limits(max_question_chars=5))
+    check_question("what?", None, Limits(), Retrieval(strategy="any", blocks=3, load_budget_s=0.1))
+    for wish, words in (
+        (Retrieval(blocks=-1), "Retrieval.blocks is -1; give 0"),
+        (Retrieval(blocks=1 << 32), "Retrieval.blocks"),
+        (Retrieval(load_budget_s=-0.5), "Retrieval.load_budget_s is -0.5"),
+        (Retrieval(load_budget_s=float("nan")), "Retrieval.load_budget_s"),
+    ):
+        with pytest.raises(BadQuestion, match=words):
+            check_question("what?", None, Limits(), wish)
+    assert retrieval_to_proto(Retrieval(load_budget_s=0.0001)).load_budget_ms == 1, "not: no limit"
 
 
 async def test_progress_that_nobody_read_is_replaced() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -18,6 +19,8 @@ from tandem.client.types import (
     ModelInfo,
     Opened,
     Progress,
+    Recall,
+    RecalledBlock,
     Refusal,
     Thought,
     Timings,
@@ -25,7 +28,7 @@ from tandem.client.types import (
 from tandem.commands.demo_view import DemoView, is_right
 from tandem.commands.show import JsonView, PlainView, View
 from tandem.commands.show_live import LiveView
-from tandem.commands.words import event_json, event_name, evidence_words, plain
+from tandem.commands.words import event_json, event_name, evidence_words, plain, recall_words
 from tandem.core.clock import ManualClock
 from tandem.core.errors import BadMedia, LimitExceeded, Unavailable, WrongState
 from tandem.core.timeline import Gap, GapReason, TimeRange
@@ -177,6 +180,48 @@ def test_long_evidence_is_cut_in_the_middle() -> None:
 
 def fields(answer: Answer) -> dict[str, object]:
     return {name: getattr(answer, name) for name in Answer.__dataclass_fields__}
+
+
+RECALLED = replace(
+    ANSWER,
+    recall=Recall(
+        strategy="rekv",
+        blocks=(
+            RecalledBlock(time=TimeRange(0, S), score=2.0, layers=3),
+            RecalledBlock(time=TimeRange(S, 2 * S), score=1.0, layers=1),
+        ),
+        skipped=2,
+        lost=1,
+        disk_bytes=1_250_000,
+    ),
+)
+
+
+def test_what_came_back_of_older_video_is_told() -> None:
+    assert recall_words(ANSWER) == ""
+    assert recall_words(replace(ANSWER, recall=Recall(strategy="recent"))) == "recalled nothing by recent"
+    words = "recalled 00:00.0-00:02.0 by rekv, 2 left out for want of time, 1 could not be read"
+    assert recall_words(RECALLED) == f"{words}, 1.2 MB from disk"
+    out = io.StringIO()
+    view = PlainView(out, ManualClock())
+    view.event(Progress(watermark_us=3 * S, durable_watermark_us=2 * S, blocks=3))
+    view.event(RECALLED)
+    assert "watched   3 blocks, lag 0 ms, on disk 00:02.0" in out.getvalue()
+    assert f"; {words}, 1.2 MB from disk; first token 42 ms" in out.getvalue()
+    out = io.StringIO()
+    JsonView(out).event(RECALLED)
+    assert json.loads(out.getvalue())["recall"]["blocks"][1]["time"] == {"start_us": S, "end_us": 2 * S}
+    console = Console(file=io.StringIO(), width=200, force_terminal=True, color_system=None)
+    live = LiveView(console)
+    live.start("clip.mp4")
+    live.asked("q1", "what is shown?", 12 * S)
+    live.event(Progress(watermark_us=3 * S, durable_watermark_us=2 * S))
+    live.event(RECALLED)
+    live.finish()
+    with console.capture() as captured:
+        console.print(live._picture())
+    assert "on disk 00:02.0" in captured.get()
+    assert "recalled 00:00.0-00:02.0 by rekv" in captured.get()
 
 
 def test_names_and_values_for_machines() -> None:

@@ -1,0 +1,64 @@
+"""Pure: what runs and what is watched, as an operator sees it; frozen dataclasses like those of `types`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tandem.client.types import ModelInfo, Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamSummary:
+    """One stream, as an operator sees it."""
+
+    stream_id: str
+    state: str
+    progress: Progress
+    encoder: str
+    reasoner: str
+    open_questions: int
+    sample_fps: float
+    age_s: float
+    backlog_bytes: int
+    attached: bool
+    """True while a client feeds it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildInfo:
+    """Build and boot of a process."""
+
+    version: str
+    boot_id: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceStatus:
+    """One service, as the orchestrator sees it."""
+
+    name: str
+    role: str
+    address: str
+    state: str
+    build: BuildInfo
+    model: ModelInfo
+    restarts: int
+    heartbeat_age_ms: float
+    streams: int
+    details: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What runs behind one address."""
+
+    build: BuildInfo
+    services: tuple[ServiceStatus, ...]
+    listeners: tuple[str, ...]
+
+    @property
+    def ready(self) -> bool:
+        """True when at least one encoder and one reasoner are ready."""
+        ready = {service.role for service in self.services if service.state == "ready"}
+        return {"encoder", "reasoner"} <= ready

@@ -1,0 +1,60 @@
+"""Pure: the options of a question that `tandem ask` and `tandem watch` share. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from tandem.commands.base import positive
+
+if TYPE_CHECKING:
+    from tandem.client import Retrieval
+
+
+def add_question_options(parser: argparse.ArgumentParser) -> None:
+    """How long a question may wait, and how older video comes back into its view."""
+    parser.add_argument(
+        "--retrieval",
+        default="",
+        metavar="NAME",
+        help="how older video comes back into view: rekv, external, uniform, recent (none of it), or another "
+        "that the server was started with (default: the server's own)",
+    )
+    parser.add_argument(
+        "--blocks",
+        type=count,
+        default=0,
+        metavar="N",
+        help="most older blocks that come back (default: the server's limit, which is also the most)",
+    )
+    parser.add_argument(
+        "--load-budget",
+        type=positive,
+        default=0.0,
+        metavar="SECONDS",
+        help="leave out what would take longer to read from disk (default: no limit)",
+    )
+    parser.add_argument(
+        "--latency-budget",
+        type=positive,
+        default=0.0,
+        metavar="SECONDS",
+        help="longest wait for the frames before the question (default: the server's)",
+    )
+
+
+def retrieval_of(arguments: argparse.Namespace) -> Retrieval | None:
+    """The wish for older video; None when nothing was said of it."""
+    from tandem.client import Retrieval
+
+    wish = Retrieval(
+        strategy=arguments.retrieval, blocks=arguments.blocks, load_budget_s=arguments.load_budget
+    )
+    return wish if wish != Retrieval() else None
+
+
+def count(text: str) -> int:
+    """Argument type: a whole number above zero."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above zero, not {text!r}")
+    return int(text)
