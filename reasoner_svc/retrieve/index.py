@@ -7,10 +7,11 @@ L layers, H key/value heads, T tokens, D head dimension, F = H x D, E dimension 
 
 ::
 
-    chunk 0 [numbers, times, tokens, keys_LCF, ...]   full, never changes
+    chunk 0 [numbers, times, tokens, keys_LFC, ...]   full, never changes
     chunk 1 [.....................|               ]   rows are written behind the last one, then published
 
-Memory grows by whole chunks and nothing is ever moved, so a snapshot is a list of chunks and row counts.
+Memory grows by whole chunks and nothing is ever moved, so a snapshot is a list of chunks and row counts. Each
+chunk is as large as all before it, up to a bound: few long chunks are scored faster than many short ones.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from reasoner_svc.retrieve.index_view import Chunk, IndexView, Piece, unit_lengt
 from tandem.core.errors import InvalidInput
 from tandem.core.timeline import TimeRange
 
-CHUNK_ROWS = 1024
+MIN_CHUNK_ROWS, MAX_CHUNK_ROWS = 1024, 8192
+MAX_CHUNK_BYTES = 20 * 1024 * 1024
+"""Of a chunk that has more than the fewest rows."""
 
 _Mask = Callable[[Tensor], Tensor]
 """bool [N] of block numbers int64 [N]."""
@@ -45,12 +48,15 @@ class MemoryIndex:
     """One stream's index. One thread appends and forgets; a view may be used by any."""
 
     def __init__(
-        self, *, layers: int, key_dim: int, embedding_dim: int = 0, chunk_rows: int = CHUNK_ROWS
+        self, *, layers: int, key_dim: int, embedding_dim: int = 0, chunk_rows: int = MIN_CHUNK_ROWS
     ) -> None:
+        """`chunk_rows` is the size of the first chunk."""
         self._layers = layers
         self._key_dim = key_dim
         self._embedding_dim = embedding_dim
-        self._chunk_rows = chunk_rows
+        self._first_rows = chunk_rows
+        row_bytes = 4 * (layers * (key_dim + 1) + embedding_dim) + 32
+        self._most_rows = min(MAX_CHUNK_ROWS, max(chunk_rows, MAX_CHUNK_BYTES // row_bytes))
         # Replaced in one step, so that a view taken by another thread is of one moment.
         self._pieces: tuple[Piece, ...] = ()
         self._last_number = -1
@@ -83,8 +89,9 @@ class MemoryIndex:
         if embedding_E is not None:
             self._check(embedding_E, (self._embedding_dim,), "embedding")
         pieces = self._pieces
-        if not pieces or pieces[-1].rows == self._chunk_rows:
-            chunk = Chunk(self._chunk_rows, self._layers, self._key_dim, self._embedding_dim)
+        if not pieces or pieces[-1].rows == len(pieces[-1].chunk.numbers_C):
+            rows = min(self._most_rows, sum(piece.rows for piece in pieces) or self._first_rows)
+            chunk = Chunk(rows, self._layers, self._key_dim, self._embedding_dim)
             pieces = (*pieces, Piece(chunk, 0))
         last = pieces[-1]
         self._write(last.chunk, last.rows, number, time, tokens, representatives_LF, embedding_E)
@@ -112,8 +119,8 @@ class MemoryIndex:
         chunk.start_us_C[row] = time.start_us
         chunk.end_us_C[row] = time.end_us
         chunk.tokens_C[row] = tokens
-        chunk.keys_LCF[:, row] = representatives_LF
-        chunk.norms_LC[:, row] = chunk.keys_LCF[:, row].norm(dim=-1)
+        chunk.keys_LFC[:, :, row] = representatives_LF
+        chunk.norms_LC[:, row] = representatives_LF.norm(dim=-1)
         if embedding_E is None:
             chunk.embeddings_CE[row] = 0
         else:

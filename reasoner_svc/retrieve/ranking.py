@@ -12,6 +12,8 @@ from torch import Tensor
 from reasoner_svc.retrieve.index_view import IndexView, finite
 from reasoner_svc.retrieve.select import Limits, Selection
 
+_RUN = 64
+
 
 def select_best(memory: IndexView, scores_N: Tensor, limits: Limits, by: str) -> Selection:
     """The blocks with the largest scores (finite float32 [N]) that `limits` lets in.
@@ -55,16 +57,25 @@ def best(scores_C: Tensor, count: int) -> Tensor:
     if count == 0:
         return torch.empty(0, dtype=torch.int64)
     if count < total:
-        # One pass over a long memory; only what was found is sorted.
-        least = scores_C.topk(count).values[-1]
-        above = (scores_C > least).nonzero()[:, 0]
-        equal = (scores_C == least).nonzero()[:, 0]
+        # Passes over a long memory are few and plain; only what was found is ranked.
+        places = (scores_C >= _floor(scores_C, count)).nonzero()[:, 0]
+        found = scores_C[places]
+        least = found.topk(count).values[-1]
+        above, equal = places[found > least], places[found == least]
         places = torch.cat((above, equal[len(equal) - (count - len(above)) :]))
     else:
         places = torch.arange(total)
     newest_first = places.sort(descending=True).values
     order = scores_C[newest_first].sort(descending=True, stable=True).indices
     return newest_first[order]
+
+
+def _floor(scores_C: Tensor, count: int) -> Tensor:
+    """A score that at least `count` scores reach, and few more: the `count`-th of the best of each run."""
+    runs = len(scores_C) // _RUN
+    if runs < count:
+        return scores_C.min()
+    return scores_C[: runs * _RUN].view(runs, _RUN).amax(1).topk(count).values[-1]
 
 
 def until_mass(means_C: Tensor, ranked_K: Tensor, limits: Limits) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from enum import Enum
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from tandem.core.blocks import BlockGeometry, BlockHeader, BlockKey, BlockKind, Codec, KVLayout
@@ -47,34 +49,39 @@ def header_to_proto(header: BlockHeader) -> pb.BlockHeader:
 def header_from_proto(message: pb.BlockHeader) -> BlockHeader:
     """A block header from the wire; `kv_transfer.header.check_header` judges its values.
 
+    What is the same in all headers of a stream is one object in memory: there may be very many of them.
+
     Raises InvalidInput for what no header can hold, Incompatible for an unknown codec.
     """
     codec = Codec.named(message.codec or Codec.RAW.value)
     if codec is None:
         raise Incompatible(f"a block in the codec {message.codec[:80]!r} (known: {', '.join(Codec)})")
     return BlockHeader(
-        key=BlockKey(stream_id(message.stream), message.number),
+        key=BlockKey(StreamId(sys.intern(stream_id(message.stream))), message.number),
         kind=member_of(_BLOCK, message.kind),
-        geometry=BlockGeometry(
-            text_before=message.text_before,
-            grid_t=message.grid_t,
-            grid_h=message.grid_h,
-            grid_w=message.grid_w,
-            text_after=message.text_after,
+        geometry=_geometry(
+            message.text_before, message.grid_t, message.grid_h, message.grid_w, message.text_after
         ),
-        layout=KVLayout(
-            layers=message.layers,
-            kv_heads=message.kv_heads,
-            head_dim=message.head_dim,
-            dtype=message.dtype,
-        ),
-        fingerprint=message.fingerprint,
+        layout=_layout(message.layers, message.kv_heads, message.head_dim, message.dtype),
+        fingerprint=sys.intern(message.fingerprint),
         time=range_from_proto(message.time) if message.HasField("time") else TimeRange(0, 0),
         layer_checksums=short(message.layer_checksums),
         embedding=message.embedding,
         embedder=message.embedder,
         codec=codec,
     )
+
+
+@lru_cache(maxsize=1024)
+def _geometry(text_before: int, grid_t: int, grid_h: int, grid_w: int, text_after: int) -> BlockGeometry:
+    return BlockGeometry(
+        text_before=text_before, grid_t=grid_t, grid_h=grid_h, grid_w=grid_w, text_after=text_after
+    )
+
+
+@lru_cache(maxsize=64)
+def _layout(layers: int, kv_heads: int, head_dim: int, dtype: str) -> KVLayout:
+    return KVLayout(layers=layers, kv_heads=kv_heads, head_dim=head_dim, dtype=dtype)
 
 
 def member_of(table: dict[_Member, Any], number: int) -> _Member:

@@ -85,7 +85,11 @@ class DiskReader:
         parts = [bytes_of[start : start + piece.length] for start, piece in zip(starts, pieces, strict=True)]
         errors: dict[int, TandemError] = {}
         runs = coalesce(pieces, self._gap_bytes, MAX_RUN_BYTES, MAX_PIECES)
-        cold = [run for run in runs if not self._read_run(run, parts, errors, os.RWF_NOWAIT)]
+        cold: Sequence[Sequence[Piece]] = ()
+        for index, run in enumerate(runs):
+            if not self._read_run(run, parts, errors, os.RWF_NOWAIT):
+                cold = runs[index:]  # Some of them may be cached: asking each costs more than it saves.
+                break
         if len(cold) > 1:
             self._will_need(cold)
         for run in cold:

@@ -45,13 +45,24 @@ def test_memory_grows_by_chunks_and_shrinks_when_they_are_forgotten() -> None:
     for number in range(1, 13):
         index.append(number, TimeRange(0, 1), 1, torch.zeros(2, 3))
         sizes.append(index.nbytes)
-    assert sizes == [sizes[0] * (1 + i // 4) for i in range(12)]
+    assert sizes == [sizes[0] * (1 + (i >= 4) + 2 * (i >= 8)) for i in range(12)], (
+        "each as large as all before"
+    )
     index.forget_before(8)
-    assert (index.blocks, index.nbytes) == (5, 2 * sizes[0])
+    assert (index.blocks, index.nbytes) == (5, 3 * sizes[0])
     index.forget([9, 10, 11, 12])
     assert (index.blocks, index.nbytes) == (1, sizes[0])
     index.append(13, TimeRange(0, 1), 1, torch.zeros(2, 3))
     assert index.view().numbers.tolist() == [8, 13]
+
+
+def test_the_best_of_a_long_memory_are_those_of_a_full_sort() -> None:
+    generator = torch.Generator().manual_seed(3)
+    for total, values in ((5_000, 1 << 20), (5_000, 40), (129, 2), (4_096, 1), (70, 9)):
+        scores = torch.randint(values, (total,), generator=generator).float()
+        order = sorted(range(total), key=lambda place: (-float(scores[place]), -place))
+        for count in (1, 7, 32, 69):
+            assert best(scores, count).tolist() == order[:count]
 
 
 def test_rows_of_a_patchy_memory_are_found() -> None:
