@@ -1,13 +1,13 @@
 """Hours of memory: a stream of ten hours through the front door, with RAM for a tenth of its blocks.
 
 ``rss_over_budget_MB``: most resident memory of the reasoner while it runs, less its RAM budget.
-``rss_idle_MB``: resident before it holds a stream, which is what the model's libraries take; ``rss_growth_MB``:
-the first less the second. ``device_pool_growth``: device memory (pool and run) at ten hours over that once the
-view was full. ``ttft_flat_ram``, ``ttft_flat_disk``: time from a question leaving the client to its first text
-at ten hours, next to the same question after one minute, for the same number of retrieved blocks; *ram* with
-room for everything, *disk* with a tenth of it, a device pool too small to keep anything (else the minute would
-never be read from disk), every question asking for other moments, and the page cache of the data files dropped
-before each. ``bytes_per_hour_<tier>``: what an hour of stream takes.
+``rss_idle_MB``: resident before it holds a stream, which is what the model's libraries take;
+``rss_growth_MB``: the first less the second. ``device_pool_growth``: device memory (pool and run) at ten
+hours over that once the view was full. ``ttft_flat_ram``, ``ttft_flat_disk``: time from a question leaving
+the client to its first text at ten hours, next to the same question after one minute, for the same number of
+retrieved blocks; *ram* with room for everything, *disk* with a tenth of it, a device pool too small to keep
+anything (else the minute would never be read from disk), every question asking for other moments, and the
+page cache of the data files dropped before each. ``bytes_per_hour_<tier>``: what an hour of stream takes.
 """
 
 from __future__ import annotations

@@ -92,8 +92,8 @@ class DiskReader:
                 break
         if len(cold) > 1:
             self._will_need(cold)
-        for run in cold:
-            self._read_run(run, parts, errors, 0)
+        for late in cold:
+            self._read_run(late, parts, errors, 0)
         for index, (_, header) in enumerate(wants):
             if (
                 index not in errors
