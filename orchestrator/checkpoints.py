@@ -12,6 +12,10 @@ from dataclasses import dataclass, replace
 MAX_CHECKPOINTS = 512
 """Beyond this every second of the older half is left out: coarser steps, same reach."""
 
+MAX_WAITING_BYTES = 4 * 1024 * 1024
+"""Well below a client's window: one that feeds bytes without times learns from the safe position alone what was
+received, and a disk that takes nothing must not stop it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
@@ -76,6 +80,18 @@ class Checkpoints:
             if checkpoint.time_us <= held_us:
                 best = checkpoint
         return best
+
+    def safe(self, durable_us: int | None, *, is_bytes: bool) -> Checkpoint:
+        """Where a client goes on when all services are lost: it must keep what comes after.
+
+        That is the newest place from which nothing is missed that is not durable (None: nothing waits for a
+        disk). Positions that count bytes may not lie further behind than `MAX_WAITING_BYTES`.
+        """
+        if durable_us is None:
+            return self.latest
+        durable = self.choose(durable_us)
+        is_far = is_bytes and self.latest.position - durable.position > MAX_WAITING_BYTES
+        return self.latest if is_far else durable
 
     def _thin(self) -> None:
         known = list(self._known)

@@ -10,7 +10,7 @@ from tandem.core.timeline import GapReason
 
 def to_record(session: Session) -> Record:
     """What to write of a session: its place to start when all services are lost, where the client goes on."""
-    place = session.safe_checkpoint
+    place = session.checkpoints.safe(session.timeline.durable_us, is_bytes=session.is_bytes)
     return Record(
         stream_id=session.stream_id,
         nonce=session.nonce,

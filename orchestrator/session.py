@@ -274,15 +274,9 @@ class Session:
         if gaps:
             self._tell()
 
-    @property
-    def safe_checkpoint(self) -> Checkpoint:
-        """The place from which the stream can go on whatever is lost next, as far as that is known."""
-        durable_us = self.timeline.durable_us
-        return self.checkpoints.latest if durable_us is None else self.checkpoints.choose(durable_us)
-
     def _release(self) -> None:
-        timeline = self.timeline
-        durable = None if timeline.durable_us is None else self.safe_checkpoint.position
+        timeline, durable_us = self.timeline, self.timeline.durable_us
+        durable = None if durable_us is None else self.checkpoints.choose(durable_us).position
         self.backlog.release(timeline.safe_position, timeline.watermark_us, durable)
         self._forget_checkpoints()
         self._tell()

@@ -142,6 +142,8 @@ class Spiller:
             self._report(self._disk.make_room(size, stream))
             slots = self._disk.append(stream, items)
             self._set_full(None)
+            # Where every batch is synced at once nothing is ever due, and `_round` has nothing to tell.
+            self._post(self._on_durable, stream, self._disk.durable(stream))
         except DiskFull as error:
             slots = error.stored
             self._set_full(error)

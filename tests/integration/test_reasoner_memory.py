@@ -106,6 +106,10 @@ def folders(root: Path) -> list[Path]:
     return [path for path in root.iterdir() if path.is_dir()]
 
 
+def data_files(root: Path) -> list[Path]:
+    return list(root.glob("*/*.tkv"))
+
+
 def damage(root: Path, block: Block) -> None:
     """Flip one bit of a block where it lies on disk."""
     payload = block.payload.numpy().tobytes()
@@ -183,3 +187,42 @@ async def test_an_unknown_strategy_is_refused(model: VisionLanguageModel, blocks
         limited = await ask(serving, blocks=3)
         assert limited.final.evidence.blocks >= 5 + 3
         assert max(len(limited.final.evidence.recalled), 3) <= 3 * model.layout.layers
+
+
+@pytest.mark.parametrize("fsync_s", [0.0, 0.05, -1.0])
+async def test_it_is_told_what_is_durable(
+    model: VisionLanguageModel, blocks: list[Block], tmp_path: Path, fsync_s: float
+) -> None:
+    async with serve(model, data_dir=str(tmp_path), fsync_s=fsync_s) as serving:
+        state = (await serving.open()).state
+        assert state.HasField("durable_watermark_us")
+        assert (state.durable_watermark_us, state.disk_bytes) == (0, 0)
+        serving.publish(*blocks)
+        async with asyncio.timeout(20):
+            while state.durable_watermark_us < blocks[-1].header.time.end_us:
+                state = (await serving.open()).state
+                await asyncio.sleep(0.02)
+        assert state.disk_bytes >= sum(block.header.payload_bytes for block in blocks)
+    async with serve(model) as serving:
+        assert not (await serving.open()).state.HasField("durable_watermark_us")
+
+
+async def test_a_fresh_stream_deletes_the_one_that_had_its_name(
+    model: VisionLanguageModel, blocks: list[Block], tmp_path: Path
+) -> None:
+    async def opened(serving: Serving, epoch: int, *, fresh: bool) -> int:
+        request = reasoner_pb2.OpenStreamRequest(stream_id="cam", epoch=epoch, fresh=fresh)
+        number: int = (await serving.stub.OpenStream(request)).state.next_block_number
+        return number
+
+    async with serve(model, data_dir=str(tmp_path)) as serving:
+        assert await opened(serving, 1, fresh=True) == 0
+        serving.publish(*blocks[:9])
+        await written(serving)
+    async with serve(model, data_dir=str(tmp_path)) as serving:
+        assert await opened(serving, 1, fresh=True) == 0
+        assert not data_files(tmp_path)
+        serving.publish(*blocks[:5])
+        assert await opened(serving, 1, fresh=True) == 5, "a repeated call changes nothing"
+        assert await opened(serving, 2, fresh=False) == 5
+        assert await opened(serving, 3, fresh=True) == 0

@@ -162,6 +162,25 @@ def test_a_disk_that_takes_nothing_holds_no_client_back() -> None:
     assert not session.timeline.gaps
 
 
+def test_a_disk_that_takes_nothing_does_not_stop_a_client_that_feeds_bytes() -> None:
+    session = make(types_pb2.MEDIA_KIND_MPEG_TS, ManualClock())
+    durable(session, 0)
+    step, safe = 1 << 20, []
+    for index in range(7):
+        receive_chunk(session, types_pb2.Chunk(offset=index * step, data=b"x" * step))
+        session.take()
+        session.progress(
+            encoder_pb2.EncodeResponse.Progress(
+                consumed_position=(index + 1) * step,
+                safe_position=(index + 1) * step,
+                watermark_us=(index + 1) * 1000,
+            )
+        )
+        safe.append(to_record(session).safe_position // step)
+    assert safe == [0, 0, 0, 0, 5, 6, 7]
+    assert session.backlog.front == 0, "a lost reasoner is still made up for"
+
+
 def test_only_a_stream_that_never_showed_anything_is_fresh() -> None:
     session = make(types_pb2.MEDIA_KIND_PICTURES, ManualClock())
     assert session.is_fresh

@@ -118,7 +118,7 @@ class StreamState(_message.Message):
     """Placement epoch."""
     durable_watermark_us: _builtins.int
     """Stream time up to which everything is on stable storage, or known to be missing. Unset when this reasoner
-    has no disk tier, or its disk takes nothing.
+    has no disk tier.
     """
     disk_bytes: _builtins.int
     """Bytes of its data files."""
