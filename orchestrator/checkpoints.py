@@ -13,8 +13,8 @@ MAX_CHECKPOINTS = 512
 """Beyond this every second of the older half is left out: coarser steps, same reach."""
 
 MAX_WAITING_BYTES = 4 * 1024 * 1024
-"""Well below a client's window: one that feeds bytes without times learns from the safe position alone what was
-received, and a disk that takes nothing must not stop it."""
+"""Well below a client's window: one that feeds bytes without times learns what was received from the safe
+position alone, and a disk that takes nothing must not stop it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
