@@ -18,10 +18,11 @@ from reasoner_svc.decode.sampler import Sampler
 from reasoner_svc.decode.schedule import Waiting
 from reasoner_svc.decode.stop import StopMatcher
 from reasoner_svc.view.compose import ViewPlan
+from reasoner_svc.view.recall import Recall
 from reasoner_svc.view.run import Lease, StreamRun
 from tandem.core.clock import Clock
 from tandem.core.errors import TandemError
-from tandem.vlm.model import VisionLanguageModel
+from tandem.vlm.model import Step, VisionLanguageModel
 from tandem.vlm.segment import Segment
 from tandem.vlm.view import Part, View
 
@@ -56,6 +57,13 @@ class Answering:
         self._run: StreamRun | None = None
         self._lease: Lease | None = None
         self._tail: Segment | None = None
+        self._stepping = 0
+        """Prompt tokens in the pass that was prepared."""
+        self._recall_error: Exception | None = None
+
+    @property
+    def _recall(self) -> Recall | None:
+        return self._lease.recall if self._lease else None
 
     @property
     def waiting(self) -> Waiting:
@@ -83,33 +91,41 @@ class Answering:
         self.progress.move(Phase.PREFILL)
         self.progress.started_s = self._clock()
 
-    def read_prompt(self, tokens: int) -> None:
-        """Put the next `tokens` prompt tokens through the model; after the last, choose the first token.
+    def prepare(self, prompt_tokens: int) -> Step:
+        """Its part of the next pass: so many prompt tokens, or with 0 the newest token of the answer.
 
         With recall all of the prompt goes at once: each layer retrieves by the mean query of the question.
         """
-        plan, start = self._plan(), self.progress.prefilled
-        recall = self._lease.recall if self._lease else None
-        if recall is not None:
-            tokens = len(self.asked.prompt_ids)
-        ids = self.asked.prompt_ids[start : start + tokens]
+        plan, made = self._plan(), self.progress.token_ids
+        if not prompt_tokens:
+            self._stepping = 0
+            position = plan.answer_start + len(made) - 1
+            return self._step((made[-1],), torch.full((3, 1), position))
+        start, recall = self.progress.prefilled, self._recall
+        count = len(self.asked.prompt_ids) if recall is not None else prompt_tokens
+        ids = self.asked.prompt_ids[start : start + count]
+        self._stepping = len(ids)
         base = torch.tensor(plan.question_base)
-        hook = recall.before_layer if recall is not None else None
-        hidden = self._forward(ids, base[:, None] + torch.arange(start, start + len(ids)), hook)
-        self.progress.prefilled += len(ids)
-        if self.progress.prefilled < len(self.asked.prompt_ids):
-            return
-        token = self._choose(hidden)
-        self.progress.prefilled_s = self._clock()
-        self.progress.move(Phase.DECODING)
-        self._take(token)
+        hook = self._recall_layer if recall is not None else None
+        return self._step(ids, base[:, None] + torch.arange(start, start + len(ids)), hook)
 
-    def decode(self) -> None:
-        """Put the newest token through the model and choose the next."""
-        made = self.progress.token_ids
-        position = self._plan().answer_start + len(made) - 1
-        hidden = self._forward((made[-1],), torch.full((3, 1), position))
-        self._take(self._choose(hidden))
+    def advance(self) -> bool:
+        """What was prepared went through the model; True when a token is to be chosen now.
+
+        Raises what went wrong while older blocks were recalled.
+        """
+        if self._recall_error is not None:
+            raise self._recall_error
+        self.progress.prefilled += self._stepping
+        return self.progress.prefilled == len(self.asked.prompt_ids)
+
+    def choose(self, logits: Tensor) -> None:
+        """The next token, of logits [V]."""
+        token = self._sampler.choose(logits)
+        if self.progress.phase is Phase.PREFILL:
+            self.progress.prefilled_s = self._clock()
+            self.progress.move(Phase.DECODING)
+        self._take(token)
 
     def fail(self, error: TandemError) -> None:
         """End with an error that the asker sees; nothing happens when it ended already."""
@@ -123,20 +139,26 @@ class Answering:
             self._leave(Phase.CANCELLED)
             self._outbox.end(error)
 
-    def _forward(
+    def _step(
         self, ids: tuple[int, ...], positions: Tensor, hook: Callable[[int, Tensor], None] | None = None
-    ) -> Tensor:
-        """Hidden state of the last of `ids`."""
+    ) -> Step:
         assert self._run is not None, "not begun"
         assert self._lease is not None, "not begun"
         assert self._tail is not None, "not begun"
         parts = self._run.parts(self._lease, len(ids))
         view = View(parts=parts, tail=Part(segment=self._tail), before_layer=hook)
-        result = self._model.forward(self._model.embed(ids), positions, view)
-        return result.hidden[-1]
+        return Step(embeds=self._model.embed(ids), positions=positions, view=view)
 
-    def _choose(self, hidden: Tensor) -> int:
-        return self._sampler.choose(self._model.logits(hidden))
+    def _recall_layer(self, layer: int, raw_queries: Tensor) -> None:
+        """A hook that never raises: the pass serves other questions too."""
+        assert self._recall is not None
+        if layer == 0:
+            self._recall_error = None
+        if self._recall_error is None:
+            try:
+                self._recall.before_layer(layer, raw_queries)
+            except Exception as error:
+                self._recall_error = error
 
     def _take(self, token: int) -> None:
         if token in self._model.prompt.eos_ids:
@@ -165,7 +187,7 @@ class Answering:
                 finish = Finish.STOP
             self._send(self._stop.finish())
         plan, progress = self._plan(), self.progress
-        recall = self._lease.recall if self._lease else None
+        recall = self._recall
         self._leave(Phase.DONE)
         self._outbox.end(
             AnswerRecord(

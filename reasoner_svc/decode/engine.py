@@ -17,6 +17,7 @@ import torch
 
 from kv_transfer.block import Block
 from reasoner_svc.decode.answering import Answering
+from reasoner_svc.decode.batch import Prepared, fail, run_batch
 from reasoner_svc.decode.outbox import Outbox
 from reasoner_svc.decode.question import AskedQuestion, Phase
 from reasoner_svc.decode.recaller import Recaller
@@ -225,25 +226,19 @@ class Engine:
     def _tick(self) -> None:
         tick = plan_tick([q.waiting for q in self._open.values()], self._turn, self._limits)
         self._turn = tick.turn
-        for item in tick.items:
-            self._step(item)
+        run_batch(self._model, [one for item in tick.items if (one := self._prepare(item)) is not None])
 
-    def _step(self, item: Item) -> None:
+    def _prepare(self, item: Item) -> Prepared | None:
         question = self._open[item.number]
         if question.cancelled or question.progress.phase.final:
-            return
+            return None
         try:
             if question.progress.phase is Phase.QUEUED:
                 question.begin(self._run_of(question.asked))
-            if item.prompt_tokens:
-                question.read_prompt(item.prompt_tokens)
-            else:
-                question.decode()
-        except TandemError as error:
-            question.fail(error)
-        except Exception:
-            log.exception("question %s of %s failed", question.asked.question_id, question.asked.stream)
-            question.fail(Internal("the question could not be answered; the server's log has details"))
+            return Prepared(question, question.prepare(item.prompt_tokens))
+        except Exception as error:
+            fail(question, error)
+            return None
 
     def _run_of(self, asked: AskedQuestion) -> StreamRun:
         run = self._runs.get(asked.run)

@@ -105,6 +105,8 @@ class Recall:
 
     def before_layer(self, layer: int, raw_queries: Tensor) -> None:
         """Choose and read this layer's blocks; `raw_queries` [heads, T, D] are those of the whole prompt."""
+        if layer == 0:  # also when a pass that broke is repeated
+            self.report = RecallReport(self._request.selector.name)
         chosen = self._select(layer, raw_queries)
         ranked = chosen.numbers[chosen.scores.argsort(descending=True, stable=True)].tolist()
         left_s = self._request.deadline_s - self._clock()

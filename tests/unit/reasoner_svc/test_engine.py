@@ -236,3 +236,57 @@ async def test_a_run_that_cannot_take_a_block_is_not_asked_any_more(
         await engine.flush()
         assert released == [1]
         assert fatal == []
+
+
+class Counting:
+    """The model; it counts passes and can break those over several readers."""
+
+    def __init__(self, model: VisionLanguageModel, *, breaks_together: bool = False) -> None:
+        self._model, self._breaks = model, breaks_together
+        self.sizes: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def forward_many(self, steps: Any) -> Any:
+        self.sizes.append(len(steps))
+        if self._breaks and len(steps) > 1:
+            raise RuntimeError("out of memory")
+        return self._model.forward_many(steps)
+
+
+SAMPLING = [SamplingParams(), *(SamplingParams(temperature=0.9, top_p=0.9, seed=seed) for seed in range(3))]
+
+
+async def answers(model: Any, blocks: list[Block], together: bool) -> list[tuple[int, ...]]:
+    """Four questions with different prompts and sampling."""
+    async with running(model, blocks) as (engine, _):
+        texts = ("what?", "why? " * 9, "where?", "and then?")
+        found = []
+        boxes = []
+        for text, sampling in zip(texts, SAMPLING, strict=True):
+            boxes.append(ask(engine, model, text, sampling=sampling, max_tokens=24)[1])
+            if not together:
+                found.append((await answer(boxes[-1])).token_ids)
+        if together:
+            found = [(await answer(box)).token_ids for box in boxes]
+        assert (await engine.flush()).questions == 0
+    return found
+
+
+async def test_questions_share_passes_and_get_the_tokens_they_get_alone(
+    tiny: VisionLanguageModel, blocks: list[Block]
+) -> None:
+    alone, together = Counting(tiny), Counting(tiny)
+    expected = await answers(alone, blocks, together=False)
+    assert await answers(together, blocks, together=True) == expected
+    assert max(alone.sizes) == 1
+    assert max(together.sizes) == 4
+    assert len(together.sizes) < 0.6 * len(alone.sizes)
+
+
+async def test_a_pass_that_breaks_is_repeated_for_each_question_alone(
+    tiny: VisionLanguageModel, blocks: list[Block]
+) -> None:
+    expected = await answers(tiny, blocks, together=False)
+    assert await answers(Counting(tiny, breaks_together=True), blocks, together=True) == expected
