@@ -1,5 +1,5 @@
-"""Pure but for argparse. How the reasoners of `tandem up` keep and recall blocks: options, checks, and the
-command line that hands them on. What they mean in full: `docs/storage.md`, `docs/retrieval.md`.
+"""Pure but for argparse. How the services of `tandem up` write, keep and recall blocks: options, checks, and
+the command line that hands them on. What they mean in full: `docs/storage.md`, `docs/retrieval.md`.
 
 All reasoners get the same `--data-dir`. A stream's directory is locked while a process has it open, and any
 reasoner of the same model can take it up, so a stream whose reasoner is lost goes on at another one with
@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from tandem.core.blocks import Codec
 from tandem.core.choices import EVICTION, OTHER_RETRIEVAL, RETRIEVAL
 
 MIB = 1024 * 1024
@@ -44,6 +45,8 @@ class Memory:
     retrieve_blocks: int = -1
     """0: none; -1: what the model was made for."""
     pool_bytes: int = 64 * MIB
+    block_codec: str = Codec.RAW.value
+    """How the encoders write blocks, and so how all tiers hold them."""
     embedder: str = "auto"
     """Given to the encoders too: both must embed into the same space."""
 
@@ -89,6 +92,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--pool-bytes", type=int, default=own.pool_bytes, help="device memory for them (%(default)s)")
     add(
+        "--block-codec",
+        default=own.block_codec,
+        metavar="NAME",
+        help=f"how blocks are written on the wire and in all tiers: {', '.join(Codec)} (%(default)s)",
+    )
+    add(
         "--embedder",
         default=own.embedder,
         help="embeds pictures and questions for external retrieval: auto, pooled, off, or a SigLIP or CLIP "
@@ -111,6 +120,7 @@ def from_arguments(args: argparse.Namespace) -> Memory:
         other_retrieval=tuple(name for name in args.other_retrieval.split(",") if name),
         retrieve_blocks=args.retrieve_blocks,
         pool_bytes=args.pool_bytes,
+        block_codec=args.block_codec,
         embedder=args.embedder,
     )
 
@@ -141,6 +151,8 @@ def problems(memory: Memory) -> list[str]:
     unknown = [name for name in memory.other_retrieval if name not in RETRIEVAL]
     if unknown:
         found.append(f"--other-retrieval {_list(unknown)}: not known, give some of {_list(RETRIEVAL)}")
+    if Codec.named(memory.block_codec) is None:
+        found.append(f"--block-codec {memory.block_codec!r} is not known: give one of {', '.join(Codec)}")
     if memory.embedder == "off" and "external" in (memory.retrieval, *memory.other_retrieval):
         found.append("external retrieval needs an embedder: leave --embedder off out, or external")
     return found + _disk_problems(memory)

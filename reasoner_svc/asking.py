@@ -41,6 +41,8 @@ def asked_question(
     question = request.question
     if not is_valid_id(question.question_id):
         raise BadQuestion(f"question_id {question.question_id!r} is not 1 to 64 characters of [A-Za-z0-9._-]")
+    if not 0 <= question.retrieval.mass <= 1:  # nor NaN
+        raise BadQuestion(f"retrieval.mass is {question.retrieval.mass}; it is a share from 0 (off) to 1")
     if request.as_of_us < 0:
         raise BadQuestion(f"as_of_us is {request.as_of_us}; it cannot be negative")
     if len(question.text) > config.max_question_chars:
@@ -64,6 +66,9 @@ def asked_question(
         retrieval=RetrievalWish(
             strategy=question.retrieval.strategy,
             blocks=question.retrieval.blocks,
+            tokens=question.retrieval.tokens,
+            mass=question.retrieval.mass,
+            chunk=question.retrieval.chunk,
             load_s=question.retrieval.load_budget_ms / 1000,
             text=question.text,
             span=prompt.question_span(prompt_ids),

@@ -46,7 +46,7 @@ def command(wanted: Wanted, orchestrator: str, secret_file: Path, settings: Serv
         line += ["--threads", str(settings.threads)]
     if wanted.role is Role.REASONER:
         return line + flags(settings.memory)
-    line += ["--embedder", settings.memory.embedder]
+    line += ["--embedder", settings.memory.embedder, "--block-codec", settings.memory.block_codec]
     if settings.window_units:
         line += ["--window-units", str(settings.window_units)]
     return line

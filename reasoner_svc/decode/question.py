@@ -68,6 +68,12 @@ class RetrievalWish:
     """Empty: the reasoner's own."""
     blocks: int = 0
     """Most of them; 0: the reasoner's limit."""
+    tokens: int = 0
+    """Most tokens of them; 0: no such limit."""
+    mass: float = 0.0
+    """Share of the softmax over all scores that is enough; 0: off."""
+    chunk: int = 0
+    """Neighbours that come back together; 0: the reasoner's."""
     load_s: float = 0.0
     """Longest time for reading from disk; 0: no limit."""
     text: str = ""

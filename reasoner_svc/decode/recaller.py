@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from reasoner_svc.decode.question import AskedQuestion
+from reasoner_svc.decode.question import AskedQuestion, RetrievalWish
 from reasoner_svc.retrieve.index_view import IndexView
-from reasoner_svc.retrieve.select import Reads
+from reasoner_svc.retrieve.select import Limits, Reads
 from reasoner_svc.view.compose import ViewPlan
 from reasoner_svc.view.loading import LayerLoader
 from reasoner_svc.view.memory import RecallSettings
@@ -64,10 +64,20 @@ class Recaller:
             external = self._embed(wish.text)
         return RecallRequest(
             selector=selector,
-            limits=replace(self.settings.limits, blocks=min(wish.blocks or most, most)),
+            limits=self._limits(wish),
             span=wish.span,
             external=external,
             deadline_s=self._clock() + wish.load_s if wish.load_s else math.inf,
+        )
+
+    def _limits(self, wish: RetrievalWish) -> Limits:
+        own = self.settings.limits
+        return replace(
+            own,
+            blocks=min(wish.blocks or own.blocks, own.blocks),
+            tokens=wish.tokens or own.tokens,
+            mass=wish.mass or own.mass,
+            chunk=wish.chunk or own.chunk,
         )
 
     def maker(self, asked: AskedQuestion) -> MakeRecall:

@@ -19,13 +19,13 @@ Metric = Literal["dot", "cosine"]
 class Rekv(Stateless):
     """Top-k by the model's own keys and queries, layer by layer."""
 
-    name = "rekv"
     reads = Reads.INTERNAL
 
     def __init__(self, metric: Metric = "dot") -> None:
         if metric not in ("dot", "cosine"):
             raise InvalidInput(f"no metric {metric!r}; there are: dot, cosine")
         self._metric = metric
+        self.name = "rekv" if metric == "dot" else "rekv_cosine"
 
     def select(self, memory: IndexView, query: Query, limits: Limits) -> Selection:
         """See `select.Selector`."""

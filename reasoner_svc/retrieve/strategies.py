@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from reasoner_svc.retrieve.external import External
@@ -15,7 +16,8 @@ from reasoner_svc.retrieve.video_streaming import VideoStreaming
 from tandem.core.errors import InvalidInput
 
 STRATEGIES: dict[str, Callable[..., Selector]] = {
-    Rekv.name: Rekv,
+    "rekv": Rekv,
+    "rekv_cosine": partial(Rekv, metric="cosine"),
     External.name: External,
     Recent.name: Recent,
     Uniform.name: Uniform,

@@ -84,6 +84,9 @@ def retrieval_to_proto(retrieval: Retrieval) -> types_pb2.Retrieval:
     return types_pb2.Retrieval(
         strategy=retrieval.strategy,
         blocks=retrieval.blocks,
+        tokens=retrieval.tokens,
+        mass=retrieval.mass,
+        chunk=retrieval.chunk,
         # A budget below a millisecond must not become none at all.
         load_budget_ms=math.ceil(retrieval.load_budget_s * 1000),
     )

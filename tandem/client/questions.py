@@ -51,8 +51,11 @@ def check_question(
     if question_id is not None and not is_valid_id(question_id):
         raise BadQuestion(f"not a question id: {question_id!r} (1 to 64 of A-Z a-z 0-9 . _ -)")
     if retrieval is not None:
-        if not 0 <= retrieval.blocks < _TOO_MANY:
-            raise BadQuestion(f"Retrieval.blocks is {retrieval.blocks}; give 0 (the server's limit) or more")
+        for name in ("blocks", "tokens", "chunk"):
+            if not 0 <= (number := getattr(retrieval, name)) < _TOO_MANY:
+                raise BadQuestion(f"Retrieval.{name} is {number}; give 0 (the server's own) or more")
+        if not 0 <= retrieval.mass <= 1:
+            raise BadQuestion(f"Retrieval.mass is {retrieval.mass}; give a share from 0 (off) to 1")
         if not 0 <= retrieval.load_budget_s < _TOO_LONG_S:
             raise BadQuestion(
                 f"Retrieval.load_budget_s is {retrieval.load_budget_s}; give seconds, or 0 for no limit"

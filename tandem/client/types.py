@@ -82,6 +82,12 @@ class Retrieval:
     """A name that the server knows; empty: the server's own."""
     blocks: int = 0
     """Most blocks that come back, in every layer; 0: the server's limit, which is also the most."""
+    tokens: int = 0
+    """Most tokens of these blocks, in every layer; 0: no such limit."""
+    mass: float = 0.0
+    """Adaptive: no more blocks than have this share of the softmax over all scores; 0: off."""
+    chunk: int = 0
+    """Neighbouring blocks that are scored and brought back together; 0: 1."""
     load_budget_s: float = 0.0
     """Longest time for reading blocks from disk; what would take longer is left out. 0: no limit."""
 

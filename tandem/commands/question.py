@@ -28,6 +28,20 @@ def add_question_options(parser: argparse.ArgumentParser) -> None:
         help="most older blocks that come back (default: the server's limit, which is also the most)",
     )
     parser.add_argument(
+        "--mass",
+        type=share,
+        default=0.0,
+        metavar="SHARE",
+        help="bring back no more blocks than have this share of all scores' softmax, 0 to 1 (default: all)",
+    )
+    parser.add_argument(
+        "--chunk",
+        type=count,
+        default=0,
+        metavar="N",
+        help="neighbouring blocks that come back together (default: 1)",
+    )
+    parser.add_argument(
         "--load-budget",
         type=positive,
         default=0.0,
@@ -48,9 +62,24 @@ def retrieval_of(arguments: argparse.Namespace) -> Retrieval | None:
     from tandem.client import Retrieval
 
     wish = Retrieval(
-        strategy=arguments.retrieval, blocks=arguments.blocks, load_budget_s=arguments.load_budget
+        strategy=arguments.retrieval,
+        blocks=arguments.blocks,
+        mass=arguments.mass,
+        chunk=arguments.chunk,
+        load_budget_s=arguments.load_budget,
     )
     return wish if wish != Retrieval() else None
+
+
+def share(text: str) -> float:
+    """Argument type: a number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, not {text!r}")
+    return value
 
 
 def count(text: str) -> int:

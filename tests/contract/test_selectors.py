@@ -28,7 +28,7 @@ class Row:
 
 SELECTORS = {
     "rekv, dot": Row(lambda: make_selector("rekv")),
-    "rekv, cosine": Row(lambda: make_selector("rekv", metric="cosine")),
+    "rekv, cosine": Row(lambda: make_selector("rekv_cosine")),
     "external": Row(lambda: make_selector("external")),
     "recent": Row(lambda: make_selector("recent"), takes_all=0),
     "uniform": Row(lambda: make_selector("uniform")),

@@ -186,7 +186,18 @@ async def test_how_older_video_comes_back_is_said_and_told(
 ) -> None:
     address, servicer = server
     folder = pictures(tmp_path, 2)
-    options = ("--retrieval", "uniform", "--blocks", "5", "--load-budget", "0.25")
+    options = (
+        "--retrieval",
+        "uniform",
+        "--blocks",
+        "5",
+        "--load-budget",
+        "0.25",
+        "--mass",
+        "0.9",
+        "--chunk",
+        "2",
+    )
     watched = await tandem(
         "watch", str(folder), "--speed", "max", "--address", address, "--stream-id", "door", *options,
         "--ask", "who?", "--json",
@@ -197,7 +208,7 @@ async def test_how_older_video_comes_back_is_said_and_told(
     assert answer["recall"]["disk_bytes"] == 7
     ran = await tandem("ask", "door", "who?", "--address", address, *options)
     assert "recalled 00:00.0-00:00.0 by uniform" in ran.err
-    wish = types_pb2.Retrieval(strategy="uniform", blocks=5, load_budget_ms=250)
+    wish = types_pb2.Retrieval(strategy="uniform", blocks=5, load_budget_ms=250, mass=0.9, chunk=2)
     assert servicer.streams["door"].wishes == [wish, wish]
     wrong = await tandem("ask", "door", "who?", "--address", address, "--retrieval", "unifrom")
     assert wrong.code == Exit.REFUSED

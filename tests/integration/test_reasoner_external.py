@@ -1,4 +1,4 @@
-"""External retrieval through a running reasoner, after a restart too, and only among comparable embeddings."""
+"""External retrieval through a running reasoner, after a restart too; blocks in smaller codecs."""
 
 from __future__ import annotations
 

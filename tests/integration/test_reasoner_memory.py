@@ -38,8 +38,8 @@ async def ask(serving: Serving, strategy: str = "", blocks: int = 0, load_ms: in
     return await read(call(serving, strategy, blocks, load_ms))
 
 
-def call(serving: Serving, strategy: str = "", blocks: int = 0, load_ms: int = 0) -> Any:
-    wish = types_pb2.Retrieval(strategy=strategy, blocks=blocks, load_budget_ms=load_ms)
+def call(serving: Serving, strategy: str = "", blocks: int = 0, load_ms: int = 0, **limits: Any) -> Any:
+    wish = types_pb2.Retrieval(strategy=strategy, blocks=blocks, load_budget_ms=load_ms, **limits)
     question = types_pb2.Question(
         question_id="q", text="what is it?", sampling=types_pb2.Sampling(max_tokens=12), retrieval=wish
     )
@@ -226,3 +226,26 @@ async def test_a_fresh_stream_deletes_the_one_that_had_its_name(
         assert await opened(serving, 1, fresh=True) == 5, "a repeated call changes nothing"
         assert await opened(serving, 2, fresh=False) == 5
         assert await opened(serving, 3, fresh=True) == 0
+
+
+async def test_a_question_says_how_much_comes_back(model: VisionLanguageModel, blocks: list[Block]) -> None:
+    async with serve(
+        model, view_tokens=recent(blocks, 5), retrieve_blocks=12, other_retrieval=("rekv_cosine",)
+    ) as serving:
+        await serving.open()
+        serving.publish(*blocks)
+        layers, tokens = model.layout.layers, blocks[-1].header.tokens
+
+        async def loaded(**limits: Any) -> float:
+            """Older blocks in view, in the mean over layers."""
+            said = await read(call(serving, "rekv", **limits))
+            return sum(block.layers for block in said.final.evidence.recalled) / layers
+
+        assert await loaded() == 12
+        assert await loaded(tokens=3 * tokens) == 3
+        assert 11 <= await loaded(chunk=4) <= 12, "the newest chunk has three"
+        assert await loaded(mass=1e-9) == 1, "the best alone has that share"
+        cosine = await read(call(serving, "rekv_cosine"))
+        assert cosine.final.evidence.strategy == "rekv_cosine"
+        for mass in (-0.1, 1.1, float("nan")):
+            assert isinstance(await error_of(call(serving, mass=mass)), BadQuestion)

@@ -131,6 +131,10 @@ def test_questions_are_checked_before_they_are_sent() -> None:
         (Retrieval(blocks=-1), "Retrieval.blocks is -1; give 0"),
         (Retrieval(blocks=1 << 32), "Retrieval.blocks"),
         (Retrieval(load_budget_s=-0.5), "Retrieval.load_budget_s is -0.5"),
+        (Retrieval(chunk=-1), "Retrieval.chunk is -1"),
+        (Retrieval(tokens=1 << 40), "Retrieval.tokens is"),
+        (Retrieval(mass=1.5), "Retrieval.mass is 1.5"),
+        (Retrieval(mass=float("nan")), "Retrieval.mass is nan"),
         (Retrieval(load_budget_s=float("nan")), "Retrieval.load_budget_s"),
     ):
         with pytest.raises(BadQuestion, match=words):

@@ -111,6 +111,7 @@ def test_the_memory_options_reach_every_reasoner_as_it_parses_them(tmp_path: Pat
         "retrieve_blocks": 7,
         "pool_bytes": 1 << 20,
         "embedder": "pooled",
+        "block_codec": "int8",
     }
     words = {name: ",".join(value) if isinstance(value, tuple) else value for name, value in given.items()}
     memory = parse(*(f"--{name.replace('_', '-')}={value}" for name, value in words.items())).services.memory
@@ -120,9 +121,10 @@ def test_the_memory_options_reach_every_reasoner_as_it_parses_them(tmp_path: Pat
     for wanted in (Wanted("reasoner-0", Role.REASONER), Wanted("reasoner-1", Role.REASONER)):
         line = command(wanted, "127.0.0.1:1", Path("secret"), settings)
         parsed = vars(reasoner_parser().parse_args(line[3:]))
-        assert {name: parsed[name] for name in words} == words
+        assert {name: parsed.get(name) for name in words} == {**words, "block_codec": None}
     encoder = command(Wanted("encoder-0", Role.ENCODER), "a:1", Path("s"), settings)
-    assert encoder[encoder.index("--embedder") + 1] == "pooled"
+    for flag, value in (("--embedder", "pooled"), ("--block-codec", "int8")):
+        assert encoder[encoder.index(flag) + 1] == value
     assert not any("--data-dir" in word or "--ram-bytes" in word for word in encoder)
 
 
@@ -137,12 +139,13 @@ def test_memory_options_are_those_of_a_reasoner_when_none_is_given() -> None:
     [
         (["--keep-hours", "3"], ["--keep-hours", "give --data-dir too"]),
         (["--disk-bytes", "1"], ["--disk-bytes", "at least 65536"]),
-        (["--retrieval", "rekw"], ["--retrieval 'rekw'", "give one of rekv, external"]),
+        (["--retrieval", "rekw"], ["--retrieval 'rekw'", "give one of rekv, rekv_cosine"]),
         (["--other-retrieval", "recent,all"], ["--other-retrieval all", "rekv"]),
         (["--eviction", "newest"], ["--eviction 'newest'", "oldest-first"]),
         (["--retrieve-blocks", "-2"], ["--retrieve-blocks is -2", "at least -1"]),
         (["--fsync-seconds", "nan", "--data-dir", "x"], ["--fsync-seconds is nan"]),
         (["--retrieval", "external", "--embedder", "off"], ["--embedder off"]),
+        (["--block-codec", "zip"], ["--block-codec 'zip'", "raw, float16"]),
         (["--data-dir", __file__], ["--data-dir", "not a folder"]),
         (["--data-dir", f"{__file__}/below"], ["--data-dir", "not a folder"]),
     ],

@@ -444,6 +444,9 @@ class Retrieval(_message.Message):
     STRATEGY_FIELD_NUMBER: _builtins.int
     BLOCKS_FIELD_NUMBER: _builtins.int
     LOAD_BUDGET_MS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    MASS_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
     strategy: _builtins.str
     """Name of the strategy: "rekv", "external", "uniform", "recent" (nothing older), or another that the server
     was started with. Empty is the server's own.
@@ -454,16 +457,25 @@ class Retrieval(_message.Message):
     """Longest time for reading blocks from disk, in milliseconds; what would take longer is left out and
     counted in the evidence. 0 is no limit.
     """
+    tokens: _builtins.int
+    """Most tokens of these blocks together, in every layer; 0 is no such limit."""
+    mass: _builtins.float
+    """Adaptive: no more blocks than have this share of the softmax over all scores, 0 to 1; 0 is off."""
+    chunk: _builtins.int
+    """Neighbouring blocks that are scored and brought back together; 0 is 1."""
     def __init__(
         self,
         *,
         strategy: _builtins.str = ...,
         blocks: _builtins.int = ...,
         load_budget_ms: _builtins.int = ...,
+        tokens: _builtins.int = ...,
+        mass: _builtins.float = ...,
+        chunk: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "load_budget_ms", b"load_budget_ms", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "chunk", b"chunk", "load_budget_ms", b"load_budget_ms", "mass", b"mass", "strategy", b"strategy", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
