@@ -146,11 +146,14 @@ class Frame(NamedTuple):
     last: bool
 
 
-_BODIES = ((FrameClass.L, 32 << 20), (FrameClass.M, 2 << 20), (FrameClass.H, 0))
-"""Class of a transfer's body, and the bytes from which on it is used: 2 to 8 frames up to 64 MiB, mostly.
+_BODIES = ((FrameClass.L, 16 << 20), (FrameClass.M, 2 << 20), (FrameClass.H, 0))
+"""Class of a transfer's body, and the bytes from which on it is used.
 
 Verifying a frame is hidden by the frames that arrive meanwhile, so one alone is too few; and a thread that
 wakes for every frame takes the core from those that copy, so more than a lane has under way are too many.
+Where L frames travel, a transfer above 512 KiB is cut into two to eight frames up to 8 MiB, eight to fifteen
+up to 16 MiB, and two to eight again from there to 64 MiB, each time with some smaller ones for what is left
+over; below, it is one H frame, or up to two S frames.
 """
 _SIZES = {size: size.size_bytes for size in FrameClass}
 """Properties of enums are slow, and this is asked for every frame."""
