@@ -14,11 +14,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 from kv_transfer.base import LinkConfig
+from kv_transfer.jobs import Exited, Job, JobDone, Landed, LaneDown, LaneUp, Report
 from kv_transfer.lanes.base import Lane, LaneContext, LaneStore
 from kv_transfer.protocol.actions import CloseLink, OpenLane
 from kv_transfer.protocol.handshake import Agreement
 from kv_transfer.protocol.lanes import LaneDirector
-from kv_transfer.jobs import Exited, Job, JobDone, Landed, LaneDown, LaneUp, Report
 from kv_transfer.worker import RELIEF_S, LaneWorker
 from tandem.core.clock import Clock
 from tandem.core.errors import InvalidInput, TandemError

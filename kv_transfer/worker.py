@@ -45,7 +45,7 @@ class _Exit:
     pass
 
 
-class _Relieved(Exception):  # noqa: N818 - not an error
+class _Relieved(Exception):
     """Another thread has taken this one's place."""
 
 

@@ -81,10 +81,12 @@ def find_socket(own: Address, peer: Address) -> socket.socket | None:
 
 
 def encode_address(address: Address) -> bytes:
+    """For the peer."""
     return f"{address[1]} {address[0]}".encode()
 
 
 def decode_address(data: bytes) -> Address:
+    """The peer's. Raises LaneBroken when it is none."""
     port, _, host = data.decode(errors="replace").partition(" ")
     if not port.isdecimal() or not host:
         raise LaneBroken(f"the peer's Gloo address is {data[:80]!r}")
@@ -105,6 +107,7 @@ def _socket_fds() -> list[tuple[int, str]]:
 
 
 def shut(sock: socket.socket) -> None:
+    """End a connection both ways, if it has not ended."""
     try:
         sock.shutdown(socket.SHUT_RDWR)
     except OSError:

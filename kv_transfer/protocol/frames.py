@@ -151,9 +151,9 @@ _BODIES = ((FrameClass.L, 16 << 20), (FrameClass.M, 2 << 20), (FrameClass.H, 0))
 
 Verifying a frame is hidden by the frames that arrive meanwhile, so one alone is too few; and a thread that
 wakes for every frame takes the core from those that copy, so more than a lane has under way are too many.
-Where L frames travel, a transfer above 512 KiB is cut into two to eight frames up to 8 MiB, eight to fifteen
-up to 16 MiB, and two to eight again from there to 64 MiB, each time with some smaller ones for what is left
-over; below, it is one H frame, or up to two S frames.
+The body is one H frame up to 512 KiB (one or two S up to 128 KiB), one to four H below 2 MiB, two to eight M
+up to 8 MiB, eight to sixteen M below 16 MiB, two to eight L from there to 64 MiB; where L frames do not
+travel, one M a MiB. What is left over takes up to eight M behind L frames, and up to four S at the end.
 """
 _SIZES = {size: size.size_bytes for size in FrameClass}
 """Properties of enums are slow, and this is asked for every frame."""
