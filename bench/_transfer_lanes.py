@@ -14,15 +14,15 @@ import torch
 from torch._C._distributed_c10d import ProcessGroupGloo
 
 from kv_transfer.block import Block, seal_block
+from kv_transfer.jobs import Job
 from kv_transfer.lanes.base import Lane, LaneContext, LaneStore
-from kv_transfer.lanes.gloo import gloo_options, make_device
+from kv_transfer.lanes.gloo_device import gloo_options, make_device
 from kv_transfer.lanes.make import make_lane
 from kv_transfer.lanes.proof import open_proven
 from kv_transfer.lanes.store import ControlStore
 from kv_transfer.memory import random_block
 from kv_transfer.protocol.frames import LARGEST_CLASS, check_frame_header, choose_class, plan_frames
 from kv_transfer.verify import LayerVerifier
-from kv_transfer.worker import Job
 from tandem.core.transfer import BlockGrant, Direction, LaneKind
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -5,7 +5,13 @@ bytes, the Gloo lane, the shared-memory lane. Every path starts when the receive
 receives (what a grant says; both ends have planned their frames by then), and ends with the receiver's word
 that everything has landed; on a lane, that every layer has matched its checksum. The word takes the same
 socket on every path, and every path is driven by the thread that measures. Buffers are touched beforehand
-and used again. Rates are medians over the repetitions of several pairs of processes.
+and used again.
+
+How fast two processes are depends on where their threads were put, and stays so while they live: a pair of
+processes is the unit. Its rate is the median over its repetitions, its ratio is to its own raw Gloo. A row
+gives the medians over the pairs, ``n`` pairs, and in ``spread`` the distance between the quartiles over the
+median: of the ratios where there is a baseline, of the values where not, and none for one pair. ``range`` is
+the lowest and the highest of the same.
 
 Rows named ``link_*`` are whole links over gRPC, offers and acknowledgements included, eight blocks in flight.
 """
@@ -37,19 +43,29 @@ _POSTED, _LANDED = b"p", b"l"
 COUNTS = {"small": 200, "1MiB": 500, "8MiB": 100, "64MiB": 20}
 PAIRS = 9
 COUNTS_QUICK = {"small": 40, "1MiB": 40, "8MiB": 20, "64MiB": 6}
-SETTINGS = {"payload_checksums": "xxh3-64 per layer", "repetitions": COUNTS, "pairs_of_processes": PAIRS}
+PAIRS_QUICK = 1
+LINK_REPETITIONS, LINK_REPETITIONS_QUICK = 12, 4
 Result = dict[str, Any]
 Measured = dict[str, dict[str, list[float]]]
 """Seconds by size and path."""
 
 
+def settings(quick: bool) -> dict[str, Any]:
+    """What `run` is going to do."""
+    return {
+        "payload_checksums": "xxh3-64 per layer",
+        "repetitions": COUNTS_QUICK if quick else COUNTS,
+        "pairs_of_processes": PAIRS_QUICK if quick else PAIRS,
+        "link_repetitions": LINK_REPETITIONS_QUICK if quick else LINK_REPETITIONS,
+    }
+
+
 def run(quick: bool) -> list[Result]:
-    """Rows of ``{metric, value, unit, baseline, ratio, n, spread}``."""
-    # How fast two processes are depends on where their threads were put, and stays so while they live.
-    counts, pairs = (COUNTS_QUICK, 1) if quick else (COUNTS, PAIRS)
-    rows = _lane_rows([_measured(counts) for _ in range(pairs)])
-    for metric, rates in link_rates(repetitions=4 if quick else 12):
-        rows.append(_row(metric, statistics.median(rates), "GB/s", n=len(rates), spread=_spread(rates)))
+    """Rows of ``{metric, value, unit, baseline, ratio, n, spread, range}``."""
+    chosen = settings(quick)
+    rows = lane_rows([_measured(chosen["repetitions"]) for _ in range(chosen["pairs_of_processes"])])
+    for metric, rates in link_rates(repetitions=chosen["link_repetitions"]):
+        rows.append(_row(metric, rates, "GB/s"))
     return rows
 
 
@@ -135,84 +151,45 @@ def _receive(meeting_fd: int, word_fd: int, counts: dict[str, int]) -> None:
     end.close()
 
 
-def _lane_rows(pairs: list[Measured]) -> list[Result]:
-    pooled = {
-        name: {path: [t for pair in pairs for t in pair[name][path]] for path in paths}
-        for name, paths in pairs[0].items()
-    }
-    setups = [1000 * seconds for each in pooled.pop("setup").values() for seconds in each]
-    rows = _small_rows(pooled.pop("small"))
-    for name, times in pooled.items():
-        rows += _rate_rows(name, SIZES[name], times)
-    rows.append(_row("pair_setup_ms", statistics.median(setups), "ms", n=len(setups), spread=_spread(setups)))
-    return rows
-
-
-def _rate_rows(name: str, size_bytes: int, times: dict[str, list[float]]) -> list[Result]:
-    rates = {path: [size_bytes / t / 1e9 for t in seconds] for path, seconds in times.items()}
-    raw = statistics.median(rates[_RAW])
+def lane_rows(pairs: list[Measured]) -> list[Result]:
+    """The rows of every path and size, from what each pair of processes measured."""
     rows = []
-    for path, values in rates.items():
-        label = {_RAW: "raw_gloo", "memcpy": "memcpy"}.get(path, str(path))
-        rows.append(
-            _row(
-                f"{label}_{name}",
-                statistics.median(values),
-                "GB/s",
-                baseline="raw_gloo",
-                ratio=statistics.median(values) / raw,
-                n=len(values),
-                spread=_spread(values),
-            )
-        )
-    return rows
-
-
-def _small_rows(times: dict[str, list[float]]) -> list[Result]:
-    raw = statistics.median(times[_RAW])
-    rows = []
+    for name in ("small", *SIZES):
+        seconds = [{path: statistics.median(times) for path, times in pair[name].items()} for pair in pairs]
+        for path in seconds[0]:
+            ratios = [each[_RAW] / each[path] for each in seconds]
+            took = [each[path] for each in seconds]
+            if name != "small":
+                label = {_RAW: "raw_gloo"}.get(path, str(path))
+                rows.append(_row(f"{label}_{name}", [SIZES[name] / t / 1e9 for t in took], "GB/s", ratios))
+            elif path in LANES:
+                rows.append(_row(f"{path}_small_ms", [1000 * t for t in took], "ms", ratios))
     for kind in LANES:
-        middle = statistics.median(times[kind])
-        spread = _spread(times[kind])
-        rows.append(
-            _row(
-                f"{kind}_small_ms",
-                1000 * middle,
-                "ms",
-                baseline="raw_gloo",
-                ratio=raw / middle,
-                n=len(times[kind]),
-                spread=spread,
-            )
-        )
+        opened = [1000 * t for pair in pairs for t in pair["setup"][kind]]
+        rows.append(_row(f"{kind}_pair_setup_ms", opened, "ms"))
     return rows
 
 
-def _row(
-    metric: str,
-    value: float,
-    unit: str,
-    *,
-    baseline: str | None = None,
-    ratio: float | None = None,
-    n: int,
-    spread: float,
-) -> Result:
+def _row(metric: str, values: list[float], unit: str, ratios: list[float] | None = None) -> Result:
+    told = values if ratios is None else ratios
     return {
         "metric": metric,
-        "value": round(value, 4),
+        "value": round(statistics.median(values), 4),
         "unit": unit,
-        "baseline": baseline,
-        "ratio": None if ratio is None else round(ratio, 3),
-        "n": n,
-        "spread": round(spread, 3),
+        "baseline": None if ratios is None else "raw_gloo",
+        "ratio": None if ratios is None else round(statistics.median(ratios), 3),
+        "n": len(values),
+        "spread": _spread(told),
+        "range": [round(min(told), 3), round(max(told), 3)],
     }
 
 
-def _spread(values: list[float]) -> float:
-    """Distance between the quartiles over the median."""
+def _spread(values: list[float]) -> float | None:
+    """Distance between the quartiles over the median; None for a single value."""
+    if len(values) < 2:
+        return None
     low, middle, high = statistics.quantiles(values, n=4)
-    return (high - low) / middle
+    return round((high - low) / middle, 3)
 
 
 def main() -> None:

@@ -16,13 +16,13 @@ import torch
 from kv_transfer.base import BlockSink, LinkConfig
 from kv_transfer.block import Block
 from kv_transfer.fetching import FetchDesk
+from kv_transfer.jobs import Job, JobDone, Landed
 from kv_transfer.lane_ends import LaneEnds, MakeLane
 from kv_transfer.protocol import actions as act
 from kv_transfer.protocol.frames import LARGEST_CLASS, plan_frames
 from kv_transfer.protocol.handshake import Agreement
 from kv_transfer.protocol.incoming import Admission, Have, IncomingBook, Refused, Reserved
 from kv_transfer.protocol.outgoing import OutgoingBook
-from kv_transfer.worker import Job, JobDone, Landed
 from tandem.core import transfer as msg
 from tandem.core.blocks import BlockHeader, BlockKey
 from tandem.core.clock import Clock

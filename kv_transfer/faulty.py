@@ -58,6 +58,7 @@ class FaultyLane(Lane):
     def __init__(self, inner: Lane, mischief: Callable[[], Fault | None]) -> None:
         super().__init__(inner.context)
         self.kind = inner.kind  # type: ignore[misc]
+        self.can_strand = inner.can_strand  # type: ignore[misc]
         # A frame that is doubled needs room for both.
         self.window = max(1, inner.window - 1)  # type: ignore[misc]
         self._inner = inner

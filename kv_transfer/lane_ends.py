@@ -14,11 +14,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 from kv_transfer.base import LinkConfig
+from kv_transfer.jobs import Exited, Job, JobDone, Landed, LaneDown, LaneUp, Report
 from kv_transfer.lanes.base import Lane, LaneContext, LaneStore
 from kv_transfer.protocol.actions import CloseLink, OpenLane
 from kv_transfer.protocol.handshake import Agreement
 from kv_transfer.protocol.lanes import LaneDirector
-from kv_transfer.worker import Exited, Job, JobDone, Landed, LaneDown, LaneUp, LaneWorker, Report
+from kv_transfer.worker import RELIEF_S, LaneWorker
 from tandem.core.clock import Clock
 from tandem.core.errors import InvalidInput, TandemError
 from tandem.core.transfer import ControlMessage, Direction, LaneBroken, LaneKind, LaneOpen, StoreSet
@@ -117,7 +118,7 @@ class LaneEnds:
     def interrupt(self, way: Direction, lane_epoch: int, reason: str) -> None:
         """Break the lane of this epoch, and it is rebuilt; nothing happens when it was replaced already."""
         if lane_epoch == self.epochs[way]:
-            self._workers[way].interrupt(reason)
+            self._call_away(way, reason)
 
     def follow(self, order: LaneOpen) -> None:
         """Acceptor: the initiator orders a lane."""
@@ -134,13 +135,14 @@ class LaneEnds:
     def peer_lost(self, message: LaneBroken) -> None:
         """The peer's end of a lane is gone; ours follows and is rebuilt."""
         if message.lane_epoch == self.epochs[message.direction]:
-            self._workers[message.direction].interrupt(f"the peer lost it: {message.reason}")
+            self._call_away(message.direction, f"the peer lost it: {message.reason}")
 
     async def close(self) -> bool:
         """Close both lanes and end their threads; False when one did not end in time."""
         self._closing = True
         for worker in self._workers.values():
             worker.stop()
+            self._loop.call_later(RELIEF_S, worker.relieve)
         try:
             # A lane that is being opened may hear of the end only when its time to open is up.
             patience_s = self._config.lane_open_timeout_s + self._config.close_timeout_s
@@ -177,6 +179,11 @@ class LaneEnds:
             open_timeout_s=config.lane_open_timeout_s,
         )
         self._workers[way].open(self._make_lane(kind, context))
+        self._loop.call_later(RELIEF_S, self._workers[way].relieve)
+
+    def _call_away(self, way: Direction, reason: str) -> None:
+        self._workers[way].interrupt(reason)
+        self._loop.call_later(RELIEF_S, self._workers[way].relieve)
 
     def _post(self, report: Report | StoreSet) -> None:
         """Any thread: hand a report to the event loop; those close together are handled together."""

@@ -1,8 +1,9 @@
 """Shell. The I/O thread of one lane end: opens the lane, moves the frames of queued jobs, reports.
 
-Knows nothing of grants or credit. One thread for the life of the link; commands go in through a queue,
-reports come out through a callback that must be safe to call from here. Frames of the next job are put
-before those of the last have settled, so that a row of small transfers keeps the lane busy.
+Knows nothing of grants or credit. One thread for the life of the link, or its successor where a lane has
+stranded it (`Lane.can_strand`); commands go in through a queue, reports come out through a callback that must
+be safe to call from here. Frames of the next job are put before those of the last have settled, so that a
+row of small transfers keeps the lane busy.
 """
 
 from __future__ import annotations
@@ -12,85 +13,21 @@ import logging
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
-import torch
-
+from kv_transfer.jobs import Exited, Job, JobDone, Landed, LaneDown, LaneUp, Report
 from kv_transfer.lanes.base import Lane, LaneBroken, WireFrame
 from kv_transfer.lanes.proof import open_proven
-from kv_transfer.protocol.frames import Frame, FrameRefused, check_frame_header, frame_header
+from kv_transfer.protocol.frames import Frame, FrameRefused, check_frame_header
 from kv_transfer.verify import LayerVerifier
-from tandem.core.blocks import BlockHeader
 from tandem.core.transfer import Direction
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """The frames of one attempt, with the memory they come from or go to."""
-
-    transfer_id: int
-    attempt: int
-    epoch: int
-    lane_epoch: int
-    headers: tuple[BlockHeader, ...]
-    frames: tuple[Frame, ...]
-    memory: Mapping[int, torch.Tensor]
-    """Payloads or buffers by block index."""
-
-    def wire(self, frame: Frame) -> WireFrame:
-        """The frame as the lane takes it."""
-        header = frame_header(frame, self.epoch, self.lane_epoch, self.transfer_id, self.attempt)
-        pieces = tuple(self.memory[span.block][span.start : span.end] for span in frame.spans)
-        return WireFrame(header, frame.frame_class.size_bytes, pieces, more=not frame.last)
-
-
-@dataclass(frozen=True, slots=True)
-class LaneUp:
-    """The lane is open and both ends have proved themselves."""
-
-    direction: Direction
-    lane_epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class LaneDown:
-    """The lane is closed at this end; its thread touches no job's memory any more."""
-
-    direction: Direction
-    lane_epoch: int
-    was_up: bool
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Landed:
-    """Receiver: layers are complete: (block index, layer, matched)."""
-
-    transfer_id: int
-    attempt: int
-    layers: list[tuple[int, int, bool]]
-
-
-@dataclass(frozen=True, slots=True)
-class JobDone:
-    """Every frame of the attempt has settled, or was taken."""
-
-    direction: Direction
-    transfer_id: int
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class Exited:
-    """The thread is about to end and holds nothing."""
-
-    direction: Direction
-
-
-Report = LaneUp | LaneDown | Landed | JobDone | Exited
+_T = TypeVar("_T")
+RELIEF_S = 0.25
+"""How long a thread has to come back from a lane that was interrupted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +43,10 @@ class _Drop:
 
 class _Exit:
     pass
+
+
+class _Relieved(Exception):
+    """Another thread has taken this one's place."""
 
 
 _Command = _Open | _Drop | _Exit | Job
@@ -137,11 +78,15 @@ class LaneWorker:
         self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
         self._guard = threading.Lock()
         self._newest: Lane | None = None
+        self._inside: Lane | None = None
+        """The lane that the thread waits for."""
+        self._called_away: tuple[Lane, str] | None = None
+        """The lane that was interrupted last, and why."""
         # Owned by the thread:
         self._lane: Lane | None = None
         self._moving: deque[_Moving] = deque()
         self._frames: Iterator[_Moving] | None = None
-        self._thread = threading.Thread(target=self._run, name=f"kv-{direction.value}", daemon=True)
+        self._thread = self._make_thread()
         self._thread.start()
 
     def open(self, lane: Lane) -> None:
@@ -161,7 +106,20 @@ class LaneWorker:
             lane = self._newest
         if lane is not None:
             lane.interrupt()
+            with self._guard:
+                self._called_away = (lane, reason)
             self._commands.put(_Drop(lane.context.lane_epoch, reason))
+
+    def relieve(self) -> None:
+        """Replace the thread if an interrupted lane has stranded it. Call `RELIEF_S` after `interrupt`."""
+        with self._guard:
+            if self._called_away is None or self._inside is not self._called_away[0]:
+                return
+            if not self._inside.can_strand:
+                return
+            self._inside = None
+            self._thread = self._make_thread(self._called_away[1])
+            self._thread.start()
 
     def stop(self) -> None:
         """Close the lane and end the thread; Exited is reported last."""
@@ -173,11 +131,19 @@ class LaneWorker:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    def _run(self) -> None:
+    def _make_thread(self, *args: str) -> threading.Thread:
+        name = f"kv-{self.direction.value}"
+        return threading.Thread(target=self._run, args=args, name=name, daemon=True)
+
+    def _run(self, inherited: str = "") -> None:
+        if inherited:
+            self._down(inherited)
         while True:
             try:
                 if self._step():
                     break
+            except _Relieved:
+                return
             except (LaneBroken, FrameRefused) as error:
                 self._down(error.message)
             except Exception as error:
@@ -238,15 +204,26 @@ class LaneWorker:
         moving = self._moving[0]
         job, frame = moving.job, moving.frame
         if moving.verifier is None:
-            lane.settle(self._frame_timeout_s)
+            self._wait(lane, lane.settle)
         else:
-            check_frame_header(lane.take(self._frame_timeout_s), moving.wire.header)
+            check_frame_header(self._wait(lane, lane.take), moving.wire.header)
             layers = moving.verifier.landed(frame)
             if layers:
                 self._report(Landed(job.transfer_id, job.attempt, layers))
         self._moving.popleft()
         if frame.last:
             self._report(JobDone(self.direction, job.transfer_id, job.attempt))
+
+    def _wait(self, lane: Lane, move: Callable[[float], _T]) -> _T:
+        with self._guard:
+            self._inside = lane
+        try:
+            return move(self._frame_timeout_s)
+        finally:
+            with self._guard:
+                if self._thread is not threading.current_thread():
+                    raise _Relieved
+                self._inside = None
 
     def _open(self, lane: Lane) -> None:
         self._down("a newer lane replaces it")

@@ -9,7 +9,14 @@ import av
 
 from encoder_svc.admit import MediaLimits
 from encoder_svc.decode.nal import ParameterSets
-from encoder_svc.decode.packets import CodecSetup, Damage, Demuxed, EncodedPacket, StartPoint
+from encoder_svc.decode.packets import (
+    PADDING_BYTES,
+    CodecSetup,
+    Damage,
+    Demuxed,
+    EncodedPacket,
+    StartPoint,
+)
 from tandem.core.errors import BadMedia
 
 _PROBE_BYTES = 8 << 20
@@ -66,7 +73,10 @@ class AnnexBDemuxer:
     def _parse(self, piece: bytes) -> list[Demuxed]:
         out: list[Demuxed] = []
         self._inside_bytes += len(piece)
-        for parsed in self._parser.parse(piece):
+        # The parser reads past the end like the decoder does (see `VideoDecoder`): zeros behind the piece,
+        # which are not of it.
+        padded = memoryview(piece + bytes(PADDING_BYTES))[: len(piece)]
+        for parsed in self._parser.parse(padded):
             data = bytes(parsed)
             self._inside_bytes -= len(data)
             out.append(self._packet(data, key=parsed.is_keyframe))

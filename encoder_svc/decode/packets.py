@@ -10,6 +10,9 @@ from typing import Protocol
 
 from tandem.core.errors import TandemError
 
+PADDING_BYTES = 64
+"""FFmpeg's AV_INPUT_BUFFER_PADDING_SIZE: what it may read behind the end, and wants to be zeros."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartPoint:

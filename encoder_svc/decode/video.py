@@ -11,12 +11,9 @@ import av
 import numpy as np
 
 from encoder_svc.admit import MediaLimits
-from encoder_svc.decode.packets import CodecSetup
+from encoder_svc.decode.packets import PADDING_BYTES, CodecSetup
 from encoder_svc.decode.pictures import Rgb
 from tandem.core.errors import BadMedia
-
-_PADDING_BYTES = 64
-"""FFmpeg's AV_INPUT_BUFFER_PADDING_SIZE."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +47,7 @@ class VideoDecoder:
         context.options = {"max_pixels": str(limits.max_pixels)}
         if setup.extradata:
             # The same for the setup, whose padding is left as it is: what was longer keeps the zeros it had.
-            context.extradata = setup.extradata + bytes(_PADDING_BYTES)
+            context.extradata = setup.extradata + bytes(PADDING_BYTES)
             context.extradata = setup.extradata
         self._context = context
 

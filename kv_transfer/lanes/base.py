@@ -123,9 +123,19 @@ class Lane(ABC):
     kind: ClassVar[LaneKind]
     window: ClassVar[int]
     """Frames that may be put and not settled, or posted and not taken."""
+    can_strand: ClassVar[bool] = False
+    """After `interrupt`, `take` and `settle` may stay blocked until their deadline. Such a lane may be closed
+    by another thread meanwhile: the stranded call then touches nothing any more, and raises in the end."""
 
     def __init__(self, context: LaneContext) -> None:
         self.context = context
+        self._broken = ""
+        """Why the lane failed; no call after that may report a frame."""
+
+    def _fail(self, reason: str) -> LaneBroken:
+        """The error to raise, now and by every later call."""
+        self._broken = self._broken or reason
+        return LaneBroken(reason)
 
     @abstractmethod
     def open(self) -> None:
@@ -157,7 +167,10 @@ class Lane(ABC):
 
     @abstractmethod
     def interrupt(self) -> None:
-        """Any thread: make a blocked call fail soon, and every later one at once. Idempotent."""
+        """Any thread: make a blocked call fail soon, and every later one at once. Idempotent.
+
+        For the exception see `can_strand`.
+        """
 
     @abstractmethod
     def close(self) -> None:

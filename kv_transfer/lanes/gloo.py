@@ -11,18 +11,20 @@ size, therefore matches no receive and writes nowhere; the wait for the right on
 its own for the header costs a tenth of the time of a 1 MiB frame.
 
 `Work.is_completed` is never true and nothing in Gloo wakes a blocked wait, so `interrupt` shuts down the
-pair's own socket, which is known by the addresses that the two devices listen on, port and all.
+pair's own socket, which is known by the addresses that the two devices listen on, port and all. That fails
+every receive which has not begun. But Gloo forgets the message that it was reading, and those that it was
+writing: whoever waits for one is stranded until the deadline (`Lane.can_strand`).
 """
 
 from __future__ import annotations
 
-import os
+import itertools
 import socket
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import takewhile
 from typing import Any
 
 import torch
@@ -40,15 +42,24 @@ from kv_transfer.lanes.base import (
     gather,
     scatter,
 )
+from kv_transfer.lanes.gloo_device import (
+    decode_address,
+    encode_address,
+    find_socket,
+    gloo_options,
+    make_device,
+    shut,
+)
 from kv_transfer.lanes.store import ControlStore
-from tandem.core.transfer import LaneKind
+from tandem.core.transfer import FrameClass, LaneKind
 
-_TCP = {socket.AF_INET, socket.AF_INET6}
 _PROOF_TAG = 1
-_DEVICE_ATTEMPTS = 5
-Address = tuple[str, int]
-_device_lock = threading.Lock()
-"""One device at a time is made, so that the listener which appears is its own."""
+_PROBE_TAG = 2
+_PATIENCE_BYTES = FrameClass.L.size_bytes
+"""What may move within one timeout."""
+_SPARE_BYTES = 8 << 20
+"""Staging of each size that is kept while nothing is under way."""
+_AT_ONCE_S = 0.001
 
 
 @dataclass(slots=True)
@@ -64,6 +75,7 @@ class GlooLane(Lane):
 
     kind = LaneKind.GLOO
     window = 8
+    can_strand = True
 
     def __init__(self, context: LaneContext) -> None:
         super().__init__(context)
@@ -83,16 +95,18 @@ class GlooLane(Lane):
         store = ControlStore(context.store, "gloo", context.open_timeout_s)
         try:
             self._device, own = make_device(context.gloo_host)
-            context.store.set(f"address/{context.rank}", _encode_address(own))
+            context.store.set(f"address/{context.rank}", encode_address(own))
             options = gloo_options(self._device, context.open_timeout_s)
             self._group = ProcessGroupGloo(store, context.rank, 2, options)
         except (RuntimeError, OSError) as error:
             raise LaneBroken(f"the Gloo pair could not be made: {error}") from error
-        peer = _decode_address(context.store.get(f"address/{1 - context.rank}", context.open_timeout_s))
+        peer = decode_address(context.store.get(f"address/{1 - context.rank}", context.open_timeout_s))
         with self._guard:
-            self._socket = _find_socket(own, peer)
+            self._socket = find_socket(own, peer)
             if self._interrupted and self._socket is not None:
-                _shut(self._socket)
+                shut(self._socket)
+        if self._socket is None:
+            raise LaneBroken("the Gloo pair has no connection any more")
 
     @override
     def exchange(self, message: bytes, timeout_s: float) -> bytes:
@@ -121,7 +135,9 @@ class GlooLane(Lane):
     def take(self, timeout_s: float) -> bytes:
         landed = self._land(timeout_s)
         if landed.is_staged:
-            scatter(landed.payload, landed.frame.pieces)
+            with self._guard:  # whoever closes the lane may not be this thread, and then owns the pieces
+                self._check()
+                scatter(landed.payload, landed.frame.pieces)
         return landed.frame.header
 
     @override
@@ -130,12 +146,13 @@ class GlooLane(Lane):
             self._interrupted = True
             self.context.store.abort("the lane was interrupted")
             if self._socket is not None:
-                _shut(self._socket)
+                shut(self._socket)
 
     @override
     def close(self) -> None:
         self.interrupt()
-        # Freeing works and group cancels what is posted: the pair's memory is let go of before this returns.
+        # Freeing works and group cancels what is posted, but for a work that somebody is stranded with.
+        self._await_end()
         self._flight.clear()
         self._group = None
         self._device = None
@@ -154,19 +171,23 @@ class GlooLane(Lane):
         self._flight.append(_Posted(frame, payload, work, is_staged))
 
     def _land(self, timeout_s: float) -> _Posted:
-        if not self._flight:
-            raise LaneBroken("the lane is closed")
+        self._check()
         if not self._landed:
-            self._landed = self._ahead()
+            group = self._ahead()
             # Gloo moves the messages of one pair in order: when this one is done, so are those before it.
             # A thread that woke for each would take the core from the thread that copies, once a frame.
-            self._wait(self._flight[self._landed - 1].work, timeout_s)
+            size_bytes = sum(posted.payload.numel() for posted in itertools.islice(self._flight, group))
+            self._wait(self._flight[group - 1].work, group_timeout_s(timeout_s, size_bytes))
+            self._landed = group
         oldest = self._flight.popleft()
         self._landed -= 1
         if self._landed:  # the last of the group was waited for, and a second wait would never end
-            self._wait(oldest.work, timeout_s)
+            # A frame before one that has landed is done too, or it was lost and never comes.
+            self._wait(oldest.work, _AT_ONCE_S)
         if oldest.is_staged:
             self._spare.setdefault(oldest.frame.size_bytes, []).append(oldest.payload)
+        if not self._flight:
+            self._trim()
         return oldest
 
     def _ahead(self) -> int:
@@ -176,118 +197,51 @@ class GlooLane(Lane):
         nothing hides, are taken in ever smaller groups. Never past its last frame: the next transfer's may
         be long in coming.
         """
-        count = 1 + sum(1 for _ in takewhile(lambda posted: posted.frame.more, self._flight))
+        count = 1 + sum(1 for _ in itertools.takewhile(lambda posted: posted.frame.more, self._flight))
         return max(1, min(count, len(self._flight)) // 2)
 
     def _start(self, verb: str, tensor: torch.Tensor, peer: int, tag: int) -> Any:
-        if self._interrupted or self._group is None:
-            raise LaneBroken("the lane is closed")
+        self._check()
         try:
             return getattr(self._group, verb)([tensor], peer, tag)
         except RuntimeError as error:
-            raise LaneBroken(f"Gloo {verb}: {error}") from error
+            raise self._fail(f"Gloo {verb}: {error}") from error
+
+    def _check(self) -> None:
+        if self._broken or self._interrupted or self._group is None:
+            raise LaneBroken(self._broken or "the lane is closed")
 
     def _wait(self, work: Any, timeout_s: float) -> None:
         try:
             work.wait(timedelta(seconds=timeout_s))
         except RuntimeError as error:
-            raise LaneBroken(f"Gloo: {str(error).splitlines()[0]}") from error
+            raise self._fail(f"Gloo: {str(error).splitlines()[0]}") from error
+
+    def _await_end(self) -> None:
+        """Until Gloo knows that the connection has ended: it reads and writes no memory from then on."""
+        probe = torch.zeros(1, dtype=torch.uint8)
+        while self._group is not None and self._socket is not None:
+            try:
+                self._group.recv([probe], 1 - self.context.rank, _PROBE_TAG)
+            except RuntimeError:
+                return
+            time.sleep(0.001)
 
     def _staging(self, size_bytes: int) -> torch.Tensor:
         spare = self._spare.get(size_bytes)
         return spare.pop() if spare else torch.empty(size_bytes, dtype=torch.uint8)
+
+    def _trim(self) -> None:
+        for size_bytes, spare in self._spare.items():
+            del spare[_SPARE_BYTES // size_bytes :]
+
+
+def group_timeout_s(timeout_s: float, size_bytes: int) -> float:
+    """How long to wait for frames of this size together: `timeout_s` for every 8 MiB or part of them."""
+    return timeout_s * max(1, -(-size_bytes // _PATIENCE_BYTES))
 
 
 def _tag(frame: WireFrame) -> int:
     """31 bits that both ends compute alike; a chance meeting is still caught by the layers' checksums."""
     digest: int = xxhash.xxh3_64_intdigest(frame.header, seed=frame.size_bytes)
     return digest & 0x7FFFFFFF
-
-
-def gloo_options(device: Any, timeout_s: float) -> Any:
-    """Private names, but the only way to choose device and threads; torch 2.11 to 2.13 have them."""
-    options = getattr(ProcessGroupGloo, "_Options")()  # noqa: B009 - absent from the type stubs
-    options._devices = [device]  # noqa: SLF001
-    options._threads = 1  # noqa: SLF001
-    options._timeout = timedelta(seconds=timeout_s)  # noqa: SLF001
-    return options
-
-
-def make_device(host: str) -> tuple[Any, Address]:
-    """A Gloo device that listens on `host` only, and the address it listens on.
-
-    Raises LaneBroken when that cannot be told: a lane whose socket is unknown could not be interrupted.
-    """
-    hosts = {info[4][0] for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
-    for _ in range(_DEVICE_ATTEMPTS):
-        with _device_lock:
-            before = {inode for _, inode in _socket_fds()}
-            device = ProcessGroupGloo.create_device(hostname=host)
-            fresh = [fd for fd, inode in _socket_fds() if inode not in before]
-        found = {address for address in map(_listening_on, fresh) if address and address[0] in hosts}
-        if len(found) == 1:
-            return device, found.pop()
-        # Somebody else began to listen on the same address at the same time: which is ours is not known.
-        del device
-    raise LaneBroken(f"the Gloo device's own listener on {host} could not be told from others")
-
-
-def _listening_on(fd: int) -> Address | None:
-    """The address that a TCP listener is bound to; None for other sockets."""
-    try:
-        with socket.socket(fileno=os.dup(fd)) as candidate:
-            if candidate.family in _TCP and candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                host, port = candidate.getsockname()[:2]
-                return str(host), int(port)
-    except OSError:
-        pass
-    return None
-
-
-def _find_socket(own: Address, peer: Address) -> socket.socket | None:
-    """A duplicate of the pair's connection: accepted on our listener's address, or made to the peer's."""
-    for fd, _ in _socket_fds():
-        try:
-            candidate = socket.socket(fileno=os.dup(fd))
-        except OSError:
-            continue
-        try:
-            if candidate.family in _TCP and (
-                candidate.getpeername()[:2] == peer or candidate.getsockname()[:2] == own
-            ):
-                return candidate
-        except OSError:
-            pass
-        candidate.close()
-    return None
-
-
-def _encode_address(address: Address) -> bytes:
-    return f"{address[1]} {address[0]}".encode()
-
-
-def _decode_address(data: bytes) -> Address:
-    port, _, host = data.decode(errors="replace").partition(" ")
-    if not port.isdecimal() or not host:
-        raise LaneBroken(f"the peer's Gloo address is {data[:80]!r}")
-    return host, int(port)
-
-
-def _socket_fds() -> list[tuple[int, str]]:
-    """Every socket of this process: descriptor, and what tells it from others that had the number before."""
-    found = []
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            target = os.readlink(f"/proc/self/fd/{name}")
-        except OSError:
-            continue
-        if target.startswith("socket:"):
-            found.append((int(name), target))
-    return found
-
-
-def _shut(sock: socket.socket) -> None:
-    try:
-        sock.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        return

@@ -104,13 +104,13 @@ class LoopbackLane(Lane):
         return self._pipe.queues[self.context.rank]
 
     def _receive(self, timeout_s: float) -> tuple[bytes, torch.Tensor]:
-        if self._pipe is None:
-            raise LaneBroken("the lane is closed")
+        if self._pipe is None or self._broken:
+            raise LaneBroken(self._broken or "the lane is closed")
         inbound = self._pipe.queues[1 - self.context.rank]
         try:
             item = inbound.get(timeout=timeout_s)
         except queue.Empty:
-            raise LaneBroken(f"no frame within {timeout_s:.1f} s") from None
+            raise self._fail(f"no frame within {timeout_s:.1f} s") from None
         if item is None:
             inbound.put(None)
             raise LaneBroken("the lane's other end has closed")

@@ -178,7 +178,7 @@ class NcclLane(Lane):
                 # Orders our stream behind NCCL's; the host does not block here.
                 work.wait()
         except RuntimeError as error:
-            raise LaneBroken(f"NCCL {verb}: {error}") from error
+            raise self._fail(f"NCCL {verb}: {error}") from error
 
     def _mark(self) -> Any:
         event = _cuda.Event()
@@ -192,12 +192,14 @@ class NcclLane(Lane):
                 self._check()
                 deadline.left_s("waiting for NCCL")
                 time.sleep(_POLL_S)
+        except LaneBroken as error:
+            raise self._fail(error.message) from error
         except RuntimeError as error:
-            raise LaneBroken(f"NCCL: {error}") from error
+            raise self._fail(f"NCCL: {error}") from error
 
     def _check(self) -> None:
-        if self._interrupted.is_set() or self._group is None:
-            raise LaneBroken("the lane is closed")
+        if self._broken or self._interrupted.is_set() or self._group is None:
+            raise LaneBroken(self._broken or "the lane is closed")
 
     def _buffer(self, size_bytes: int) -> torch.Tensor:
         if size_bytes not in self._staging:

@@ -211,8 +211,8 @@ class ShmLane(Lane):
         return at
 
     def _met(self) -> socket.socket:
-        if self._socket is None:
-            raise LaneBroken("the lane is closed")
+        if self._socket is None or self._broken:
+            raise LaneBroken(self._broken or "the lane is closed")
         return self._socket
 
     def _send(self, data: bytes, timeout_s: float) -> None:
@@ -221,7 +221,7 @@ class ShmLane(Lane):
             met.settimeout(timeout_s)
             met.send(data)
         except OSError as error:
-            raise LaneBroken(f"the peer's end of the lane is gone: {error}") from error
+            raise self._fail(f"the peer's end of the lane is gone: {error}") from error
 
     def _receive(self, count: int, timeout_s: float) -> bytes:
         met = self._met()
@@ -229,16 +229,16 @@ class ShmLane(Lane):
             met.settimeout(timeout_s)
             data = met.recv(PROOF_BYTES)
         except TimeoutError:
-            raise LaneBroken(f"nothing came within {timeout_s:.1f} s") from None
+            raise self._fail(f"nothing came within {timeout_s:.1f} s") from None
         except OSError as error:
-            raise LaneBroken(f"the peer's end of the lane is gone: {error}") from error
+            raise self._fail(f"the peer's end of the lane is gone: {error}") from error
         if len(data) != count:
             what = (
                 f"{len(data)} bytes where {count} were due"
                 if data
                 else "the peer's end of the lane is closed"
             )
-            raise LaneBroken(what)
+            raise self._fail(what)
         return data
 
 

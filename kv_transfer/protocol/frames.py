@@ -146,11 +146,14 @@ class Frame(NamedTuple):
     last: bool
 
 
-_BODIES = ((FrameClass.L, 32 << 20), (FrameClass.M, 2 << 20), (FrameClass.H, 0))
-"""Class of a transfer's body, and the bytes from which on it is used: 2 to 8 frames up to 64 MiB, mostly.
+_BODIES = ((FrameClass.L, 16 << 20), (FrameClass.M, 2 << 20), (FrameClass.H, 0))
+"""Class of a transfer's body, and the bytes from which on it is used.
 
 Verifying a frame is hidden by the frames that arrive meanwhile, so one alone is too few; and a thread that
 wakes for every frame takes the core from those that copy, so more than a lane has under way are too many.
+The body is one H frame up to 512 KiB (one or two S up to 128 KiB), one to four H below 2 MiB, two to eight M
+up to 8 MiB, eight to sixteen M below 16 MiB, two to eight L from there to 64 MiB; where L frames do not
+travel, one M a MiB. What is left over takes up to eight M behind L frames, and up to four S at the end.
 """
 _SIZES = {size: size.size_bytes for size in FrameClass}
 """Properties of enums are slow, and this is asked for every frame."""

@@ -42,7 +42,7 @@ def _run(arguments: argparse.Namespace) -> int:
             "settings": {
                 "quick": arguments.quick,
                 "time": datetime.now(UTC).isoformat(timespec="seconds"),
-                **getattr(benchmark, "SETTINGS", {}),
+                **_settings(benchmark, arguments.quick),
             },
             "results": rows,
         }
@@ -57,6 +57,13 @@ def _load(name: str) -> Any:
     if name not in names:
         raise NotFound(f"no benchmark {name!r}; there are {', '.join(names) or 'none'}")
     return importlib.import_module(f"bench.{name}")
+
+
+def _settings(benchmark: Any, quick: bool) -> dict[str, Any]:
+    """What a benchmark says of itself: `settings(quick)` where they differ when quick, else `SETTINGS`."""
+    if hasattr(benchmark, "settings"):
+        return dict(benchmark.settings(quick))
+    return dict(getattr(benchmark, "SETTINGS", {}))
 
 
 def _is_benchmark(path: Path) -> bool:

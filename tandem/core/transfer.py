@@ -14,8 +14,8 @@ from enum import IntEnum, StrEnum
 from tandem.core.blocks import BlockHeader
 from tandem.core.ids import StreamId
 
-PROTOCOL_MAJOR = 1
-"""Ends with different majors refuse each other."""
+PROTOCOL_MAJOR = 2
+"""Ends with different majors refuse each other. 2: frame class H, and with it other numbers for M and L."""
 PROTOCOL_MINOR = 0
 """Minors add fields that the older end may ignore."""
 

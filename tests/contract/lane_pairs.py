@@ -84,8 +84,10 @@ def lane_pair(kind: LaneKind) -> Iterator[tuple[Lane, Lane]]:
         receiver.close()
 
 
-def make_frame(size_bytes: int, pieces: tuple[torch.Tensor, ...], number: int = 0) -> WireFrame:
-    return WireFrame(number.to_bytes(64, "big"), size_bytes, pieces)
+def make_frame(
+    size_bytes: int, pieces: tuple[torch.Tensor, ...], number: int = 0, *, more: bool = False
+) -> WireFrame:
+    return WireFrame(number.to_bytes(64, "big"), size_bytes, pieces, more=more)
 
 
 def random_bytes(count: int) -> torch.Tensor:

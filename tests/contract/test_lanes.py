@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 
@@ -89,6 +90,71 @@ def test_frames_keep_their_order_over_many_windows(kind: LaneKind) -> None:
 
         assert both(send, receive) == [None, None]
     assert all(torch.equal(a, b) for a, b in zip(sent, landed, strict=True))
+
+
+@every_lane
+def test_frames_of_one_transfer_need_none_of_the_next(kind: LaneKind) -> None:
+    """A lane may wait for several at once when more follow, but never past the transfer's last."""
+    with lane_pair(kind) as (sender, receiver):
+        size = min(3, sender.window, receiver.window - 1) or 1
+        sent = [random_bytes(2000 + number) for number in range(size)]
+        landed = [torch.zeros_like(piece) for piece in sent]
+        for number, piece in enumerate(landed):
+            receiver.post(make_frame(SMALL, (piece,), number, more=number < size - 1))
+        if size < receiver.window:  # the next transfer's, which is long in coming
+            receiver.post(make_frame(SMALL, (torch.zeros(8, dtype=torch.uint8),), 99, more=True))
+
+        def send() -> None:
+            for number, piece in enumerate(sent):
+                sender.put(make_frame(SMALL, (piece,), number, more=number < size - 1), TIMEOUT_S)
+            for _ in sent:
+                sender.settle(TIMEOUT_S)
+
+        def receive() -> None:
+            for number in range(size):
+                assert receiver.take(TIMEOUT_S) == number.to_bytes(64, "big")
+
+        assert both(send, receive) == [None, None]
+        assert all(torch.equal(a, b) for a, b in zip(sent, landed, strict=True))
+
+
+@every_lane
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_a_frame_lost_among_several_is_not_reported(kind: LaneKind, lost: int) -> None:
+    with lane_pair(kind) as (sender, receiver):
+        if receiver.window < 4:
+            pytest.skip("it posts fewer frames at once")
+        frames = [make_frame(SMALL, (random_bytes(8),), number, more=True) for number in range(8)]
+        for number in range(4):
+            receiver.post(make_frame(SMALL, (torch.zeros(8, dtype=torch.uint8),), number, more=True))
+        for number in range(4):
+            if number != lost:
+                sender.put(frames[number], TIMEOUT_S)
+        taken: list[bytes] = []
+        with contextlib.suppress(LaneBroken):
+            taken.extend(receiver.take(0.3) for _ in range(3))
+        # Noticed by its header or by the wait; what came before it may have been given up with the lane.
+        assert frames[lost].header not in taken
+        assert taken[:lost] == [frame.header for frame in frames[: min(lost, len(taken))]]
+
+
+@every_lane
+def test_a_lane_that_failed_once_stays_broken(kind: LaneKind) -> None:
+    with lane_pair(kind) as (sender, receiver):
+        count = min(4, receiver.window)
+        for number in range(count):
+            receiver.post(make_frame(SMALL, (torch.zeros(8, dtype=torch.uint8),), number, more=True))
+        with pytest.raises(LaneBroken):
+            receiver.take(0.2)
+        # What was due comes after all, and is too late.
+        with contextlib.suppress(LaneBroken):
+            for number in range(count):
+                sender.put(make_frame(SMALL, (random_bytes(8),), number, more=True), 0.2)
+        for _ in range(count + 1):
+            with pytest.raises(LaneBroken):
+                receiver.take(0.2)
+        with pytest.raises(LaneBroken):
+            receiver.exchange(bytes(256), 0.2)
 
 
 @every_lane

@@ -180,8 +180,8 @@ def test_frames_cover_exactly_what_was_granted(data: st.DataObject, largest: Fra
 def test_a_transfer_is_cut_into_a_few_frames() -> None:
     mib = 1 << 20
     assert choose_class(64 * mib, FrameClass.L) is FrameClass.L
-    assert choose_class(32 * mib, FrameClass.L) is FrameClass.L
-    assert choose_class(32 * mib - 1, FrameClass.L) is FrameClass.M
+    assert choose_class(16 * mib, FrameClass.L) is FrameClass.L
+    assert choose_class(16 * mib - 1, FrameClass.L) is FrameClass.M
     assert choose_class(64 * mib, FrameClass.M) is FrameClass.M
     assert choose_class(2 * mib, FrameClass.L) is FrameClass.M
     assert choose_class(mib, FrameClass.L) is FrameClass.H

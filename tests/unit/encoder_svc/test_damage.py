@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import random
 
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 
 from encoder_svc.admit import MediaLimits
+from encoder_svc.decode.annexb import AnnexBDemuxer
 from encoder_svc.decode.make import MediaKind
 from encoder_svc.decode.mp4 import Mp4Demuxer
-from encoder_svc.decode.packets import EncodedPacket
+from encoder_svc.decode.packets import CodecSetup, EncodedPacket
 from encoder_svc.decode.source import RawChunk, Refusal, SourceEvent
 from encoder_svc.decode.video import VideoDecoder
 from encoder_svc.sample import Hole
@@ -20,6 +22,8 @@ from tandem.core.timeline import Gap, GapReason, TimeRange
 from tests.unit.encoder_svc.media import CONTAINERS, cut, encode, open_source, run, units
 
 KINDS = list(CONTAINERS)
+CONTEXT_AT = 24
+"""Where PyAV's object holds FFmpeg's: behind the two words of every object and its table of methods."""
 STREAMS = {kind: encode(kind, 100, fps=10) for kind in KINDS}
 
 
@@ -157,6 +161,38 @@ def test_bytes_behind_a_packet_in_memory_change_nothing() -> None:
         frames = [frame for tag, view in enumerate(views) for frame in decoder.decode(view, tag)]
         assert len(frames) == 20
         assert all(frame.whole for frame in frames)
+
+
+def test_zeros_lie_behind_every_piece_that_is_parsed() -> None:
+    class Parser:
+        def parse(self, piece: memoryview) -> list[object]:
+            fed.append(bytes(piece))
+            behind.append(bytes(piece.obj)[len(piece) :])  # type: ignore[arg-type]
+            return []
+
+    fed: list[bytes] = []
+    behind: list[bytes] = []
+    demuxer = AnnexBDemuxer("h264", MediaLimits())
+    demuxer._parser = Parser()  # type: ignore[assignment]
+    data = b"\xff" * 70_000
+    demuxer.feed(data)
+    demuxer.finish()
+    assert b"".join(fed) == data
+    assert fed[-1] == b""  # flushes the parser
+    assert behind == [bytes(64)] * 3
+
+
+def test_zeros_lie_behind_the_setup() -> None:
+    """Read where FFmpeg has it: PyAV tells only the length without the padding."""
+    extradata = (b"\xff" * 7 + b"\0") * 541
+    decoder = VideoDecoder(CodecSetup("mpeg4", extradata), MediaLimits())
+    context = ctypes.c_void_p.from_address(id(decoder._context) + CONTEXT_AT).value
+    assert context is not None
+    fields = ctypes.string_at(context, 256)
+    sizes = range(8, 256, 4)
+    (at,) = [at for at in sizes if int.from_bytes(fields[at : at + 4], "little") == len(extradata)]
+    address = int.from_bytes(fields[at - 8 : at], "little")
+    assert ctypes.string_at(address, len(extradata) + 64) == extradata + bytes(64)
 
 
 @pytest.mark.parametrize("pix_fmt", ["yuv444p", "gray", "yuv420p10le"])

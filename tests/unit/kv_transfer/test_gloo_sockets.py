@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kv_transfer.lanes import gloo
+from kv_transfer.lanes import gloo, gloo_device
 from tandem.core.transfer import LaneKind
 from tests.contract.lane_pairs import lane_pair
 
@@ -61,8 +61,8 @@ def test_a_listener_that_appears_meanwhile_is_not_taken_for_the_device(
                 strangers.append(stack.enter_context(socket.create_server((stranger_host, 0))))
             return real.create_device(hostname=hostname)
 
-    real = gloo.ProcessGroupGloo
-    monkeypatch.setattr(gloo, "ProcessGroupGloo", Meanwhile)
-    _device, found = gloo.make_device("127.0.0.1")
+    real = gloo_device.ProcessGroupGloo
+    monkeypatch.setattr(gloo_device, "ProcessGroupGloo", Meanwhile)
+    _device, found = gloo_device.make_device("127.0.0.1")
     port = found if isinstance(found, int) else found[1]
     assert port not in {0, strangers[0].getsockname()[1]}

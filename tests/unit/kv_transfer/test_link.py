@@ -29,7 +29,17 @@ from tandem.core.errors import (
     WrongState,
 )
 from tandem.core.ids import StreamId
-from tandem.core.transfer import Direction, Hello, HelloAck, LaneKind, Offer
+from tandem.core.transfer import (
+    PROTOCOL_MAJOR,
+    Direction,
+    Hello,
+    HelloAck,
+    LaneKind,
+    LaneOffer,
+    Nack,
+    NackCode,
+    Offer,
+)
 from tests.contract.lane_pairs import (
     FINGERPRINT,
     LinkPair,
@@ -217,6 +227,51 @@ async def test_refused_handshakes(
     ours, theirs = await start_both(initiator, acceptor, fast)
     assert isinstance(ours, error), ours
     assert isinstance(theirs, TandemError), theirs
+
+
+async def test_a_peer_of_the_older_major_is_told_so() -> None:
+    older = PROTOCOL_MAJOR - 1
+    ours, theirs = loopback_channels()
+    acceptor = Link(
+        theirs, hello=make_end("reasoner-0"), sink=DictStore(), source=None, config=LOOPBACK, initiator=False
+    )
+    starting = asyncio.create_task(acceptor.start())
+    offers = (LaneOffer(kind=LaneKind.LOOPBACK),)
+    hello = Hello(major=older, fingerprint=FINGERPRINT, boot_id="b", ticket=make_ticket(), lanes=offers)
+    await ours.send(hello)
+    nack = await ours.receive()
+    assert isinstance(nack, Nack)
+    assert nack.code is NackCode.VERSION
+    assert f"{older}.0" in nack.message
+    with pytest.raises(TandemError):
+        await starting
+    await acceptor.close("end of test")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        HelloAck(major=PROTOCOL_MAJOR - 1, fingerprint=FINGERPRINT, boot_id="b", lanes=(LaneKind.LOOPBACK,)),
+        Nack(code=NackCode.VERSION, message="protocol version"),
+    ],
+    ids=["older answer", "refusal"],
+)
+async def test_an_acceptor_of_the_older_major_is_incompatible(answer: HelloAck | Nack) -> None:
+    ours, theirs = loopback_channels()
+    initiator = Link(
+        ours,
+        hello=make_end("encoder-0", ticket=make_ticket()),
+        sink=DictStore(),
+        source=None,
+        config=LOOPBACK,
+        initiator=True,
+    )
+    starting = asyncio.create_task(initiator.start())
+    assert isinstance(await theirs.receive(), Hello)
+    await theirs.send(answer)
+    with pytest.raises(Incompatible):
+        await starting
+    await initiator.close("end of test")
 
 
 async def test_an_old_epoch_does_not_come_back() -> None:

@@ -98,8 +98,8 @@ def reasoner(kind: LaneKind) -> Iterator[tuple[subprocess.Popen[str], str]]:
 async def test_a_peer_that_dies_or_freezes(kind: LaneKind, how: signal.Signals, within_s: float) -> None:
     with reasoner(kind) as (process, address):
         channel = make_channel(address)
-        # Gloo forgets the send that it was writing when the connection ended: only its deadline wakes it.
-        link = make_link(channel, kind, heartbeat_s=0.5, heartbeat_misses=3, frame_timeout_s=1.5)
+        # Gloo forgets what it was writing when the connection ended, but nobody waits for its deadline.
+        link = make_link(channel, kind, heartbeat_s=0.5, heartbeat_misses=3, frame_timeout_s=60.0)
         await link.start()
         assert (await link.send([random_block(0)], timeout_s=5))[0].ok
         blocks = [random_block(n, layers=8, tokens=2000, head_dim=64, kv_heads=4) for n in range(1, 9)]
