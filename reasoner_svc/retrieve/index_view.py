@@ -121,9 +121,9 @@ class IndexView:
             columns = piece.chunk.keys_LFC[layer, :, : piece.rows]
             part = result[at : at + piece.held]
             if piece.alive is None:
-                torch.mv(columns.T, query, out=part)
+                torch.mm(query[None], columns, out=part[None])
             else:
-                part.copy_((columns.T @ query)[piece.alive])
+                part.copy_((query[None] @ columns)[0, piece.alive])
             at += piece.held
         return finite(result)
 
