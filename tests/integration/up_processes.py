@@ -89,6 +89,14 @@ class Front:
         await self.pid("encoder-0")
         await self.pid("reasoner-0")
 
+    async def ask(self, stream_id: str) -> client_pb2.Answer:
+        """As a second client, also after the stream's end."""
+        question = types_pb2.Question(text="What was shown?", sampling=types_pb2.Sampling(max_tokens=8))
+        request = client_pb2.AskRequest(stream_id=stream_id, question=question)
+        answers = [r.answer async for r in self.stub.Ask(request) if r.WhichOneof("event") == "answer"]
+        answer: client_pb2.Answer = answers[0]
+        return answer
+
     async def watch(
         self, stream_id: str, token: str = "", kind: int = types_pb2.MEDIA_KIND_PICTURES, **media: Any
     ) -> Client:
