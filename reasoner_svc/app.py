@@ -31,6 +31,7 @@ from reasoner_svc.store.tiers.ram import RamTier
 from reasoner_svc.streams import Streams
 from reasoner_svc.view.loading import LayerLoader
 from reasoner_svc.view.memory import RecallSettings
+from tandem.core.blocks import BlockHeader
 from tandem.core.clock import Clock, monotonic_clock
 from tandem.core.process_memory import resident_bytes
 from tandem.core.transfer import LaneKind
@@ -97,7 +98,7 @@ class Reasoner:
             self.store,
             disk,
             LayerPool(config.pool_bytes, model.device),
-            on_lost=lambda entry: _post(loop, lambda: self.inbox.gone([entry.header])),
+            on_lost=lambda entry, error: _post(loop, lambda: self._lost(entry.header, error)),
         )
         self.engine = Engine(
             model,
@@ -223,6 +224,11 @@ class Reasoner:
             "device": self.config.device,
         }
         return ServiceLoad(len(self.streams), {name: str(value) for name, value in details.items()})
+
+    def _lost(self, header: BlockHeader, error: Exception) -> None:
+        self.inbox.gone([header])
+        if self.spiller is not None:
+            self.spiller.lost(header, str(error))
 
     async def _on_drain(self, grace_s: float) -> None:
         log.info("the orchestrator asks to drain within %.1f s", grace_s)

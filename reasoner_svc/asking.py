@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from reasoner_svc.view.recall import RecallReport
     from tandem.vlm.families.base import PromptLayout
 
+MAX_NAME_CHARS = 64
 _FINISH = {
     Finish.END: types_pb2.FINISH_REASON_END,
     Finish.STOP: types_pb2.FINISH_REASON_STOP,
@@ -41,6 +42,8 @@ def asked_question(
     question = request.question
     if not is_valid_id(question.question_id):
         raise BadQuestion(f"question_id {question.question_id!r} is not 1 to 64 characters of [A-Za-z0-9._-]")
+    if len(question.retrieval.strategy) > MAX_NAME_CHARS:
+        raise BadQuestion(f"no strategy has a name of {len(question.retrieval.strategy)} characters")
     if not 0 <= question.retrieval.mass <= 1:  # nor NaN
         raise BadQuestion(f"retrieval.mass is {question.retrieval.mass}; it is a share from 0 (off) to 1")
     if request.as_of_us < 0:

@@ -67,7 +67,7 @@ class Recaller:
             limits=self._limits(wish),
             span=wish.span,
             external=external,
-            deadline_s=self._clock() + wish.load_s if wish.load_s else math.inf,
+            load_s=wish.load_s or math.inf,
         )
 
     def _limits(self, wish: RetrievalWish) -> Limits:

@@ -132,7 +132,8 @@ class IndexView:
         query = query_F.to("cpu", torch.float32)
         norms = self._joined([piece.chunk.norms_LC[layer, : piece.rows] for piece in self._pieces])
         scores = self.dot(layer, query) / (norms * query.norm()).clamp_min(torch.finfo(torch.float32).tiny)
-        return finite(scores)
+        # What has an infinite key would come out as 0, before all that point away.
+        return finite(scores.masked_fill(~norms.isfinite(), torch.nan))
 
     def resemblance(self, embedding_E: Tensor) -> Tensor:
         """Cosines float32 [N] of the blocks' embeddings with one embedding; 0 where either is zero."""

@@ -94,13 +94,12 @@ class Seen:
     """float32 vector that blocks are compared by; see `descriptor_of`."""
 
 
-def descriptor_of(representatives_LF: Tensor, embedding_E: Tensor | None = None) -> Tensor:  # noqa: N803
-    """What blocks are compared by without a question: the embedding, or the middle layer's mean keys.
+def descriptor_of(representatives_LF: Tensor) -> Tensor:  # noqa: N803
+    """What blocks are compared by without a question: the middle layer's mean keys.
 
-    The first layers' keys hardly depend on what is seen, the last ones' on what comes next.
+    The first layers' keys hardly depend on what is seen, the last ones' on what comes next. Not the
+    embedding, which some blocks of a stream may lack.
     """
-    if embedding_E is not None:
-        return embedding_E.float()
     return representatives_LF[len(representatives_LF) // 2].float()
 
 

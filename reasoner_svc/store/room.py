@@ -5,12 +5,13 @@ Knows no bytes and changes nothing: it returns a plan, and the store carries it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from reasoner_svc.store.directory import Entry
 from reasoner_svc.store.policies.base import EvictionPolicy
 from reasoner_svc.store.tiers.base import Trial
+from tandem.core.blocks import BlockKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +30,25 @@ class NoRoom:
 
 
 def plan_room(
-    length: int, trial: Trial, evictable: Iterable[Entry], policy: EvictionPolicy, *, spilling: bool = False
+    length: int,
+    trial: Trial,
+    evictable: Iterable[Entry],
+    policy: EvictionPolicy,
+    *,
+    waiting: Container[BlockKey] = (),
 ) -> Room | NoRoom:
     """The fewest victims, in the policy's order, after which `length` bytes fit.
 
-    `trial` is used up. Sinks and pinned blocks never come in `evictable`. With `spilling`, blocks that are
-    not on disk yet stay: they will be in moments, and leaving now they would be lost.
+    `trial` is used up. Sinks and pinned blocks never come in `evictable`. Blocks that wait to be written to
+    disk stay: they will be there in moments, and leaving now they would be lost. What left the disk to stay
+    within its budget does not wait.
     """
     if trial.fits(length):
         return Room((), "there is room")
     victims: list[Entry] = []
     unwritten = 0
     for entry in policy.order(evictable):
-        if spilling and entry.disk is None:
+        if entry.key in waiting:
             unwritten += 1
             continue
         assert entry.ram is not None, entry
@@ -49,8 +56,8 @@ def plan_room(
         victims.append(entry)
         if trial.fits(length):
             return Room(tuple(victims), f"{policy.name}: {len(victims)} blocks leave for {length} bytes")
-    waiting = f", {unwritten} wait to be written to disk" if unwritten else ""
+    written = f", {unwritten} wait to be written to disk" if unwritten else ""
     return NoRoom(
         f"no room for {length} bytes: all but {len(victims)} blocks are sinks, "
-        f"being read or arriving{waiting}"
+        f"being read or arriving{written}"
     )

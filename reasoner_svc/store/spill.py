@@ -34,6 +34,8 @@ IDLE_S = 0.25
 EXPIRE_S = 60.0
 RETRY_S = 1.0
 """After the disk took nothing."""
+DEFER_S = 5.0
+"""From one try to the next for a stream that cannot be written while others can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Spiller:
         self._task: asyncio.Task[None] | None = None
         self._expired_s = clock()
         self._full = False
+        self._resumed_s = clock()
 
     @property
     def disk(self) -> DiskStore:
@@ -90,6 +93,10 @@ class Spiller:
     async def delete(self, stream: StreamId) -> None:
         """Remove a stream from the disk; one that is not there is no error."""
         await self._loop.run_in_executor(self._worker, self._delete, stream)
+
+    def lost(self, header: BlockHeader, reason: str) -> None:
+        """What lies on disk of a block was found damaged: it is not looked for again."""
+        self._worker.submit(self._give_up, header, reason)
 
     async def close(self) -> None:
         """Write what waits, sync, and let every stream go."""
@@ -117,8 +124,11 @@ class Spiller:
 
     def _round(self) -> bool:
         """Write one batch and sync what is due; True when more may wait."""
-        wrote = self._spill()
         now_s = self._clock()
+        if now_s - self._resumed_s > DEFER_S:
+            self._resumed_s = now_s
+            self._store.resume_spill()
+        wrote = self._spill()
         for stream, done in self._disk.sync_due(now_s).items():
             if isinstance(done, int):
                 self._post(self._on_durable, stream, done)
@@ -136,6 +146,7 @@ class Spiller:
         blocks = [ticket.blocks[0] for ticket in tickets]
         stream = blocks[0].key.stream
         slots: Sequence[DiskSlot] = ()
+        defer = False
         try:
             items = [(block, representatives(block)) for block in blocks]
             size = sum(block.header.payload_bytes for block in blocks) * 17 // 16 + 65_536
@@ -147,11 +158,14 @@ class Spiller:
         except DiskFull as error:
             slots = error.stored
             self._set_full(error)
-        except TandemError as error:
+        except Exception as error:
+            # The stream's own trouble, a closed one above all: the others go on.
+            defer = True
             if not all(ticket.entries[0].removed for ticket in tickets):
-                self._set_full(error)
+                expected = isinstance(error, TandemError)
+                log.error("stream %s cannot be written now: %s", stream, error, exc_info=not expected)
         finally:
-            self._store.complete_spill(tickets, slots)
+            self._store.complete_spill(tickets, slots, defer=defer)
         return True
 
     def _set_full(self, error: TandemError | None) -> None:
@@ -166,7 +180,11 @@ class Spiller:
     def _sync_failed(self, stream: StreamId, error: TandemError) -> None:
         log.error("stream %s could not be synced: %s", stream, error)
         if isinstance(error, SyncFailed):
-            self._post(self._on_gone, self._store.forget_disk(stream, error.forgotten))
+            # What RAM still has is written again; of the rest the disk is told, or durability stops there.
+            gone = self._store.forget_disk(stream, error.forgotten, again=True)
+            for header in gone:
+                self._disk.give_up(stream, header.key.number, header.key.number + 1, str(error), header.time)
+            self._post(self._on_gone, gone)
 
     def _report(self, left: Sequence[Left]) -> None:
         """Tell of blocks that left the disk and were nowhere else."""
@@ -210,6 +228,13 @@ class Spiller:
             self._disk.delete(stream)
         except NotFound:
             log.debug("stream %s was not on disk", stream)
+
+    def _give_up(self, header: BlockHeader, reason: str) -> None:
+        number = header.key.number
+        try:
+            self._disk.give_up(header.key.stream, number, number + 1, reason, header.time)
+        except TandemError as error:
+            log.info("block %s: %s", header.key, error)  # its stream was closed meanwhile
 
     def _finish(self) -> None:
         while self._spill() and not self._full:

@@ -26,13 +26,13 @@ from reasoner_svc.store.policies.base import EvictionPolicy
 from reasoner_svc.store.policies.lru import LeastRecentlyUsed
 from reasoner_svc.store.room import NoRoom, plan_room
 from reasoner_svc.store.tiers.base import Tier
+from reasoner_svc.store.unwritten import Unwritten
 from tandem.core.blocks import BlockHeader, BlockKey
 from tandem.core.errors import DataLost, LimitExceeded
 from tandem.core.ids import StreamId
 
 RETRY_FULL_S = 0.2
 """When everything in RAM is arriving or being read: both end within moments."""
-
 ReadDisk = Callable[[DiskSlot, BlockHeader], Tensor]
 """A whole payload from disk, verified. Raises a TandemError."""
 
@@ -48,8 +48,7 @@ class BlockStore:
         self._policy: EvictionPolicy = policy or LeastRecentlyUsed()
         self._read_disk = read_disk
         self._spilling = read_disk is not None
-        self._unwritten: dict[BlockKey, Entry] = {}
-        """Published blocks that are not on disk, in the order in which they became visible."""
+        self._unwritten = Unwritten()
         self.directory = self._directory = Directory()
         self._lock = threading.RLock()
 
@@ -112,7 +111,7 @@ class BlockStore:
             assert entry is not None, f"not held: {key}"
             self._directory.publish(entry)
             if self._read_disk is not None:
-                self._unwritten[key] = entry
+                self._unwritten.add(entry)
             return entry
 
     def adopt(self, header: BlockHeader, slot: DiskSlot) -> Entry:
@@ -123,8 +122,7 @@ class BlockStore:
     def prepare_load(self, keys: Sequence[BlockKey]) -> LoadTicket:
         """Pin published blocks for reading and open them; all or none.
 
-        Those that are only on disk are read here: the one method that waits for a disk. Raises DataLost
-        naming what is not held, or cannot be read.
+        Those that are only on disk are read here: the one method that waits. Raises DataLost naming them.
         """
         with self._lock:
             found = [self._directory.find(key) for key in keys]
@@ -146,10 +144,7 @@ class BlockStore:
         self.unpin(ticket.entries)
 
     def pin(self, stream: StreamId, numbers: Iterable[int]) -> list[Entry]:
-        """Pin those of a stream's published blocks that are held, for a question that reads some layers.
-
-        A pinned entry stays in the tiers it is in; its bytes in RAM are `ram_bytes`. `unpin` is owed.
-        """
+        """Pin those of a stream's published blocks that are held: they stay where they are. Owes `unpin`."""
         with self._lock:
             entries = []
             for number in numbers:
@@ -171,13 +166,18 @@ class BlockStore:
         assert entry.pins > 0, f"read without a pin: {entry.key}"
         return None if entry.ram is None else self._ram.buffer(entry.ram)
 
-    def lose(self, entry: Entry) -> bool:
-        """What lies on disk of a block cannot be trusted. True when it was held nowhere else: it is gone."""
+    def lose(self, entry: Entry, *, again: bool = False) -> bool:
+        """What lies on disk of a block is gone, or cannot be trusted. True when it was held nowhere else.
+
+        With `again`, what RAM still has of it is to be written anew.
+        """
         with self._lock:
             if entry.removed or entry.disk is None:
                 return False
             if entry.ram is not None:
                 self._directory.leave_disk(entry)
+                if again:
+                    self._unwritten.put_back([entry])
                 return False
             self._give_back(self._directory.remove(entry))
             return True
@@ -188,34 +188,34 @@ class BlockStore:
         One ticket a block; each is owed a `complete_spill`.
         """
         with self._lock:
-            tickets: list[LoadTicket] = []
-            for entry in list(self._unwritten.values()):
-                if entry.removed:
-                    del self._unwritten[entry.key]
-                    continue
-                if tickets and entry.key.stream != tickets[0].entries[0].key.stream:
-                    continue
+            entries = self._unwritten.take(most_bytes)
+            for entry in entries:
                 self._directory.pin(entry)
-                tickets.append(LoadTicket((entry,), (self._open(entry),)))
-                del self._unwritten[entry.key]
-                most_bytes -= entry.header.payload_bytes
-                if most_bytes <= 0:
-                    break
-            return tickets
+            return [LoadTicket((entry,), (self._open(entry),)) for entry in entries]
 
-    def complete_spill(self, tickets: Sequence[LoadTicket], slots: Sequence[DiskSlot]) -> None:
-        """The first blocks of `tickets` are on disk at these slots; the others are not and wait again."""
+    def complete_spill(
+        self, tickets: Sequence[LoadTicket], slots: Sequence[DiskSlot], *, defer: bool = False
+    ) -> None:
+        """The first blocks of `tickets` are on disk at these slots; the others are not and wait again.
+
+        With `defer` they wait until `resume_spill`, and may leave RAM meanwhile.
+        """
         with self._lock:
-            waiting = {}
+            waiting: list[Entry] = []
             for index, ticket in enumerate(tickets):
                 entry = ticket.entries[0]
                 if not entry.removed:
                     if index < len(slots):
                         entry.disk = slots[index]
                     else:
-                        waiting[entry.key] = entry
+                        waiting.append(entry)
                 self._give_back(self._directory.unpin(entry))
-            self._unwritten = waiting | self._unwritten
+            (self._unwritten.defer if defer else self._unwritten.put_back)(waiting)
+
+    def resume_spill(self) -> None:
+        """Try again to write what was deferred."""
+        with self._lock:
+            self._unwritten.resume()
 
     def set_spilling(self, spilling: bool) -> None:
         """While the disk takes nothing, blocks leave RAM for good rather than stop the video."""
@@ -227,13 +227,13 @@ class BlockStore:
         """Published blocks that are not on disk."""
         return len(self._unwritten)
 
-    def forget_disk(self, stream: StreamId, numbers: Iterable[int]) -> list[BlockHeader]:
-        """These blocks left the disk; returns those that were nowhere else and are gone."""
+    def forget_disk(self, stream: StreamId, numbers: Iterable[int], again: bool = False) -> list[BlockHeader]:
+        """These blocks left the disk, see `lose`; returns those that were nowhere else and are gone."""
         gone = []
         with self._lock:
             for number in numbers:
                 entry = self._directory.number(stream, number)
-                if entry is not None and self.lose(entry):
+                if entry is not None and self.lose(entry, again=again):
                     gone.append(entry.header)
         return gone
 
@@ -248,7 +248,7 @@ class BlockStore:
         """Forget a stream at once. Room that is being written or read comes back when that ends."""
         with self._lock:
             for entry in self._directory.stream(stream):
-                self._unwritten.pop(entry.key, None)
+                self._unwritten.discard(entry.key)
                 self._drop(entry)
 
     def check_integrity(self) -> None:
@@ -258,13 +258,16 @@ class BlockStore:
             self._ram.check_integrity()
             held = sum(slot.length for slot in self._directory.slots())
             assert held == self._ram.used_bytes, f"{held} bytes known, {self._ram.used_bytes} taken"
-            waiting = (entry for entry in self._unwritten.values() if not entry.removed)
-            assert all(entry.disk is None for entry in waiting), "on disk, and still waiting to be written"
+            self._unwritten.check_integrity()
 
     def _make_room(self, length: int) -> tuple[tuple[BlockHeader, ...], str]:
         """Let others leave RAM; returns those that are held nowhere any more."""
         plan = plan_room(
-            length, self._ram.trial(), self._directory.evictable(), self._policy, spilling=self._spilling
+            length,
+            self._ram.trial(),
+            self._directory.evictable(),
+            self._policy,
+            waiting=self._unwritten if self._spilling else (),
         )
         if isinstance(plan, NoRoom):
             raise LimitExceeded(plan.reason, retry_after_s=RETRY_FULL_S)
@@ -274,7 +277,7 @@ class BlockStore:
                 self._give_back(self._directory.demote(entry))
             else:
                 evicted.append(entry.header)
-                self._unwritten.pop(entry.key, None)
+                self._unwritten.discard(entry.key)
                 self._give_back(self._directory.remove(entry))
         return tuple(evicted), plan.reason
 

@@ -52,6 +52,8 @@ class Layer:
     from_disk: int = 0
     """Blocks that were read from disk."""
     disk_bytes: int = 0
+    read_s: float = 0.0
+    """Seconds that took."""
     skipped: int = 0
     """Blocks left out for want of time."""
     missing: list[int] = field(default_factory=list)
@@ -59,12 +61,13 @@ class Layer:
     damaged: list[tuple[Entry, Exception]] = field(default_factory=list)
 
 
+OnLost = Callable[[Entry, Exception], None]
+
+
 class LayerLoader:
     """Finds layers of blocks."""
 
-    def __init__(
-        self, store: BlockStore, disk: DiskLayers | None, pool: LayerPool, on_lost: Callable[[Entry], None]
-    ) -> None:
+    def __init__(self, store: BlockStore, disk: DiskLayers | None, pool: LayerPool, on_lost: OnLost) -> None:
         """`on_lost` is told of blocks whose bytes on disk were damaged and which were nowhere else."""
         self._store = store
         self._disk = disk
@@ -98,9 +101,9 @@ class LayerLoader:
             use(found)
         finally:
             self._store.unpin(entries)
-        for entry, _ in found.damaged:
+        for entry, error in found.damaged:
             if self._store.lose(entry):
-                self._on_lost(entry)
+                self._on_lost(entry, error)
         return found
 
     def read_ahead(self, run: int, stream: StreamId, numbers: Sequence[int], layer: int) -> None:
@@ -159,7 +162,8 @@ class LayerLoader:
         began_s = time.perf_counter()
         read = self._disk.read_layer_many(wants, layer) if wants else ()
         if wants:
-            self.rate.note(len(wants), sum(sizes[: len(wants)]), time.perf_counter() - began_s)
+            found.read_s = time.perf_counter() - began_s
+            self.rate.note(len(wants), sum(sizes[: len(wants)]), found.read_s)
         for entry, data in zip(chosen, read, strict=True):
             if isinstance(data, Exception):
                 found.damaged.append((entry, data))
@@ -174,7 +178,10 @@ class LayerLoader:
 def _decode(places: Sequence[tuple[BlockHeader, Tensor]]) -> list[tuple[Tensor, Tensor]]:
     """Keys and values [H, N, D] of one layer of each block; equal neighbours are decoded together."""
     out: list[tuple[Tensor, Tensor]] = []
-    for (layout, tokens, codec), group in groupby(places, lambda p: (p[0].layout, p[0].tokens, p[0].codec)):
+    # RAM and the device pool may lie on different devices.
+    for (layout, tokens, codec, _), group in groupby(
+        places, lambda p: (p[0].layout, p[0].tokens, p[0].codec, p[1].device)
+    ):
         data = [layer for _, layer in group]
         if codec is Codec.RAW or len(data) == 1:
             out += [decode_layer(layer, layout, tokens, codec) for layer in data]

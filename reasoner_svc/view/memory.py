@@ -5,6 +5,7 @@ Owned by the engine's thread.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +18,8 @@ from reasoner_svc.retrieve.select import Limits, Seen, Selector, descriptor_of
 from reasoner_svc.retrieve.strategies import make_selector
 from tandem.core.blocks import EMBEDDING_NUMBER_BYTES, BlockHeader, BlockKind, KVLayout
 from tandem.vlm.embedder import from_bytes
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,15 +77,20 @@ class StreamMemory:
         embedding = _embedding(header, self.settings)
         self.embedded += embedding is not None
         self.index.append(header.key.number, header.time, header.tokens, row.representatives, embedding)
-        descriptor = descriptor_of(row.representatives, embedding)
+        descriptor = descriptor_of(row.representatives)
         seen = Seen(
             number=header.key.number,
             start_us=header.time.start_us,
             tokens=header.tokens,
             descriptor=descriptor,
         )
-        for selector in self._selectors.values():
-            selector.observe(seen)
+        for name, selector in list(self._selectors.items()):
+            try:
+                selector.observe(seen)
+            except Exception:
+                # A strategy that fails costs itself alone: the stream and the other strategies go on.
+                log.exception("strategy %s lost count at block %s and is off", name, header.key)
+                del self._selectors[name]
 
     def first_at(self, time_us: int) -> int:
         """Number of the first block that starts at or after a stream time; beyond all when there is none."""

@@ -37,8 +37,8 @@ class RecallRequest:
     """The question's own tokens among those of its prompt."""
     external: Tensor | None = None
     """Embedding of the question's text."""
-    deadline_s: float = math.inf
-    """Of the engine's clock: what would be read from disk after it is left out."""
+    load_s: float = math.inf
+    """Longest time for reading from disk; what would take longer is left out."""
 
 
 @dataclass(slots=True)
@@ -101,18 +101,21 @@ class Recall:
         self._usual = usual
         self._clock = clock
         self._once: Selection | None = None
+        self._read_s = 0.0
         self._placed: tuple[tuple[BlockGeometry, ...], Tensor] | None = None
 
     def before_layer(self, layer: int, raw_queries: Tensor) -> None:
         """Choose and read this layer's blocks; `raw_queries` [heads, T, D] are those of the whole prompt."""
         if layer == 0:  # also when a pass that broke is repeated
             self.report = RecallReport(self._request.selector.name)
+            self._read_s = 0.0
         chosen = self._select(layer, raw_queries)
         ranked = chosen.numbers[chosen.scores.argsort(descending=True, stable=True)].tolist()
-        left_s = self._request.deadline_s - self._clock()
+        left_s = self._request.load_s - self._read_s
         found = self._loader.load(
             self._run, self._stream, ranked, layer, left_s, lambda found: self._write(layer, found)
         )
+        self._read_s += found.read_s
         self._note(chosen, found)
         if layer + 1 < self._model.layout.layers:
             self._loader.read_ahead(self._run, self._stream, ranked, layer + 1)

@@ -58,6 +58,8 @@ _ERROR_OF_STATUS: dict[grpc.StatusCode, type[TandemError]] = {
     grpc.StatusCode.CANCELLED: Unavailable,
 }
 
+MAX_MESSAGE = 2000
+"""Characters of an error's message: a longer one would break the limit of what comes with a call's end."""
 _CORE_GAVE_UP = "Internal error from Core"
 """What grpcio says of a call whose connection ended while it was writing: the peer died, it did not err."""
 
@@ -84,8 +86,9 @@ def error_from_proto(message: types_pb2.Error) -> TandemError:
 async def abort_with(context: grpc.aio.ServicerContext[Any, Any], error: BaseException) -> NoReturn:
     """End a call with the status of `error`; its exact code travels in the trailing metadata."""
     proto = error_to_proto(error)
+    message = proto.message if len(proto.message) <= MAX_MESSAGE else proto.message[:MAX_MESSAGE] + " [cut]"
     metadata = ((CODE_KEY, proto.code), (RETRY_KEY, str(proto.retry_after_ms)))
-    await context.abort(STATUS_OF_CODE[ErrorCode(proto.code)], proto.message, trailing_metadata=metadata)
+    await context.abort(STATUS_OF_CODE[ErrorCode(proto.code)], message, trailing_metadata=metadata)
     raise AssertionError("context.abort returned")
 
 

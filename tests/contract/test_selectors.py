@@ -70,7 +70,7 @@ class Stream:
                     number=number,
                     start_us=start_us,
                     tokens=tokens,
-                    descriptor=descriptor_of(keys, embedding),
+                    descriptor=descriptor_of(keys),
                 )
             )
         self.next_number += blocks

@@ -135,6 +135,30 @@ async def test_blocks_of_two_embedders_in_one_stream_are_told_apart(
         assert recalled(await read(call(serving, "95 degrees")), blocks) == [10, 11, 12]
 
 
+async def test_strategies_that_compare_blocks_take_both_kinds(
+    model: VisionLanguageModel, plain: list[Block]
+) -> None:
+    mine, theirs = Compass(), Compass("0d" * 16)
+    blocks = [*embedded(plain, theirs)[:10], *embedded(plain, mine)[10:]]
+    others = ("flash_vstream", "video_streaming")
+    async with serve(model, embedder=mine, **settings(plain, other_retrieval=others)) as serving:
+        await serving.open()
+        serving.publish(*blocks)
+        for strategy in others:
+            assert (await read(call(serving, strategy=strategy))).final.evidence.recalled
+
+
+async def test_a_name_too_long_for_a_strategy_is_a_short_error(
+    model: VisionLanguageModel, plain: list[Block]
+) -> None:
+    async with serve(model, **settings(plain)) as serving:
+        await serving.open()
+        serving.publish(*plain)
+        error = await error_of(call(serving, strategy="x" * 100_000))
+        assert isinstance(error, BadQuestion)
+        assert len(error.message) < 200
+
+
 @pytest.mark.parametrize("codec", [codec for codec in Codec if codec is not Codec.RAW])
 async def test_coded_blocks_are_recalled_from_ram_and_disk_as_they_are_seen_in_view(
     model: VisionLanguageModel, plain: list[Block], codec: Codec, tmp_path: Path

@@ -90,11 +90,11 @@ async def test_a_stream_that_fails_takes_no_other_along() -> None:
 
 
 async def test_uncodable_numbers_end_their_own_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    def spoiled(key: BlockKey, *arguments: Any) -> Block:
-        *before, keys, values, embedding, codec = arguments
+    def spoiled(key: BlockKey, *arguments: Any, **named: Any) -> Block:
+        *before, keys, values = arguments
         if key == BlockKey(StreamId("bad"), 2):
             keys = keys * float("nan")
-        return pack_block(key, *before, keys, values, embedding, codec)
+        return pack_block(key, *before, keys, values, **named)
 
     monkeypatch.setattr("encoder_svc.encode.pack_block", spoiled)
     loop, good, bad = make_loop(Codec.INT8), Taker("good"), Taker("bad")

@@ -91,8 +91,9 @@ def test_what_is_not_on_disk_yet_waits_for_it() -> None:
     written = directory.find(make_header(2).key)
     assert written is not None
     written.disk = DiskSlot(StreamId("cam"), 1, 64, LENGTH)
-    plan = plan_room(LENGTH, room.trial(), directory.evictable(), OldestFirst(), spilling=True)
+    waiting = {make_header(number).key for number in range(4) if number != 2}
+    plan = plan_room(LENGTH, room.trial(), directory.evictable(), OldestFirst(), waiting=waiting)
     assert victims(plan) == [2]
-    plan = plan_room(2 * LENGTH, room.trial(), directory.evictable(), OldestFirst(), spilling=True)
+    plan = plan_room(2 * LENGTH, room.trial(), directory.evictable(), OldestFirst(), waiting=waiting)
     assert isinstance(plan, NoRoom)
     assert "wait to be written" in plan.reason

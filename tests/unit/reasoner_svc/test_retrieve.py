@@ -186,3 +186,17 @@ def test_a_clip_keeps_what_covers_it() -> None:
     held[0, 2:] = False
     assert condense(clip, held, 3)[0].tolist() == [True, True, False, False, False, False]
     assert int(condense(torch.zeros(1, 6, 2), torch.ones(1, 6, dtype=torch.bool), 4).sum()) == 4
+
+
+def test_a_block_with_an_infinite_key_is_last_by_cosine_too() -> None:
+    index = MemoryIndex(layers=1, key_dim=2)
+    for number, keys in enumerate(([-1.0, 0.0], [float("inf"), 0.0], [-1.0, 1.0])):
+        index.append(number, TimeRange(number, number + 1), 1, torch.tensor([keys]))
+    scores = index.view().cosine(0, torch.tensor([1.0, 0.0]))
+    assert scores.argsort(descending=True).tolist() == [2, 0, 1]
+
+
+def test_the_first_blocks_of_a_large_model_cost_little() -> None:
+    index = MemoryIndex(layers=28, key_dim=512)
+    index.append(0, TimeRange(0, 1), 1, torch.zeros(28, 512))
+    assert index.nbytes < 5_000_000

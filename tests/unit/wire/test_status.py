@@ -63,3 +63,18 @@ def test_loopback_is_known() -> None:
     assert is_loopback("127.0.0.1:1")
     assert is_loopback("[::1]:1")
     assert not is_loopback("10.0.0.1:1")
+
+
+async def test_a_message_without_end_is_cut() -> None:
+    class Context:
+        details = ""
+
+        async def abort(self, code: Any, details: str, trailing_metadata: Any) -> None:
+            self.details = details
+            raise RuntimeError("aborted")
+
+    context: Any = Context()
+    with pytest.raises(RuntimeError, match="aborted"):
+        await abort_with(context, InvalidInput("x" * 100_000))
+    assert len(context.details) < 2100
+    assert context.details.endswith("[cut]")
