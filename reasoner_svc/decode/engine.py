@@ -18,6 +18,7 @@ import torch
 from kv_transfer.block import Block
 from reasoner_svc.decode.answering import Answering
 from reasoner_svc.decode.batch import Prepared, fail, run_batch
+from reasoner_svc.decode.held import HeldQuestion
 from reasoner_svc.decode.outbox import Outbox
 from reasoner_svc.decode.question import AskedQuestion, Phase
 from reasoner_svc.decode.recaller import Recaller
@@ -25,6 +26,7 @@ from reasoner_svc.decode.schedule import Item, ScheduleLimits, plan_tick
 from reasoner_svc.decode.stats import EngineStats, take_stats
 from reasoner_svc.view.memory import Row, StreamMemory
 from reasoner_svc.view.run import StreamRun
+from reasoner_svc.workers.group import WorkerGroup
 from tandem.core.clock import Clock
 from tandem.core.errors import Internal, NotFound, TandemError, Unavailable
 from tandem.core.ids import StreamId
@@ -71,7 +73,7 @@ class Engine:
         # Owned by the thread from here on.
         self._runs: dict[int, StreamRun] = {}
         self._broken: set[int] = set()
-        self._open: dict[int, Answering] = {}
+        self._open: dict[int, HeldQuestion] = {}
         self._turn = 0
         self._ending = False
         self.stats = EngineStats()
@@ -147,9 +149,10 @@ class Engine:
 
         self._submit(command)
 
-    def ask(self, asked: AskedQuestion, outbox: Outbox) -> Answering:
+    def ask(self, asked: AskedQuestion, outbox: Outbox) -> HeldQuestion:
         """Begin to answer, after everything that was handed over before. Event loop only."""
-        question = Answering(self._next_number, self._model, asked, outbox, self._clock, self._recaller)
+        kind = Answering if asked.workers is None else WorkerGroup
+        question = kind(self._next_number, self._model, asked, outbox, self._clock, self._recaller)
         self._next_number += 1
 
         def command() -> None:
@@ -161,7 +164,7 @@ class Engine:
         self._submit(command)
         return question
 
-    def cancel(self, question: Answering) -> None:
+    def cancel(self, question: HeldQuestion) -> None:
         """The asker left: stop before the question's next step and free what it holds. Idempotent."""
 
         def command() -> None:

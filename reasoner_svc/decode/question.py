@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 
 from reasoner_svc.decode.params import SamplingParams
 from reasoner_svc.view.compose import ViewPlan
+from reasoner_svc.workers.wish import WorkerRecord, WorkersWish
 from tandem.core.ids import QuestionId, StreamId
 from tandem.core.timeline import TimeRange
 
 if TYPE_CHECKING:
-    from reasoner_svc.view.recall import RecallReport
+    from reasoner_svc.view.recall import Recall, RecallReport
 
 
 class Phase(Enum):
@@ -102,6 +103,8 @@ class AskedQuestion:
     """Intervals of the stream that had left memory when it was asked."""
     retrieval: RetrievalWish = RetrievalWish()
     """How older blocks come into view."""
+    workers: WorkersWish | None = None
+    """Who thinks before the answer; None: nobody, the answer is written at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +122,34 @@ class AnswerRecord:
     evicted: tuple[TimeRange, ...]
     recall: RecallReport | None = None
     """What of the older video came back into view; None when nothing older was looked for."""
+    workers: tuple[WorkerRecord, ...] = ()
+    """What became of each worker."""
+
+    @classmethod
+    def of(
+        cls,
+        asked: AskedQuestion,
+        progress: Progress,
+        plan: ViewPlan,
+        recall: Recall | None,
+        *,
+        text: str,
+        finish: Finish,
+        workers: tuple[WorkerRecord, ...] = (),
+    ) -> AnswerRecord:
+        """The record of a question that ends now."""
+        return cls(
+            text=text,
+            finish=finish,
+            plan=plan,
+            prompt_tokens=len(asked.prompt_ids),
+            token_ids=tuple(progress.token_ids),
+            queue_ms=(progress.started_s - asked.arrived_s) * 1000,
+            prefill_ms=(progress.prefilled_s - progress.started_s) * 1000,
+            evicted=asked.evicted,
+            recall=recall.report if recall is not None else None,
+            workers=workers,
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -129,7 +160,7 @@ class Progress:
     prefilled: int = 0
     """Prompt tokens that went through the model."""
     token_ids: list[int] = field(default_factory=list)
-    text: list[str] = field(default_factory=list)
+    """Of the answer."""
     started_s: float = 0.0
     prefilled_s: float = 0.0
 

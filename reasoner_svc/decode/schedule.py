@@ -1,9 +1,13 @@
 """Pure. Which questions step now, and by how many tokens. Knows neither models nor threads.
 
-One *tick* gives every decoding question one token, then shares what is left of the tick's budget among the
-prompts that are still being read, a chunk each, beginning with another question every time. So a long
-prompt delays a token of anybody else by at most one tick, a short prompt overtakes a long one, and decoding
-never starves a prompt (the budget is larger than the number of questions that may run).
+One *tick* gives every decoding question one token (a question with k workers k), then shares what is left of
+the tick's budget among the prompts that are still being read, a chunk each, beginning with another question
+every time. So a long prompt delays a token of anybody else by at most one tick, a short prompt overtakes a long
+one, and decoding never starves a prompt (the budget is larger than the number of workers that may run).
+
+The workers of a question step together or not at all, so that what they write does not depend on what else is
+being answered. When they need more than a token each (a step opens with a text), they take turns with the
+prompts; what fits beside `max_running` always gets its turn.
 """
 
 from __future__ import annotations
@@ -19,7 +23,8 @@ class ScheduleLimits:
     """The budget of a tick."""
 
     max_running: int
-    """Questions that hold memory at once; the others wait in order of arrival."""
+    """Questions that hold memory at once, one with k workers counted k times; the others wait in order of
+    arrival."""
     prefill_chunk: int
     """Most prompt tokens of one question in one tick."""
     tick_tokens: int
@@ -38,7 +43,11 @@ class Waiting:
     """Names the question; grows with arrival."""
     phase: Phase
     prompt_left: int
-    """Prompt tokens that have not gone through the model."""
+    """Tokens that it has to read and may read in pieces: of its prompt, or of what opens its answer."""
+    tokens: int = 1
+    """What it steps by when there is nothing to read; all of it or nothing."""
+    places: int = 1
+    """How many of `max_running` it takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +56,7 @@ class Item:
 
     number: int
     prompt_tokens: int
-    """Prompt tokens to read; 0 to decode one token."""
+    """Tokens to read; 0 to decode one token, or one of each worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +65,28 @@ class Tick:
 
     items: tuple[Item, ...]
     turn: int
-    """The question whose prompt came first; give it to the next `plan_tick`."""
+    """The question that came first among those that take turns; give it to the next `plan_tick`."""
 
 
 def plan_tick(questions: Sequence[Waiting], turn: int, limits: ScheduleLimits) -> Tick:
     """Plan one tick. `turn` is that of the tick before, 0 at first."""
-    decoding = [q for q in questions if q.phase is Phase.DECODING]
-    reading = [q for q in questions if q.phase is Phase.PREFILL]
-    room = limits.max_running - len(decoding) - len(reading)
-    reading += [q for q in questions if q.phase is Phase.QUEUED][: max(room, 0)]
-    items = [Item(q.number, 0) for q in decoding]
-    left = limits.tick_tokens - len(items)
-    ordered = [q for q in reading if q.number > turn] + [q for q in reading if q.number <= turn]
+    decoding = [q for q in questions if q.phase is Phase.DECODING and not q.prompt_left]
+    reading = [q for q in questions if q.phase is Phase.PREFILL or (q.phase is Phase.DECODING and q.prompt_left)]
+    room = limits.max_running - sum(q.places for q in (*decoding, *reading))
+    for question in questions:
+        if question.phase is Phase.QUEUED:
+            room -= question.places
+            if room < 0:
+                break
+            reading.append(question)
+    items = [Item(q.number, 0) for q in decoding if q.tokens <= q.places]
+    left = limits.tick_tokens - sum(q.tokens for q in decoding if q.tokens <= q.places)
+    turns = sorted((*reading, *(q for q in decoding if q.tokens > q.places)), key=lambda q: q.number)
+    ordered = [q for q in turns if q.number > turn] + [q for q in turns if q.number <= turn]
     for question in ordered:
-        tokens = min(limits.prefill_chunk, question.prompt_left, left)
-        if tokens <= 0:
-            break
-        items.append(Item(question.number, tokens))
-        left -= tokens
+        steps = question.phase is Phase.DECODING and not question.prompt_left
+        tokens = question.tokens if steps else min(limits.prefill_chunk, question.prompt_left, left)
+        if 0 < tokens <= left:
+            items.append(Item(question.number, 0 if steps else tokens))
+            left -= tokens
     return Tick(tuple(items), ordered[0].number if ordered else turn)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from reasoner_svc.decode.answering import Answering
+    from reasoner_svc.decode.held import HeldQuestion
     from reasoner_svc.store.tiers.pool import LayerPool
     from reasoner_svc.view.run import StreamRun
 
@@ -28,7 +28,7 @@ class EngineStats:
 
 
 def take_stats(
-    runs: Collection[StreamRun], questions: Collection[Answering], pool: LayerPool | None
+    runs: Collection[StreamRun], questions: Collection[HeldQuestion], pool: LayerPool | None
 ) -> EngineStats:
     """Count."""
     return EngineStats(

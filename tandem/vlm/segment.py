@@ -13,12 +13,12 @@ token never change or move; growth and dropping make new buffers and leave the o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from tandem.vlm.rope import Rope
+from tandem.vlm.rope import Rope, turn
 
 MIN_CAPACITY = 16
 
@@ -104,6 +104,23 @@ class Segment:
         now.keys_LHCD[:, :, lo : lo + tokens] = self.rope.rotate(keys, positions_3N)
         now.values_LHCD[:, :, lo : lo + tokens] = values
         self.commit(tokens)
+
+    @torch.no_grad()
+    def append_from(self, other: Segment, shift: int) -> None:
+        """Append all tokens of `other`; its origin comes to stand `shift` positions (on all axes) after this one's.
+
+        The one copy of a text that moves for good: its keys are turned by the shift, values are copied. What is
+        moved again and again would drift; turn queries instead.
+        """
+        theirs = other.snapshot()
+        now = self.reserve(other.length)
+        live = slice(theirs.start - theirs.first, theirs.end - theirs.first)
+        room = slice(now.end - now.first, now.end - now.first + other.length)
+        # The keys have their share of the rotary module's scaling already.
+        tables = replace(self.rope, scaling=1.0).tables(torch.full((3, 1), shift), now.keys_LHCD.device)
+        now.keys_LHCD[:, :, room] = turn(theirs.keys_LHCD[:, :, live], *tables)
+        now.values_LHCD[:, :, room] = theirs.values_LHCD[:, :, live]
+        self.commit(other.length)
 
     @torch.no_grad()
     def reserve(self, tokens: int) -> Snapshot:
