@@ -32,7 +32,7 @@ _SETTLE_S = 0.3
 _SETTLE_FRAMES = 1.5
 """Frames' worth of silence after which an encoder that waits for nothing is taken to be done."""
 
-Event = client_pb2.AnswerDelta | client_pb2.Answer
+Event = client_pb2.AnswerDelta | client_pb2.WatchResponse.Thought | client_pb2.Answer
 Events = AsyncGenerator[Event, None]
 
 
@@ -203,6 +203,8 @@ async def _ask_once(asked: Asked, session: Session, service: Service, clock: Clo
                 asked.gaps = session.timeline.gaps_before(_as_of(asked, response.final.watermark_us))
                 yield _final(asked, response.final, clock)
                 return
+            if response.WhichOneof("event") == "thought":
+                yield _thought(asked, response.thought)
             if response.delta:
                 if asked.first_token_s is None:
                     asked.first_token_s = clock()
@@ -215,6 +217,16 @@ def _as_of(asked: Asked, watermark_us: int) -> int:
     return max(asked.asked_us or 0, watermark_us)
 
 
+def _thought(asked: Asked, thought: reasoner_pb2.AnswerResponse.Thought) -> client_pb2.WatchResponse.Thought:
+    return client_pb2.WatchResponse.Thought(
+        worker=thought.worker,
+        time_us=thought.time_us,
+        text=thought.text,
+        question_id=asked.question.question_id,
+        number=thought.number,
+    )
+
+
 def _final(asked: Asked, final: reasoner_pb2.AnswerResponse.Final, clock: Clock) -> client_pb2.Answer:
     record = _record(asked, clock)
     record.text = final.text
@@ -222,6 +234,7 @@ def _final(asked: Asked, final: reasoner_pb2.AnswerResponse.Final, clock: Clock)
     record.watermark_us = final.watermark_us
     record.evidence.CopyFrom(final.evidence)
     record.usage.CopyFrom(final.usage)
+    record.workers.extend(final.workers)
     record.timings.queue_ms = final.queue_ms
     record.timings.prefill_ms = final.prefill_ms
     evicted = [Gap(TimeRange(part.start_us, part.end_us), GapReason.EVICTED) for part in final.evicted]

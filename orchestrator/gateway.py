@@ -119,6 +119,8 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
                 async for event in events:
                     if isinstance(event, client_pb2.AnswerDelta):
                         message = client_pb2.AskResponse(answer_delta=event)
+                    elif isinstance(event, client_pb2.WatchResponse.Thought):
+                        message = client_pb2.AskResponse(thought=event)
                     else:
                         message = client_pb2.AskResponse(answer=event)
                     async with asyncio.timeout(self._slow_s):

@@ -21,6 +21,10 @@ MAX_STOPS = 8
 MAX_STOP_CHARS = 64
 MAX_ANSWER_TOKENS = 8192
 MAX_LATENCY_BUDGET_MS = 120_000
+MAX_WORKERS = 64
+"""Of any reasoner; each has its own, smaller limit."""
+MAX_THOUGHT_TOKENS = 65_536
+MAX_TEMPLATE_CHARS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +93,22 @@ def check_sampling(values: SamplingValues) -> None:
     for stop in values.stop:
         if not 1 <= len(stop) <= MAX_STOP_CHARS:
             raise BadQuestion(f"a stop text has {len(stop)} characters, expected 1 to {MAX_STOP_CHARS}")
+
+
+def check_workers(count: int, max_tokens: int, template: str, samplings: int) -> None:
+    """Raises `BadQuestion` for what no reasoner takes; which templates there are only the reasoner knows."""
+    if not 1 <= count <= MAX_WORKERS:
+        raise BadQuestion(f"workers.count is {count}: expected 1 to {MAX_WORKERS}")
+    if max_tokens * count > MAX_THOUGHT_TOKENS:
+        raise BadQuestion(
+            f"{count} workers of {max_tokens} tokens are over the limit of {MAX_THOUGHT_TOKENS} together"
+        )
+    if len(template) > MAX_TEMPLATE_CHARS:
+        raise BadQuestion(f"workers.template has {len(template)} characters, at most {MAX_TEMPLATE_CHARS}")
+    if samplings not in {0, 1, count}:
+        raise BadQuestion(
+            f"workers.sampling has {samplings} entries for {count} workers: expected one each, or one"
+        )
 
 
 def check_pts(pts_us: int, last_pts_us: int) -> None:

@@ -32,6 +32,7 @@ class Outbox:
         self._queue: deque[client_pb2.WatchResponse] = deque()
         self._bytes = 0
         self._deltas: dict[str, client_pb2.WatchResponse] = {}
+        self._thoughts: dict[tuple[str, int], client_pb2.WatchResponse] = {}
         self._progress_due = False
         self._progress_at_s = float("-inf")
         self._closed = False
@@ -75,6 +76,7 @@ class Outbox:
         if now:
             self._queue.clear()
             self._deltas.clear()
+            self._thoughts.clear()
             self._bytes = 0
         self._changed.notify()
 
@@ -97,10 +99,17 @@ class Outbox:
             await self._changed.wait(wait_s)
 
     def _join(self, message: client_pb2.WatchResponse) -> bool:
-        """Join text of an answer to what waits of it. True when nothing is left to queue."""
+        """Join text of an answer or of a worker to what waits of it. True when nothing is left to queue."""
         kind = message.WhichOneof("event")
         if kind == "answer":
             self._deltas.pop(message.answer.question_id, None)
+        if kind == "thought":
+            thought = message.thought
+            waiting = self._thoughts.setdefault((thought.question_id, thought.number), message)
+            if waiting is not message:
+                waiting.thought.text += thought.text
+                waiting.thought.time_us = thought.time_us
+            return waiting is not message
         if kind != "answer_delta":
             return False
         waiting = self._deltas.setdefault(message.answer_delta.question_id, message)
@@ -113,6 +122,8 @@ class Outbox:
         message = self._queue.popleft()
         if message.WhichOneof("event") == "answer_delta":
             self._deltas.pop(message.answer_delta.question_id, None)
+        if message.WhichOneof("event") == "thought":
+            self._thoughts.pop((message.thought.question_id, message.thought.number), None)
         self._bytes = max(self._bytes - message.ByteSize(), 0) if self._queue else 0
         return message
 

@@ -12,7 +12,7 @@ from contextlib import aclosing
 
 from orchestrator.asking import Asked, answer, ask, cancelled
 from orchestrator.cluster import Cluster
-from orchestrator.limits import SamplingValues, check_question, check_sampling
+from orchestrator.limits import SamplingValues, check_question, check_sampling, check_workers
 from orchestrator.session import Session
 from orchestrator.stream import State
 from orchestrator.waiting import stop
@@ -84,6 +84,8 @@ class Questions:
                 async for event in events:
                     if isinstance(event, client_pb2.AnswerDelta):
                         self._send(client_pb2.WatchResponse(answer_delta=event))
+                    elif isinstance(event, client_pb2.WatchResponse.Thought):
+                        self._send(client_pb2.WatchResponse(thought=event))
                     else:
                         asked.record = event
         except asyncio.CancelledError:
@@ -116,15 +118,12 @@ def admit(session: Session, question: types_pb2.Question) -> None:
     """Raises unless a question may be asked of a stream now."""
     limits = session.settings.limits
     check_question(limits, question.question_id, question.text, question.latency_budget_ms)
-    sampling = question.sampling
-    check_sampling(
-        SamplingValues(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            max_tokens=sampling.max_tokens,
-            stop=tuple(sampling.stop),
-        )
-    )
+    check_sampling(_values(question.sampling))
+    if question.HasField("workers"):
+        workers = question.workers
+        check_workers(workers.count, workers.max_tokens, workers.template, len(workers.sampling))
+        for sampling in workers.sampling:
+            check_sampling(_values(sampling))
     if session.state is State.CLOSED:
         raise WrongState(f"stream {session.stream_id} is closed")
     if session.is_empty:
@@ -134,3 +133,12 @@ def admit(session: Session, question: types_pb2.Question) -> None:
             f"{session.questions} questions of this stream are open, at most {limits.max_open_questions}",
             retry_after_s=1.0,
         )
+
+
+def _values(sampling: types_pb2.Sampling) -> SamplingValues:
+    return SamplingValues(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_tokens,
+        stop=tuple(sampling.stop),
+    )

@@ -121,6 +121,9 @@ def _config(args: argparse.Namespace) -> ReasonerConfig:
         retrieve_blocks=args.retrieve_blocks,
         pool_bytes=args.pool_bytes,
         embedder=args.embedder,
+        max_workers=args.max_workers,
+        worker_templates=args.worker_templates,
+        worker_template=args.worker_template,
         drain_s=args.drain_seconds,
         reflection=args.reflection,
     )
@@ -165,6 +168,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--retrieve-blocks", type=int, default=-1, help="older blocks in view; 0: none; -1: the model's own")
     add("--pool-bytes", type=int, default=_DEFAULTS["pool_bytes"], help="device pool (%(default)s)")
     add("--embedder", default="auto", help="as the encoders have it, for external retrieval (%(default)s)")
+    add("--max-workers", type=int, default=_DEFAULTS["max_workers"], help="workers a question (%(default)s)")
+    add("--worker-templates", default="", help="file with more prompts for workers; see docs/workers.md")
+    add("--worker-template", default=_DEFAULTS["worker_template"], help="of questions that name none")
     add("--threads", type=int, default=0, help="threads of torch; 0: its own choice")
     add("--drain-seconds", type=float, default=_DEFAULTS["drain_s"], help="grace at SIGTERM (%(default)s)")
     add("--die-with-parent", action="store_true", help="end when the process that started this one ends")

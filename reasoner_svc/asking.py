@@ -5,13 +5,17 @@ Knows the messages and the model's prompt layout; no engine, no store.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from reasoner_svc.config import ReasonerConfig
+from reasoner_svc.decode.outbox import ThoughtPiece
 from reasoner_svc.decode.params import SamplingParams
 from reasoner_svc.decode.question import AnswerRecord, AskedQuestion, Finish, RetrievalWish
 from reasoner_svc.decode.stop import check_stops
 from reasoner_svc.streams import StreamRecord
+from reasoner_svc.workers.asking import WorkerLimits, worker_to_proto, workers_wish
+from reasoner_svc.workers.templates import Template
 from tandem.core.errors import BadQuestion, WrongState
 from tandem.core.ids import QuestionId, is_valid_id
 from tandem.core.timeline import merge_ranges
@@ -37,8 +41,12 @@ def asked_question(
     prompt: PromptLayout,
     config: ReasonerConfig,
     now_s: float,
+    templates: Mapping[str, Template] | None = None,
 ) -> AskedQuestion:
-    """The question, validated. Raises BadQuestion, or WrongState when the stream shows nothing yet."""
+    """The question, validated. Raises BadQuestion, or WrongState when the stream shows nothing yet.
+
+    `templates` are the prompts that questions with workers may name.
+    """
     question = request.question
     if not is_valid_id(question.question_id):
         raise BadQuestion(f"question_id {question.question_id!r} is not 1 to 64 characters of [A-Za-z0-9._-]")
@@ -53,6 +61,18 @@ def asked_question(
         raise BadQuestion(f"the question has {len(question.text)} characters; at most {limit} are allowed")
     sampling, stops, max_tokens = _sampling(question.sampling, config)
     prompt_ids = tuple(prompt.question_tokens(question.text, max_tokens=config.max_prompt_tokens))
+    span, workers = prompt.question_span(prompt_ids), None
+    if question.HasField("workers"):
+        workers = workers_wish(
+            question.workers,
+            sampling,
+            prompt,
+            prompt_ids,
+            templates or {},
+            config.worker_template,
+            worker_limits(config),
+        )
+        prompt_ids, span = workers.prompts.prompt_ids, workers.prompts.span
     if record.watermark_us == 0 and record.blocks == 0 and not record.evicted:
         raise WrongState(f"stream {record.stream!r} has no video yet")
     return AskedQuestion(
@@ -74,8 +94,37 @@ def asked_question(
             chunk=question.retrieval.chunk,
             load_s=question.retrieval.load_budget_ms / 1000,
             text=question.text,
-            span=prompt.question_span(prompt_ids),
+            span=span,
         ),
+        workers=workers,
+    )
+
+
+def worker_limits(config: ReasonerConfig) -> WorkerLimits:
+    """What questions may ask for."""
+    return WorkerLimits(
+        max_workers=min(config.max_workers, config.max_running),
+        max_thought_tokens=config.max_thought_tokens,
+        default_tokens=config.worker_tokens,
+        default_step_tokens=config.step_tokens,
+        default_check_tokens=config.self_check_tokens,
+        max_prompt_tokens=config.max_prompt_tokens,
+        opening_tokens=config.prefill_chunk,
+    )
+
+
+def piece_to_proto(piece: str | ThoughtPiece, asked: AskedQuestion) -> reasoner_pb2.AnswerResponse:
+    """More text, of the answer or of a worker, for the wire."""
+    if isinstance(piece, str):
+        return reasoner_pb2.AnswerResponse(delta=piece)
+    assert asked.workers is not None, "a thought of nobody"
+    return reasoner_pb2.AnswerResponse(
+        thought=reasoner_pb2.AnswerResponse.Thought(
+            number=piece.worker,
+            worker=asked.workers.template.name(piece.worker),
+            time_us=piece.time_us,
+            text=piece.text,
+        )
     )
 
 
@@ -97,6 +146,7 @@ def final_to_proto(record: AnswerRecord) -> reasoner_pb2.AnswerResponse:
             prefill_ms=record.prefill_ms,
             token_ids=record.token_ids,
             evicted=ranges_to_proto(record.evicted),
+            workers=[worker_to_proto(number, worker) for number, worker in enumerate(record.workers)],
         )
     )
 

@@ -86,7 +86,22 @@ class ReasonerConfig:
     max_answer_tokens: int = 4096
     default_answer_tokens: int = 256
     prefill_chunk: int = 256
-    """Most prompt tokens of one question between two tokens of another."""
+    """Most prompt tokens of one question between two tokens of another; also most tokens that open the
+    steps of all workers of a question at once."""
+    max_workers: int = 8
+    """Most workers on one question; each counts as one of `max_running`, which bounds them too."""
+    max_thought_tokens: int = 16_384
+    """Of all workers of one question."""
+    worker_tokens: int = 512
+    """Of each worker, when a question does not say."""
+    step_tokens: int = 128
+    """A worker's step ends here at the latest, when a question does not say; 0: no bound."""
+    self_check_tokens: int = 256
+    """Of one worker between two self-checks, when a question does not say; 0: none."""
+    worker_templates: str = ""
+    """File with more prompts for workers; see `reasoner_svc/workers/templates.toml`."""
+    worker_template: str = "marks"
+    """The template of questions that name none."""
     outbox_chars: int = 65_536
     """Most characters of one answer that wait for a slow reader."""
     drain_s: float = 20.0
@@ -114,6 +129,7 @@ def _problems(config: ReasonerConfig) -> list[str]:
     at_least_one = (
         *("max_streams", "max_questions", "max_running", "max_question_chars"),
         *("max_prompt_tokens", "max_answer_tokens", "default_answer_tokens", "prefill_chunk", "outbox_chars"),
+        *("max_workers", "max_thought_tokens", "worker_tokens"),
     )
     for name in at_least_one:
         value = getattr(config, name)
@@ -134,6 +150,8 @@ def _problems(config: ReasonerConfig) -> list[str]:
         found.append("stream_disk_bytes and keep_hours cannot be negative")
     if config.default_answer_tokens > config.max_answer_tokens:
         found.append(f"default_answer_tokens is above max_answer_tokens ({config.max_answer_tokens})")
+    if config.step_tokens < 0 or config.self_check_tokens < 0:
+        found.append("step_tokens and self_check_tokens cannot be negative")
     if config.threads < 0:
         found.append(f"threads is {config.threads}")
     if config.max_pixels < 0:

@@ -8,15 +8,17 @@ from typing import Any
 
 import grpc
 
-from reasoner_svc.asking import asked_question, final_to_proto, state_to_proto
+from reasoner_svc.asking import asked_question, final_to_proto, piece_to_proto, state_to_proto
 from reasoner_svc.changes import Changes
 from reasoner_svc.config import ReasonerConfig
 from reasoner_svc.decode.engine import Engine
 from reasoner_svc.decode.outbox import Outbox
+from reasoner_svc.decode.question import AnswerRecord
 from reasoner_svc.inbox import Inbox
 from reasoner_svc.store.spill import Spiller
 from reasoner_svc.store.store import BlockStore
 from reasoner_svc.streams import StreamRecord, Streams
+from reasoner_svc.workers.templates import load_templates
 from tandem.core.clock import Clock
 from tandem.core.errors import AlreadyExists, InvalidInput, LimitExceeded, TandemError, Unavailable
 from tandem.core.ids import Epoch, StreamId, is_valid_id
@@ -63,6 +65,10 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         self._clock = clock
         self._spiller = spiller
         self._view_tokens = view_tokens
+        self._templates = load_templates(config.worker_templates)
+        if config.worker_template not in self._templates:
+            known = ", ".join(self._templates)
+            raise InvalidInput(f"worker_template {config.worker_template!r} (known: {known})")
         self._opening: dict[StreamId, asyncio.Lock] = {}
         self._asked: set[tuple[StreamId, str]] = set()
         self._idle = asyncio.Event()
@@ -169,7 +175,7 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         if refusal is not None:
             raise refusal
         record = self._streams.get(StreamId(request.stream_id))
-        asked = asked_question(request, record, self._prompt, self._config, arrived_s)
+        asked = asked_question(request, record, self._prompt, self._config, arrived_s, self._templates)
         key = (asked.stream, asked.question_id)
         if key in self._asked:
             raise AlreadyExists(f"question {asked.question_id!r} of stream {asked.stream!r} is open")
@@ -180,8 +186,8 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         self._idle.clear()
         question = self._engine.ask(asked, outbox)
         try:
-            while isinstance(out := await outbox.get(), str):
-                await context.write(reasoner_pb2.AnswerResponse(delta=out))
+            while not isinstance(out := await outbox.get(), AnswerRecord):
+                await context.write(piece_to_proto(out, asked))
             await context.write(final_to_proto(out))
         finally:
             # Whatever ended the call: the answer, an error, or the asker leaving.

@@ -1,4 +1,4 @@
-"""Tensor. One question being answered by one line of tokens: its tail, its text. Owned by the engine's thread.
+"""Tensor. One question answered by one line of tokens: its tail, its text. Owned by the engine's thread.
 
 T new tokens, V vocabulary.
 """

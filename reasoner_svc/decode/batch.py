@@ -60,7 +60,7 @@ def run_batch(model: VisionLanguageModel, batch: Sequence[Prepared]) -> None:
     if not rows:
         return
     logits = model.logits(torch.stack(rows))
-    for (question, _), part in zip(ready, logits.split([count for _, count in ready]), strict=True):
+    for (question, _), part in zip(ready, torch.split(logits, [count for _, count in ready]), strict=True):
         try:
             question.choose(part)
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Tensor. What every open question holds, whoever works on it: a lease on its stream's run, and what it recalls.
+"""Tensor. What every open question holds, whoever works on it: a lease on its stream's run, what it recalls.
 
 All of it is given back the moment the question ends, however it ends. Owned by the engine's thread. T new
 tokens, V vocabulary.
@@ -126,7 +126,9 @@ class HeldQuestion(ABC):
         assert self._lease is not None, "not begun"
         return self._run.parts(self._lease, queries)
 
-    def _next_prompt(self, tokens: int) -> tuple[tuple[int, ...], Tensor, Callable[[int, Tensor], None] | None]:
+    def _next_prompt(
+        self, tokens: int
+    ) -> tuple[tuple[int, ...], Tensor, Callable[[int, Tensor], None] | None]:
         """The next tokens of the prompt, their positions int64 [3, T], and the hook that recalls."""
         start, recall = self.progress.prefilled, self._recall
         count = len(self.asked.prompt_ids) if recall is not None else tokens

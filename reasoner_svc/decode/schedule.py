@@ -2,8 +2,8 @@
 
 One *tick* gives every decoding question one token (a question with k workers k), then shares what is left of
 the tick's budget among the prompts that are still being read, a chunk each, beginning with another question
-every time. So a long prompt delays a token of anybody else by at most one tick, a short prompt overtakes a long
-one, and decoding never starves a prompt (the budget is larger than the number of workers that may run).
+every time. So a long prompt delays a token of anybody else by at most one tick, a short prompt overtakes a
+long one, and decoding never starves a prompt (the budget is larger than the number of workers that may run).
 
 The workers of a question step together or not at all, so that what they write does not depend on what else is
 being answered. When they need more than a token each (a step opens with a text), they take turns with the
@@ -71,7 +71,9 @@ class Tick:
 def plan_tick(questions: Sequence[Waiting], turn: int, limits: ScheduleLimits) -> Tick:
     """Plan one tick. `turn` is that of the tick before, 0 at first."""
     decoding = [q for q in questions if q.phase is Phase.DECODING and not q.prompt_left]
-    reading = [q for q in questions if q.phase is Phase.PREFILL or (q.phase is Phase.DECODING and q.prompt_left)]
+    reading = [
+        q for q in questions if q.phase is Phase.PREFILL or (q.phase is Phase.DECODING and q.prompt_left)
+    ]
     room = limits.max_running - sum(q.places for q in (*decoding, *reading))
     for question in questions:
         if question.phase is Phase.QUEUED:

@@ -81,7 +81,9 @@ class WorkerGroup(HeldQuestion):
         phase = self.progress.phase
         if self.stage is Stage.ANSWERING:
             return Waiting(self.number, phase, len(self._opening))
-        left = len(self.asked.prompt_ids) - self.progress.prefilled + sum(len(ids) for _, ids in self._to_read)
+        left = (
+            len(self.asked.prompt_ids) - self.progress.prefilled + sum(len(ids) for _, ids in self._to_read)
+        )
         tokens = sum(len(feed.ids) for feed in self._feeds())
         return Waiting(self.number, phase, left, tokens, self._wish.count)
 
@@ -148,9 +150,7 @@ class WorkerGroup(HeldQuestion):
             self._begin_answer()
 
     def _open(self) -> None:
-        self._space = Workspace(
-            self._model, self._wish.layout, self._wish.count, len(self.asked.prompt_ids)
-        )
+        self._space = Workspace(self._model, self._wish.layout, self._wish.count, len(self.asked.prompt_ids))
 
     def _free(self) -> None:
         self._space = None

@@ -1,14 +1,14 @@
-"""Pure. What each worker sees and where it stands, from integers alone (Hogwild!, arXiv 2504.06261, section 3).
+"""Pure. What each worker sees and where it stands, from integers alone (arXiv 2504.06261, section 3).
 
-A listing is an order of segments; each stands where the one before it ends, the first at `start`, right behind
-the prompt. Nothing else distinguishes the layouts, and nothing is copied per reader::
+A listing is an order of segments; each stands where the one before it ends, the first at `start`, right
+behind the prompt. Nothing else distinguishes the layouts, and nothing is copied per reader::
 
     contiguous    prompt | work of the others | own header | own work
     interleaved   prompt | history of finished steps       | own step
     combined      prompt | history | others' header | steps of the others | own header | own step
 
-In *interleaved* a step is private until it is finished. Text only: a segment spans as many positions as it has
-tokens, on all axes alike.
+In *interleaved* a step is private until it is finished. Text only: a segment spans as many positions as it
+has tokens, on all axes alike.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def listing(
 ) -> tuple[Placed, ...]:
     """What a worker sees behind the prompt, in order; its own text is last. Empty segments are left out.
 
-    `closes`: the reader's new token is the last of a step that closes in this pass; what it writes after it is
-    not seen. `answers`: everybody's work is over; nothing of it is announced by a header any more.
+    `closes`: the reader's new token is the last of a step that closes in this pass; what it writes after it
+    is not seen. `answers`: everybody's work is over; nothing of it is announced by a header any more.
     """
     rows: list[tuple[Kind, int, int]] = []
     if layout.has_history:

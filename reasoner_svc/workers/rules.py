@@ -5,7 +5,8 @@ State machines over numbers and short texts; no tensors, no tokenizer. One line 
     working ──▶ (step ends, next one opens, perhaps with the self-check) ──▶ working
        └──▶ END (it ended its turn)   LENGTH (its tokens are used)   OTHERS (the question's work is over)
 
-A step ends on a token with a blank line after a sentence end (arXiv 2504.06261, section 4), or when it is long.
+A step ends on a token with a blank line after a sentence end (arXiv 2504.06261, section 4), or when it is
+long.
 """
 
 from __future__ import annotations
@@ -87,9 +88,7 @@ def after_token(line: Line, rules: Rules, *, ends_turn: bool, ends_step: bool) -
     assert line.finish is None, line
     if ends_turn:
         return Turn(replace(line, finish=WorkerFinish.END), keeps=False, closes=True)
-    line = replace(
-        line, tokens=line.tokens + 1, in_step=line.in_step + 1, since_check=line.since_check + 1
-    )
+    line = replace(line, tokens=line.tokens + 1, in_step=line.in_step + 1, since_check=line.since_check + 1)
     if line.tokens >= rules.max_tokens:
         return Turn(replace(line, finish=WorkerFinish.LENGTH), closes=True)
     if not ends_step and not 0 < rules.step_tokens <= line.in_step:

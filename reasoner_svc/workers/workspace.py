@@ -1,7 +1,7 @@
 """Tensor. The segments of one question's workers, and the steps that read and write them.
 
-Every text exists once: each worker's view lists the same segments at its own bases (`layouts.listing`). A step
-that is finished is copied once, to the end of the history. Owned by the engine's thread. N new tokens.
+Every text exists once: each worker's view lists the same segments at its own bases (`layouts.listing`). A
+step that is finished is copied once, to the end of the history. Owned by the engine's thread. N new tokens.
 """
 
 from __future__ import annotations
@@ -96,9 +96,7 @@ class Workspace:
         lengths = self._lengths(feeds)
         result = []
         for feed in feeds:
-            places = listing(
-                self._layout, feed.worker, lengths, start, closes=feed.closes, answers=answers
-            )
+            places = listing(self._layout, feed.worker, lengths, start, closes=feed.closes, answers=answers)
             own, new = places[-1], len(feed.ids)
             parts = [*stream(new), Part(segment=self.prompt)]
             parts += [self._part(place) for place in places[:-1]]

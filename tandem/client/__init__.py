@@ -37,6 +37,7 @@ from tandem.client.types import (
     Timings,
     Usage,
 )
+from tandem.client.workers import WorkerFinish, WorkerLayout, Workers, WorkerUsage
 
 __all__ = [
     "DEFAULT_ADDRESS",
@@ -70,5 +71,9 @@ __all__ = [
     "Thought",
     "Timings",
     "Usage",
+    "WorkerFinish",
+    "WorkerLayout",
+    "WorkerUsage",
+    "Workers",
     "connect",
 ]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator
 from types import TracebackType
+from typing import Unpack
 
 import grpc
 
 from tandem.client import convert
 from tandem.client.failures import CALL_ERRORS, typed_error
 from tandem.client.overview import Status, StreamSummary
-from tandem.client.questions import check_question
+from tandem.client.questions import WishOptions, check_question
 from tandem.client.settings import ClientSettings
 from tandem.client.sources.base import Source
 from tandem.client.stream import Stream
@@ -21,8 +22,7 @@ from tandem.client.types import (
     Limits,
     MediaKind,
     MediaOptions,
-    Retrieval,
-    Sampling,
+    Thought,
 )
 from tandem.core.clock import monotonic_clock
 from tandem.core.errors import Internal, Unavailable
@@ -92,34 +92,24 @@ class Client:
         stream_id: str,
         text: str,
         *,
-        sampling: Sampling | None = None,
-        at_once: bool = False,
-        latency_budget_s: float = 0.0,
-        retrieval: Retrieval | None = None,
         timeout_s: float | None = None,
+        **options: Unpack[WishOptions],
     ) -> Answer:
         """Ask about a stream that somebody feeds or fed; returns the final record.
 
         The options are those of `Stream.pose`.
         """
-        request = _ask_request(stream_id, text, sampling, at_once, latency_budget_s, retrieval)
+        request = _ask_request(stream_id, text, options)
         async for item in self._asked(request, timeout_s):
             if isinstance(item, Answer):
                 return item
         raise Internal(f"{self.address} ended the answer to {text!r} without its final record")
 
     async def ask_stream(
-        self,
-        stream_id: str,
-        text: str,
-        *,
-        sampling: Sampling | None = None,
-        at_once: bool = False,
-        latency_budget_s: float = 0.0,
-        retrieval: Retrieval | None = None,
-    ) -> AsyncIterator[str | Answer]:
-        """Ask, and get the text as it comes and the final record last."""
-        request = _ask_request(stream_id, text, sampling, at_once, latency_budget_s, retrieval)
+        self, stream_id: str, text: str, **options: Unpack[WishOptions]
+    ) -> AsyncIterator[str | Thought | Answer]:
+        """Ask, and get the workers' thoughts, the text as it comes, and the final record last."""
+        request = _ask_request(stream_id, text, options)
         async for item in self._asked(request, None):
             yield item
 
@@ -141,12 +131,14 @@ class Client:
 
     async def _asked(
         self, request: client_pb2.AskRequest, timeout_s: float | None
-    ) -> AsyncIterator[str | Answer]:
+    ) -> AsyncIterator[str | Thought | Answer]:
         call = self._ready_stub().Ask(request, timeout=timeout_s)
         try:
             async for response in call:
                 if response.WhichOneof("event") == "answer_delta":
                     yield response.answer_delta.text
+                elif response.WhichOneof("event") == "thought":
+                    yield convert.thought_from_proto(response.thought)
                 elif response.WhichOneof("event") == "answer":
                     yield _checked(convert.answer_from_proto(response.answer))
         except CALL_ERRORS as error:
@@ -161,23 +153,9 @@ class Client:
         return self._stub
 
 
-def _ask_request(
-    stream_id: str,
-    text: str,
-    sampling: Sampling | None,
-    at_once: bool,
-    latency_budget_s: float,
-    retrieval: Retrieval | None,
-) -> client_pb2.AskRequest:
-    check_question(text, None, Limits(), retrieval)
-    question = convert.question_to_proto(
-        question_id=f"ask-{uuid.uuid4().hex[:12]}",
-        text=text,
-        sampling=sampling,
-        at_once=at_once,
-        latency_budget_s=latency_budget_s,
-        retrieval=retrieval,
-    )
+def _ask_request(stream_id: str, text: str, options: WishOptions) -> client_pb2.AskRequest:
+    check_question(text, None, Limits(), options.get("retrieval"), options.get("workers"))
+    question = convert.question_to_proto(question_id=f"ask-{uuid.uuid4().hex[:12]}", text=text, **options)
     return client_pb2.AskRequest(stream_id=stream_id, question=question)
 
 

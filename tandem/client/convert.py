@@ -26,6 +26,7 @@ from tandem.client.types import (
     Timings,
     Usage,
 )
+from tandem.client.workers import WorkerFinish, WorkerLayout, Workers, WorkerUsage
 from tandem.core.timeline import Gap
 from tandem.wire.convert import gap_from_proto, range_from_proto
 from tandem.wire.gen.tandem.v1 import client_pb2, types_pb2
@@ -50,6 +51,16 @@ _FINISH_FROM_PROTO = {
     types_pb2.FINISH_REASON_CANCELLED: FinishReason.CANCELLED,
     types_pb2.FINISH_REASON_ERROR: FinishReason.ERROR,
 }
+_LAYOUT_TO_PROTO = {
+    WorkerLayout.CONTIGUOUS: types_pb2.WORKER_LAYOUT_CONTIGUOUS,
+    WorkerLayout.INTERLEAVED: types_pb2.WORKER_LAYOUT_INTERLEAVED,
+    WorkerLayout.COMBINED: types_pb2.WORKER_LAYOUT_COMBINED,
+}
+_WORKER_FINISH_FROM_PROTO = {
+    types_pb2.WORKER_FINISH_END: WorkerFinish.END,
+    types_pb2.WORKER_FINISH_LENGTH: WorkerFinish.LENGTH,
+    types_pb2.WORKER_FINISH_OTHERS: WorkerFinish.OTHERS,
+}
 
 
 def media_to_proto(media: MediaOptions) -> types_pb2.MediaOptions:
@@ -67,6 +78,7 @@ def question_to_proto(
     at_once: bool = False,
     latency_budget_s: float = 0.0,
     retrieval: Retrieval | None = None,
+    workers: Workers | None = None,
 ) -> types_pb2.Question:
     """A question for the wire."""
     return types_pb2.Question(
@@ -76,6 +88,21 @@ def question_to_proto(
         answer_from_published=at_once,
         latency_budget_ms=round(latency_budget_s * 1000),
         retrieval=retrieval_to_proto(retrieval) if retrieval else None,
+        workers=workers_to_proto(workers) if workers else None,
+    )
+
+
+def workers_to_proto(workers: Workers) -> types_pb2.Workers:
+    """Parallel workers, for the wire."""
+    return types_pb2.Workers(
+        count=workers.count,
+        layout=_LAYOUT_TO_PROTO[workers.layout],
+        max_tokens=workers.max_tokens,
+        sampling=[sampling_to_proto(item) for item in workers.sampling],
+        self_check_tokens=workers.self_check_tokens,
+        step_tokens=workers.step_tokens,
+        over=types_pb2.WORKERS_OVER_ALL if workers.wait_for_all else types_pb2.WORKERS_OVER_FIRST,
+        template=workers.template,
     )
 
 
@@ -147,8 +174,14 @@ def progress_from_proto(message: client_pb2.WatchResponse.Progress) -> Progress:
 
 
 def thought_from_proto(message: client_pb2.WatchResponse.Thought) -> Thought:
-    """A watcher's thought."""
-    return Thought(worker=message.worker, time_us=message.time_us, text=message.text)
+    """A worker's thought."""
+    return Thought(
+        worker=message.worker,
+        time_us=message.time_us,
+        text=message.text,
+        question_id=message.question_id,
+        number=message.number,
+    )
 
 
 def refusal_from_proto(message: client_pb2.WatchResponse.Refusal) -> Refusal:
@@ -182,6 +215,7 @@ def answer_from_proto(message: client_pb2.Answer) -> Answer:
             prompt_tokens=message.usage.prompt_tokens,
             answer_tokens=message.usage.answer_tokens,
         ),
+        workers=tuple(_worker(item) for item in message.workers),
         timings=Timings(
             wait_frames_ms=message.timings.wait_frames_ms,
             queue_ms=message.timings.queue_ms,
@@ -248,6 +282,17 @@ def _recall(message: types_pb2.Evidence) -> Recall:
         lost=message.lost,
         disk_bytes=message.disk_bytes,
         loaded_bytes=message.loaded_bytes,
+    )
+
+
+def _worker(message: types_pb2.WorkerUsage) -> WorkerUsage:
+    return WorkerUsage(
+        number=message.number,
+        name=message.name,
+        tokens=message.tokens,
+        steps=message.steps,
+        self_checks=message.self_checks,
+        finish=_WORKER_FINISH_FROM_PROTO.get(message.finish, WorkerFinish.OTHERS),
     )
 
 

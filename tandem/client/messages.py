@@ -34,6 +34,7 @@ def entry_message(entry: Entry) -> client_pb2.WatchRequest:
                     at_once=entry.at_once,
                     latency_budget_s=entry.latency_budget_s,
                     retrieval=entry.retrieval,
+                    workers=entry.workers,
                 )
             )
         case Cancel():

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from tandem.client.types import PictureFormat, Retrieval, Sampling
+from tandem.client.workers import Workers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,7 @@ class Ask:
     at_once: bool = False
     latency_budget_s: float = 0.0
     retrieval: Retrieval | None = None
+    workers: Workers | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from tandem.client.types import (
     Retrieval,
     Sampling,
 )
+from tandem.client.workers import Workers
 from tandem.core.errors import AlreadyExists, BadQuestion, Internal, TandemError
 from tandem.core.ids import is_valid_id
 
@@ -25,22 +26,36 @@ _TOO_LONG_S = (1 << 32) / 1000
 """What a message cannot hold."""
 
 
-class AskOptions(TypedDict, total=False):
+class WishOptions(TypedDict, total=False):
+    """How a question is to be answered."""
+
+    sampling: Sampling | None
+    at_once: bool
+    """Rest on what is published, without waiting for what was just pushed."""
+    latency_budget_s: float
+    """Longest wait for it; 0: the server's own."""
+    retrieval: Retrieval | None
+    """How older video comes back into view."""
+    workers: Workers | None
+    """Who thinks first; None: the answer is written at once."""
+
+
+class AskOptions(WishOptions, total=False):
     """How a question is asked; see `Stream.pose`."""
 
     question_id: str | None
-    sampling: Sampling | None
-    at_once: bool
-    latency_budget_s: float
-    retrieval: Retrieval | None
 
 
 def check_question(
-    text: str, question_id: str | None, limits: Limits, retrieval: Retrieval | None = None
+    text: str,
+    question_id: str | None,
+    limits: Limits,
+    retrieval: Retrieval | None = None,
+    workers: Workers | None = None,
 ) -> None:
     """Raise `BadQuestion` for what the server would refuse anyway, or could not be told.
 
-    Which strategies there are only the server knows: it answers a wrong name with those it has.
+    Which strategies and templates there are only the server knows: it answers a wrong name with those it has.
     """
     if not text.strip():
         raise BadQuestion("the question is empty")
@@ -50,6 +65,8 @@ def check_question(
         )
     if question_id is not None and not is_valid_id(question_id):
         raise BadQuestion(f"not a question id: {question_id!r} (1 to 64 of A-Z a-z 0-9 . _ -)")
+    if workers is not None:
+        _check_workers(workers)
     if retrieval is not None:
         for name in ("blocks", "tokens", "chunk"):
             if not 0 <= (number := getattr(retrieval, name)) < _TOO_MANY:
@@ -60,6 +77,19 @@ def check_question(
             raise BadQuestion(
                 f"Retrieval.load_budget_s is {retrieval.load_budget_s}; give seconds, or 0 for no limit"
             )
+
+
+def _check_workers(workers: Workers) -> None:
+    if not 1 <= workers.count < _TOO_MANY:
+        raise BadQuestion(f"Workers.count is {workers.count}; give 1 or more")
+    for name in ("max_tokens", "self_check_tokens", "step_tokens"):
+        if not 0 <= (number := getattr(workers, name) or 0) < _TOO_MANY:
+            raise BadQuestion(f"Workers.{name} is {number}; give 0 or more")
+    if len(workers.sampling) not in {0, 1, workers.count}:
+        raise BadQuestion(
+            f"Workers.sampling has {len(workers.sampling)} entries for {workers.count} workers; "
+            "give one each, or one for all"
+        )
 
 
 def unseen_part(delivered: str, repeated: str, piece: str) -> str:

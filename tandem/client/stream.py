@@ -10,7 +10,7 @@ from typing import Any, Unpack
 from tandem.client.events import EventHub, EventReader
 from tandem.client.messages import MESSAGE_OVERHEAD_BYTES
 from tandem.client.outbox import Ask, Cancel, End
-from tandem.client.questions import AskOptions, OpenQuestion, QuestionBook, check_question
+from tandem.client.questions import AskOptions, OpenQuestion, QuestionBook, WishOptions, check_question
 from tandem.client.session import Session
 from tandem.client.settings import ClientSettings
 from tandem.client.types import (
@@ -22,8 +22,6 @@ from tandem.client.types import (
     Opened,
     PictureFormat,
     Progress,
-    Retrieval,
-    Sampling,
 )
 from tandem.core.clock import Clock
 from tandem.core.errors import (
@@ -130,7 +128,7 @@ class Stream:
         return self._session.unacknowledged_bytes
 
     def events(self) -> EventReader:
-        """What happens from now on: progress, gaps, answers, refusals, reconnects; no thoughts yet."""
+        """What happens from now on: progress, gaps, thoughts, answers, refusals, reconnects."""
         return self._hub.reader()
 
     async def push_picture(
@@ -171,33 +169,18 @@ class Stream:
         return self.position
 
     def pose(
-        self,
-        text: str,
-        *,
-        question_id: str | None = None,
-        sampling: Sampling | None = None,
-        at_once: bool = False,
-        latency_budget_s: float = 0.0,
-        retrieval: Retrieval | None = None,
+        self, text: str, *, question_id: str | None = None, **options: Unpack[WishOptions]
     ) -> OpenQuestion:
         """Ask about everything pushed so far and do not wait: `answer` and `pieces()` are on the result.
 
         With `at_once` the answer rests on what is published, without waiting for what was just pushed;
-        `retrieval` says how older video comes back into view.
+        `retrieval` says how older video comes back; `workers` think first (`events` has their thoughts).
         """
         self._check_live()
-        check_question(text, question_id, self.limits, retrieval)
+        wishes = options.get("retrieval"), options.get("workers")
+        check_question(text, question_id, self.limits, *wishes)
         question = self._questions.open(question_id)
-        self._session.submit(
-            Ask(
-                question_id=question.question_id,
-                text=text,
-                sampling=sampling,
-                at_once=at_once,
-                latency_budget_s=latency_budget_s,
-                retrieval=retrieval,
-            )
-        )
+        self._session.submit(Ask(question_id=question.question_id, text=text, **options))
         return question
 
     async def ask(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from tandem.client.workers import WorkerUsage
 from tandem.core.errors import TandemError
 from tandem.core.timeline import Gap, TimeRange
 
@@ -155,12 +156,15 @@ class GapNoticed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thought:
-    """More text of a worker that watches. Not sent yet."""
+    """More text of a worker on a question. After the loss of a server they may begin again."""
 
     worker: str
     time_us: int
     """Stream time that had been watched when it was made."""
     text: str
+    question_id: str = ""
+    number: int = 0
+    """Of the worker on its question, from 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,6 +244,8 @@ class Answer:
     gaps: tuple[Gap, ...] = ()
     """Gaps before the watermark: what the answer could not know."""
     usage: Usage = Usage()
+    workers: tuple[WorkerUsage, ...] = ()
+    """What became of each worker; empty when there were none."""
     timings: Timings = Timings()
     error: TandemError | None = None
 

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from tandem.commands.base import Command, Exit, add_address, add_json, positive
-from tandem.commands.question import add_question_options, retrieval_of
+from tandem.commands.question import add_question_options, retrieval_of, workers_of
 
 if TYPE_CHECKING:
     from tandem.client import Answer, Sampling
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 _EXAMPLE = """\
 tandem ask door 'Who came in last?'
 tandem ask door 'What is shown now?' --now --json
-tandem ask door 'What was on the table this morning?' --retrieval uniform --blocks 32"""
+tandem ask door 'What was on the table this morning?' --retrieval uniform --blocks 32
+tandem ask door 'Who came first, and what did they carry?' --workers 4 --layout combined"""
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,8 +40,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 async def _ask(arguments: argparse.Namespace) -> int:
-    from tandem.client import Answer, connect
+    from tandem.client import Answer, Thought, connect
+    from tandem.commands.thinking import ThoughtLines
 
+    thoughts = ThoughtLines()
     async with connect(arguments.address) as t:
         pieces = t.ask_stream(
             arguments.stream,
@@ -49,8 +52,13 @@ async def _ask(arguments: argparse.Namespace) -> int:
             at_once=arguments.now,
             latency_budget_s=arguments.latency_budget,
             retrieval=retrieval_of(arguments),
+            workers=workers_of(arguments),
         )
         async for piece in pieces:
+            if isinstance(piece, Thought):
+                _print_thoughts(thoughts.add(piece), as_json=arguments.json)
+                continue
+            _print_thoughts(thoughts.rest(), as_json=arguments.json)
             if isinstance(piece, Answer):
                 _print_record(piece, as_json=arguments.json)
             elif not arguments.json:
@@ -64,14 +72,22 @@ def _sampling(arguments: argparse.Namespace) -> Sampling:
     return Sampling(temperature=arguments.temperature, seed=arguments.seed, max_tokens=arguments.max_tokens)
 
 
+def _print_thoughts(lines: list[tuple[str, str]], *, as_json: bool) -> None:
+    """Apart from the answer, which alone is on standard output."""
+    for worker, text in () if as_json else lines:
+        print(f"[worker {worker}] {text}", file=sys.stderr, flush=True)
+
+
 def _print_record(answer: Answer, *, as_json: bool) -> None:
-    from tandem.commands.words import answer_words, gap_words, plain
+    from tandem.commands.words import answer_words, gap_words, plain, workers_words
 
     if as_json:
         print(json.dumps(plain(answer), ensure_ascii=False))
         return
     print()
     print(f"[{answer_words(answer)}]", file=sys.stderr)
+    if answer.workers:
+        print(f"[{workers_words(answer)}]", file=sys.stderr)
     for gap in answer.gaps:
         print(f"[{gap_words(gap)}]", file=sys.stderr)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tandem.commands.base import positive
 
 if TYPE_CHECKING:
-    from tandem.client import Retrieval
+    from tandem.client import Retrieval, Workers
 
 
 def add_question_options(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +55,60 @@ def add_question_options(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="longest wait for the frames before the question (default: the server's)",
     )
+    add_worker_options(parser)
+
+
+def add_worker_options(parser: argparse.ArgumentParser) -> None:
+    """Who thinks before the answer."""
+    group = parser.add_argument_group("parallel workers (docs/workers.md)")
+    group.add_argument(
+        "--workers",
+        type=count,
+        default=0,
+        metavar="K",
+        help="so many think before the answer (default: nobody)",
+    )
+    group.add_argument(
+        "--layout",
+        default="combined",
+        choices=("contiguous", "interleaved", "combined"),
+        help="how they see each other's text (default: %(default)s)",
+    )
+    group.add_argument(
+        "--think-tokens",
+        type=count,
+        default=0,
+        metavar="N",
+        help="most of each worker (default: the server's)",
+    )
+    group.add_argument(
+        "--self-check",
+        type=whole,
+        metavar="N",
+        help="tokens of a worker between two self-checks, 0 for none (default: the server's)",
+    )
+    group.add_argument(
+        "--template", default="", metavar="NAME", help="the workers' prompts (default: the server's)"
+    )
+    group.add_argument(
+        "--wait-for-all", action="store_true", help="answer when all workers are done, not when the first is"
+    )
+
+
+def workers_of(arguments: argparse.Namespace) -> Workers | None:
+    """The wish for workers; None without any."""
+    from tandem.client import WorkerLayout, Workers
+
+    if not arguments.workers:
+        return None
+    return Workers(
+        count=arguments.workers,
+        layout=WorkerLayout(arguments.layout),
+        max_tokens=arguments.think_tokens,
+        self_check_tokens=arguments.self_check,
+        wait_for_all=arguments.wait_for_all,
+        template=arguments.template,
+    )
 
 
 def retrieval_of(arguments: argparse.Namespace) -> Retrieval | None:
@@ -80,6 +134,13 @@ def share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, not {text!r}")
     return value
+
+
+def whole(text: str) -> int:
+    """Argument type: a whole number, zero included."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number, not {text!r}")
+    return int(text)
 
 
 def count(text: str) -> int:

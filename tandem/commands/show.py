@@ -16,6 +16,7 @@ from tandem.client.types import (
     Refusal,
     Thought,
 )
+from tandem.commands.thinking import ThoughtLines
 from tandem.commands.words import answer_words, durable_words, event_json, gap_words, plain
 from tandem.core.clock import Clock, monotonic_clock
 from tandem.core.errors import TandemError
@@ -88,6 +89,7 @@ class PlainView:
         self._last_progress_s = float("-inf")
         self._questions: dict[str, str] = {}
         self._lost = ""  # what was said last of a loss that is not over
+        self._thoughts = ThoughtLines()
 
     def start(self, source: str) -> None:
         """The source."""
@@ -111,8 +113,9 @@ class PlainView:
             case GapNoticed():
                 self._say(f"gap       {gap_words(event.gap)}")
             case Thought():
-                self._say(f"thought   {event.worker}: {event.text}")
+                self._think(self._thoughts.add(event))
             case Answer() if event.error is None:
+                self._think(self._thoughts.rest(event.question_id))
                 question = self._questions.get(event.question_id, event.question_id)
                 self._say(f"answer    {question} -> {event.text}  [{answer_words(event)}]")
             case Refusal() if not event.question_id:
@@ -133,7 +136,12 @@ class PlainView:
 
     def finish(self) -> None:
         """The last news."""
+        self._think(self._thoughts.rest())
         self._say("end")
+
+    def _think(self, lines: list[tuple[str, str]]) -> None:
+        for worker, text in lines:
+            self._say(f"thought   {worker}: {text}")
 
     def _progress(self, progress: Progress) -> None:
         self._watermark_us = progress.watermark_us

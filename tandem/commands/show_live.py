@@ -21,6 +21,7 @@ from tandem.client.types import (
     Refusal,
     Thought,
 )
+from tandem.commands.thinking import ThoughtLines
 from tandem.commands.words import durable_words, evidence_words, gap_words, recall_words
 from tandem.core.errors import TandemError
 from tandem.core.timeline import format_time
@@ -53,6 +54,7 @@ class LiveView:
         self._state = "opening"
         self._rows: dict[str, _Row] = {}
         self._thoughts: deque[str] = deque(maxlen=KEPT_THOUGHTS)
+        self._lines = ThoughtLines()
         self._notices: deque[Text] = deque(maxlen=KEPT_NOTICES)
         # Last: it asks for the picture at once.
         self._live = Live(
@@ -83,6 +85,7 @@ class LiveView:
                 self._rows[event.question_id].answer += event.text
             case Answer() if event.error is None and event.question_id in self._rows:
                 self._answer(self._rows[event.question_id], event)
+                self._lines.rest(event.question_id)
             case Refusal() if not event.question_id:
                 self._notice(event.error.message, "yellow")
             case ConnectionLost():
@@ -105,7 +108,8 @@ class LiveView:
         self._live.stop()
 
     def _think(self, thought: Thought) -> None:
-        self._thoughts.append(f"{format_time(thought.time_us)} {thought.worker}: {thought.text.strip()}")
+        for worker, text in self._lines.add(thought):
+            self._thoughts.append(f"{format_time(thought.time_us)} {worker}: {text}")
 
     def _notice(self, text: str, style: str) -> None:
         self._notices.append(Text(text, style=style))
@@ -121,8 +125,9 @@ class LiveView:
         parts: list[RenderableType] = [self._heading(), self._watched()]
         if self._rows:
             parts.append(self._questions())
-        if self._thoughts:
-            parts.append(Text("\n".join(self._thoughts), style="dim"))
+        now = [f"{worker}: {text}" for worker, text in self._lines.unfinished()]
+        if self._thoughts or now:
+            parts.append(Text("\n".join([*self._thoughts, *now]), style="dim"))
         return Group(*parts, *self._notices)
 
     def _heading(self) -> Text:

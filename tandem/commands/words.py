@@ -49,6 +49,15 @@ def answer_words(answer: Answer) -> str:
     return "; ".join(part for part in parts if part)
 
 
+def workers_words(answer: Answer) -> str:
+    """How much each worker thought, and why it stopped; empty without workers."""
+    why = {"end": "ended its turn", "length": "used up its tokens", "others": "stopped for another's end"}
+    return "; ".join(
+        f"worker {worker.name}: {worker.tokens} tokens in {worker.steps} steps, {why[worker.finish.value]}"
+        for worker in answer.workers
+    )
+
+
 def durable_words(progress: Progress) -> str:
     """Up to when the video is on disk; empty where it is not kept there."""
     return f"on disk {format_time(progress.durable_watermark_us)}" if progress.durable_watermark_us else ""

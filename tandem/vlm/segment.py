@@ -107,10 +107,10 @@ class Segment:
 
     @torch.no_grad()
     def append_from(self, other: Segment, shift: int) -> None:
-        """Append all tokens of `other`; its origin comes to stand `shift` positions (on all axes) after this one's.
+        """Append all tokens of `other`; its origin comes to stand `shift` positions after this one's.
 
-        The one copy of a text that moves for good: its keys are turned by the shift, values are copied. What is
-        moved again and again would drift; turn queries instead.
+        The one copy of a text that moves for good: its keys are turned by the shift, values are copied.
+        What is moved again and again would drift; turn queries instead.
         """
         theirs = other.snapshot()
         now = self.reserve(other.length)

@@ -1,12 +1,12 @@
-"""Hogwild! Inference (arXiv 2504.06261) with nothing shared: every worker's cache is built anew for every step.
+"""Hogwild! (arXiv 2504.06261) with nothing shared: every worker's cache is built anew for every step.
 
 Slow and independent of Tandem: texts are lists of raw keys and values; before each pass each reader's whole
-cache is laid out as one line of tokens, its keys are rotated to their places in that line by transformers' own
-rotary module, and transformers' own eager attention takes one softmax over it. The bookkeeping follows the
-paper: a common prompt, a history, a current step a worker.
+cache is laid out as one line of tokens, its keys are rotated to their places in that line by transformers'
+own rotary module, and transformers' own eager attention takes one softmax over it. The bookkeeping follows
+the paper: a common prompt, a history, a current step a worker.
 
-Differs from the authors' code where that has a slip: a step's last token is the last of the step, in the history
-too, instead of the first of the next step; the self-check counts each worker's own tokens.
+Differs from the authors' code where that has a slip: a step's last token is the last of the step, in the
+history too, instead of the first of the next step; the self-check counts each worker's own tokens.
 """
 
 from __future__ import annotations

@@ -32,7 +32,12 @@ from tests.unit.reasoner_svc.serving import serve
 UNITS, RECENT, RECALLED = 8, 3, 2
 TOLERANCE = 1e-4
 MARKED = Template(
-    intro="{worker}:", step="({worker} {step})", check="{others}?", others="<>", own="..", answer="\n{question}{turn}"
+    intro="{worker}:",
+    step="({worker} {step})",
+    check="{others}?",
+    others="<>",
+    own="..",
+    answer="\n{question}{turn}",
 )
 PLAIN = Template()
 TEMPLATES = {"marked": MARKED, "plain": PLAIN}
@@ -134,7 +139,9 @@ def asked_of(model: Any, workers: WorkersWish | None, max_tokens: int = 16, **op
     )
 
 
-async def ours(recording: Recording, blocks: list[Block], asked: AskedQuestion, **settings: Any) -> AnswerRecord:
+async def ours(
+    recording: Recording, blocks: list[Block], asked: AskedQuestion, **settings: Any
+) -> AnswerRecord:
     async with serve(recording, **{"view_tokens": 10**6, "retrieve_blocks": 0, **settings}) as s:  # type: ignore[arg-type]
         await s.open()
         s.publish(*blocks)
@@ -170,11 +177,15 @@ def context(model: Any, stock: Any, blocks: list[Block], found: LayeredSegment |
     return Context([torch.cat(part, 1) for part in keys], [torch.cat(part, 1) for part in values])
 
 
-def theirs(recording: Recording, stock: Any, seen: Context, record: AnswerRecord, asked: AskedQuestion) -> Any:
+def theirs(
+    recording: Recording, stock: Any, seen: Context, record: AnswerRecord, asked: AskedQuestion
+) -> Any:
     workers, plan = asked.workers, record.plan
     assert workers is not None
     math = LiteralHogwild(stock, seen, plan.answer_start)
-    samplers = {w: Sampler(params) for w, params in enumerate(workers.sampling)} | {-1: Sampler(asked.sampling)}
+    samplers = {w: Sampler(params) for w, params in enumerate(workers.sampling)} | {
+        -1: Sampler(asked.sampling)
+    }
     prompt = recording.prompt
 
     def opening(worker: int, step: int, checks: bool) -> list[int]:
@@ -182,7 +193,9 @@ def theirs(recording: Recording, stock: Any, seen: Context, record: AnswerRecord
         text = template.intro if step == 1 else template.step
         text += template.check if checks else ""
         others = ", ".join(str(other + 1) for other in range(workers.count) if other != worker)
-        text = text.replace("{worker}", str(worker + 1)).replace("{step}", str(step)).replace("{others}", others)
+        text = (
+            text.replace("{worker}", str(worker + 1)).replace("{step}", str(step)).replace("{others}", others)
+        )
         return prompt.encode_text(text)
 
     told = Play(
@@ -205,11 +218,12 @@ def theirs(recording: Recording, stock: Any, seen: Context, record: AnswerRecord
     return play(math, told, behind)
 
 
-def compare(recording: Recording, stock: Any, seen: Context, record: AnswerRecord, asked: AskedQuestion) -> int:
+def compare(
+    recording: Recording, stock: Any, seen: Context, record: AnswerRecord, asked: AskedQuestion
+) -> int:
     """Every choice had the reference's logits; returns how many there were."""
-    workers: list[Any] = []
     count = 0
-    for _, row, workers in theirs(recording, stock, seen, record, asked):
+    for _, row, workers in theirs(recording, stock, seen, record, asked):  # noqa: B007 (the last ones)
         ours_row = recording.rows[count]
         assert float((ours_row - row).abs().max()) < TOLERANCE * float(row.abs().max()), count
         count += 1

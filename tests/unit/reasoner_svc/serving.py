@@ -30,6 +30,8 @@ class Said:
     """What came of one question."""
 
     deltas: list[str] = field(default_factory=list)
+    thoughts: dict[int, list[Any]] = field(default_factory=dict)
+    """Per worker."""
     final: Any = None
 
     @property
@@ -72,11 +74,15 @@ class Serving:
         stream: str = "cam",
         question_id: str = "q",
         as_of_us: int = 0,
+        workers: types_pb2.Workers | None = None,
         **sampling: Any,
     ) -> Any:
         """The open call of a question."""
         question = types_pb2.Question(
-            question_id=question_id, text=text, sampling=types_pb2.Sampling(**{"max_tokens": 12, **sampling})
+            question_id=question_id,
+            text=text,
+            sampling=types_pb2.Sampling(**{"max_tokens": 12, **sampling}),
+            workers=workers,
         )
         request = reasoner_pb2.AnswerRequest(stream_id=stream, question=question, as_of_us=as_of_us)
         return self.stub.Answer(request)
@@ -107,6 +113,9 @@ async def read(call: Any) -> Said:
             if response.WhichOneof("event") == "delta":
                 assert said.final is None, "text after the final record"
                 said.deltas.append(response.delta)
+            elif response.WhichOneof("event") == "thought":
+                assert not said.deltas, "a thought after the answer began"
+                said.thoughts.setdefault(response.thought.number, []).append(response.thought)
             else:
                 said.final = response.final
     except grpc.aio.AioRpcError as error:

@@ -104,7 +104,7 @@ def ask(
 
 async def answer(outbox: Outbox) -> AnswerRecord:
     async with asyncio.timeout(30):
-        while isinstance(out := await outbox.get(), str):
+        while not isinstance(out := await outbox.get(), AnswerRecord):
             pass
         return out
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from tandem.wire.gen.tandem.v1 import types_pb2 as tandem_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16tandem/v1/client.proto\x12\ttandem.v1\x1a\x15tandem/v1/types.proto\"\xb0\x03\n\x0cWatchRequest\x12,\n\x04open\x18\x01 \x01(\x0b\x32\x1c.tandem.v1.WatchRequest.OpenH\x00\x12%\n\x07picture\x18\x02 \x01(\x0b\x32\x12.tandem.v1.PictureH\x00\x12!\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x10.tandem.v1.ChunkH\x00\x12\"\n\x03\x61sk\x18\x04 \x01(\x0b\x32\x13.tandem.v1.QuestionH\x00\x12\x38\n\x06\x63\x61ncel\x18\x05 \x01(\x0b\x32&.tandem.v1.WatchRequest.CancelQuestionH\x00\x12*\n\x03\x65nd\x18\x06 \x01(\x0b\x32\x1b.tandem.v1.WatchRequest.EndH\x00\x1aW\n\x04Open\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12&\n\x05media\x18\x03 \x01(\x0b\x32\x17.tandem.v1.MediaOptions\x1a%\n\x0e\x43\x61ncelQuestion\x12\x13\n\x0bquestion_id\x18\x01 \x01(\t\x1a\x15\n\x03\x45nd\x12\x0e\n\x06\x66orget\x18\x01 \x01(\x08\x42\x07\n\x05\x65vent\"\xdb\x08\n\rWatchResponse\x12\x33\n\x07welcome\x18\x01 \x01(\x0b\x32 .tandem.v1.WatchResponse.WelcomeH\x00\x12\x35\n\x08progress\x18\x02 \x01(\x0b\x32!.tandem.v1.WatchResponse.ProgressH\x00\x12\x33\n\x07thought\x18\x03 \x01(\x0b\x32 .tandem.v1.WatchResponse.ThoughtH\x00\x12.\n\x0c\x61nswer_delta\x18\x04 \x01(\x0b\x32\x16.tandem.v1.AnswerDeltaH\x00\x12#\n\x06\x61nswer\x18\x05 \x01(\x0b\x32\x11.tandem.v1.AnswerH\x00\x12\x33\n\x07refusal\x18\x06 \x01(\x0b\x32 .tandem.v1.WatchResponse.RefusalH\x00\x12\x33\n\x07goodbye\x18\x07 \x01(\x0b\x32 .tandem.v1.WatchResponse.GoodbyeH\x00\x1a\xc4\x01\n\x07Welcome\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12\x0f\n\x07resumed\x18\x03 \x01(\x08\x12\x15\n\rnext_position\x18\x04 \x01(\x04\x12#\n\x05model\x18\x05 \x01(\x0b\x32\x14.tandem.v1.ModelInfo\x12\x12\n\nsample_fps\x18\x06 \x01(\x01\x12/\n\x06limits\x18\x07 \x01(\x0b\x32\x1f.tandem.v1.WatchResponse.Limits\x1a\x8f\x01\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\r\x12\x1a\n\x12max_question_chars\x18\x02 \x01(\r\x12\x1a\n\x12max_open_questions\x18\x03 \x01(\r\x12\x1a\n\x12max_picture_pixels\x18\x04 \x01(\r\x12\x16\n\x0eresume_seconds\x18\x05 \x01(\r\x1a\xa8\x01\n\x08Progress\x12\x13\n\x0breceived_us\x18\x01 \x01(\x03\x12\x14\n\x0cwatermark_us\x18\x02 \x01(\x03\x12\x1c\n\x14\x64urable_watermark_us\x18\x03 \x01(\x03\x12\x0e\n\x06lag_ms\x18\x04 \x01(\x01\x12\x1c\n\x04gaps\x18\x05 \x03(\x0b\x32\x0e.tandem.v1.Gap\x12\x15\n\rsafe_position\x18\x06 \x01(\x04\x12\x0e\n\x06\x62locks\x18\x07 \x01(\x04\x1a\x38\n\x07Thought\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0f\n\x07time_us\x18\x02 \x01(\x03\x12\x0c\n\x04text\x18\x03 \x01(\t\x1a\x63\n\x07Refusal\x12\x1f\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x10.tandem.v1.Error\x12\x15\n\x08position\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x13\n\x0bquestion_id\x18\x03 \x01(\tB\x0b\n\t_position\x1a>\n\x07Goodbye\x12\x33\n\x08progress\x18\x01 \x01(\x0b\x32!.tandem.v1.WatchResponse.ProgressB\x07\n\x05\x65vent\"0\n\x0b\x41nswerDelta\x12\x13\n\x0bquestion_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xaf\x02\n\x06\x41nswer\x12\x13\n\x0bquestion_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12.\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x17.tandem.v1.FinishReason\x12\x10\n\x08\x61sked_us\x18\x04 \x01(\x03\x12\x14\n\x0cwatermark_us\x18\x05 \x01(\x03\x12%\n\x08\x65vidence\x18\x06 \x01(\x0b\x32\x13.tandem.v1.Evidence\x12\x1c\n\x04gaps\x18\x07 \x03(\x0b\x32\x0e.tandem.v1.Gap\x12\x1f\n\x05usage\x18\x08 \x01(\x0b\x32\x10.tandem.v1.Usage\x12#\n\x07timings\x18\t \x01(\x0b\x32\x12.tandem.v1.Timings\x12\x1f\n\x05\x65rror\x18\n \x01(\x0b\x32\x10.tandem.v1.Error\"F\n\nAskRequest\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12%\n\x08question\x18\x02 \x01(\x0b\x32\x13.tandem.v1.Question\"k\n\x0b\x41skResponse\x12.\n\x0c\x61nswer_delta\x18\x01 \x01(\x0b\x32\x16.tandem.v1.AnswerDeltaH\x00\x12#\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x11.tandem.v1.AnswerH\x00\x42\x07\n\x05\x65vent\"\x14\n\x12ListStreamsRequest\"@\n\x13ListStreamsResponse\x12)\n\x07streams\x18\x01 \x03(\x0b\x32\x18.tandem.v1.StreamSummary\"\xed\x01\n\rStreamSummary\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x33\n\x08progress\x18\x03 \x01(\x0b\x32!.tandem.v1.WatchResponse.Progress\x12\x0f\n\x07\x65ncoder\x18\x04 \x01(\t\x12\x10\n\x08reasoner\x18\x05 \x01(\t\x12\x16\n\x0eopen_questions\x18\x06 \x01(\r\x12\x12\n\nsample_fps\x18\x07 \x01(\x01\x12\r\n\x05\x61ge_s\x18\x08 \x01(\x01\x12\x15\n\rbacklog_bytes\x18\t \x01(\x04\x12\x10\n\x08\x61ttached\x18\n \x01(\x08\"\x12\n\x10GetStatusRequest\"w\n\x11GetStatusResponse\x12#\n\x05\x62uild\x18\x01 \x01(\x0b\x32\x14.tandem.v1.BuildInfo\x12*\n\x08services\x18\x02 \x03(\x0b\x32\x18.tandem.v1.ServiceStatus\x12\x11\n\tlisteners\x18\x03 \x03(\t\"\xba\x02\n\rServiceStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12#\n\x05\x62uild\x18\x05 \x01(\x0b\x32\x14.tandem.v1.BuildInfo\x12#\n\x05model\x18\x06 \x01(\x0b\x32\x14.tandem.v1.ModelInfo\x12\x10\n\x08restarts\x18\x07 \x01(\r\x12\x18\n\x10heartbeat_age_ms\x18\x08 \x01(\x01\x12\x0f\n\x07streams\x18\t \x01(\r\x12\x36\n\x07\x64\x65tails\x18\n \x03(\x0b\x32%.tandem.v1.ServiceStatus.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\x9d\x02\n\rTandemService\x12>\n\x05Watch\x12\x17.tandem.v1.WatchRequest\x1a\x18.tandem.v1.WatchResponse(\x01\x30\x01\x12\x36\n\x03\x41sk\x12\x15.tandem.v1.AskRequest\x1a\x16.tandem.v1.AskResponse0\x01\x12L\n\x0bListStreams\x12\x1d.tandem.v1.ListStreamsRequest\x1a\x1e.tandem.v1.ListStreamsResponse\x12\x46\n\tGetStatus\x12\x1b.tandem.v1.GetStatusRequest\x1a\x1c.tandem.v1.GetStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16tandem/v1/client.proto\x12\ttandem.v1\x1a\x15tandem/v1/types.proto\"\xb0\x03\n\x0cWatchRequest\x12,\n\x04open\x18\x01 \x01(\x0b\x32\x1c.tandem.v1.WatchRequest.OpenH\x00\x12%\n\x07picture\x18\x02 \x01(\x0b\x32\x12.tandem.v1.PictureH\x00\x12!\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x10.tandem.v1.ChunkH\x00\x12\"\n\x03\x61sk\x18\x04 \x01(\x0b\x32\x13.tandem.v1.QuestionH\x00\x12\x38\n\x06\x63\x61ncel\x18\x05 \x01(\x0b\x32&.tandem.v1.WatchRequest.CancelQuestionH\x00\x12*\n\x03\x65nd\x18\x06 \x01(\x0b\x32\x1b.tandem.v1.WatchRequest.EndH\x00\x1aW\n\x04Open\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12&\n\x05media\x18\x03 \x01(\x0b\x32\x17.tandem.v1.MediaOptions\x1a%\n\x0e\x43\x61ncelQuestion\x12\x13\n\x0bquestion_id\x18\x01 \x01(\t\x1a\x15\n\x03\x45nd\x12\x0e\n\x06\x66orget\x18\x01 \x01(\x08\x42\x07\n\x05\x65vent\"\x80\t\n\rWatchResponse\x12\x33\n\x07welcome\x18\x01 \x01(\x0b\x32 .tandem.v1.WatchResponse.WelcomeH\x00\x12\x35\n\x08progress\x18\x02 \x01(\x0b\x32!.tandem.v1.WatchResponse.ProgressH\x00\x12\x33\n\x07thought\x18\x03 \x01(\x0b\x32 .tandem.v1.WatchResponse.ThoughtH\x00\x12.\n\x0c\x61nswer_delta\x18\x04 \x01(\x0b\x32\x16.tandem.v1.AnswerDeltaH\x00\x12#\n\x06\x61nswer\x18\x05 \x01(\x0b\x32\x11.tandem.v1.AnswerH\x00\x12\x33\n\x07refusal\x18\x06 \x01(\x0b\x32 .tandem.v1.WatchResponse.RefusalH\x00\x12\x33\n\x07goodbye\x18\x07 \x01(\x0b\x32 .tandem.v1.WatchResponse.GoodbyeH\x00\x1a\xc4\x01\n\x07Welcome\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12\x0f\n\x07resumed\x18\x03 \x01(\x08\x12\x15\n\rnext_position\x18\x04 \x01(\x04\x12#\n\x05model\x18\x05 \x01(\x0b\x32\x14.tandem.v1.ModelInfo\x12\x12\n\nsample_fps\x18\x06 \x01(\x01\x12/\n\x06limits\x18\x07 \x01(\x0b\x32\x1f.tandem.v1.WatchResponse.Limits\x1a\x8f\x01\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\r\x12\x1a\n\x12max_question_chars\x18\x02 \x01(\r\x12\x1a\n\x12max_open_questions\x18\x03 \x01(\r\x12\x1a\n\x12max_picture_pixels\x18\x04 \x01(\r\x12\x16\n\x0eresume_seconds\x18\x05 \x01(\r\x1a\xa8\x01\n\x08Progress\x12\x13\n\x0breceived_us\x18\x01 \x01(\x03\x12\x14\n\x0cwatermark_us\x18\x02 \x01(\x03\x12\x1c\n\x14\x64urable_watermark_us\x18\x03 \x01(\x03\x12\x0e\n\x06lag_ms\x18\x04 \x01(\x01\x12\x1c\n\x04gaps\x18\x05 \x03(\x0b\x32\x0e.tandem.v1.Gap\x12\x15\n\rsafe_position\x18\x06 \x01(\x04\x12\x0e\n\x06\x62locks\x18\x07 \x01(\x04\x1a]\n\x07Thought\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0f\n\x07time_us\x18\x02 \x01(\x03\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x13\n\x0bquestion_id\x18\x04 \x01(\t\x12\x0e\n\x06number\x18\x05 \x01(\r\x1a\x63\n\x07Refusal\x12\x1f\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x10.tandem.v1.Error\x12\x15\n\x08position\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x13\n\x0bquestion_id\x18\x03 \x01(\tB\x0b\n\t_position\x1a>\n\x07Goodbye\x12\x33\n\x08progress\x18\x01 \x01(\x0b\x32!.tandem.v1.WatchResponse.ProgressB\x07\n\x05\x65vent\"0\n\x0b\x41nswerDelta\x12\x13\n\x0bquestion_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xd8\x02\n\x06\x41nswer\x12\x13\n\x0bquestion_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12.\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x17.tandem.v1.FinishReason\x12\x10\n\x08\x61sked_us\x18\x04 \x01(\x03\x12\x14\n\x0cwatermark_us\x18\x05 \x01(\x03\x12%\n\x08\x65vidence\x18\x06 \x01(\x0b\x32\x13.tandem.v1.Evidence\x12\x1c\n\x04gaps\x18\x07 \x03(\x0b\x32\x0e.tandem.v1.Gap\x12\x1f\n\x05usage\x18\x08 \x01(\x0b\x32\x10.tandem.v1.Usage\x12#\n\x07timings\x18\t \x01(\x0b\x32\x12.tandem.v1.Timings\x12\x1f\n\x05\x65rror\x18\n \x01(\x0b\x32\x10.tandem.v1.Error\x12\'\n\x07workers\x18\x0b \x03(\x0b\x32\x16.tandem.v1.WorkerUsage\"F\n\nAskRequest\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12%\n\x08question\x18\x02 \x01(\x0b\x32\x13.tandem.v1.Question\"\xa0\x01\n\x0b\x41skResponse\x12.\n\x0c\x61nswer_delta\x18\x01 \x01(\x0b\x32\x16.tandem.v1.AnswerDeltaH\x00\x12#\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x11.tandem.v1.AnswerH\x00\x12\x33\n\x07thought\x18\x03 \x01(\x0b\x32 .tandem.v1.WatchResponse.ThoughtH\x00\x42\x07\n\x05\x65vent\"\x14\n\x12ListStreamsRequest\"@\n\x13ListStreamsResponse\x12)\n\x07streams\x18\x01 \x03(\x0b\x32\x18.tandem.v1.StreamSummary\"\xed\x01\n\rStreamSummary\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x33\n\x08progress\x18\x03 \x01(\x0b\x32!.tandem.v1.WatchResponse.Progress\x12\x0f\n\x07\x65ncoder\x18\x04 \x01(\t\x12\x10\n\x08reasoner\x18\x05 \x01(\t\x12\x16\n\x0eopen_questions\x18\x06 \x01(\r\x12\x12\n\nsample_fps\x18\x07 \x01(\x01\x12\r\n\x05\x61ge_s\x18\x08 \x01(\x01\x12\x15\n\rbacklog_bytes\x18\t \x01(\x04\x12\x10\n\x08\x61ttached\x18\n \x01(\x08\"\x12\n\x10GetStatusRequest\"w\n\x11GetStatusResponse\x12#\n\x05\x62uild\x18\x01 \x01(\x0b\x32\x14.tandem.v1.BuildInfo\x12*\n\x08services\x18\x02 \x03(\x0b\x32\x18.tandem.v1.ServiceStatus\x12\x11\n\tlisteners\x18\x03 \x03(\t\"\xba\x02\n\rServiceStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12#\n\x05\x62uild\x18\x05 \x01(\x0b\x32\x14.tandem.v1.BuildInfo\x12#\n\x05model\x18\x06 \x01(\x0b\x32\x14.tandem.v1.ModelInfo\x12\x10\n\x08restarts\x18\x07 \x01(\r\x12\x18\n\x10heartbeat_age_ms\x18\x08 \x01(\x01\x12\x0f\n\x07streams\x18\t \x01(\r\x12\x36\n\x07\x64\x65tails\x18\n \x03(\x0b\x32%.tandem.v1.ServiceStatus.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\x9d\x02\n\rTandemService\x12>\n\x05Watch\x12\x17.tandem.v1.WatchRequest\x1a\x18.tandem.v1.WatchResponse(\x01\x30\x01\x12\x36\n\x03\x41sk\x12\x15.tandem.v1.AskRequest\x1a\x16.tandem.v1.AskResponse0\x01\x12L\n\x0bListStreams\x12\x1d.tandem.v1.ListStreamsRequest\x1a\x1e.tandem.v1.ListStreamsResponse\x12\x46\n\tGetStatus\x12\x1b.tandem.v1.GetStatusRequest\x1a\x1c.tandem.v1.GetStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,7 +43,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHREQUEST_END']._serialized_start=463
   _globals['_WATCHREQUEST_END']._serialized_end=484
   _globals['_WATCHRESPONSE']._serialized_start=496
-  _globals['_WATCHRESPONSE']._serialized_end=1611
+  _globals['_WATCHRESPONSE']._serialized_end=1648
   _globals['_WATCHRESPONSE_WELCOME']._serialized_start=866
   _globals['_WATCHRESPONSE_WELCOME']._serialized_end=1062
   _globals['_WATCHRESPONSE_LIMITS']._serialized_start=1065
@@ -51,33 +51,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHRESPONSE_PROGRESS']._serialized_start=1211
   _globals['_WATCHRESPONSE_PROGRESS']._serialized_end=1379
   _globals['_WATCHRESPONSE_THOUGHT']._serialized_start=1381
-  _globals['_WATCHRESPONSE_THOUGHT']._serialized_end=1437
-  _globals['_WATCHRESPONSE_REFUSAL']._serialized_start=1439
-  _globals['_WATCHRESPONSE_REFUSAL']._serialized_end=1538
-  _globals['_WATCHRESPONSE_GOODBYE']._serialized_start=1540
-  _globals['_WATCHRESPONSE_GOODBYE']._serialized_end=1602
-  _globals['_ANSWERDELTA']._serialized_start=1613
-  _globals['_ANSWERDELTA']._serialized_end=1661
-  _globals['_ANSWER']._serialized_start=1664
-  _globals['_ANSWER']._serialized_end=1967
-  _globals['_ASKREQUEST']._serialized_start=1969
-  _globals['_ASKREQUEST']._serialized_end=2039
-  _globals['_ASKRESPONSE']._serialized_start=2041
-  _globals['_ASKRESPONSE']._serialized_end=2148
-  _globals['_LISTSTREAMSREQUEST']._serialized_start=2150
-  _globals['_LISTSTREAMSREQUEST']._serialized_end=2170
-  _globals['_LISTSTREAMSRESPONSE']._serialized_start=2172
-  _globals['_LISTSTREAMSRESPONSE']._serialized_end=2236
-  _globals['_STREAMSUMMARY']._serialized_start=2239
-  _globals['_STREAMSUMMARY']._serialized_end=2476
-  _globals['_GETSTATUSREQUEST']._serialized_start=2478
-  _globals['_GETSTATUSREQUEST']._serialized_end=2496
-  _globals['_GETSTATUSRESPONSE']._serialized_start=2498
-  _globals['_GETSTATUSRESPONSE']._serialized_end=2617
-  _globals['_SERVICESTATUS']._serialized_start=2620
-  _globals['_SERVICESTATUS']._serialized_end=2934
-  _globals['_SERVICESTATUS_DETAILSENTRY']._serialized_start=2888
-  _globals['_SERVICESTATUS_DETAILSENTRY']._serialized_end=2934
-  _globals['_TANDEMSERVICE']._serialized_start=2937
-  _globals['_TANDEMSERVICE']._serialized_end=3222
+  _globals['_WATCHRESPONSE_THOUGHT']._serialized_end=1474
+  _globals['_WATCHRESPONSE_REFUSAL']._serialized_start=1476
+  _globals['_WATCHRESPONSE_REFUSAL']._serialized_end=1575
+  _globals['_WATCHRESPONSE_GOODBYE']._serialized_start=1577
+  _globals['_WATCHRESPONSE_GOODBYE']._serialized_end=1639
+  _globals['_ANSWERDELTA']._serialized_start=1650
+  _globals['_ANSWERDELTA']._serialized_end=1698
+  _globals['_ANSWER']._serialized_start=1701
+  _globals['_ANSWER']._serialized_end=2045
+  _globals['_ASKREQUEST']._serialized_start=2047
+  _globals['_ASKREQUEST']._serialized_end=2117
+  _globals['_ASKRESPONSE']._serialized_start=2120
+  _globals['_ASKRESPONSE']._serialized_end=2280
+  _globals['_LISTSTREAMSREQUEST']._serialized_start=2282
+  _globals['_LISTSTREAMSREQUEST']._serialized_end=2302
+  _globals['_LISTSTREAMSRESPONSE']._serialized_start=2304
+  _globals['_LISTSTREAMSRESPONSE']._serialized_end=2368
+  _globals['_STREAMSUMMARY']._serialized_start=2371
+  _globals['_STREAMSUMMARY']._serialized_end=2608
+  _globals['_GETSTATUSREQUEST']._serialized_start=2610
+  _globals['_GETSTATUSREQUEST']._serialized_end=2628
+  _globals['_GETSTATUSRESPONSE']._serialized_start=2630
+  _globals['_GETSTATUSRESPONSE']._serialized_end=2749
+  _globals['_SERVICESTATUS']._serialized_start=2752
+  _globals['_SERVICESTATUS']._serialized_end=3066
+  _globals['_SERVICESTATUS_DETAILSENTRY']._serialized_start=3020
+  _globals['_SERVICESTATUS_DETAILSENTRY']._serialized_end=3066
+  _globals['_TANDEMSERVICE']._serialized_start=3069
+  _globals['_TANDEMSERVICE']._serialized_end=3354
 # @@protoc_insertion_point(module_scope)

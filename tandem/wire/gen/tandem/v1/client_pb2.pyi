@@ -289,29 +289,37 @@ class WatchResponse(_message.Message):
 
     @_typing.final
     class Thought(_message.Message):
-        """A thought of a worker. Not sent yet."""
+        """A thought of a worker. When a reasoner is lost, the thoughts of a question begin again."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
         WORKER_FIELD_NUMBER: _builtins.int
         TIME_US_FIELD_NUMBER: _builtins.int
         TEXT_FIELD_NUMBER: _builtins.int
+        QUESTION_ID_FIELD_NUMBER: _builtins.int
+        NUMBER_FIELD_NUMBER: _builtins.int
         worker: _builtins.str
-        """Which worker."""
+        """Which worker: its name."""
         time_us: _builtins.int
         """Stream time that had been watched when it was made."""
         text: _builtins.str
         """More text."""
+        question_id: _builtins.str
+        """The question that it works on; empty for one that watches (not sent yet)."""
+        number: _builtins.int
+        """The worker's number on its question, from 0."""
         def __init__(
             self,
             *,
             worker: _builtins.str = ...,
             time_us: _builtins.int = ...,
             text: _builtins.str = ...,
+            question_id: _builtins.str = ...,
+            number: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text", "time_us", b"time_us", "worker", b"worker"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "question_id", b"question_id", "text", b"text", "time_us", b"time_us", "worker", b"worker"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -386,7 +394,7 @@ class WatchResponse(_message.Message):
 
     @_builtins.property
     def thought(self) -> Global___WatchResponse.Thought:
-        """A thought of a worker that watches. Not sent yet."""
+        """A thought of a worker on a question."""
 
     @_builtins.property
     def answer_delta(self) -> Global___AnswerDelta:
@@ -467,6 +475,7 @@ class Answer(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
     question_id: _builtins.str
     """The question."""
     text: _builtins.str
@@ -497,6 +506,10 @@ class Answer(_message.Message):
     def error(self) -> _types_pb2.Error:
         """Set when finish_reason is FINISH_REASON_ERROR."""
 
+    @_builtins.property
+    def workers(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.WorkerUsage]:
+        """What became of each worker; empty when there were none."""
+
     def __init__(
         self,
         *,
@@ -510,10 +523,11 @@ class Answer(_message.Message):
         usage: _types_pb2.Usage | None = ...,
         timings: _types_pb2.Timings | None = ...,
         error: _types_pb2.Error | None = ...,
+        workers: _abc.Iterable[_types_pb2.WorkerUsage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "evidence", b"evidence", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_us", b"asked_us", "error", b"error", "evidence", b"evidence", "finish_reason", b"finish_reason", "gaps", b"gaps", "question_id", b"question_id", "text", b"text", "timings", b"timings", "usage", b"usage", "watermark_us", b"watermark_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_us", b"asked_us", "error", b"error", "evidence", b"evidence", "finish_reason", b"finish_reason", "gaps", b"gaps", "question_id", b"question_id", "text", b"text", "timings", b"timings", "usage", b"usage", "watermark_us", b"watermark_us", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -555,6 +569,7 @@ class AskResponse(_message.Message):
 
     ANSWER_DELTA_FIELD_NUMBER: _builtins.int
     ANSWER_FIELD_NUMBER: _builtins.int
+    THOUGHT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def answer_delta(self) -> Global___AnswerDelta:
         """More text."""
@@ -563,17 +578,22 @@ class AskResponse(_message.Message):
     def answer(self) -> Global___Answer:
         """The final record; the call ends after it."""
 
+    @_builtins.property
+    def thought(self) -> Global___WatchResponse.Thought:
+        """More text of a worker, before any of the answer."""
+
     def __init__(
         self,
         *,
         answer_delta: Global___AnswerDelta | None = ...,
         answer: Global___Answer | None = ...,
+        thought: Global___WatchResponse.Thought | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "answer_delta", b"answer_delta", "event", b"event"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "answer_delta", b"answer_delta", "event", b"event", "thought", b"thought"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "answer_delta", b"answer_delta", "event", b"event"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "answer_delta", b"answer_delta", "event", b"event", "thought", b"thought"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["answer_delta", "answer"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["answer_delta", "answer", "thought"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 

@@ -227,6 +227,38 @@ class AnswerResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
+    class Thought(_message.Message):
+        """More text of a worker."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NUMBER_FIELD_NUMBER: _builtins.int
+        WORKER_FIELD_NUMBER: _builtins.int
+        TIME_US_FIELD_NUMBER: _builtins.int
+        TEXT_FIELD_NUMBER: _builtins.int
+        number: _builtins.int
+        """The worker's number, from 0."""
+        worker: _builtins.str
+        """Its name."""
+        time_us: _builtins.int
+        """Stream time that its view had seen."""
+        text: _builtins.str
+        """Text to append."""
+        def __init__(
+            self,
+            *,
+            number: _builtins.int = ...,
+            worker: _builtins.str = ...,
+            time_us: _builtins.int = ...,
+            text: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "text", b"text", "time_us", b"time_us", "worker", b"worker"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class Final(_message.Message):
         """The final record."""
 
@@ -241,6 +273,7 @@ class AnswerResponse(_message.Message):
         PREFILL_MS_FIELD_NUMBER: _builtins.int
         TOKEN_IDS_FIELD_NUMBER: _builtins.int
         EVICTED_FIELD_NUMBER: _builtins.int
+        WORKERS_FIELD_NUMBER: _builtins.int
         text: _builtins.str
         """The whole text."""
         finish_reason: _types_pb2.FinishReason.ValueType
@@ -267,6 +300,10 @@ class AnswerResponse(_message.Message):
         def evicted(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.TimeRange]:
             """Intervals of the stream that were evicted before the question."""
 
+        @_builtins.property
+        def workers(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.WorkerUsage]:
+            """What became of each worker; empty when there were none."""
+
         def __init__(
             self,
             *,
@@ -279,32 +316,39 @@ class AnswerResponse(_message.Message):
             prefill_ms: _builtins.float = ...,
             token_ids: _abc.Iterable[_builtins.int] | None = ...,
             evicted: _abc.Iterable[_types_pb2.TimeRange] | None = ...,
+            workers: _abc.Iterable[_types_pb2.WorkerUsage] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "usage", b"usage"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["evicted", b"evicted", "evidence", b"evidence", "finish_reason", b"finish_reason", "prefill_ms", b"prefill_ms", "queue_ms", b"queue_ms", "text", b"text", "token_ids", b"token_ids", "usage", b"usage", "watermark_us", b"watermark_us"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["evicted", b"evicted", "evidence", b"evidence", "finish_reason", b"finish_reason", "prefill_ms", b"prefill_ms", "queue_ms", b"queue_ms", "text", b"text", "token_ids", b"token_ids", "usage", b"usage", "watermark_us", b"watermark_us", "workers", b"workers"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     DELTA_FIELD_NUMBER: _builtins.int
     FINAL_FIELD_NUMBER: _builtins.int
+    THOUGHT_FIELD_NUMBER: _builtins.int
     delta: _builtins.str
     """More text."""
     @_builtins.property
     def final(self) -> Global___AnswerResponse.Final:
         """The final record; the call ends after it."""
 
+    @_builtins.property
+    def thought(self) -> Global___AnswerResponse.Thought:
+        """More text of a worker, before any of the answer."""
+
     def __init__(
         self,
         *,
         delta: _builtins.str = ...,
         final: Global___AnswerResponse.Final | None = ...,
+        thought: Global___AnswerResponse.Thought | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "event", b"event", "final", b"final"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "event", b"event", "final", b"final", "thought", b"thought"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "event", b"event", "final", b"final"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "event", b"event", "final", b"final", "thought", b"thought"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["delta", "final"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["delta", "final", "thought"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 

@@ -129,6 +129,86 @@ PICTURE_FORMAT_RGB24: PictureFormat.ValueType  # 3
 """Raw 8-bit RGB, row-major, 3 bytes a pixel; needs width and height."""
 Global___PictureFormat: _TypeAlias = PictureFormat  # noqa: Y015
 
+class _WorkerLayout:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WorkerLayoutEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerLayout.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WORKER_LAYOUT_UNSPECIFIED: _WorkerLayout.ValueType  # 0
+    """The server's own: combined."""
+    WORKER_LAYOUT_CONTIGUOUS: _WorkerLayout.ValueType  # 1
+    """Token by token: the others' text, then one's own."""
+    WORKER_LAYOUT_INTERLEAVED: _WorkerLayout.ValueType  # 2
+    """Step by step: a step is private until it is finished and joins the common history."""
+    WORKER_LAYOUT_COMBINED: _WorkerLayout.ValueType  # 3
+    """Both: the history of finished steps, the others' unfinished ones token by token, then one's own."""
+
+class WorkerLayout(_WorkerLayout, metaclass=_WorkerLayoutEnumTypeWrapper):
+    """How parallel workers see each other's text (Hogwild!, arXiv 2504.06261)."""
+
+WORKER_LAYOUT_UNSPECIFIED: WorkerLayout.ValueType  # 0
+"""The server's own: combined."""
+WORKER_LAYOUT_CONTIGUOUS: WorkerLayout.ValueType  # 1
+"""Token by token: the others' text, then one's own."""
+WORKER_LAYOUT_INTERLEAVED: WorkerLayout.ValueType  # 2
+"""Step by step: a step is private until it is finished and joins the common history."""
+WORKER_LAYOUT_COMBINED: WorkerLayout.ValueType  # 3
+"""Both: the history of finished steps, the others' unfinished ones token by token, then one's own."""
+Global___WorkerLayout: _TypeAlias = WorkerLayout  # noqa: Y015
+
+class _WorkersOver:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WorkersOverEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkersOver.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WORKERS_OVER_UNSPECIFIED: _WorkersOver.ValueType  # 0
+    """As WORKERS_OVER_FIRST."""
+    WORKERS_OVER_FIRST: _WorkersOver.ValueType  # 1
+    """As soon as one worker ended its turn."""
+    WORKERS_OVER_ALL: _WorkersOver.ValueType  # 2
+    """When all ended theirs."""
+
+class WorkersOver(_WorkersOver, metaclass=_WorkersOverEnumTypeWrapper):
+    """When the work on a question is over; it always is when all workers are done."""
+
+WORKERS_OVER_UNSPECIFIED: WorkersOver.ValueType  # 0
+"""As WORKERS_OVER_FIRST."""
+WORKERS_OVER_FIRST: WorkersOver.ValueType  # 1
+"""As soon as one worker ended its turn."""
+WORKERS_OVER_ALL: WorkersOver.ValueType  # 2
+"""When all ended theirs."""
+Global___WorkersOver: _TypeAlias = WorkersOver  # noqa: Y015
+
+class _WorkerFinish:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WorkerFinishEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerFinish.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WORKER_FINISH_UNSPECIFIED: _WorkerFinish.ValueType  # 0
+    """Never sent."""
+    WORKER_FINISH_END: _WorkerFinish.ValueType  # 1
+    """It ended its turn."""
+    WORKER_FINISH_LENGTH: _WorkerFinish.ValueType  # 2
+    """Its tokens were used up."""
+    WORKER_FINISH_OTHERS: _WorkerFinish.ValueType  # 3
+    """Another worker ended its turn first, and that was enough."""
+
+class WorkerFinish(_WorkerFinish, metaclass=_WorkerFinishEnumTypeWrapper):
+    """Why a worker stopped."""
+
+WORKER_FINISH_UNSPECIFIED: WorkerFinish.ValueType  # 0
+"""Never sent."""
+WORKER_FINISH_END: WorkerFinish.ValueType  # 1
+"""It ended its turn."""
+WORKER_FINISH_LENGTH: WorkerFinish.ValueType  # 2
+"""Its tokens were used up."""
+WORKER_FINISH_OTHERS: WorkerFinish.ValueType  # 3
+"""Another worker ended its turn first, and that was enough."""
+Global___WorkerFinish: _TypeAlias = WorkerFinish  # noqa: Y015
+
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -399,6 +479,7 @@ class Question(_message.Message):
     ANSWER_FROM_PUBLISHED_FIELD_NUMBER: _builtins.int
     LATENCY_BUDGET_MS_FIELD_NUMBER: _builtins.int
     RETRIEVAL_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
     question_id: _builtins.str
     """Chosen by the caller, unique within its stream while it is open. REQUIRED."""
     text: _builtins.str
@@ -417,6 +498,12 @@ class Question(_message.Message):
     def retrieval(self) -> Global___Retrieval:
         """How older parts of the stream come into view; unset is the server's own way."""
 
+    @_builtins.property
+    def workers(self) -> Global___Workers:
+        """Several workers that think about the question before one of them answers; unset is none: the answer is
+        written at once.
+        """
+
     def __init__(
         self,
         *,
@@ -426,14 +513,120 @@ class Question(_message.Message):
         answer_from_published: _builtins.bool = ...,
         latency_budget_ms: _builtins.int = ...,
         retrieval: Global___Retrieval | None = ...,
+        workers: Global___Workers | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["retrieval", b"retrieval", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retrieval", b"retrieval", "sampling", b"sampling", "workers", b"workers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_from_published", b"answer_from_published", "latency_budget_ms", b"latency_budget_ms", "question_id", b"question_id", "retrieval", b"retrieval", "sampling", b"sampling", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_from_published", b"answer_from_published", "latency_budget_ms", b"latency_budget_ms", "question_id", b"question_id", "retrieval", b"retrieval", "sampling", b"sampling", "text", b"text", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Question: _TypeAlias = Question  # noqa: Y015
+
+@_typing.final
+class Workers(_message.Message):
+    """Parallel workers on one question."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    LAYOUT_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    SAMPLING_FIELD_NUMBER: _builtins.int
+    SELF_CHECK_TOKENS_FIELD_NUMBER: _builtins.int
+    STEP_TOKENS_FIELD_NUMBER: _builtins.int
+    OVER_FIELD_NUMBER: _builtins.int
+    TEMPLATE_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """How many, 1 to the server's limit (8 unless it was told otherwise). REQUIRED."""
+    layout: Global___WorkerLayout.ValueType
+    """How they see each other."""
+    max_tokens: _builtins.int
+    """Most tokens of each worker; 0 is the server's default. The answer's own are `Sampling.max_tokens`."""
+    self_check_tokens: _builtins.int
+    """Generated tokens of a worker after which its next step begins with the template's self-check; unset is the
+    server's default, 0 is never.
+    """
+    step_tokens: _builtins.int
+    """A step of so many tokens ends without a blank line; unset is the server's default, 0 is no such bound."""
+    over: Global___WorkersOver.ValueType
+    """When the work is over."""
+    template: _builtins.str
+    """Name of the prompts; empty is the server's default."""
+    @_builtins.property
+    def sampling(self) -> _containers.RepeatedCompositeFieldContainer[Global___Sampling]:
+        """How each worker's tokens are chosen: one entry a worker, or one for all, whose seed grows by one from worker
+        to worker, or none, which is the question's own in the same way. `max_tokens` and `stop` must be unset.
+        """
+
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        layout: Global___WorkerLayout.ValueType = ...,
+        max_tokens: _builtins.int = ...,
+        sampling: _abc.Iterable[Global___Sampling] | None = ...,
+        self_check_tokens: _builtins.int | None = ...,
+        step_tokens: _builtins.int | None = ...,
+        over: Global___WorkersOver.ValueType = ...,
+        template: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_self_check_tokens", b"_self_check_tokens", "_step_tokens", b"_step_tokens", "self_check_tokens", b"self_check_tokens", "step_tokens", b"step_tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_self_check_tokens", b"_self_check_tokens", "_step_tokens", b"_step_tokens", "count", b"count", "layout", b"layout", "max_tokens", b"max_tokens", "over", b"over", "sampling", b"sampling", "self_check_tokens", b"self_check_tokens", "step_tokens", b"step_tokens", "template", b"template"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__self_check_tokens: _TypeAlias = _typing.Literal["self_check_tokens"]  # noqa: Y015
+    _WhichOneofArgType__self_check_tokens: _TypeAlias = _typing.Literal["_self_check_tokens", b"_self_check_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__step_tokens: _TypeAlias = _typing.Literal["step_tokens"]  # noqa: Y015
+    _WhichOneofArgType__step_tokens: _TypeAlias = _typing.Literal["_step_tokens", b"_step_tokens"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__self_check_tokens) -> _WhichOneofReturnType__self_check_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__step_tokens) -> _WhichOneofReturnType__step_tokens | None: ...
+
+Global___Workers: _TypeAlias = Workers  # noqa: Y015
+
+@_typing.final
+class WorkerUsage(_message.Message):
+    """What became of one worker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    SELF_CHECKS_FIELD_NUMBER: _builtins.int
+    FINISH_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Its number, from 0."""
+    name: _builtins.str
+    """Its name in the template."""
+    tokens: _builtins.int
+    """Tokens generated; what was inserted is not counted."""
+    steps: _builtins.int
+    """Steps begun."""
+    self_checks: _builtins.int
+    """Self-checks inserted."""
+    finish: Global___WorkerFinish.ValueType
+    """Why it stopped."""
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        name: _builtins.str = ...,
+        tokens: _builtins.int = ...,
+        steps: _builtins.int = ...,
+        self_checks: _builtins.int = ...,
+        finish: Global___WorkerFinish.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish", b"finish", "name", b"name", "number", b"number", "self_checks", b"self_checks", "steps", b"steps", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkerUsage: _TypeAlias = WorkerUsage  # noqa: Y015
 
 @_typing.final
 class Retrieval(_message.Message):
@@ -581,7 +774,7 @@ class Usage(_message.Message):
     prompt_tokens: _builtins.int
     """Tokens of the question's prompt."""
     answer_tokens: _builtins.int
-    """Tokens generated."""
+    """Tokens generated, those of the answer alone."""
     def __init__(
         self,
         *,
