@@ -122,7 +122,7 @@ def ends_step(before: str, token: str) -> bool:
     The blank line may begin in `before` (tokenizers of single characters); it must end in `token`.
     """
     text = before + token
-    for found in reversed(list(_BLANK_LINE.finditer(text, max(0, len(before) - 1)))):
+    for found in reversed(list(_BLANK_LINE.finditer(text, len(before.rstrip())))):
         if found.end() > len(before):
             sentence = text[: found.start()].rstrip().rstrip(_CLOSERS)
             return sentence[-1:] != "" and sentence[-1] in SENTENCE_ENDS

@@ -66,7 +66,7 @@ def add_worker_options(parser: argparse.ArgumentParser) -> None:
         type=count,
         default=0,
         metavar="K",
-        help="so many think before the answer (default: nobody)",
+        help="so many think first (default: nobody)",
     )
     group.add_argument(
         "--layout",
@@ -79,7 +79,7 @@ def add_worker_options(parser: argparse.ArgumentParser) -> None:
         type=count,
         default=0,
         metavar="N",
-        help="most of each worker (default: the server's)",
+        help="most of each worker",
     )
     group.add_argument(
         "--self-check",

@@ -1,4 +1,4 @@
-"""Pure: the thoughts of several workers, which come a token at a time and mixed, as whole lines. No terminal."""
+"""Pure: the thoughts of several workers, which come in pieces and mixed, as whole lines. No terminal."""
 
 from __future__ import annotations
 
