@@ -20,9 +20,6 @@ from tandem.wire.gen.tandem.v1 import types_pb2
 if TYPE_CHECKING:
     from tandem.vlm.families.base import PromptLayout
 
-STEP_NUMBER = 10**6
-"""Larger than any step's: the longest opening a step can have."""
-
 _LAYOUT = {
     types_pb2.WORKER_LAYOUT_UNSPECIFIED: Layout.COMBINED,
     types_pb2.WORKER_LAYOUT_CONTIGUOUS: Layout.CONTIGUOUS,
@@ -93,7 +90,7 @@ def workers_wish(
             else limits.default_check_tokens
         ),
     )
-    _check_openings(template, count, prompt, limits)
+    _check_openings(template, count, max_tokens, prompt, limits.opening_tokens)
     return WorkersWish(
         layout=_LAYOUT[message.layout],
         sampling=_sampling(message, own),
@@ -133,17 +130,17 @@ def _sampling(message: types_pb2.Workers, own: SamplingParams) -> tuple[Sampling
     return tuple(entries)
 
 
-def _check_openings(template: Template, count: int, prompt: PromptLayout, limits: WorkerLimits) -> None:
-    """Raise BadQuestion unless all workers may open a step in one pass, however many steps they made."""
+def _check_openings(template: Template, count: int, steps: int, prompt: PromptLayout, limit: int) -> None:
+    """Raise BadQuestion unless all workers may open a step in one pass, up to their step number `steps`."""
     total = 0
     for worker in range(count):
         texts = (
             template.opening(worker, 1, count),
-            template.opening(worker, STEP_NUMBER, count, checks=True),
+            template.opening(worker, max(steps, 2), count, checks=True),
         )
         total += max(len(prompt.encode_text(text)) if text else 0 for text in texts)
-    if total > limits.opening_tokens:
+    if total > limit:
         raise BadQuestion(
             f"{count} workers of this template open their steps with up to {total} tokens; "
-            f"at most {limits.opening_tokens} fit here: ask for fewer workers, or shorten the template"
+            f"at most {limit} fit here: ask for fewer workers, or shorten the template"
         )

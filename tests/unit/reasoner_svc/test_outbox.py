@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from reasoner_svc.decode.outbox import Outbox
+from reasoner_svc.decode.outbox import Outbox, ThoughtPiece
 from tandem.core.errors import NotFound, SlowReader
 
 
@@ -78,3 +78,22 @@ def test_a_closed_loop_is_no_error_for_the_engine() -> None:
 
     box = asyncio.run(make())
     box.put("too late")
+
+
+async def test_thoughts_that_wait_are_joined_by_worker_and_come_first() -> None:
+    box = outbox()
+    box.think(1, "a", 10)
+    box.think(0, "x", 10)
+    box.think(1, "b", 20)
+    box.put("answer")
+    assert await box.get() == ThoughtPiece(1, "ab", 20)
+    assert await box.get() == ThoughtPiece(0, "x", 10)
+    assert await box.get() == "answer"
+
+
+async def test_thoughts_count_as_what_is_not_read() -> None:
+    box = outbox(limit_chars=3)
+    box.think(0, "abc", 0)
+    with pytest.raises(SlowReader):
+        box.put("d")
+    assert await box.get() == ThoughtPiece(0, "abc", 0)

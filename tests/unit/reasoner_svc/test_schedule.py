@@ -87,3 +87,52 @@ def test_everybody_ends(prompts: list[int]) -> None:
             left[item.number] -= item.prompt_tokens
             if not left[item.number]:
                 del left[item.number]
+
+
+def group(number: int, tokens: int, places: int, phase: Phase = Phase.DECODING) -> Waiting:
+    return Waiting(number, phase, 0 if phase is Phase.DECODING else 5, tokens, places)
+
+
+def test_workers_step_together_beside_everybody_else() -> None:
+    questions = [group(1, 3, 3), Waiting(2, Phase.PREFILL, 100)]
+    assert plan_tick(questions, 0, LIMITS).items == (Item(1, 0), Item(2, 10))
+
+
+def test_workers_count_as_many_when_they_begin() -> None:
+    waiting = [group(1, 9, 3, Phase.QUEUED), group(2, 9, 2, Phase.QUEUED), Waiting(3, Phase.QUEUED, 1)]
+    assert {item.number for item in plan_tick(waiting, 0, LIMITS).items} == {1}, "nobody overtakes"
+    assert {item.number for item in plan_tick(waiting[1:], 0, LIMITS).items} == {2, 3}
+
+
+def test_openings_take_turns_with_prompts_and_are_not_cut() -> None:
+    limits = ScheduleLimits(max_running=4, prefill_chunk=10, tick_tokens=14)
+    questions = [group(1, 12, 2), Waiting(2, Phase.PREFILL, 1000), Waiting(3, Phase.DECODING, 0)]
+    first = plan_tick(questions, 0, limits)
+    assert first.items == (Item(3, 0), Item(1, 0), Item(2, 1))
+    second = plan_tick(questions, first.turn, limits)
+    assert second.items == (Item(3, 0), Item(2, 10)), "the opening waits for a tick with room"
+    assert plan_tick(questions, second.turn, limits).items == first.items
+
+
+def test_what_opens_an_answer_is_read_in_pieces() -> None:
+    answering = Waiting(1, Phase.DECODING, 25, 1, 1)
+    assert plan_tick([answering], 0, LIMITS).items == (Item(1, 10),)
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 10)), min_size=1, max_size=2), st.integers(0, 3))
+def test_every_group_steps_before_long(groups: list[tuple[int, int]], readers: int) -> None:
+    """Groups of at most 3 + 3 = 6 places; what they open with fits beside max_running."""
+    limits = ScheduleLimits(max_running=9, prefill_chunk=10, tick_tokens=19)
+    questions = [group(n, places + extra, places) for n, (places, extra) in enumerate(groups, 1)]
+    questions += [Waiting(10 + n, Phase.PREFILL, 1000) for n in range(readers)]
+    turn, stepped = 0, set()
+    for _ in range(len(questions)):
+        tick = plan_tick(questions, turn, limits)
+        assert sum(_cost(item, questions) for item in tick.items) <= limits.tick_tokens
+        turn = tick.turn
+        stepped |= {item.number for item in tick.items}
+    assert stepped == {question.number for question in questions}
+
+
+def _cost(item: Item, questions: list[Waiting]) -> int:
+    return item.prompt_tokens or next(q.tokens for q in questions if q.number == item.number)

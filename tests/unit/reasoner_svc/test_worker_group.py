@@ -38,12 +38,10 @@ def blocks(tiny: VisionLanguageModel) -> list[Block]:
 
 
 def wish(model: Any, count: int = 4, layout: Layout = Layout.COMBINED, **options: Any) -> WorkersWish:
-    template = options.get("template", SHORT)
+    template, seed = options.get("template", SHORT), options.get("seed", 0)
     return WorkersWish(
         layout=layout,
-        sampling=tuple(
-            SamplingParams(temperature=0.9, seed=options.get("seed", 0) + w) for w in range(count)
-        ),
+        sampling=tuple(SamplingParams(temperature=0.9, seed=seed + w) for w in range(count)),
         rules=Rules(max_tokens=options.get("max_tokens", 40), step_tokens=7, check_every=10),
         over=options.get("over", Over.ALL),
         template=template,
