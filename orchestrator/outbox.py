@@ -103,6 +103,8 @@ class Outbox:
         kind = message.WhichOneof("event")
         if kind == "answer":
             self._deltas.pop(message.answer.question_id, None)
+            for key in [key for key in self._thoughts if key[0] == message.answer.question_id]:
+                del self._thoughts[key]
         if kind == "thought":
             thought = message.thought
             waiting = self._thoughts.setdefault((thought.question_id, thought.number), message)

@@ -97,6 +97,11 @@ class FakeReasoner(reasoner_pb2_grpc.ReasonerServiceServicer):
         try:
             view = [t for t in held.blocks if not request.as_of_us or t < request.as_of_us]
             words = [f"{t // 1000}" for t in view]
+            for number in range(request.question.workers.count):
+                thought = reasoner_pb2.AnswerResponse.Thought(
+                    number=number, worker=f"w{number}", time_us=held.watermark_us, text="hm "
+                )
+                yield reasoner_pb2.AnswerResponse(thought=thought)
             for word in words[:1]:
                 yield reasoner_pb2.AnswerResponse(delta=word + " ")
             await self.gate.wait()
@@ -110,6 +115,10 @@ class FakeReasoner(reasoner_pb2_grpc.ReasonerServiceServicer):
                 usage=types_pb2.Usage(answer_tokens=len(words)),
                 queue_ms=1.0,
                 prefill_ms=2.0,
+                workers=[
+                    types_pb2.WorkerUsage(number=number, tokens=1)
+                    for number in range(request.question.workers.count)
+                ],
             )
             yield reasoner_pb2.AnswerResponse(final=final)
         finally:
@@ -332,6 +341,7 @@ class Client:
         self.progress = client_pb2.WatchResponse.Progress()
         self.answers: dict[str, client_pb2.Answer] = {}
         self.deltas: dict[str, str] = {}
+        self.thoughts: list[client_pb2.WatchResponse.Thought] = []
         self.refusals: list[client_pb2.WatchResponse.Refusal] = []
         self.goodbye: client_pb2.WatchResponse.Goodbye | None = None
         self.error: grpc.aio.AioRpcError | None = None
@@ -369,6 +379,8 @@ class Client:
         elif event == "answer":
             assert message.answer.question_id not in self.answers, "two final records"
             self.answers[message.answer.question_id] = message.answer
+        elif event == "thought":
+            self.thoughts.append(message.thought)
         elif event == "answer_delta":
             delta = message.answer_delta
             self.deltas[delta.question_id] = self.deltas.get(delta.question_id, "") + delta.text

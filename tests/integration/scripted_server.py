@@ -34,6 +34,7 @@ class Held:
     pts: list[int] = field(default_factory=list)
     questions: list[str] = field(default_factory=list)
     wishes: list[types_pb2.Retrieval] = field(default_factory=list)
+    workers: list[types_pb2.Workers] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
     ended: bool = False
@@ -223,6 +224,16 @@ class ScriptedServer(client_pb2_grpc.TandemServiceServicer):
             pb.WatchResponse(answer_delta=pb.AnswerDelta(question_id=question.question_id, text=word))
             for word in words
         ]
+        deltas[:0] = [
+            pb.WatchResponse(
+                thought=pb.WatchResponse.Thought(
+                    worker=f"w{number}", number=number, question_id=question.question_id, text=text
+                )
+            )
+            for text in ("let me ", "see\n", "so")
+            for number in range(question.workers.count)
+        ]
+        held.workers.append(question.workers)
         if question.text in self.script.break_answer:
             self.script.break_answer.remove(question.text)
             return [*deltas[:1], Unavailable("scripted loss")]
@@ -248,6 +259,12 @@ class ScriptedServer(client_pb2_grpc.TandemServiceServicer):
             ),
             usage=types_pb2.Usage(context_tokens=10, prompt_tokens=5, answer_tokens=3),
             timings=types_pb2.Timings(first_token_ms=12.5, total_ms=20.0),
+            workers=[
+                types_pb2.WorkerUsage(
+                    number=number, name=f"w{number}", tokens=3, steps=2, finish=types_pb2.WORKER_FINISH_END
+                )
+                for number in range(question.workers.count)
+            ],
             error=error,
         )
         return [*deltas, pb.WatchResponse(answer=answer)]

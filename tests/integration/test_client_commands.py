@@ -216,6 +216,43 @@ async def test_how_older_video_comes_back_is_said_and_told(
     assert (await tandem("ask", "door", "who?", "--blocks", "0")).code == Exit.USAGE
 
 
+async def test_workers_are_asked_for_and_their_thoughts_shown(
+    server: tuple[str, ScriptedServer], tmp_path: Path
+) -> None:
+    address, servicer = server
+    folder = pictures(tmp_path, 2)
+    options = ("--workers", "2", "--layout", "interleaved", "--think-tokens", "9", "--self-check", "0")
+    watched = await tandem(
+        "watch", str(folder), "--speed", "max", "--address", address, "--stream-id", "door", *options,
+        "--ask", "who?",
+    )  # fmt: skip
+    lines = [line.split("  ", 1)[-1] for line in watched.out.splitlines() if "thought" in line]
+    assert sorted(line.split(maxsplit=1)[1] for line in lines) == [
+        "w0: let me see", "w0: so", "w1: let me see", "w1: so",
+    ]  # fmt: skip
+    ran = await tandem("ask", "door", "who?", "--address", address, *options, "--wait-for-all")
+    assert ran.out == "you asked: who?\n"
+    assert "[worker w1] let me see" in ran.err
+    assert "[worker w0] so" in ran.err
+    assert "worker w0: 3 tokens in 2 steps, ended its turn" in ran.err
+    wish = types_pb2.Workers(
+        count=2,
+        layout=types_pb2.WORKER_LAYOUT_INTERLEAVED,
+        max_tokens=9,
+        self_check_tokens=0,
+        over=types_pb2.WORKERS_OVER_FIRST,
+    )
+    assert servicer.streams["door"].workers[0] == wish
+    wish.over = types_pb2.WORKERS_OVER_ALL
+    assert servicer.streams["door"].workers[1] == wish
+    record = (await tandem("ask", "door", "who?", "--address", address, *options, "--json")).events
+    assert record[0]["workers"][1] == {
+        "number": 1, "name": "w1", "tokens": 3, "steps": 2, "self_checks": 0, "finish": "end",
+    }  # fmt: skip
+    assert (await tandem("ask", "door", "who?", "--workers", "0")).code == Exit.USAGE
+    assert (await tandem("ask", "door", "who?", "--workers", "2", "--layout", "x")).code == Exit.USAGE
+
+
 async def test_a_failed_question_makes_the_exit_code(
     server: tuple[str, ScriptedServer], tmp_path: Path
 ) -> None:

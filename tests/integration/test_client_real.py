@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 
 import tandem
 from tandem.client import (
+    Answer,
     EventReader,
     GapNoticed,
     MediaKind,
@@ -21,6 +22,9 @@ from tandem.client import (
     Refusal,
     Sampling,
     Stream,
+    Thought,
+    WorkerLayout,
+    Workers,
 )
 from tandem.client.sources import feed, open_source
 from tandem.commands.local import local_services
@@ -210,6 +214,25 @@ async def test_questions_that_cannot_be_answered_are_typed(address: str) -> None
             async with t.watch(MediaKind.PICTURES, stream_id="asked", resume_token="wrong"):
                 pass
         assert (await stream.ask("what colour was the circle?")).text
+
+
+@pytest.mark.parametrize("layout", WorkerLayout)
+async def test_workers_think_and_one_answers(address: str, layout: WorkerLayout) -> None:
+    wish = Workers(count=4, layout=layout, max_tokens=24, sampling=(Sampling(temperature=1.0),))
+    async with tandem.connect(address) as t, t.watch(MediaKind.PICTURES) as stream:
+        await push(stream, 4)
+        events = stream.events()
+        answer = await stream.ask("what colour was the circle?", question_id="w", workers=wish)
+        assert answer.text == "red"
+        assert [worker.number for worker in answer.workers] == [0, 1, 2, 3]
+        thought = await next_of(Thought, events)
+        assert (thought.question_id, thought.time_us) == ("w", answer.watermark_us)
+        pieces = [p async for p in t.ask_stream(stream.stream_id, "what is shown now?", workers=wish)]
+        assert {type(piece) for piece in pieces} == {Thought, str, Answer}
+        with pytest.raises(BadQuestion, match="1 to 8"):
+            await stream.ask("what is shown now?", workers=Workers(count=9))
+        with pytest.raises(BadQuestion, match="no worker template"):
+            await stream.ask("what is shown now?", workers=Workers(count=2, template="none"))
 
 
 async def test_a_client_that_vanished_comes_back_to_its_stream(address: str) -> None:

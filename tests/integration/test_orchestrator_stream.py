@@ -141,6 +141,25 @@ async def test_a_second_client_asks(tmp_path: Path) -> None:
         assert events[-1].answer.text == "0 500 "
 
 
+async def test_thoughts_are_told_with_worker_question_and_time(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        client = await world.watch()
+        await client.pictures(0, 500)
+        await client.ask("q1", workers=types_pb2.Workers(count=2))
+        answer = await client.answer("q1")
+        told = [(t.question_id, t.number, t.worker, t.time_us, t.text) for t in client.thoughts]
+        assert told == [("q1", 0, "w0", 1_000_000, "hm "), ("q1", 1, "w1", 1_000_000, "hm ")]
+        assert (answer.text, len(answer.workers)) == ("0 500 ", 2)
+        question = types_pb2.Question(text="what?", workers=types_pb2.Workers(count=3))
+        call = world.stub.Ask(client_pb2.AskRequest(stream_id="cam", question=question))
+        events = [event async for event in call]
+        assert [event.WhichOneof("event") for event in events][:3] == ["thought"] * 3
+        assert len(events[-1].answer.workers) == 3
+        await client.ask("q2", workers=types_pb2.Workers(count=100))
+        await client.until(lambda: bool(client.refusals))
+        assert "workers.count is 100" in client.refusals[0].error.message
+
+
 async def test_a_stream_stays_for_second_clients_until_it_expires(tmp_path: Path) -> None:
     async with World(tmp_path) as world:
         client = await world.watch()

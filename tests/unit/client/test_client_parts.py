@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import random
+import re
 
 import grpc
 import pytest
 
-from tandem.client.convert import retrieval_to_proto
+from tandem.client.convert import retrieval_to_proto, workers_to_proto
 from tandem.client.events import EventHub, EventReader, new_gaps
 from tandem.client.failures import NobodyThere, is_worth_another_try, typed_error
 from tandem.client.questions import QuestionBook, check_question, unseen_part
@@ -24,8 +25,10 @@ from tandem.client.types import (
     Progress,
     Refusal,
     Retrieval,
+    Sampling,
     Thought,
 )
+from tandem.client.workers import WorkerLayout, Workers
 from tandem.core.errors import (
     AlreadyExists,
     BadQuestion,
@@ -37,6 +40,7 @@ from tandem.core.errors import (
     Unavailable,
 )
 from tandem.core.timeline import Gap, GapReason, TimeRange
+from tandem.wire.gen.tandem.v1 import types_pb2
 
 
 def gap(start: int, end: int, reason: GapReason = GapReason.OVERLOAD) -> Gap:
@@ -119,6 +123,26 @@ async def test_an_echo_of_a_repeated_question_is_no_refusal() -> None:
     assert len(book) == 0
     with pytest.raises(Unavailable):
         await repeated.answer
+
+
+def test_workers_are_checked_before_they_are_sent() -> None:
+    check_question("what?", None, Limits(), None, Workers(count=4, sampling=(Sampling(seed=3),)))
+    for wish, says in (
+        (Workers(count=0), "Workers.count is 0"),
+        (Workers(count=1 << 32), "Workers.count"),
+        (Workers(count=2, max_tokens=-1), "Workers.max_tokens is -1"),
+        (Workers(count=2, self_check_tokens=-5), "Workers.self_check_tokens is -5"),
+        (Workers(count=3, sampling=(Sampling(),) * 2), "2 entries for 3 workers"),
+    ):
+        with pytest.raises(BadQuestion, match=re.escape(says)):
+            check_question("what?", None, Limits(), None, wish)
+
+
+def test_workers_for_the_wire() -> None:
+    message = workers_to_proto(Workers(count=2, layout=WorkerLayout.CONTIGUOUS, step_tokens=0))
+    assert message.HasField("step_tokens")
+    assert not message.HasField("self_check_tokens")
+    assert message.over == types_pb2.WORKERS_OVER_FIRST
 
 
 def test_questions_are_checked_before_they_are_sent() -> None:

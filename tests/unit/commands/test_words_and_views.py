@@ -28,6 +28,7 @@ from tandem.client.types import (
 from tandem.commands.demo_view import DemoView, is_right
 from tandem.commands.show import JsonView, PlainView, View
 from tandem.commands.show_live import LiveView
+from tandem.commands.thinking import ThoughtLines
 from tandem.commands.words import event_json, event_name, evidence_words, plain, recall_words
 from tandem.core.clock import ManualClock
 from tandem.core.errors import BadMedia, LimitExceeded, Unavailable, WrongState
@@ -228,3 +229,21 @@ def test_names_and_values_for_machines() -> None:
     assert event_name(GapNoticed(gap=Gap(TimeRange(0, 1), GapReason.SOURCE))) == "gap_noticed"
     assert plain({"a": (1, FinishReason.STOP), "b": None}) == {"a": [1, "stop"], "b": None}
     assert json.loads(event_json(OPENED))["limits"]["resume_s"] == 0.0
+
+
+def test_thoughts_come_out_as_lines_of_each_worker() -> None:
+    lines = ThoughtLines()
+
+    def add(number: int, text: str) -> list[tuple[str, str]]:
+        return lines.add(Thought(worker=f"w{number}", time_us=0, text=text, question_id="q", number=number))
+
+    assert add(0, "I look at ") == []
+    assert add(1, "me too") == []
+    assert add(0, "the door.\n\nThen") == [("w0", "I look at the door.")]
+    assert lines.unfinished() == [("w0", "Then"), ("w1", "me too")]
+    words = "word " * 30
+    assert add(0, words)[0][1].startswith("Thenword word")
+    assert len(add(1, words)[0][1]) >= 100
+    assert [worker for worker, _ in lines.rest("q")] == ["w0", "w1"]
+    assert lines.rest() == []
+    assert lines.add(Thought(worker="w", time_us=0, text=" a note ")) == [("w", "a note")]

@@ -15,6 +15,7 @@ from orchestrator.limits import (
     check_raw_picture,
     check_sampling,
     check_stream_id,
+    check_workers,
 )
 from tandem.core.errors import BadMedia, BadQuestion, BadTimestamp, InvalidInput
 
@@ -91,3 +92,17 @@ def test_media() -> None:
     for width, height, size in ((10, 3, 89), (0, 0, 0), (100, 100, 30_000)):
         with pytest.raises(BadMedia):
             check_raw_picture(LIMITS, width, height, size)
+
+
+def test_workers() -> None:
+    check_workers(8, 1000, "english", 8)
+    check_workers(1, 0, "", 0)
+    for count, tokens, template, samplings in (
+        (0, 0, "", 0),
+        (65, 0, "", 0),
+        (8, 1 << 20, "", 0),
+        (2, 0, "x" * 65, 0),
+        (3, 0, "", 2),
+    ):
+        with pytest.raises(BadQuestion, match="workers"):
+            check_workers(count, tokens, template, samplings)

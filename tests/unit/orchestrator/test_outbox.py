@@ -24,6 +24,11 @@ def answer(question: str) -> Response:
     return Response(answer=client_pb2.Answer(question_id=question))
 
 
+def thought(question: str, number: int, text: str, time_us: int = 0) -> Response:
+    made = Response.Thought(question_id=question, number=number, text=text, time_us=time_us)
+    return Response(thought=made)
+
+
 async def drain(outbox: Outbox) -> list[Response]:
     outbox.close(None)
     messages = []
@@ -88,3 +93,22 @@ async def test_a_write_that_takes_too_long_is_a_slow_reader() -> None:
 
     with pytest.raises(SlowReader, match=r"0\.05 s"):
         await pump(outbox, never, 0.05)
+
+
+async def test_thoughts_that_wait_are_joined_by_worker() -> None:
+    outbox = Outbox(progress, ManualClock())
+    for message in (
+        thought("a", 0, "1", 5),
+        thought("a", 1, "x"),
+        thought("b", 0, "-"),
+        thought("a", 0, "2", 9),
+        delta("a", "so"),
+        answer("a"),
+        thought("a", 0, "again"),
+    ):
+        outbox.put(message)
+    got = await drain(outbox)
+    told = [(m.thought.question_id, m.thought.number, m.thought.text, m.thought.time_us) for m in got[:3]]
+    assert told == [("a", 0, "12", 9), ("a", 1, "x", 0), ("b", 0, "-", 0)]
+    assert got[-1].thought.text == "again"
+    assert outbox.bytes == 0
