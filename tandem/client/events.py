@@ -6,10 +6,15 @@ import asyncio
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from itertools import islice
 
-from tandem.client.types import Event, GapNoticed, Progress
+from tandem.client.types import Event, GapNoticed, Progress, Thought
 from tandem.core.errors import SlowReader, TandemError
 from tandem.core.timeline import Gap, TimeRange
+
+JOINED = 32
+"""How many unread events a thought looks back for one of its worker to join: more than workers write at once."""
 
 
 def new_gaps(before: tuple[Gap, ...], after: tuple[Gap, ...]) -> list[Gap]:
@@ -48,16 +53,32 @@ class EventReader(AsyncIterator[Event]):
         self._error: TandemError | None = None
 
     def put(self, event: Event) -> None:
-        """Add an event. Progress replaces progress that was not read; a full queue ends the reader."""
+        """Add an event; a full queue ends the reader.
+
+        Progress replaces unread progress; a worker's thought joins an unread one of the same worker.
+        """
         if self._ended:
             return
         if isinstance(event, Progress) and self._events and isinstance(self._events[-1], Progress):
             self._events[-1] = event
+        elif isinstance(event, Thought) and self._joined(event):
+            pass
         elif len(self._events) >= self._limit:
             self.end(SlowReader(f"{self._limit} events of the stream were not read; read events() faster"))
         else:
             self._events.append(event)
         self._wake.set()
+
+    def _joined(self, thought: Thought) -> bool:
+        """True when an unread event took the thought in; a note that belongs to no question stays whole."""
+        if not thought.question_id:
+            return False
+        key = (thought.question_id, thought.number)
+        for back, waiting in enumerate(islice(reversed(self._events), JOINED), 1):
+            if isinstance(waiting, Thought) and (waiting.question_id, waiting.number) == key:
+                self._events[-back] = replace(thought, text=waiting.text + thought.text)
+                return True
+        return False
 
     def end(self, error: TandemError | None) -> None:
         """No more events; `error` is raised after the last one."""

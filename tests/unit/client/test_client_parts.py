@@ -138,6 +138,17 @@ def test_workers_are_checked_before_they_are_sent() -> None:
             check_question("what?", None, Limits(), None, wish)
 
 
+async def test_thoughts_that_were_not_read_are_joined_by_worker() -> None:
+    reader = EventReader(limit=4)
+    for number in range(50):
+        reader.put(Thought(worker="w", time_us=number, text="x", question_id="q", number=number % 2))
+    reader.put(Thought(worker="w", time_us=1, text="note"))
+    reader.put(Thought(worker="w", time_us=2, text="note"))
+    reader.end(None)
+    told = [(event.number, event.time_us, event.text) async for event in reader if isinstance(event, Thought)]
+    assert told == [(0, 48, "x" * 25), (1, 49, "x" * 25), (0, 1, "note"), (0, 2, "note")]
+
+
 def test_workers_for_the_wire() -> None:
     message = workers_to_proto(Workers(count=2, layout=WorkerLayout.CONTIGUOUS, step_tokens=0))
     assert message.HasField("step_tokens")
