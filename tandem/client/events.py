@@ -14,7 +14,7 @@ from tandem.core.errors import SlowReader, TandemError
 from tandem.core.timeline import Gap, TimeRange
 
 JOINED = 32
-"""How many unread events a thought looks back for one of its worker to join: more than workers write at once."""
+"""How many unread events a thought looks back for one of its worker to join: more than there are workers."""
 
 
 def new_gaps(before: tuple[Gap, ...], after: tuple[Gap, ...]) -> list[Gap]:

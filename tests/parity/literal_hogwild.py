@@ -34,8 +34,10 @@ class Text:
         self.values = [[] for _ in range(self.layers)]
 
     def write(self, layer: int, key: Tensor, value: Tensor) -> None:
-        self.keys[layer].append(key)
-        self.values[layer].append(value)
+        for pieces, piece in ((self.keys[layer], key), (self.values[layer], value)):
+            pieces.append(piece)
+            if len(pieces) > 32:  # few large pieces are joined faster than many small ones
+                pieces[:] = [torch.cat(pieces, 1)]
 
     def extend(self, other: Text) -> None:
         for layer in range(self.layers):

@@ -29,6 +29,7 @@ from tests.parity.literal_hogwild import Context, LiteralHogwild, Play, play
 from tests.unit.reasoner_svc.making import encode_clip, make_frames
 from tests.unit.reasoner_svc.serving import serve
 
+pytestmark = pytest.mark.timeout(300)
 UNITS, RECENT, RECALLED = 8, 3, 2
 TOLERANCE = 1e-4
 MARKED = Template(
