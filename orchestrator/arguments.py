@@ -9,7 +9,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from orchestrator import memory
+from orchestrator import memory, thinking
 from orchestrator.backlog import Bounds
 from orchestrator.config import OrchestratorConfig, ServiceSettings
 from orchestrator.limits import Limits
@@ -74,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, encoders: int, reasoners: 
         help="what the terminal shows; the logs below the run directory have more (%(default)s)",
     )
     memory.add_arguments(parser)
+    thinking.add_arguments(parser)
 
 
 def to_config(args: argparse.Namespace) -> OrchestratorConfig:
@@ -90,6 +91,7 @@ def to_config(args: argparse.Namespace) -> OrchestratorConfig:
             device=args.device,
             dtype=args.dtype,
             memory=memory.from_arguments(args),
+            thinking=thinking.from_arguments(args),
             window_units=args.window_units,
             threads=args.threads,
             log_level="debug" if args.log_level == "debug" else "info",

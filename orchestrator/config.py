@@ -10,6 +10,8 @@ from orchestrator.backlog import Bounds
 from orchestrator.limits import Limits
 from orchestrator.memory import Memory
 from orchestrator.memory import problems as memory_problems
+from orchestrator.thinking import Thinking
+from orchestrator.thinking import problems as thinking_problems
 from tandem.core.errors import InvalidInput
 from tandem.wire.channel import is_loopback, is_wildcard, parse_address
 
@@ -22,6 +24,7 @@ class ServiceSettings:
     device: str = "cpu"
     dtype: str = ""
     memory: Memory = field(default_factory=Memory)
+    thinking: Thinking = field(default_factory=Thinking)
     window_units: int = 0
     """Sliding window of the encoder; 0: what the checkpoint was trained for."""
     threads: int = 0
@@ -82,7 +85,7 @@ def _problems(config: OrchestratorConfig) -> list[str]:
         )
     if config.bounds.keep_us < 0:
         found.append(f"keep_seconds is {config.bounds.keep_us / 1e6}, at least 0 is needed")
-    found += memory_problems(config.services.memory)
+    found += memory_problems(config.services.memory) + thinking_problems(config.services.thinking)
     if config.run_dir.exists() and not config.run_dir.is_dir():
         found.append(f"run_dir {config.run_dir} is not a directory")
     return found

@@ -18,7 +18,8 @@ from orchestrator.backends.base import Wanted
 from orchestrator.backends.remedies import explain
 from orchestrator.config import ServiceSettings
 from orchestrator.membership import Role
-from orchestrator.memory import flags
+from orchestrator.memory import flags as memory_flags
+from orchestrator.thinking import flags as thinking_flags
 from orchestrator.waiting import stop
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def command(wanted: Wanted, orchestrator: str, secret_file: Path, settings: Serv
     if settings.threads:
         line += ["--threads", str(settings.threads)]
     if wanted.role is Role.REASONER:
-        return line + flags(settings.memory)
+        return line + memory_flags(settings.memory) + thinking_flags(settings.thinking)
     line += ["--embedder", settings.memory.embedder, "--block-codec", settings.memory.block_codec]
     if settings.window_units:
         line += ["--window-units", str(settings.window_units)]

@@ -305,3 +305,15 @@ async def test_one_worker_writes_what_plain_decoding_writes(
     assert len(alone.token_ids) == 300
     for ours_row, row in zip(recording.rows, plain.rows, strict=False):
         assert float((ours_row - row).abs().max()) < TOLERANCE * float(row.abs().max())
+
+
+@pytest.mark.parametrize("layout", [layout.value for layout in Layout])
+async def test_workers_behind_a_video_whose_positions_all_advance(layout: str) -> None:
+    """The other prompt layout, with units that are videos of their own."""
+    model, stock = load_model("dummy:tiny-timestamped"), stock_model("dummy:tiny-timestamped")
+    clip = encode_clip(model, make_frames(model, UNITS))
+    recording = Recording(model)
+    workers = wish(recording, layout, 3, MARKED, 40)
+    asked = asked_of(recording, workers)
+    record = await ours(recording, clip, asked)
+    assert compare(recording, stock, context(model, stock, clip), record, asked) == 3 * 40 + asked.max_tokens

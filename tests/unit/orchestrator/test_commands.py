@@ -21,6 +21,8 @@ from orchestrator.backends.remedies import explain
 from orchestrator.config import OrchestratorConfig, ServiceSettings
 from orchestrator.membership import Role
 from orchestrator.memory import Memory, flags
+from orchestrator.thinking import Thinking
+from orchestrator.thinking import flags as thinking_flags
 from reasoner_svc.__main__ import _parser as reasoner_parser
 from tandem.core.errors import InvalidInput
 
@@ -126,6 +128,26 @@ def test_the_memory_options_reach_every_reasoner_as_it_parses_them(tmp_path: Pat
     for flag, value in (("--embedder", "pooled"), ("--block-codec", "int8")):
         assert encoder[encoder.index(flag) + 1] == value
     assert not any("--data-dir" in word or "--ram-bytes" in word for word in encoder)
+
+
+def test_what_workers_may_do_reaches_every_reasoner(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.toml"
+    with pytest.raises(InvalidInput, match=r"--worker-templates .*no such file"):
+        parse(f"--worker-templates={path}")
+    with pytest.raises(InvalidInput, match="--max-workers is 0"):
+        parse("--max-workers=0")
+    path.write_text("")
+    options = ["--max-workers=3", f"--worker-templates={path}", "--worker-template=plain"]
+    settings = parse(*options).services
+    line = command(Wanted("reasoner-0", Role.REASONER), "127.0.0.1:1", Path("secret"), settings)
+    assert line[-3:] == options
+    parsed = reasoner_parser().parse_args(line[3:])
+    assert (parsed.max_workers, parsed.worker_templates, parsed.worker_template) == (3, str(path), "plain")
+    own = vars(reasoner_parser().parse_args(["--name", "x", "--secret-file", "s"]))
+    handed_on = reasoner_parser().parse_args(
+        ["--name", "x", "--secret-file", "s", *thinking_flags(Thinking())]
+    )
+    assert vars(handed_on) == own
 
 
 def test_memory_options_are_those_of_a_reasoner_when_none_is_given() -> None:

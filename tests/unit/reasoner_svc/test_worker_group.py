@@ -156,6 +156,31 @@ async def test_thoughts_come_before_the_answer_and_hold_what_was_inserted(
             assert worker.checks >= 2
 
 
+async def test_every_text_exists_once_and_new_tokens_are_seen_in_the_pass_that_writes_them(
+    tiny: VisionLanguageModel, blocks: list[Block]
+) -> None:
+    class Looking(Slow):
+        looked = 0
+
+        def forward_many(self, steps: Any) -> Any:
+            if len(steps) == 4 and all(len(step.embeds) == 1 for step in steps):
+                self.looked += 1
+                tails = {id(step.view.tail.segment): step.view.tail.segment for step in steps}
+                for step in steps:
+                    read = {id(part.segment): part for part in step.view.parts}
+                    for key in tails.keys() - {id(step.view.tail.segment)}:
+                        assert read[key].end == tails[key].end + 1, "the token that is being written too"
+                shared = [{id(part.segment) for part in step.view.parts} - tails.keys() for step in steps]
+                assert all(one == shared[0] for one in shared), "prompt, history and headers are common"
+            return self._model.forward_many(steps)
+
+    model = Looking(tiny)
+    async with running(model, blocks, prefill_chunk=64, tick_tokens=96) as (engine, _):
+        _, outbox = think(engine, model, wish(model, 4, seed=20))
+        await answer(outbox)
+        assert model.looked > 10
+
+
 async def test_prompts_and_record_of_a_group(tiny: VisionLanguageModel, blocks: list[Block]) -> None:
     async with running(tiny, blocks, prefill_chunk=400, tick_tokens=500) as (engine, _):
         english = load_templates()["english"]
