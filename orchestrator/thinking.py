@@ -1,4 +1,4 @@
-"""Pure. What the reasoners started here allow of parallel workers: options, checks, and how they are handed on.
+"""Pure. What reasoners started here allow of parallel workers: options, checks, and how they are handed on.
 
 What they mean in full: `docs/workers.md`.
 """
