@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from reasoner_svc.decode.held import HeldQuestion
 from tandem.core.errors import Internal, TandemError
@@ -26,6 +27,14 @@ class Prepared:
 
     question: HeldQuestion
     steps: list[Step]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A question and the rows [hidden] that it chooses from."""
+
+    question: HeldQuestion
+    hidden: list[Tensor]
 
 
 def run_batch(model: VisionLanguageModel, batch: Sequence[Prepared]) -> None:
@@ -45,7 +54,8 @@ def run_batch(model: VisionLanguageModel, batch: Sequence[Prepared]) -> None:
         for one in batch:
             run_batch(model, [one])
         return
-    ready, rows, at = [], [], 0
+    ready: list[_Ready] = []
+    at = 0
     for one in batch:
         own = results[at : at + len(one.steps)]
         at += len(one.steps)
@@ -55,16 +65,29 @@ def run_batch(model: VisionLanguageModel, batch: Sequence[Prepared]) -> None:
             fail(one.question, error)
             continue
         if hidden:
-            ready.append((one.question, len(hidden)))
-            rows += hidden
-    if not rows:
+            ready.append(_Ready(one.question, hidden))
+    _choose(model, ready)
+
+
+def _choose(model: VisionLanguageModel, ready: Sequence[_Ready]) -> None:
+    """Let each question choose its tokens, from logits that are made together or, when that breaks, apart."""
+    if not ready:
         return
-    logits = model.logits(torch.stack(rows))
-    for (question, _), part in zip(ready, torch.split(logits, [count for _, count in ready]), strict=True):
+    try:
+        logits = model.logits(torch.stack([row for one in ready for row in one.hidden]))
+    except Exception as error:
+        if len(ready) == 1:
+            fail(ready[0].question, error)
+            return
+        log.warning("logits of %d questions broke; each is tried alone", len(ready), exc_info=True)
+        for one in ready:
+            _choose(model, [one])
+        return
+    for one, part in zip(ready, torch.split(logits, [len(one.hidden) for one in ready]), strict=True):
         try:
-            question.choose(part)
+            one.question.choose(part)
         except Exception as error:
-            fail(question, error)
+            fail(one.question, error)
 
 
 def fail(question: HeldQuestion, error: Exception) -> None:

@@ -1,7 +1,8 @@
 """Tensor. Logits to a token: greedy, or temperature and nucleus with a seed of the question's own.
 
-The random numbers of a question come from its own generator on the CPU: the same seed, view and question
-give the same tokens whatever else is being answered, on every device. Shapes: V vocabulary.
+The random numbers of a question come from its own generator on the CPU: what else is being answered does not
+change them. It may change the logits by rounding, because questions share passes: the same seed, view and
+question give the same tokens but where two are all but equally likely. Shapes: V vocabulary.
 """
 
 from __future__ import annotations

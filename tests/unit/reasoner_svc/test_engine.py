@@ -217,3 +217,29 @@ async def test_a_pass_that_breaks_is_repeated_for_each_question_alone(
 ) -> None:
     expected = await answers(tiny, blocks, together=False)
     assert await answers(Counting(tiny, breaks_together=True), blocks, together=True) == expected
+
+
+class BreakingLogits(Counting):
+    """Its logits break for more than one question at once, and for every one with `always`."""
+
+    def __init__(self, model: VisionLanguageModel, *, always: bool = False) -> None:
+        super().__init__(model)
+        self._most = 0 if always else 1
+
+    def logits(self, hidden: Any) -> Any:
+        if hidden.dim() > 1 and len(hidden) > self._most:
+            raise RuntimeError("out of memory")
+        return self._model.logits(hidden)
+
+
+async def test_logits_that_break_are_made_for_each_question_alone(
+    tiny: VisionLanguageModel, blocks: list[Block]
+) -> None:
+    expected = await answers(tiny, blocks, together=False)
+    assert await answers(BreakingLogits(tiny), blocks, together=True) == expected
+    async with running(BreakingLogits(tiny, always=True), blocks) as (engine, fatal):
+        boxes = [ask(engine, tiny)[1] for _ in range(2)]
+        for box in boxes:
+            assert isinstance(await error(box), Internal)
+        assert (await engine.flush()).questions == 0
+        assert fatal == []
