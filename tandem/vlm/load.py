@@ -20,6 +20,7 @@ from tandem.vlm.dummy import dummy_tokenizer
 from tandem.vlm.families.qwen2_5_vl import DEFAULT_FPS
 from tandem.vlm.fingerprint import fingerprint
 from tandem.vlm.model import VisionLanguageModel
+from tandem.vlm.packed import pack_linears
 from tandem.vlm.positions import AdvanceRules
 from tandem.vlm.preprocess import RESAMPLINGS, Preprocessor, Resampling, read_preprocessor
 from tandem.vlm.prompt import DEFAULT_MAX_QUESTION_TOKENS, Layout, Template
@@ -44,8 +45,8 @@ def load_model(
 
     `source`: a directory, a hub name, ``"default"`` (the embedded checkpoint), or with
     ``load_format="dummy"`` (implied by the prefix ``dummy:``) a config.json, a directory that has one, or a
-    builtin ``dummy:tiny``, ``dummy:tiny-timestamped``, ``dummy:small``, ``dummy:qwen2.5-vl-3b``,
-    ``dummy:qwen2.5-vl-7b``: random weights from `seed`. `dtype`: "float32", "bfloat16" or "float16"; None:
+    builtin ``dummy:tiny``, ``dummy:tiny-timestamped``, ``dummy:small``, ``dummy:medium``,
+    ``dummy:qwen2.5-vl-3b``, ``dummy:qwen2.5-vl-7b``: random weights from `seed`. `dtype`: "float32", "bfloat16" or "float16"; None:
     float32 on CPUs, the checkpoint's own elsewhere. `backend`: attention backend ("auto", "reference",
     "plain", "cpu", "cuda").
     `max_pixels` lowers the checkpoint's pixel budget per frame, `fps` is the sampling rate that native
@@ -80,6 +81,7 @@ def load_model(
         eos_ids=_eos_ids(hf, tokens),
     )
     rope = adapt(checkpoint, hf, kind)
+    pack_linears(hf)
     layout = _kv_layout(hf, kind)
     return VisionLanguageModel(
         hf=hf,
