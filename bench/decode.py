@@ -18,7 +18,17 @@ from typing import Any
 
 import torch
 
-from bench._decoding import SOURCE, Peer, Row, positions, random_kept, read_rate, row, segment_of, weight_bytes
+from bench._decoding import (
+    SOURCE,
+    Peer,
+    Row,
+    positions,
+    random_kept,
+    read_rate,
+    row,
+    segment_of,
+    weight_bytes,
+)
 from reasoner_svc.decode.params import SamplingParams
 from reasoner_svc.decode.sampler import Sampler
 from tandem.vlm.load import load_model

@@ -46,9 +46,9 @@ def load_model(
     `source`: a directory, a hub name, ``"default"`` (the embedded checkpoint), or with
     ``load_format="dummy"`` (implied by the prefix ``dummy:``) a config.json, a directory that has one, or a
     builtin ``dummy:tiny``, ``dummy:tiny-timestamped``, ``dummy:small``, ``dummy:medium``,
-    ``dummy:qwen2.5-vl-3b``, ``dummy:qwen2.5-vl-7b``: random weights from `seed`. `dtype`: "float32", "bfloat16" or "float16"; None:
-    float32 on CPUs, the checkpoint's own elsewhere. `backend`: attention backend ("auto", "reference",
-    "plain", "cpu", "cuda").
+    ``dummy:qwen2.5-vl-3b``, ``dummy:qwen2.5-vl-7b``: random weights from `seed`. `dtype`: "float32",
+    "bfloat16" or "float16"; None: float32 on CPUs, the checkpoint's own elsewhere. `backend`: attention
+    backend ("auto", "reference", "plain", "cpu", "cuda").
     `max_pixels` lowers the checkpoint's pixel budget per frame, `fps` is the sampling rate that native
     positions assume (None: the checkpoint's). `resampling` of pictures: as torchvision does it, or as
     "pillow". All three are part of the fingerprint.
