@@ -1,8 +1,8 @@
 """What `bench.decode` and `bench.workers` share: one model twice, contexts of random content, the bare peer.
 
-The peer is transformers' own forward pass over a kept `DynamicCache`, driven by the shortest loop there is:
-no `generate()` around it, whose processors and stopping rules would be charged to it. That cache
-concatenates itself to grow by a token.
+The peer is transformers' own forward pass with SDPA attention over a kept cache, driven by the shortest loop
+there is: no `generate()` around it, whose processors and stopping rules would be charged to it. Its default
+cache, `DynamicCache`, copies itself to grow by a token; `StaticCache` does not, and attends under a mask.
 """
 
 from __future__ import annotations
@@ -49,11 +49,19 @@ def segment_of(model: VisionLanguageModel, kept: Kept, room: int = 0) -> Segment
 class Peer:
     """Transformers' decoding of one or several rows, each with a cache of its own."""
 
-    def __init__(self, stock: Any, model: VisionLanguageModel, kept: Sequence[Kept]) -> None:
-        """Each row's cache holds what `kept` says, from position 0 on."""
-        self._stock = stock
-        self.context = kept[0][0].shape[2]
-        self._cache = transformers.DynamicCache(config=stock.config.text_config)
+    def __init__(
+        self, stock: Any, model: VisionLanguageModel, kept: Sequence[Kept], *, static_room: int = 0
+    ) -> None:
+        """Each row's cache holds what `kept` says, from position 0 on.
+
+        With `static_room` it is a `StaticCache` with room for so many tokens more.
+        """
+        self._stock, config = stock, stock.config.text_config
+        self.context, self._static = kept[0][0].shape[2], static_room > 0
+        if static_room:
+            self._cache = transformers.StaticCache(config=config, max_cache_len=self.context + static_room)
+        else:
+            self._cache = transformers.DynamicCache(config=config)
         for layer in range(model.layout.layers):
             keys = torch.stack([each[0][layer] for each in kept])
             turned = model.rope.rotate(keys, positions(0, self.context))
@@ -78,8 +86,15 @@ class Peer:
             ids = output.logits[:, -1].argmax(-1, keepdim=True)
             made.append(ids[:, 0].tolist())
             seconds.append(time.perf_counter() - began_s)
-        self._cache.crop(-tokens)
+        self._forget(tokens)
         return seconds, made
+
+    def _forget(self, tokens: int) -> None:
+        if not self._static:
+            self._cache.crop(-tokens)
+            return
+        for layer in self._cache.layers:
+            layer.cumulative_length.fill_(self.context)
 
 
 def read_rate(elements: int = 1 << 26) -> Callable[[], float]:

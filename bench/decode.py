@@ -6,6 +6,7 @@ random keys and values, the same for both; neither side's timing holds prefill. 
 and it is checked that they do.
 
 ``tokens_per_second_<context>`` (hf_decode): a ratio is that of one turn's medians; they take turns.
+``vs_static_cache_<context>`` (hf_decode): the same beside the cache that does not copy itself.
 ``of_floor_<context>``: the time to read the weights and the context once, over the time of a token. The rate
 of reading is measured in every turn too.
 """
@@ -99,31 +100,38 @@ class Question:
 
 def measure(model: VisionLanguageModel, stock: Any, context: int, turns: int, tokens: int) -> list[Row]:
     """The rows of one context."""
-    question = Question(model, context)
-    peer, rate = Peer(stock, model, [question.kept]), read_rate()
+    question, rate = Question(model, context), read_rate()
+    peers = {
+        "tokens_per_second": Peer(stock, model, [question.kept]),
+        "vs_static_cache": Peer(stock, model, [question.kept], static_room=tokens),
+    }
     read = weight_bytes(stock) + question.context_bytes
-    rates, ratios, floors, theirs = [], [], [], []
+    ours: list[float] = []
+    floors: list[float] = []
+    theirs: dict[str, list[float]] = {metric: [] for metric in peers}
     for turn in range(-1, turns):
         floor_s = read / statistics.median(rate() for _ in range(3))
-        their_s, their_tokens = peer.decode([FIRST], tokens)
-        our_s, our_tokens = question.decode(FIRST, tokens)
+        seconds, made = question.decode(FIRST, tokens)
+        their = {metric: peer.decode([FIRST], tokens) for metric, peer in peers.items()}
         if turn < 0:  # warms up
-            assert our_tokens == [made for (made,) in their_tokens], (our_tokens, their_tokens)
+            for _, others in their.values():
+                assert made == [token for (token,) in others], (made, others)
             continue
-        ours, them = statistics.median(our_s), statistics.median(their_s)
-        rates.append(1 / ours)
-        theirs.append(1 / them)
-        ratios.append(them / ours)
-        floors.append(floor_s / ours)
-    baseline = statistics.median(theirs)
-    return [
-        row(
-            f"tokens_per_second_{context}",
-            rates,
-            "1/s",
-            baseline=baseline,
-            ratio=statistics.median(ratios),
-            baseline_is="hf_decode",
-        ),
-        row(f"of_floor_{context}", floors, "of 1"),
-    ]
+        ours.append(statistics.median(seconds))
+        floors.append(floor_s / ours[-1])
+        for metric, (their_seconds, _) in their.items():
+            theirs[metric].append(statistics.median(their_seconds))
+    rows = [beside(f"{metric}_{context}", ours, them) for metric, them in theirs.items()]
+    return [*rows, row(f"of_floor_{context}", floors, "of 1")]
+
+
+def beside(metric: str, ours: list[float], theirs: list[float]) -> Row:
+    """The row of our rate next to a peer's, from the medians of the turns."""
+    return row(
+        metric,
+        [1 / seconds for seconds in ours],
+        "1/s",
+        baseline=1 / statistics.median(theirs),
+        ratio=statistics.median(them / us for us, them in zip(ours, theirs, strict=True)),
+        baseline_is="hf_decode",
+    )
