@@ -102,6 +102,20 @@ _SMALL: dict[str, Any] = {
     **{key: _TINY[key] for key in _TINY if key.endswith("_token_id")},
 }
 
+_MEDIUM: dict[str, Any] = {
+    # Three layers as wide as those of Qwen2.5-1.5B: 560 MB in float32, so that decoding waits for memory.
+    **_SMALL,
+    "text_config": {
+        **_SMALL["text_config"],
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 12,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+    },
+    "vision_config": {**_SMALL["vision_config"], "out_hidden_size": 1536},
+}
+
 _TIMESTAMPED = {
     "layout": "timestamped",
     "fps": 1.0,
@@ -124,6 +138,7 @@ BUILTIN: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         {"min_pixels": 28 * 28, "max_pixels": 64 * 28 * 28},
     ),
     "small": (_SMALL, {}, {"min_pixels": 28 * 28, "max_pixels": 32 * 28 * 28}),
+    "medium": (_MEDIUM, {}, {"min_pixels": 28 * 28, "max_pixels": 32 * 28 * 28}),
     "qwen2.5-vl-3b": (_qwen(151936, 2048, 11008, 36, 16, 2), {}, {}),
     "qwen2.5-vl-7b": (_qwen(152064, 3584, 18944, 28, 28, 4), {}, {}),
 }

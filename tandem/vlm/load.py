@@ -1,7 +1,7 @@
 """Shell ring: from a path, hub name or builtin configuration to a `VisionLanguageModel`.
 
 Finds files through `checkpoint`; alters transformers' model so that its attention reads views: the text
-rotary becomes the identity and the attention function ours. No model code is rewritten.
+rotary becomes the identity and the attention function ours; on CPUs large linear layers are packed. No model code is rewritten.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tandem.vlm.dummy import dummy_tokenizer
 from tandem.vlm.families.qwen2_5_vl import DEFAULT_FPS
 from tandem.vlm.fingerprint import fingerprint
 from tandem.vlm.model import VisionLanguageModel
+from tandem.vlm.packed import pack_linears
 from tandem.vlm.positions import AdvanceRules
 from tandem.vlm.preprocess import RESAMPLINGS, Preprocessor, Resampling, read_preprocessor
 from tandem.vlm.prompt import DEFAULT_MAX_QUESTION_TOKENS, Layout, Template
@@ -44,10 +45,10 @@ def load_model(
 
     `source`: a directory, a hub name, ``"default"`` (the embedded checkpoint), or with
     ``load_format="dummy"`` (implied by the prefix ``dummy:``) a config.json, a directory that has one, or a
-    builtin ``dummy:tiny``, ``dummy:tiny-timestamped``, ``dummy:small``, ``dummy:qwen2.5-vl-3b``,
-    ``dummy:qwen2.5-vl-7b``: random weights from `seed`. `dtype`: "float32", "bfloat16" or "float16"; None:
-    float32 on CPUs, the checkpoint's own elsewhere. `backend`: attention backend ("auto", "reference",
-    "plain", "cpu", "cuda").
+    builtin ``dummy:tiny``, ``dummy:tiny-timestamped``, ``dummy:small``, ``dummy:medium``,
+    ``dummy:qwen2.5-vl-3b``, ``dummy:qwen2.5-vl-7b``: random weights from `seed`. `dtype`: "float32",
+    "bfloat16" or "float16"; None: float32 on CPUs, the checkpoint's own elsewhere. `backend`: attention
+    backend ("auto", "reference", "plain", "cpu", "cuda").
     `max_pixels` lowers the checkpoint's pixel budget per frame, `fps` is the sampling rate that native
     positions assume (None: the checkpoint's). `resampling` of pictures: as torchvision does it, or as
     "pillow". All three are part of the fingerprint.
@@ -80,6 +81,7 @@ def load_model(
         eos_ids=_eos_ids(hf, tokens),
     )
     rope = adapt(checkpoint, hf, kind)
+    pack_linears(hf)
     layout = _kv_layout(hf, kind)
     return VisionLanguageModel(
         hf=hf,

@@ -65,7 +65,7 @@ class Rectangle:
     """
     values: Sequence[Tensor]
     rows: tuple[Rows, ...]
-    """Contiguous; one entry per run."""
+    """Contiguous; one entry per span of neighbouring tokens."""
 
 
 @dataclass(frozen=True, slots=True)

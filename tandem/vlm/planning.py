@@ -17,11 +17,12 @@ from tandem.vlm.view import Base, Part, View
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """Queries ``[token, token + tokens)`` and their positions [3, tokens] relative to what they read."""
+    """Queries ``[token, token + tokens)``, their positions [3, tokens] and the base of what they read."""
 
     token: int
     tokens: int
     positions: Tensor
+    base: Base
 
 
 @dataclass(slots=True)
@@ -72,8 +73,7 @@ class _Drafts:
             if lo < end:
                 self._add(tail, now, lo, end, reader, a, b)
             if b - a > 1:
-                own = relative(reader.positions_3N, tail.base, a, b)
-                self.squares.append(_Run(reader.token + a, b - a, own))
+                self.squares.append(_run(reader, tail.base, a, b))
 
     def _add(
         self,
@@ -86,29 +86,65 @@ class _Drafts:
         b: int,
     ) -> None:
         draft = self._by_tokens.setdefault((id(part.segment), lo, end), _Draft(source, lo, end))
-        own = relative(reader.positions_3N, part.base, a, b)
-        draft.runs.append(_Run(reader.token + a, b - a, own))
+        draft.runs.append(_run(reader, part.base, a, b))
+
+
+def _run(reader: Reader, base: Base, a: int, b: int) -> _Run:
+    whole = b - a == reader.tokens
+    positions = reader.positions_3N if whole else reader.positions_3N[:, a:b]
+    if isinstance(base, Tensor) and base.ndim > 1 and not whole:
+        base = base[:, a:b]
+    return _Run(reader.token + a, b - a, positions, base)
+
+
+class _Places:
+    """Positions relative to bases, of many runs: subtracted all at once, since a step may have hundreds."""
+
+    def __init__(self) -> None:
+        self._positions: list[Tensor] = []
+        self._bases: list[tuple[int, int, int]] = []
+        self._lengths: list[int] = []
+
+    def add(self, run: _Run) -> None:
+        """Behind the others."""
+        if isinstance(run.base, Tensor):
+            self._positions.append(relative(run.positions, run.base, 0, run.tokens))
+            self._bases.append((0, 0, 0))
+        else:
+            self._positions.append(run.positions)
+            self._bases.append(run.base)
+        self._lengths.append(run.tokens)
+
+    def relative(self) -> Tensor:
+        """int64 [3, all tokens]."""
+        positions = torch.cat(self._positions, 1)
+        bases = torch.tensor(self._bases, device=positions.device).T
+        if len(self._bases) < positions.shape[1]:
+            bases = bases.repeat_interleave(torch.tensor(self._lengths, device=positions.device), 1)
+        return positions - bases
 
 
 class _Numbering:
-    """Hands out rows in order, and to each run a slot that none of its tokens has used."""
+    """Hands out rows in order, and to each span a slot that none of its tokens has used."""
 
     def __init__(self, new_tokens: int) -> None:
-        self._at = 0
+        self.rows = 0
         self.spans: list[Rows] = []
-        self.positions: list[Tensor] = []
+        self.places = _Places()
         self.partials = [0] * new_tokens
         """How many partial results each token has so far."""
 
-    def take(self, run: _Run) -> Rows:
-        """Rows for one run."""
-        tokens = slice(run.token, run.token + run.tokens)
+    def take(self, span: Sequence[_Run]) -> Rows:
+        """Rows for runs of neighbouring tokens."""
+        token, count = span[0].token, sum(run.tokens for run in span)
+        tokens = slice(token, token + count)
         slot = max(self.partials[tokens])
-        self.partials[tokens] = [slot + 1] * run.tokens
-        rows = Rows(self._at, self._at + run.tokens, run.token, slot)
-        self._at += run.tokens
+        self.partials[tokens] = [slot + 1] * count
+        rows = Rows(self.rows, self.rows + count, token, slot)
+        self.rows += count
         self.spans.append(rows)
-        self.positions.append(run.positions)
+        for run in span:
+            self.places.add(run)
         return rows
 
     def row_tokens(self, device: torch.device) -> Tensor | None:
@@ -134,14 +170,15 @@ def make_plan(
         drafts.read_tail(reader.view.tail, reader)
     rows = _Numbering(sum(reader.tokens for reader in readers))
     rectangles = [
-        Rectangle(*draft.source.columns(draft.start, draft.end), tuple(map(rows.take, draft.runs)))
+        Rectangle(*draft.source.columns(draft.start, draft.end), tuple(map(rows.take, _spans(draft.runs))))
         for draft in drafts.rectangles
     ]
-    squares = [Squares(rows.take(run), length) for run, length in _join(drafts.squares)]
-    queries = sum(part.shape[1] for part in rows.positions)
+    squares = [Squares(rows.take(span), span[0].tokens) for span in _spans(drafts.squares, alike=True)]
+    queries = rows.rows
     # Keys are written at the same relative positions that the tail's queries have: one table for both.
-    keys = [relative(r.positions_3N, _single(r.view.tail.base), 0, r.tokens) for r in readers]
-    cos, sin = (table[:, None] for table in rope.tables(torch.cat([*rows.positions, *keys], 1), device))
+    for reader in readers:
+        rows.places.add(_run(reader, _single(reader.view.tail.base), 0, reader.tokens))
+    cos, sin = (table[:, None] for table in rope.tables(rows.places.relative(), device))
     return Plan(
         readers=readers,
         writes=writes,
@@ -197,18 +234,17 @@ def _single(base: Base) -> Base:
     return base
 
 
-def _join(squares: list[_Run]) -> list[tuple[_Run, int]]:
-    """Squares and the length of each, with neighbours of equal length joined."""
-    groups: list[list[_Run]] = []
-    for run in squares:
-        last = groups[-1][-1] if groups else None
-        if last is not None and last.tokens == run.tokens and last.token + last.tokens == run.token:
-            groups[-1].append(run)
+def _spans(reads: Sequence[_Run], *, alike: bool = False) -> list[list[_Run]]:
+    """Runs of neighbouring tokens put together (workers in a row that read the same); `alike`: if as long."""
+    spans: list[list[_Run]] = []
+    for run in reads:
+        last = spans[-1][-1] if spans else None
+        if (
+            last is not None
+            and last.token + last.tokens == run.token
+            and (not alike or last.tokens == run.tokens)
+        ):
+            spans[-1].append(run)
         else:
-            groups.append([run])
-    return [(_joined(group), group[0].tokens) for group in groups]
-
-
-def _joined(group: list[_Run]) -> _Run:
-    positions = torch.cat([run.positions for run in group], 1)
-    return _Run(group[0].token, positions.shape[1], positions)
+            spans.append([run])
+    return spans

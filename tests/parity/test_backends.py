@@ -54,14 +54,18 @@ def half_hidden_part(model):
     return [Step(embeds=embeds(model, 4, 3), positions=text_positions(9, 4), view=view)]
 
 
-def workers(model):
+def workers(model, all_of_all=False):
     """Three workers over one prefix: each sees the others' tails elsewhere, newest tokens included."""
     prefix = filled(model, 40, 1)
     tails = [filled(model, 3 + i, 10 + i) for i in range(3)]
     steps = []
     for me in range(3):
         others = tuple(
-            Part(segment=tails[i], base=(40 + 9 * i, 40 + 9 * i, 40 + 9 * i), end=tails[i].end + (i < me))
+            Part(
+                segment=tails[i],
+                base=(40 + 9 * i, 40 + 9 * i, 40 + 9 * i),
+                end=tails[i].end + (all_of_all or i < me),
+            )
             for i in range(3)
             if i != me
         )
@@ -73,12 +77,17 @@ def workers(model):
     return steps
 
 
+def equal_workers(model):
+    """Workers who all see all of each other: every read serves all of them."""
+    return workers(model, all_of_all=True)
+
+
 def mixed(model):
     """A prefill and a decode step in one call."""
-    return [*long_prefill(model), *sink_and_window(model), *workers(model)]
+    return [*long_prefill(model), *workers(model), *sink_and_window(model), *equal_workers(model)]
 
 
-CASES = [sink_and_window, long_prefill, bounded_part, half_hidden_part, workers, mixed]
+CASES = [sink_and_window, long_prefill, bounded_part, half_hidden_part, workers, equal_workers, mixed]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -134,9 +143,22 @@ def test_a_shared_prefix_is_one_read():
     model = load_model("dummy:tiny")
     steps = workers(model)
     plan = make_plan(model.rope, [(step.positions, step.view) for step in steps], model.device)
-    assert max(len(read.rows) for read in plan.rectangles) == 3
+    assert max(sum(rows.end - rows.start for rows in read.rows) for read in plan.rectangles) == 3
     # The prefix, each tail by its owner, and each tail as two others see it (bounds differ with the step).
     assert len(plan.rectangles) <= 1 + 3 + 6
+
+
+def test_workers_who_see_all_of_each_other_are_one_span_of_each_read():
+    from tandem.vlm.planning import make_plan
+
+    model = load_model("dummy:tiny")
+    steps = equal_workers(model)
+    plan = make_plan(model.rope, [(step.positions, step.view) for step in steps], model.device)
+    # The prefix and each tail; no row is sorted in by itself.
+    assert [len(read.rows) for read in plan.rectangles] == [1] * 4
+    assert [(rows.token, rows.end - rows.start) for read in plan.rectangles for rows in read.rows] == [
+        (0, 3)
+    ] * 4
 
 
 def test_the_hook_sees_raw_queries_of_its_own_step_before_the_layer_reads():
