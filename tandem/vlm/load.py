@@ -1,7 +1,8 @@
 """Shell ring: from a path, hub name or builtin configuration to a `VisionLanguageModel`.
 
 Finds files through `checkpoint`; alters transformers' model so that its attention reads views: the text
-rotary becomes the identity and the attention function ours; on CPUs large linear layers are packed. No model code is rewritten.
+rotary becomes the identity and the attention function ours; on CPUs large linear layers are packed. No model
+code is rewritten.
 """
 
 from __future__ import annotations
