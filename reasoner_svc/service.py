@@ -17,6 +17,7 @@ from reasoner_svc.inbox import Inbox
 from reasoner_svc.store.spill import Spiller
 from reasoner_svc.store.store import BlockStore
 from reasoner_svc.streams import StreamRecord, Streams
+from reasoner_svc.turns import Turns
 from tandem.core.clock import Clock
 from tandem.core.errors import AlreadyExists, InvalidInput, LimitExceeded, TandemError, Unavailable
 from tandem.core.ids import Epoch, StreamId, is_valid_id
@@ -63,7 +64,8 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         self._clock = clock
         self._spiller = spiller
         self._view_tokens = view_tokens
-        self._opening: dict[StreamId, asyncio.Lock] = {}
+        self._turns = Turns()
+        self._closing: set[asyncio.Task[None]] = set()
         self._asked: set[tuple[StreamId, str]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -104,7 +106,7 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
     ) -> reasoner_pb2.CloseStreamResponse:
         """Forget a stream; returns when everything of it is free."""
         try:
-            await self._forget(StreamId(request.stream_id))
+            await self._close(StreamId(request.stream_id))
         except TandemError as error:
             await abort_with(context, error)
         return reasoner_pb2.CloseStreamResponse()
@@ -148,7 +150,7 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         if self._streams.find(stream) is None and len(self._streams) >= self._config.max_streams:
             raise LimitExceeded(f"this reasoner holds {self._config.max_streams} streams, its limit")
         epoch = Epoch(request.epoch)
-        async with self._opening.setdefault(stream, asyncio.Lock()):
+        async with self._turns.of(stream):
             known = self._streams.find(stream)
             if request.fresh and (known is None or known.epoch < epoch):
                 await self._forget(stream)
@@ -156,6 +158,18 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
             if self._spiller is not None and self._streams.find(stream) is None:
                 found = await self._spiller.take_up(stream, self._view_tokens)
             return self._inbox.open_stream(stream, epoch, request.encoder, found)
+
+    async def _close(self, stream: StreamId) -> None:
+        """Also when the caller leaves: a half that is done would keep the directory locked."""
+
+        async def work() -> None:
+            async with self._turns.of(stream):
+                await self._forget(stream)
+
+        task = asyncio.create_task(work(), name=f"close {stream}")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        await asyncio.shield(task)
 
     async def _forget(self, stream: StreamId) -> None:
         """Free everything of a stream, in memory and on disk; an unknown one is no error."""

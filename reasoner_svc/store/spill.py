@@ -84,8 +84,17 @@ class Spiller:
         self._wake.set()
 
     async def take_up(self, stream: StreamId, recent_tokens: int) -> TakenUp:
-        """Open a stream on disk, with the blocks that its run begins with. Raises StreamHeld and others."""
-        return await self._loop.run_in_executor(self._worker, self._take_up, stream, recent_tokens)
+        """Open a stream on disk, with the blocks that its run begins with. Raises StreamHeld and others.
+
+        Cancelled, it leaves nothing open: what waits is not carried out, what is under way is undone.
+        """
+        work = self._worker.submit(self._take_up, stream, recent_tokens)
+        try:
+            return await asyncio.wrap_future(work)
+        except asyncio.CancelledError:
+            if not work.cancel():
+                self._worker.submit(self._let_go, stream)
+            raise
 
     async def delete(self, stream: StreamId) -> None:
         """Remove a stream from the disk; one that is not there is no error."""
@@ -179,6 +188,21 @@ class Spiller:
                     self._post(self._on_gone, gone)
 
     def _take_up(self, stream: StreamId, recent_tokens: int) -> TakenUp:
+        """Nobody knows the stream here: what an opening left open that came to nothing is closed first."""
+        self._let_go(stream)
+        try:
+            return self._open(stream, recent_tokens)
+        except BaseException:
+            self._let_go(stream)
+            raise
+
+    def _let_go(self, stream: StreamId) -> None:
+        try:
+            self._disk.close(stream)
+        except TandemError as error:
+            log.warning("stream %s could not be synced when it was closed: %s", stream, error)
+
+    def _open(self, stream: StreamId, recent_tokens: int) -> TakenUp:
         recovered = self._disk.open(stream)
         for aside in recovered.aside:
             log.warning("stream %s: %s was set aside: %s", stream, aside.name, aside.reason)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from kv_transfer.block import Block
@@ -226,6 +228,23 @@ async def test_a_fresh_stream_deletes_the_one_that_had_its_name(
         assert await opened(serving, 1, fresh=True) == 5, "a repeated call changes nothing"
         assert await opened(serving, 2, fresh=False) == 5
         assert await opened(serving, 3, fresh=True) == 0
+
+
+async def test_an_opening_whose_caller_left_can_be_repeated(
+    model: VisionLanguageModel, blocks: list[Block], tmp_path: Path
+) -> None:
+    async with serve(model, data_dir=str(tmp_path)) as serving:
+        await serving.open()
+        serving.publish(*blocks[:5])
+        await written(serving)
+    async with serve(model, data_dir=str(tmp_path)) as serving:
+        for timeout_s in (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016):
+            request = reasoner_pb2.OpenStreamRequest(stream_id="cam", epoch=2)
+            with suppress(grpc.aio.AioRpcError):
+                await serving.stub.OpenStream(request, timeout=timeout_s)
+        assert (await serving.open(epoch=3)).state.next_block_number == 5
+        await asyncio.gather(serving.close(), serving.close(), serving.open("other"))
+        assert not [folder for folder in folders(tmp_path) if folder.name == "s-cam"]
 
 
 async def test_a_question_says_how_much_comes_back(model: VisionLanguageModel, blocks: list[Block]) -> None:
