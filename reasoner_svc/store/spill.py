@@ -25,6 +25,7 @@ from tandem.core.blocks import BlockHeader, BlockKind
 from tandem.core.clock import Clock
 from tandem.core.errors import NotFound, TandemError
 from tandem.core.ids import StreamId
+from tandem.core.timeline import TimeRange
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ class TakenUp:
     recovered: Recovered
     recent: tuple[Block, ...]
     """The sink and the newest visual blocks that follow each other, read and verified, oldest first."""
+    lost: TimeRange | None = None
+    """What was on disk and cannot be had any more, beside what `recovered` misses."""
 
 
 class Spiller:
@@ -221,12 +224,16 @@ class Spiller:
                 log.warning("block %s cannot be read: %s", header.key, error)
                 break
             tokens, expected = tokens + header.tokens, header.key.number - 1
+        if sink is not None:
+            try:
+                recent.append(Block(sink[0], self._disk.read(sink[1], sink[0])))
+            except TandemError as error:
+                log.warning("block %s cannot be read: %s", sink[0].key, error)
+                sink = None
         if sink is None and pairs:
             log.warning("stream %s has no readable beginning on disk: it begins anew", stream)
             self._disk.delete(stream)
-            return TakenUp(self._disk.open(stream), ())
-        if sink is not None:
-            recent.append(Block(sink[0], self._disk.read(sink[1], sink[0])))
+            return TakenUp(self._disk.open(stream), (), _whole(recovered))
         return TakenUp(recovered, tuple(reversed(recent)))
 
     def _delete(self, stream: StreamId) -> None:
@@ -245,3 +252,10 @@ class Spiller:
             self._loop.call_soon_threadsafe(call, *args)
         except RuntimeError:
             log.debug("the event loop is gone: the process is ending")
+
+
+def _whole(recovered: Recovered) -> TimeRange | None:
+    """All that a directory knows of, from its beginning to its end."""
+    times = [header.time for header in recovered.headers if header.kind is BlockKind.VISUAL]
+    times += [lost.time for lost in recovered.missing if lost.time is not None]
+    return TimeRange(min(t.start_us for t in times), max(t.end_us for t in times)) if times else None
