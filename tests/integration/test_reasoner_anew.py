@@ -28,6 +28,14 @@ def blocks(model: VisionLanguageModel) -> list[Block]:
     return encode_clip(model, make_frames(model, UNITS))
 
 
+@pytest.fixture
+def other_model() -> VisionLanguageModel:
+    """The same sizes, another fingerprint."""
+    model = load_model("dummy:tiny")
+    model.fingerprint = "f" * 32
+    return model
+
+
 def later(blocks: list[Block], end_us: int) -> list[Block]:
     """What an encoder makes of a stream that goes on at `end_us`."""
 
@@ -59,3 +67,21 @@ async def test_a_damaged_beginning_costs_what_follows_and_not_the_stream(
         assert said.final.evidence.blocks == UNITS
     async with serve(model, data_dir=str(tmp_path)) as serving:
         assert (await serving.open(epoch=3)).state.blocks == UNITS
+
+
+async def test_what_another_model_left_is_a_gap_and_holds_no_durability_back(
+    model: VisionLanguageModel, other_model: VisionLanguageModel, blocks: list[Block], tmp_path: Path
+) -> None:
+    async with serve(model, data_dir=str(tmp_path), fsync_s=0.05) as serving:
+        await serving.open()
+        serving.publish(*blocks)
+        await written(serving)
+    end_us = blocks[-1].header.time.end_us
+    async with serve(other_model, data_dir=str(tmp_path), fsync_s=0.05) as serving:
+        state = (await serving.open(epoch=2)).state
+        assert (state.next_block_number, state.watermark_us) == (0, end_us)
+        assert [(part.start_us, part.end_us) for part in state.evicted] == [(0, end_us)]
+        new = later(encode_clip(other_model, make_frames(other_model, 3)), end_us)
+        serving.publish(*new)
+        record = serving.reasoner.streams.get(new[0].header.key.stream)
+        await serving.until(lambda: record.durable_us == new[-1].header.time.end_us)
