@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from reasoner_svc.store.disk.files import Files, Result
+from reasoner_svc.store.disk.slots import Claim
 from reasoner_svc.store.spill import Spiller
 from reasoner_svc.store.store import BlockStore
 from reasoner_svc.store.tiers.ram import RamTier
@@ -73,17 +74,17 @@ async def test_a_cancelled_opening_lets_the_stream_go(tmp_path: Path) -> None:
     async with spilling(tmp_path, files) as spiller:
         assert files.entered.acquire(timeout=1), "the root"
         files.gate.clear()
-        opening = asyncio.create_task(spiller.take_up(CAM, 1000))
+        opening = asyncio.create_task(spiller.take_up(CAM, 1000, Claim()))
         await hold(files, opening)
         opening.cancel()
         with pytest.raises(asyncio.CancelledError):
             await opening
         files.gate.set()
-        await spiller.take_up(OTHER, 1000)  # What was owed before has been done now.
+        await spiller.take_up(OTHER, 1000, Claim())  # What was owed before has been done now.
         elsewhere = make_store(tmp_path)
         assert len(elsewhere.open(CAM).headers) == 6, "another process may take it up"
         elsewhere.close_all()
-        assert len((await spiller.take_up(CAM, 1000)).recovered.headers) == 6
+        assert len((await spiller.take_up(CAM, 1000, Claim())).recovered.headers) == 6
 
 
 async def test_an_opening_that_was_cancelled_while_it_waited_is_not_carried_out(tmp_path: Path) -> None:
@@ -91,37 +92,37 @@ async def test_an_opening_that_was_cancelled_while_it_waited_is_not_carried_out(
     async with spilling(tmp_path, files) as spiller:
         assert files.entered.acquire(timeout=1), "the root"
         files.gate.clear()
-        first = asyncio.create_task(spiller.take_up(CAM, 1000))
+        first = asyncio.create_task(spiller.take_up(CAM, 1000, Claim()))
         await hold(files, first)
-        waiting = asyncio.create_task(spiller.take_up(OTHER, 1000))
+        waiting = asyncio.create_task(spiller.take_up(OTHER, 1000, Claim()))
         await asyncio.sleep(0)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
         files.gate.set()
         await first
-        await spiller.take_up(StreamId("third"), 1000)
+        await spiller.take_up(StreamId("third"), 1000, Claim())
         assert "s-other" not in files.made
 
 
 async def test_what_an_opening_left_open_is_closed_by_the_next(tmp_path: Path) -> None:
     write(tmp_path)
     async with spilling(tmp_path, Held()) as spiller:
-        await spiller.take_up(CAM, 1000)
-        assert len((await spiller.take_up(CAM, 1000)).recovered.headers) == 6
+        await spiller.take_up(CAM, 1000, Claim())
+        assert len((await spiller.take_up(CAM, 1000, Claim())).recovered.headers) == 6
 
 
 async def test_an_opening_that_fails_lets_the_stream_go(tmp_path: Path) -> None:
     write(tmp_path)
     async with spilling(tmp_path, Held()) as spiller:
         with pytest.raises(TypeError):
-            await spiller.take_up(CAM, None)  # type: ignore[arg-type]
+            await spiller.take_up(CAM, None, Claim())  # type: ignore[arg-type]
         elsewhere = make_store(tmp_path)
         elsewhere.open(CAM)
         with pytest.raises(Unavailable):
-            await spiller.take_up(CAM, 1000)
+            await spiller.take_up(CAM, 1000, Claim())
         elsewhere.close_all()
-        assert len((await spiller.take_up(CAM, 1000)).recovered.headers) == 6
+        assert len((await spiller.take_up(CAM, 1000, Claim())).recovered.headers) == 6
 
 
 async def test_turns_are_kept_for_nobody_who_left() -> None:
