@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -154,7 +155,10 @@ class Streams:
         if record is not None and record.media_kind == media.kind:
             restore(session, record)
         else:
-            session.lost_start = True
+            session.lost_start = session.is_restored = True
+            session.epoch = int(
+                time.time()
+            )  # Above all that were counted from 1, and those of former losses.
         return self._start(session)
 
     def _start(self, session: Session) -> Stream:
