@@ -34,6 +34,8 @@ class Checkpoints:
 
     def __init__(self, first: Checkpoint) -> None:
         self._known: deque[Checkpoint] = deque([first])
+        self.announced = first
+        """Where the client was told to go on: what comes before it, it may have forgotten."""
 
     @property
     def latest(self) -> Checkpoint:
@@ -85,13 +87,15 @@ class Checkpoints:
         """Where a client goes on when all services are lost: it must keep what comes after.
 
         That is the newest place from which nothing is missed that is not durable (None: nothing waits for a
-        disk). Positions that count bytes may not lie further behind than `MAX_WAITING_BYTES`.
+        disk). Positions that count bytes may not lie further behind than `MAX_WAITING_BYTES`, and none lies
+        before the one that was announced: the client could not send what is asked for.
         """
-        if durable_us is None:
-            return self.latest
-        durable = self.choose(durable_us)
-        is_far = is_bytes and self.latest.position - durable.position > MAX_WAITING_BYTES
-        return self.latest if is_far else durable
+        place = self.latest
+        if durable_us is not None:
+            durable = self.choose(durable_us)
+            if not is_bytes or place.position - durable.position <= MAX_WAITING_BYTES:
+                place = durable
+        return place if place.position >= self.announced.position else self.announced
 
     def _thin(self) -> None:
         known = list(self._known)

@@ -83,8 +83,6 @@ class Session:
         self.questions = 0
         """Questions being answered, of all askers."""
         self.journal_due = False
-        self.announced_position = 0
-        """What the client was told that it may forget: never more than the journal could ask for again."""
         self.last_pts_us = 0
         self._refused_before = 0
         self.pace = Pace(clock(), settings.bounds.max_wait_s)
@@ -146,7 +144,7 @@ class Session:
         self.is_restored = True
         self.backlog = Backlog(self.settings.bounds, start=place.position)
         self.checkpoints = Checkpoints(place)
-        self.next_position = self.announced_position = place.position
+        self.next_position = place.position
         self.timeline.receive(watermark_us)
         self.timeline.watermark_us = watermark_us
         self.timeline.gaps = list(gaps)

@@ -3,9 +3,10 @@
 from orchestrator.backlog import Bounds, Media
 from orchestrator.intake import receive_chunk, receive_picture
 from orchestrator.limits import Limits
+from orchestrator.messages import progress_of
 from orchestrator.pace import STALL_S
 from orchestrator.recovery import Held, plan_start
-from orchestrator.restore import restore, to_record
+from orchestrator.restore import place_of, restore, to_record
 from orchestrator.session import Session, SessionSettings
 from orchestrator.stream import State
 from tandem.core.clock import ManualClock
@@ -229,3 +230,33 @@ def test_without_a_record_bytes_go_on_where_what_is_held_ends() -> None:
     begin(session, Held(next_block_number=6, watermark_us=5_000_000))
     assert session.begins_us == 3_000_000, "the bytes are the same, wherever they are encoded"
     assert not session.is_fresh
+
+
+def test_what_was_announced_is_never_taken_back() -> None:
+    session = make(types_pb2.MEDIA_KIND_MPEG_TS, ManualClock())
+    durable(session, 0)
+    step, announced = 1 << 20, []
+
+    def announce() -> None:
+        record = to_record(session)
+        session.checkpoints.announced = place_of(record)
+        assert progress_of(session).progress.safe_position == record.safe_position
+        announced.append(record.safe_position // step)
+
+    for index in range(9):
+        receive_chunk(session, types_pb2.Chunk(offset=index * step, data=b"x" * step))
+        session.take()
+        end = (index + 1) * step
+        session.progress(
+            encoder_pb2.EncodeResponse.Progress(
+                consumed_position=end, safe_position=end, watermark_us=(index + 1) * 1000
+            )
+        )
+        announce()
+        if index == 6:
+            durable(session, 5000)
+            announce()
+    assert announced == [0, 0, 0, 0, 5, 6, 7, 7, 7, 7]
+    begin(session, Held(durable_us=0))
+    announce()
+    assert announced[-1] == 7, "whoever holds it now"
