@@ -13,8 +13,7 @@ MAX_CHECKPOINTS = 512
 """Beyond this every second of the older half is left out: coarser steps, same reach."""
 
 MAX_WAITING_BYTES = 4 * 1024 * 1024
-"""Well below a client's window: one that feeds bytes without times learns what was received from the safe
-position alone, and a disk that takes nothing must not stop it."""
+"""Well below what a client keeps: where the disk takes nothing, it must still have what it is asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -121,4 +121,5 @@ def _progress(session: Session) -> client_pb2.WatchResponse.Progress:
         gaps=[gap_to_proto(gap) for gap in timeline.gaps[-MAX_GAPS_TOLD:]],
         safe_position=session.checkpoints.announced.position,
         blocks=timeline.blocks,
+        received_position=session.next_position,
     )
