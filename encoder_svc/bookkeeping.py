@@ -30,6 +30,8 @@ class Origin:
     """None for a new stream."""
     next_block_number: int
     header: ResumeHeader | None
+    begins_us: int = 0
+    """Stream time of the first frame, where there is no header."""
 
     @staticmethod
     def of(opening: Opening) -> Origin:
@@ -38,7 +40,7 @@ class Origin:
         if resume is None:
             return Origin(0, None, 0, None)
         header = decode_resume_header(resume.decoder_header, opening.kind) if resume.decoder_header else None
-        return Origin(resume.position, resume.from_us, resume.next_block_number, header)
+        return Origin(resume.position, resume.from_us, resume.next_block_number, header, resume.begins_us)
 
 
 class Book:

@@ -47,6 +47,8 @@ class ResumeRequest:
     from_us: int
     decoder_header: bytes
     position: int
+    begins_us: int = 0
+    """Stream time of the first frame where no header says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,8 @@ class Opening:
     reasoner: Target
     ticket: bytes
     resume: ResumeRequest | None
+    incarnation: str = ""
+    """Which of the streams that had this id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +106,7 @@ def opening_from_proto(request: encoder_pb2.EncodeRequest) -> Opening:
         reasoner=Target(message.reasoner_name, message.reasoner_address),
         ticket=message.ticket,
         resume=_resume(message.resume) if message.HasField("resume") else None,
+        incarnation=message.incarnation,
     )
 
 
@@ -162,11 +167,14 @@ def _resume(message: encoder_pb2.EncodeRequest.Resume) -> ResumeRequest:
         raise InvalidInput(f"resume.next_block_number is out of range: {message.next_block_number}")
     if message.from_us < 0:
         raise InvalidInput(f"resume.from_us is negative: {message.from_us}")
+    if not 0 <= message.begins_us <= message.from_us:
+        raise InvalidInput(f"resume.begins_us is {message.begins_us}, not between 0 and from_us")
     return ResumeRequest(
         next_block_number=message.next_block_number,
         from_us=message.from_us,
         decoder_header=message.decoder_header,
         position=message.position,
+        begins_us=message.begins_us,
     )
 
 

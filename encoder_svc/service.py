@@ -40,7 +40,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         self._services = services
         self._model = model
         self._running: dict[StreamId, _Running] = {}
-        self._epochs: OrderedDict[StreamId, Epoch] = OrderedDict()
+        self._epochs: OrderedDict[StreamId, tuple[str, Epoch]] = OrderedDict()
         self._draining = False
         self._all_ended = asyncio.Event()
         self._all_ended.set()
@@ -113,10 +113,10 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         """Raise unless the stream may run here; ends an older placement of the same stream."""
         if self._draining:
             raise Unavailable("this encoder is draining", retry_after_s=0.1)
-        known = self._epochs.get(opening.stream)
-        if known is not None and opening.epoch <= known:
-            raise WrongState(f"epoch {opening.epoch} of {opening.stream} has passed (now {known})")
-        self._epochs[opening.stream] = opening.epoch
+        incarnation, epoch = self._epochs.get(opening.stream, ("", -1))
+        if incarnation == opening.incarnation and opening.epoch <= epoch:
+            raise WrongState(f"epoch {opening.epoch} of {opening.stream} has passed (now {epoch})")
+        self._epochs[opening.stream] = opening.incarnation, opening.epoch
         self._epochs.move_to_end(opening.stream)
         while len(self._epochs) > _REMEMBERED_EPOCHS:
             self._epochs.popitem(last=False)

@@ -160,7 +160,7 @@ class Session:
             from_us=origin.from_us,
             gap_after_us=round(config.gap_after_s * MICROSECONDS),
         )
-        beginning = Beginning(position=origin.position, header=origin.header)
+        beginning = Beginning(position=origin.position, header=origin.header, begins_us=origin.begins_us)
         check_shape = self._services.model.grid
         return make_source(opening.kind, sampler, beginning, opening.nominal_fps, config.limits, check_shape)
 

@@ -20,7 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser, *, encoders: int, reasoners: 
     """Every option, with its default."""
     add = parser.add_argument
     add("--listen", default="127.0.0.1:7420", help="where clients connect, host:port (%(default)s)")
-    add("--run-dir", type=Path, help="secret, logs and journal (default: below the temporary directory)")
+    add(
+        "--run-dir",
+        type=Path,
+        help="secret, logs and journal (default: run-PORT in --data-dir, else below the temporary directory)",
+    )
     add("--model", default="default", help="path, hub name, 'default' or 'dummy:...' (%(default)s)")
     add("--encoders", type=int, default=encoders, help="encoder processes to start (%(default)s)")
     add("--reasoners", type=int, default=reasoners, help="reasoner processes to start (%(default)s)")
@@ -81,7 +85,7 @@ def to_config(args: argparse.Namespace) -> OrchestratorConfig:
     """The settings. Raises `InvalidInput` that names every problem, one a line."""
     return OrchestratorConfig(
         listen=args.listen,
-        run_dir=args.run_dir or default_run_dir(args.listen),
+        run_dir=args.run_dir or default_run_dir(args.listen, args.data_dir),
         insecure_network=args.insecure_network,
         reflection=args.reflection,
         encoders=args.encoders,
@@ -108,12 +112,15 @@ def to_config(args: argparse.Namespace) -> OrchestratorConfig:
     )
 
 
-def default_run_dir(listen: str) -> Path:
+def default_run_dir(listen: str, data_dir: str = "") -> Path:
     """One directory a user and port, so that a restart finds its secret again.
 
-    Makes the user's directory. Raises `InvalidInput` when somebody else made it.
+    With `data_dir` it is in there: secret and journal say whose the blocks are, and must last as long.
+    Otherwise it makes the user's directory, and raises `InvalidInput` when somebody else made it.
     """
     port = listen.rpartition(":")[2]
+    if data_dir:
+        return Path(data_dir).expanduser().absolute() / f"run-{port}"
     parent = Path(tempfile.gettempdir()) / f"tandem-{os.getuid()}"
     make_private(parent)
     return parent / port

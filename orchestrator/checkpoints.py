@@ -13,8 +13,7 @@ MAX_CHECKPOINTS = 512
 """Beyond this every second of the older half is left out: coarser steps, same reach."""
 
 MAX_WAITING_BYTES = 4 * 1024 * 1024
-"""Well below a client's window: one that feeds bytes without times learns what was received from the safe
-position alone, and a disk that takes nothing must not stop it."""
+"""Well below what a client keeps: where the disk takes nothing, it must still have what it is asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +33,8 @@ class Checkpoints:
 
     def __init__(self, first: Checkpoint) -> None:
         self._known: deque[Checkpoint] = deque([first])
+        self.announced = first
+        """Where the client was told to go on: what comes before it, it may have forgotten."""
 
     @property
     def latest(self) -> Checkpoint:
@@ -85,13 +86,15 @@ class Checkpoints:
         """Where a client goes on when all services are lost: it must keep what comes after.
 
         That is the newest place from which nothing is missed that is not durable (None: nothing waits for a
-        disk). Positions that count bytes may not lie further behind than `MAX_WAITING_BYTES`.
+        disk). Positions that count bytes may not lie further behind than `MAX_WAITING_BYTES`, and none lies
+        before the one that was announced: the client could not send what is asked for.
         """
-        if durable_us is None:
-            return self.latest
-        durable = self.choose(durable_us)
-        is_far = is_bytes and self.latest.position - durable.position > MAX_WAITING_BYTES
-        return self.latest if is_far else durable
+        place = self.latest
+        if durable_us is not None:
+            durable = self.choose(durable_us)
+            if not is_bytes or place.position - durable.position <= MAX_WAITING_BYTES:
+                place = durable
+        return place if place.position >= self.announced.position else self.announced
 
     def _thin(self) -> None:
         known = list(self._known)

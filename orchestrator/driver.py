@@ -70,7 +70,11 @@ class Driver:
         session = self._session
         session.epoch += 1
         held = await reasoner.link.open_stream(
-            session.stream_id, session.epoch, placed.encoder.name, fresh=session.is_fresh
+            session.stream_id,
+            session.epoch,
+            placed.encoder.name,
+            incarnation=session.nonce,
+            fresh=session.is_fresh,
         )
         start = plan_start(session.timeline, session.checkpoints, held, session.loss)
         session.begin(start, placed.encoder.name, placed.reasoner.name)

@@ -36,6 +36,7 @@ def open_message(session: Session, start: Start, reasoner: tuple[str, str], tick
         reasoner_name=reasoner[0],
         reasoner_address=reasoner[1],
         ticket=ticket,
+        incarnation=session.nonce,
     )
     if not start.is_new:
         message.resume.CopyFrom(
@@ -44,6 +45,7 @@ def open_message(session: Session, start: Start, reasoner: tuple[str, str], tick
                 from_us=start.from_us,
                 decoder_header=start.decoder_header,
                 position=start.position,
+                begins_us=min(session.begins_us, start.from_us),
             )
         )
     return message

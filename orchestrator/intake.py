@@ -69,8 +69,8 @@ def _check_picture(session: Session, picture: types_pb2.Picture) -> None:
 
 def _declare_what_never_came(session: Session, pts_us: int, *, was_skipped: bool) -> None:
     received_us = session.timeline.received_us
-    if session.lost_start and pts_us > 0:
-        session.timeline.declare(Gap(TimeRange(0, pts_us), GapReason.ORCHESTRATOR_LOST))
+    if session.lost_start and pts_us > received_us:
+        session.timeline.declare(Gap(TimeRange(received_us, pts_us), GapReason.ORCHESTRATOR_LOST))
     session.lost_start = False
     if was_skipped and pts_us > received_us:
         session.timeline.declare(Gap(TimeRange(received_us, pts_us), GapReason.SOURCE))

@@ -119,6 +119,7 @@ def _progress(session: Session) -> client_pb2.WatchResponse.Progress:
         durable_watermark_us=min(timeline.durable_us or 0, timeline.watermark_us),
         lag_ms=timeline.lag_ms,
         gaps=[gap_to_proto(gap) for gap in timeline.gaps[-MAX_GAPS_TOLD:]],
-        safe_position=session.announced_position,
+        safe_position=session.checkpoints.announced.position,
         blocks=timeline.blocks,
+        received_position=session.next_position,
     )

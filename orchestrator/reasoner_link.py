@@ -27,23 +27,26 @@ class ReasonerLink:
         self.gone = gone
         self._stub: Any = reasoner_pb2_grpc.ReasonerServiceStub(channel)
 
-    async def open_stream(self, stream_id: StreamId, epoch: int, encoder: str, *, fresh: bool) -> Held:
+    async def open_stream(
+        self, stream_id: StreamId, epoch: int, encoder: str, *, incarnation: str, fresh: bool
+    ) -> Held:
         """Make room for a stream under a placement epoch, and learn what is held of it.
 
-        From now on only `encoder` can write to it: one that was replaced and does not know it cannot. With
-        `fresh`, what was held under this id was another stream and is deleted.
+        From now on only `encoder` can write to it: one that was replaced and does not know it cannot. What
+        is held under this id by another incarnation is another stream's and is not used; with `fresh` also
+        what is held by none.
         """
         request = reasoner_pb2.OpenStreamRequest(
-            stream_id=stream_id, epoch=epoch, encoder=encoder, fresh=fresh
+            stream_id=stream_id, epoch=epoch, encoder=encoder, fresh=fresh, incarnation=incarnation
         )
         response = await self._call(
             self._stub.OpenStream, request, f"opening stream {stream_id}", OPEN_TIMEOUT_S
         )
         return held_from_proto(response.state)
 
-    async def close_stream(self, stream_id: StreamId) -> None:
-        """Free what is held of a stream."""
-        request = reasoner_pb2.CloseStreamRequest(stream_id=stream_id)
+    async def close_stream(self, stream_id: StreamId, *, keep_disk: bool = False) -> None:
+        """Free what is held of a stream; with `keep_disk` only what is in memory."""
+        request = reasoner_pb2.CloseStreamRequest(stream_id=stream_id, keep_disk=keep_disk)
         await self._call(self._stub.CloseStream, request, f"closing stream {stream_id}")
 
     async def answer(

@@ -27,6 +27,13 @@ def to_record(session: Session) -> Record:
     )
 
 
+def place_of(record: Record) -> Checkpoint:
+    """Where the client goes on."""
+    return Checkpoint(
+        position=record.safe_position, time_us=record.checkpoint_us, decoder_header=record.decoder_header
+    )
+
+
 def restore(session: Session, record: Record) -> None:
     """Put a new session where a former orchestrator left the stream. Its media is the client's to send."""
     session.media.sample_fps = record.sample_fps
@@ -35,12 +42,4 @@ def restore(session: Session, record: Record) -> None:
     session.epoch = record.epoch
     session.reasoner = record.reasoner
     session.loss = GapReason.ORCHESTRATOR_LOST
-    session.start_at(
-        Checkpoint(
-            position=record.safe_position,
-            time_us=record.checkpoint_us,
-            decoder_header=record.decoder_header,
-        ),
-        watermark_us=record.watermark_us,
-        gaps=record.gaps,
-    )
+    session.start_at(place_of(record), watermark_us=record.watermark_us, gaps=record.gaps)

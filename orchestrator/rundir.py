@@ -92,7 +92,7 @@ def make_private(path: Path) -> None:
 
 def _make_directory(path: Path) -> bool:
     """False when it was there before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:

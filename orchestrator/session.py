@@ -65,8 +65,10 @@ class Session:
         self.checkpoints = Checkpoints(Checkpoint(position=0, time_us=0))
         self.loss = GapReason.REASONER_LOST
         """The reason to give for what the next placement finds gone."""
-        self.lost_start = False
-        """True when a former orchestrator watched it and nothing is known of that."""
+        self.is_restored = self.lost_start = False
+        """A former orchestrator watched it; `lost_start` while nothing else is known of that."""
+        self.begins_us = 0
+        """Stream time of the first frame, where no decoder header says."""
         self.next_position = 0
         self.media_ended = False
         self.forget_after = False
@@ -81,10 +83,8 @@ class Session:
         self.questions = 0
         """Questions being answered, of all askers."""
         self.journal_due = False
-        self.announced_position = 0
-        """What the client was told that it may forget: never more than the journal could ask for again."""
         self.last_pts_us = 0
-        self._refused_before, self._is_restored = 0, False
+        self._refused_before = 0
         self.pace = Pace(clock(), settings.bounds.max_wait_s)
         self.progress_s = clock()
         """When an encoder last said anything."""
@@ -137,14 +137,14 @@ class Session:
     @property
     def is_fresh(self) -> bool:
         """True while nothing of it was ever published: what a reasoner has of its id is of another stream."""
-        return not (self._is_restored or self.timeline.highest_us or self.timeline.watermark_us)
+        return not (self.is_restored or self.timeline.highest_us or self.timeline.watermark_us)
 
     def start_at(self, place: Checkpoint, watermark_us: int, gaps: Iterable[Gap]) -> None:
         """Go on where a former orchestrator left the stream. Only before anything happened."""
-        self._is_restored = True
+        self.is_restored = True
         self.backlog = Backlog(self.settings.bounds, start=place.position)
         self.checkpoints = Checkpoints(place)
-        self.next_position = self.announced_position = place.position
+        self.next_position = place.position
         self.timeline.receive(watermark_us)
         self.timeline.watermark_us = watermark_us
         self.timeline.gaps = list(gaps)
@@ -188,6 +188,9 @@ class Session:
         )
         self.backlog.rewind(start.position)
         self.loss = GapReason.REASONER_LOST
+        if self.lost_start:
+            self.timeline.receive(start.from_us)
+            self.begins_us, self.lost_start = start.from_us, not self.is_bytes
         self._tell()
 
     def opened(self, opened: encoder_pb2.EncodeResponse.Opened) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -13,7 +14,7 @@ from orchestrator.driver import OPEN_TIMEOUT_S, Driver
 from orchestrator.journal import Journal
 from orchestrator.limits import check_rates, check_stream_id
 from orchestrator.questions import Questions
-from orchestrator.restore import restore, to_record
+from orchestrator.restore import place_of, restore, to_record
 from orchestrator.session import Session, SessionSettings
 from orchestrator.stream import Event, State
 from orchestrator.tokens import check_token
@@ -154,7 +155,10 @@ class Streams:
         if record is not None and record.media_kind == media.kind:
             restore(session, record)
         else:
-            session.lost_start = True
+            session.lost_start = session.is_restored = True
+            session.epoch = int(
+                time.time()
+            )  # Above all that were counted from 1, and those of former losses.
         return self._start(session)
 
     def _start(self, session: Session) -> Stream:
@@ -196,7 +200,7 @@ class Streams:
             stream.journal_at_s, session.journal_due = now_s, False
             record = to_record(session)
             self._journal.save(record)
-            session.announced_position = record.safe_position
+            session.checkpoints.announced = place_of(record)
             if session.outbox is not None:
                 session.outbox.mark_progress()
 

@@ -93,12 +93,16 @@ class Supervisor:
                         self._tell(service, state)
             except TandemError as error:
                 log.info("%s", error)
+            except Exception:
+                log.exception("following %s failed; it is followed again", service.identity.name)
             await asyncio.sleep(_FOLLOW_RETRY_S)
 
     def _tell(self, service: Service, state: reasoner_pb2.StreamState) -> None:
         try:
             session = self._streams.get(state.stream_id).session
+            if session.reasoner == service.identity.name:
+                session.held(state)
         except NotFound:
             return
-        if session.reasoner == service.identity.name:
-            session.held(state)
+        except Exception:  # The news of one stream; that of the others goes on.
+            log.exception("what %s says of stream %s cannot be used", service.identity.name, state.stream_id)

@@ -91,10 +91,15 @@ class Inbox:
     def durable(self, stream: StreamId, number: int) -> None:
         """Everything up to a number is on disk, or known to be missing."""
         record = self._streams.find(stream)
-        entry = self._store.directory.number(stream, number)
-        if record is not None and entry is not None:
-            record.durable_us = max(record.durable_us, entry.header.time.end_us)
-            self._changes.mark(stream)
+        if record is None:
+            return
+        # What only another model had is missing on disk, and may lie beyond all that is here.
+        for held in range(min(number, record.frontier.next - 1), -1, -1):
+            entry = self._store.directory.number(stream, held)
+            if entry is not None:
+                record.durable_us = max(record.durable_us, entry.header.time.end_us)
+                self._changes.mark(stream)
+                return
 
     def gone(self, headers: Sequence[BlockHeader]) -> None:
         """These blocks are held nowhere any more."""

@@ -15,9 +15,11 @@ from reasoner_svc.decode.engine import Engine
 from reasoner_svc.decode.outbox import Outbox
 from reasoner_svc.decode.question import AnswerRecord
 from reasoner_svc.inbox import Inbox
+from reasoner_svc.store.disk.slots import Claim
 from reasoner_svc.store.spill import Spiller
 from reasoner_svc.store.store import BlockStore
 from reasoner_svc.streams import StreamRecord, Streams
+from reasoner_svc.turns import Turns
 from reasoner_svc.workers.templates import load_templates
 from tandem.core.clock import Clock
 from tandem.core.errors import AlreadyExists, InvalidInput, LimitExceeded, TandemError, Unavailable
@@ -69,7 +71,8 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         if config.worker_template not in self._templates:
             known = ", ".join(self._templates)
             raise InvalidInput(f"worker_template {config.worker_template!r} (known: {known})")
-        self._opening: dict[StreamId, asyncio.Lock] = {}
+        self._turns = Turns()
+        self._closing: set[asyncio.Task[None]] = set()
         self._asked: set[tuple[StreamId, str]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -110,7 +113,7 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
     ) -> reasoner_pb2.CloseStreamResponse:
         """Forget a stream; returns when everything of it is free."""
         try:
-            await self._forget(StreamId(request.stream_id))
+            await self._close(StreamId(request.stream_id), keep_disk=request.keep_disk)
         except TandemError as error:
             await abort_with(context, error)
         return reasoner_pb2.CloseStreamResponse()
@@ -150,24 +153,44 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
             raise refusal
         if not is_valid_id(request.stream_id):
             raise InvalidInput(f"stream_id {request.stream_id!r} is not 1 to 64 characters of [A-Za-z0-9._-]")
+        if request.incarnation and not is_valid_id(request.incarnation):
+            raise InvalidInput(f"incarnation {request.incarnation!r} is not 1 to 64 of these characters")
         stream = StreamId(request.stream_id)
         if self._streams.find(stream) is None and len(self._streams) >= self._config.max_streams:
             raise LimitExceeded(f"this reasoner holds {self._config.max_streams} streams, its limit")
         epoch = Epoch(request.epoch)
-        async with self._opening.setdefault(stream, asyncio.Lock()):
-            known = self._streams.find(stream)
-            if request.fresh and (known is None or known.epoch < epoch):
-                await self._forget(stream)
+        async with self._turns.of(stream):
+            known, name = self._streams.find(stream), request.incarnation
+            if known is not None and known.is_another(name, epoch, fresh=request.fresh):
+                await self._forget(stream, keep_disk=True)
+                known = None
             found = None
-            if self._spiller is not None and self._streams.find(stream) is None:
-                found = await self._spiller.take_up(stream, self._view_tokens)
-            return self._inbox.open_stream(stream, epoch, request.encoder, found)
+            if self._spiller is not None and known is None:
+                claim = Claim(name, request.fresh)
+                found = await self._spiller.take_up(stream, self._view_tokens, claim)
+            record = self._inbox.open_stream(stream, epoch, request.encoder, found)
+            record.incarnation = name or record.incarnation
+            return record
 
-    async def _forget(self, stream: StreamId) -> None:
+    async def _close(self, stream: StreamId, *, keep_disk: bool) -> None:
+        """Also when the caller leaves: a half that is done would keep the directory locked."""
+
+        async def work() -> None:
+            async with self._turns.of(stream):
+                await self._forget(stream, keep_disk=keep_disk)
+
+        task = asyncio.create_task(work(), name=f"close {stream}")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        await asyncio.shield(task)
+
+    async def _forget(self, stream: StreamId, *, keep_disk: bool) -> None:
         """Free everything of a stream, in memory and on disk; an unknown one is no error."""
         self._inbox.close_stream(stream)
         await self._engine.flush()
-        if self._spiller is not None and is_valid_id(stream):
+        if self._spiller is not None and keep_disk:
+            await self._spiller.let_go(stream)
+        elif self._spiller is not None and is_valid_id(stream):
             await self._spiller.delete(stream)
 
     async def _answer(self, request: reasoner_pb2.AnswerRequest, context: _Context, arrived_s: float) -> None:

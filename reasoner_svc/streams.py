@@ -23,6 +23,8 @@ class StreamRecord:
     epoch: Epoch
     encoder: str = ""
     """Name of the encoder whose blocks are taken; empty: of any."""
+    incarnation: str = ""
+    """Which of the streams that had this id; empty: not known."""
     frontier: Frontier = field(default_factory=Frontier)
     blocks: int = 0
     """Visual blocks held and visible."""
@@ -32,6 +34,12 @@ class StreamRecord:
     """Stream time up to which everything is on disk, or known to be missing."""
     evicted: list[TimeRange] = field(default_factory=list)
     """Intervals that left memory, joined where they touch."""
+
+    def is_another(self, incarnation: str, epoch: Epoch, *, fresh: bool) -> bool:
+        """True when what is opened now is another stream of the same id."""
+        if self.incarnation and incarnation:
+            return self.incarnation != incarnation
+        return fresh and self.epoch < epoch
 
     def show(self, header: BlockHeader) -> None:
         """A block became visible."""

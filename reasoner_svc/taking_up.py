@@ -13,16 +13,18 @@ from tandem.core.blocks import BlockKind
 def take_up(record: StreamRecord, found: TakenUp, store: BlockStore, runs: Runs) -> None:
     """Make what lies on disk of a stream visible: blocks, gaps, progress, and what its run begins with."""
     headers, slots = found.recovered.headers, found.recovered.slots
-    if not headers:
-        return
     for header, slot in zip(headers, slots, strict=True):
         store.adopt(header, slot)
         record.show(header)
     for lost in found.recovered.missing:
         if lost.time is not None:
             record.miss(lost.time)
-    record.frontier.resume(max(headers[-1].key.number, found.recovered.durable) + 1)
+    if found.lost is not None:
+        record.miss(found.lost)
     record.durable_us = record.watermark_us
+    if not headers:  # Nothing of it can be used: it begins anew, behind the gap.
+        return
+    record.frontier.resume(max(headers[-1].key.number, found.recovered.durable) + 1)
     fed = {block.key.number for block in found.recent}
     rows = [
         Row(header, representatives)

@@ -39,6 +39,8 @@ class Beginning:
     """Sequence or byte offset of the first item."""
     header: ResumeHeader | None = None
     """Set when the media is taken up in the middle."""
+    begins_us: int = 0
+    """Stream time of the first frame, where there is no header."""
 
 
 def make_source(
@@ -71,7 +73,7 @@ def _make_demuxer(kind: MediaKind, limits: MediaLimits, beginning: Beginning) ->
 
 
 def _make_timer(kind: MediaKind, beginning: Beginning, nominal_fps: float) -> FrameTimer:
-    resume = beginning.header
+    resume, begins_us = beginning.header, beginning.begins_us
     if kind in {MediaKind.FRAGMENTED_MP4, MediaKind.MPEG_TS}:
-        return ContainerTimer(resume.origin_us if resume else None)
-    return CountingTimer(nominal_fps, resume.point.time_us if resume else 0)
+        return ContainerTimer(resume.origin_us if resume else None, begins_us)
+    return CountingTimer(nominal_fps, resume.point.time_us if resume else begins_us)

@@ -51,10 +51,10 @@ class FrameTimer(Protocol):
 
 
 class ContainerTimer:
-    """Times of the container, moved so that the first frame stands at 0."""
+    """Times of the container, moved so that the first frame stands at 0, or where it is told to begin."""
 
-    def __init__(self, origin_us: int | None = None) -> None:
-        self._origin_us = origin_us
+    def __init__(self, origin_us: int | None = None, begins_us: int = 0) -> None:
+        self._origin_us, self._begins_us = origin_us, begins_us
         self._last_us: int | None = None
         self._step_us = DEFAULT_FRAME_US
 
@@ -74,7 +74,7 @@ class ContainerTimer:
         if container_us is None:
             container_us = self.origin_us + (0 if self._last_us is None else self._last_us + self._step_us)
         if self._origin_us is None:
-            self._origin_us = container_us
+            self._origin_us = container_us - self._begins_us
         time_us = container_us - self._origin_us
         if self._last_us is None and time_us < 0:
             return None  # before the point where the stream is taken up

@@ -11,20 +11,21 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kv_transfer.block import Block
 from reasoner_svc.retrieve.index import representatives
 from reasoner_svc.store.disk.errors import DiskFull, SyncFailed
 from reasoner_svc.store.disk.opening import Recovered
 from reasoner_svc.store.disk.room import Left
-from reasoner_svc.store.disk.slots import DiskSlot
+from reasoner_svc.store.disk.slots import Claim, DiskSlot
 from reasoner_svc.store.disk.store import DiskStore
 from reasoner_svc.store.store import BlockStore
 from tandem.core.blocks import BlockHeader, BlockKind
 from tandem.core.clock import Clock
 from tandem.core.errors import NotFound, TandemError
 from tandem.core.ids import StreamId
+from tandem.core.timeline import TimeRange
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ class TakenUp:
     recovered: Recovered
     recent: tuple[Block, ...]
     """The sink and the newest visual blocks that follow each other, read and verified, oldest first."""
+    lost: TimeRange | None = None
+    """What was on disk and cannot be had any more, beside what `recovered` misses."""
 
 
 class Spiller:
@@ -86,9 +89,22 @@ class Spiller:
         """A block was published."""
         self._wake.set()
 
-    async def take_up(self, stream: StreamId, recent_tokens: int) -> TakenUp:
-        """Open a stream on disk, with the blocks that its run begins with. Raises StreamHeld and others."""
-        return await self._loop.run_in_executor(self._worker, self._take_up, stream, recent_tokens)
+    async def take_up(self, stream: StreamId, recent_tokens: int, claim: Claim) -> TakenUp:
+        """Open a stream on disk, with the blocks that its run begins with. Raises StreamHeld and others.
+
+        Cancelled, it leaves nothing open: what waits is not carried out, what is under way is undone.
+        """
+        work = self._worker.submit(self._take_up, stream, recent_tokens, claim)
+        try:
+            return await asyncio.wrap_future(work)
+        except asyncio.CancelledError:
+            if not work.cancel():
+                self._worker.submit(self._let_go, stream)
+            raise
+
+    async def let_go(self, stream: StreamId) -> None:
+        """Close a stream on disk; what is there stays."""
+        await self._loop.run_in_executor(self._worker, self._let_go, stream)
 
     async def delete(self, stream: StreamId) -> None:
         """Remove a stream from the disk; one that is not there is no error."""
@@ -196,10 +212,23 @@ class Spiller:
                 if gone:
                     self._post(self._on_gone, gone)
 
-    def _take_up(self, stream: StreamId, recent_tokens: int) -> TakenUp:
-        recovered = self._disk.open(stream)
-        for aside in recovered.aside:
-            log.warning("stream %s: %s was set aside: %s", stream, aside.name, aside.reason)
+    def _take_up(self, stream: StreamId, recent_tokens: int, claim: Claim) -> TakenUp:
+        """Nobody knows the stream here: what an opening left open that came to nothing is closed first."""
+        self._let_go(stream)
+        try:
+            return self._open(stream, recent_tokens, claim)
+        except BaseException:
+            self._let_go(stream)
+            raise
+
+    def _let_go(self, stream: StreamId) -> None:
+        try:
+            self._disk.close(stream)
+        except TandemError as error:
+            log.warning("stream %s could not be synced when it was closed: %s", stream, error)
+
+    def _open(self, stream: StreamId, recent_tokens: int, claim: Claim) -> TakenUp:
+        recovered = self._open_on_disk(stream, claim)
         recent: list[Block] = []
         pairs = list(zip(recovered.headers, recovered.slots, strict=True))
         sink = next((pair for pair in pairs if pair[0].kind is BlockKind.SINK), None)
@@ -215,13 +244,23 @@ class Spiller:
                 log.warning("block %s cannot be read: %s", header.key, error)
                 break
             tokens, expected = tokens + header.tokens, header.key.number - 1
-        if sink is None and pairs:
-            log.warning("stream %s has no readable beginning on disk: it begins anew", stream)
-            self._disk.delete(stream)
-            return TakenUp(self._disk.open(stream), ())
         if sink is not None:
-            recent.append(Block(sink[0], self._disk.read(sink[1], sink[0])))
+            try:
+                recent.append(Block(sink[0], self._disk.read(sink[1], sink[0])))
+            except TandemError as error:
+                log.warning("block %s cannot be read: %s", sink[0].key, error)
+                sink = None
+        if sink is None and pairs:
+            self._let_go(stream)
+            spoilt = replace(claim, spoilt="the stream has no readable beginning")
+            return TakenUp(self._open_on_disk(stream, spoilt), (), _whole(recovered))
         return TakenUp(recovered, tuple(reversed(recent)))
+
+    def _open_on_disk(self, stream: StreamId, claim: Claim) -> Recovered:
+        recovered = self._disk.open(stream, claim)
+        for aside in recovered.aside:
+            log.warning("stream %s: %s was set aside: %s", stream, aside.name, aside.reason)
+        return recovered
 
     def _delete(self, stream: StreamId) -> None:
         try:
@@ -246,3 +285,10 @@ class Spiller:
             self._loop.call_soon_threadsafe(call, *args)
         except RuntimeError:
             log.debug("the event loop is gone: the process is ending")
+
+
+def _whole(recovered: Recovered) -> TimeRange | None:
+    """All that a directory knows of, from its beginning to its end."""
+    times = [header.time for header in recovered.headers if header.kind is BlockKind.VISUAL]
+    times += [lost.time for lost in recovered.missing if lost.time is not None]
+    return TimeRange(min(t.start_us for t in times), max(t.end_us for t in times)) if times else None

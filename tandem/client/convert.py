@@ -170,6 +170,7 @@ def progress_from_proto(message: client_pb2.WatchResponse.Progress) -> Progress:
         gaps=_gaps(message.gaps),
         safe_position=message.safe_position,
         blocks=message.blocks,
+        received_position=message.received_position,
     )
 
 

@@ -169,9 +169,13 @@ class Outbox:
                 return entry
         return None
 
-    def acknowledge(self, *, safe_position: int, received_us: int) -> None:
-        """The server holds everything up to `received_us` and needs nothing before `safe_position` again."""
-        while self._in_flight and _is_received(self._in_flight[0], safe_position, received_us):
+    def acknowledge(self, *, safe_position: int, received_us: int, received_position: int = 0) -> None:
+        """The server needs nothing before `safe_position` again.
+
+        It holds everything up to `received_us` and before `received_position`.
+        """
+        received_position = max(received_position, safe_position)
+        while self._in_flight and _is_received(self._in_flight[0], received_position, received_us):
             self._in_flight_bytes -= len(self._in_flight.popleft().data)
         while self._kept and self._oldest_kept().end <= safe_position:
             self._forget_oldest()
@@ -234,5 +238,5 @@ class Outbox:
         self._kept_bytes -= len(entry.data)
 
 
-def _is_received(media: Media, safe_position: int, received_us: int) -> bool:
-    return media.end <= safe_position or (media.pts_us is not None and media.pts_us < received_us)
+def _is_received(media: Media, position: int, received_us: int) -> bool:
+    return media.end <= position or (media.pts_us is not None and media.pts_us < received_us)

@@ -212,5 +212,9 @@ class Session:
 
     def _acknowledge(self, progress: Progress) -> None:
         self._watermark_us = progress.watermark_us
-        self._outbox.acknowledge(safe_position=progress.safe_position, received_us=progress.received_us)
+        self._outbox.acknowledge(
+            safe_position=progress.safe_position,
+            received_us=progress.received_us,
+            received_position=progress.received_position,
+        )
         self._room.set()

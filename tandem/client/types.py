@@ -145,6 +145,8 @@ class Progress:
     safe_position: int = 0
     """Position before which nothing will be asked for again."""
     blocks: int = 0
+    received_position: int = 0
+    """Position before which everything was received; 0 where the server does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,6 +39,7 @@ MODEL = types_pb2.ModelInfo(source="fake", fingerprint="f" * 32, native_fps=2.0)
 @dataclass
 class FakeStream:
     epoch: int
+    incarnation: str = ""
     blocks: list[int] = field(default_factory=list)
     """Start times; block numbers are index + 1 (0 is the sink)."""
 
@@ -69,9 +70,10 @@ class FakeReasoner(reasoner_pb2_grpc.ReasonerServiceServicer):
 
     async def OpenStream(self, request: Any, context: Any) -> reasoner_pb2.OpenStreamResponse:
         self.opens.append(request)
-        if request.fresh:
+        former = self.streams.get(request.stream_id)
+        if request.fresh or (former is not None and former.incarnation != request.incarnation):
             self.streams.pop(request.stream_id, None)
-        held = self.streams.setdefault(request.stream_id, FakeStream(request.epoch))
+        held = self.streams.setdefault(request.stream_id, FakeStream(request.epoch, request.incarnation))
         held.epoch = max(held.epoch, request.epoch)
         state = reasoner_pb2.StreamState(
             stream_id=request.stream_id,

@@ -7,6 +7,7 @@ import torch
 
 from encoder_svc.decode.make import MediaKind
 from tandem.core.blocks import BlockKind
+from tandem.core.errors import WrongState
 from tandem.wire.gen.tandem.v1 import encoder_pb2, types_pb2
 from tests.unit.encoder_svc.media import cut, encode, reference_frames
 from tests.unit.encoder_svc.rig import END, make_rig, send_pictures
@@ -108,3 +109,19 @@ async def test_a_stream_taken_up_from_blocks_is_the_same_bit_for_bit() -> None:
             assert a.header.time == b.header.time
             assert torch.equal(a.payload, b.payload), a.key
         assert not again.gaps
+
+
+async def test_a_new_stream_of_a_known_id_counts_its_epochs_anew() -> None:
+    async with make_rig() as rig:
+        first = await rig.open("s", types_pb2.MEDIA_KIND_PICTURES, epoch=1_000, incarnation="one")
+        await send_pictures(first, range(2))
+        await first.send(end=END)
+        await first.over()
+        again = await rig.open("s", types_pb2.MEDIA_KIND_PICTURES, epoch=1_000, incarnation="one")
+        with pytest.raises(WrongState, match="has passed"):
+            await again.over()
+        rig.reasoner.shelf.blocks.clear()
+        second = await rig.open("s", types_pb2.MEDIA_KIND_PICTURES, epoch=1, incarnation="two")
+        await second.until(lambda call: call.opened)
+        await second.send(end=END)
+        await second.over()

@@ -447,3 +447,18 @@ async def test_pictures_that_are_refused_do_not_fill_the_window_of_the_client(tm
             await stream.push_picture(b"jpeg", pts_us=1_000_000)
             assert (await stream.ask("what?")).text == "1000 "
         assert stream.unacknowledged_bytes < 1000
+
+
+async def test_a_disk_that_takes_nothing_does_not_stop_bytes_with_a_small_window(tmp_path: Path) -> None:
+    settings = ClientSettings(window_bytes=3000)
+    async with World(tmp_path) as world:
+        world.reasoner.durable_us = 0
+        async with (
+            tandem.connect(world.app.address, settings=settings) as t,
+            t.watch(MediaKind.H264_ANNEX_B) as stream,
+        ):
+            async with asyncio.timeout(10):
+                for number in range(20):
+                    await stream.push_chunk(bytes([number]) * 1000)
+                await world.until(lambda: not stream.unacknowledged_bytes)
+            assert stream.progress.safe_position == 0, "all of it may be asked for again"

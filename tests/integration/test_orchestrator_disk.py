@@ -119,6 +119,29 @@ async def test_what_is_on_disk_is_not_missed_after_a_killed_orchestrator(on_disk
         await second.finished(30)
 
 
+@pytest.mark.parametrize("record", [None, ""])
+async def test_what_is_on_disk_stays_its_clients_when_the_record_is_lost(
+    on_disk: Up, record: str | None
+) -> None:
+    async with front_of(on_disk) as front:
+        first = await front.watch("unrecorded")
+        await push(first, 0, KILLED_AT)
+        end_us = KILLED_AT * PERIOD_MS * 1000
+        await first.until(lambda: first.progress.durable_watermark_us >= end_us, START_S)
+        os.kill(await front.pid("orchestrator"), signal.SIGKILL)
+        await first.finished(30)
+        journal = on_disk.run_dir / "streams" / "unrecorded.json"
+        journal.unlink() if record is None else journal.write_text(record)
+        second = await front.watch("unrecorded", first.welcome.resume_token)
+        assert second.welcome.resumed
+        await push(second, KILLED_AT, FRAMES)
+        answer = await ask(second, "after")
+        assert seen(answer) == [(0, FRAMES * PERIOD_MS * 1000)]
+        assert not second.progress.gaps
+        await second.end(forget=True)
+        await second.finished(30)
+
+
 async def test_a_new_stream_of_a_known_name_begins_with_nothing(on_disk: Up) -> None:
     async with front_of(on_disk) as front:
         first = await front.watch("name")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from kv_transfer.block import Block
-from tandem.core.errors import BadQuestion, LimitExceeded
+from tandem.core.errors import BadQuestion, InvalidInput, LimitExceeded
 from tandem.vlm.load import load_model
 from tandem.vlm.model import VisionLanguageModel
 from tandem.wire.gen.tandem.v1 import reasoner_pb2, types_pb2
@@ -207,14 +209,17 @@ async def test_it_is_told_what_is_durable(
         assert not (await serving.open()).state.HasField("durable_watermark_us")
 
 
-async def test_a_fresh_stream_deletes_the_one_that_had_its_name(
+async def opened(serving: Serving, epoch: int, incarnation: str = "", *, fresh: bool = False) -> int:
+    request = reasoner_pb2.OpenStreamRequest(
+        stream_id="cam", epoch=epoch, incarnation=incarnation, fresh=fresh
+    )
+    number: int = (await serving.stub.OpenStream(request)).state.next_block_number
+    return number
+
+
+async def test_a_fresh_stream_does_not_use_what_had_its_name(
     model: VisionLanguageModel, blocks: list[Block], tmp_path: Path
 ) -> None:
-    async def opened(serving: Serving, epoch: int, *, fresh: bool) -> int:
-        request = reasoner_pb2.OpenStreamRequest(stream_id="cam", epoch=epoch, fresh=fresh)
-        number: int = (await serving.stub.OpenStream(request)).state.next_block_number
-        return number
-
     async with serve(model, data_dir=str(tmp_path)) as serving:
         assert await opened(serving, 1, fresh=True) == 0
         serving.publish(*blocks[:9])
@@ -224,8 +229,74 @@ async def test_a_fresh_stream_deletes_the_one_that_had_its_name(
         assert not data_files(tmp_path)
         serving.publish(*blocks[:5])
         assert await opened(serving, 1, fresh=True) == 5, "a repeated call changes nothing"
-        assert await opened(serving, 2, fresh=False) == 5
+        assert await opened(serving, 2) == 5
         assert await opened(serving, 3, fresh=True) == 0
+
+
+@pytest.mark.parametrize("disk", [False, True])
+async def test_another_incarnation_takes_nothing_over(
+    model: VisionLanguageModel, blocks: list[Block], tmp_path: Path, *, disk: bool
+) -> None:
+    settings = {"data_dir": str(tmp_path)} if disk else {}
+    async with serve(model, **settings) as serving:
+        assert await opened(serving, 1, "one", fresh=True) == 0
+        serving.publish(*blocks[:9])
+        assert await opened(serving, 1, "one", fresh=True) == 9, "a repeated call changes nothing"
+        assert await opened(serving, 2, "one", fresh=True) == 9, "it is this one's"
+        assert await opened(serving, 2, "two", fresh=True) == 0, "at the same epoch too"
+        assert await opened(serving, 1, "three") == 0, "and at a smaller one"
+        serving.publish(*blocks[:3])
+        assert await opened(serving, 2, "three") == 3
+        assert isinstance(await error_of(open_call(serving, "no id")), InvalidInput)
+
+
+def open_call(serving: Serving, incarnation: str) -> Any:
+    return serving.stub.OpenStream(
+        reasoner_pb2.OpenStreamRequest(stream_id="cam", epoch=9, incarnation=incarnation)
+    )
+
+
+async def test_what_another_incarnation_has_on_disk_is_set_aside_and_not_deleted(
+    model: VisionLanguageModel, blocks: list[Block], tmp_path: Path
+) -> None:
+    async with serve(model, data_dir=str(tmp_path)) as serving:
+        await opened(serving, 1, "one", fresh=True)
+        serving.publish(*blocks[:9])
+        await written(serving)
+        await serving.stub.CloseStream(reasoner_pb2.CloseStreamRequest(stream_id="cam", keep_disk=True))
+        assert await opened(serving, 1, "one") == 9
+    written_bytes = sum(path.stat().st_size for path in data_files(tmp_path))
+    async with serve(model, data_dir=str(tmp_path)) as serving:
+        assert await opened(serving, 1, "one", fresh=True) == 9, "whatever the caller remembers"
+    async with serve(model, data_dir=str(tmp_path)) as serving:
+        assert await opened(serving, 1, "two") == 0
+        assert not data_files(tmp_path)
+        assert sum(path.stat().st_size for path in data_files(tmp_path / "s-cam")) == written_bytes
+        assert serving.reasoner.spiller is not None
+        assert serving.reasoner.spiller.disk.used_bytes >= written_bytes, "it counts"
+        serving.publish(*blocks[:3])
+        await written(serving)
+    async with serve(model, data_dir=str(tmp_path)) as serving:
+        assert await opened(serving, 2, "two") == 3
+        await serving.close()
+        assert not folders(tmp_path), "it goes with the stream"
+
+
+async def test_an_opening_whose_caller_left_can_be_repeated(
+    model: VisionLanguageModel, blocks: list[Block], tmp_path: Path
+) -> None:
+    async with serve(model, data_dir=str(tmp_path)) as serving:
+        await serving.open()
+        serving.publish(*blocks[:5])
+        await written(serving)
+    async with serve(model, data_dir=str(tmp_path)) as serving:
+        for timeout_s in (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016):
+            request = reasoner_pb2.OpenStreamRequest(stream_id="cam", epoch=2)
+            with suppress(grpc.aio.AioRpcError):
+                await serving.stub.OpenStream(request, timeout=timeout_s)
+        assert (await serving.open(epoch=3)).state.next_block_number == 5
+        await asyncio.gather(serving.close(), serving.close(), serving.open("other"))
+        assert not [folder for folder in folders(tmp_path) if folder.name == "s-cam"]
 
 
 async def test_a_question_says_how_much_comes_back(model: VisionLanguageModel, blocks: list[Block]) -> None:

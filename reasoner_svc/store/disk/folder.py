@@ -10,7 +10,7 @@ from pathlib import Path
 
 from reasoner_svc.store.disk.errors import StreamHeld
 from reasoner_svc.store.disk.files import Files
-from reasoner_svc.store.disk.slots import Aside
+from reasoner_svc.store.disk.slots import Aside, Claim
 from tandem.core.errors import Unavailable
 from tandem.core.ids import StreamId, is_valid_id
 
@@ -81,6 +81,45 @@ class StreamFolder:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def claim(self, claim: Claim) -> list[Aside]:
+        """Make the locked directory `claim`'s: what is not of it, or cannot be used, is set aside."""
+        known = self._incarnation()
+        reason = claim.spoilt
+        if not reason and (known != claim.incarnation if known and claim.incarnation else claim.fresh):
+            reason = "it is of another stream that had this id"
+        aside = []
+        if reason:
+            aside = [self.set_aside(self.data(number), reason) for number in self.data_numbers()]
+            if self.catalogue.exists():
+                aside.append(self.set_catalogue_aside(reason))
+        if claim.incarnation not in {"", known}:
+            self._name(claim.incarnation)
+        return aside
+
+    def _name(self, incarnation: str) -> None:
+        scratch = self._owner.with_suffix(".new")
+        self.files.unlink(scratch)
+        fd = self.files.create(scratch)
+        try:
+            self.files.pwritev(fd, [incarnation.encode()], 0)
+            self.files.fdatasync(fd)
+        finally:
+            os.close(fd)
+        self.files.rename(scratch, self._owner)
+
+    @property
+    def _owner(self) -> Path:
+        """The file that names the incarnation."""
+        return self.path / "incarnation"
+
+    def _incarnation(self) -> str:
+        """Empty when nobody said, or the loss of power took it."""
+        try:
+            name = self._owner.read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
+        return name if is_valid_id(name) else ""
 
     def set_aside(self, path: Path, reason: str) -> Aside:
         """Move a file where nobody reads it, and say why beside it."""

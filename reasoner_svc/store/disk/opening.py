@@ -15,7 +15,7 @@ from reasoner_svc.store.disk.errors import DiskFull
 from reasoner_svc.store.disk.folder import StreamFolder
 from reasoner_svc.store.disk.losses import with_times
 from reasoner_svc.store.disk.recovery import recover
-from reasoner_svc.store.disk.slots import Aside, DiskSlot, Fsync, Identity, Lost, WriteSettings
+from reasoner_svc.store.disk.slots import Aside, Claim, DiskSlot, Fsync, Identity, Lost, WriteSettings
 from reasoner_svc.store.disk.stream import OpenStream
 from tandem.core.blocks import BlockHeader
 from tandem.core.errors import InvalidInput, TandemError, Unavailable
@@ -36,11 +36,12 @@ class Recovered:
 
 
 def take_up(
-    folder: StreamFolder, identity: Identity, settings: WriteSettings, now_s: float
+    folder: StreamFolder, identity: Identity, settings: WriteSettings, now_s: float, claim: Claim
 ) -> tuple[OpenStream, Recovered]:
     """The stream, open, with what was found of it. Raises StreamHeld, OSError, sqlite3.Error."""
     folder.lock(make=True)
     try:
+        others = folder.claim(claim)
         found = recover(folder, identity, durable=settings.fsync.mode is not Fsync.NEVER)
         opened = OpenStream(folder, identity, found, settings)
     except BaseException:
@@ -61,7 +62,7 @@ def take_up(
         representatives=reps.view(len(headers), *identity.reps_shape),
         durable=opened.durable,
         missing=with_times(found.lost, headers),
-        aside=tuple(found.aside),
+        aside=(*others, *found.aside),
     )
     return opened, recovered
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -95,8 +96,10 @@ class Room:
         left: list[Left] = []
         self._measure_all()
         if self.used_bytes() + length > self._budget_bytes:
-            self._clear_aside()
+            self._clear_aside(list(self._aside))
         if stream is not None and self._quota_bytes:
+            if self.stream_bytes(stream) + length > self._quota_bytes:
+                self._clear_aside([stream])
             facts, used = self._facts(stream), self.stream_bytes(stream)
             plan = plan_room(facts, used, self._quota_bytes, length, f"the quota of stream {stream!r}")
             left += self._carry_out(plan, drop, peek)
@@ -113,6 +116,8 @@ class Room:
     def expire(self, now_s: float, drop: DropFiles, peek: Peek) -> list[Left]:
         """Carry out `plan_expiry`; a closed stream all of whose files are old goes as a whole."""
         self._measure_all()
+        if self._keep_s:
+            self._clear_aside(list(self._aside), before_s=now_s - self._keep_s)
         facts = [item for name in self._names() for item in self._facts(name)]
         plan = plan_expiry(facts, now_s, self._keep_s)
         left: list[Left] = []
@@ -158,13 +163,15 @@ class Room:
             self.measure(stream)
         return Left(stream, None, reason)
 
-    def _clear_aside(self) -> None:
-        """Nobody reads these files again: they go before any that somebody may read."""
-        for stream in [stream for stream, length in self._aside.items() if length]:
+    def _clear_aside(self, streams: Iterable[StreamId], before_s: float = math.inf) -> None:
+        """Nobody reads these files again: they go before any that somebody may read, and with their age."""
+        for stream in [stream for stream in streams if self._aside.get(stream)]:
             folder = StreamFolder(folder_of(self._root, stream), self._files)
             for path in list(folder.aside.iterdir()):
-                self._files.unlink(path)
-            self._aside[stream] = 0
+                with contextlib.suppress(FileNotFoundError):
+                    if path.stat().st_mtime < before_s:
+                        self._files.unlink(path)
+            self._aside[stream] = folder.bytes_aside()
             self.count(stream)
 
     def _names(self) -> set[StreamId]:

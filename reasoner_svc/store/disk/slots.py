@@ -46,6 +46,18 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """Whose a stream's directory shall be."""
+
+    incarnation: str = ""
+    """Of several streams that had one id; empty: not known."""
+    fresh: bool = False
+    """It is a new stream: what is there without an incarnation was another."""
+    spoilt: str = ""
+    """Why nothing that is there can be used, whoever wrote it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Aside:
     """A file that was moved out of the way and will not be read again."""
 

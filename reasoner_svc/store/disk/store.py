@@ -23,7 +23,16 @@ from reasoner_svc.store.disk.handles import Handles
 from reasoner_svc.store.disk.opening import Recovered, as_disk_errors, check_reps, take_up
 from reasoner_svc.store.disk.reading import DiskReader, Want
 from reasoner_svc.store.disk.room import Left, Room
-from reasoner_svc.store.disk.slots import DiskSlot, Dropped, Fsync, FsyncPolicy, Identity, Lost, WriteSettings
+from reasoner_svc.store.disk.slots import (
+    Claim,
+    DiskSlot,
+    Dropped,
+    Fsync,
+    FsyncPolicy,
+    Identity,
+    Lost,
+    WriteSettings,
+)
 from reasoner_svc.store.disk.stream import OpenStream
 from tandem.core.blocks import BlockHeader, KVLayout
 from tandem.core.clock import Clock, monotonic_clock
@@ -88,23 +97,23 @@ class DiskStore:
             found = [stream_of(path) for path in self._root.iterdir() if path.is_dir()]
         return sorted(stream for stream in found if stream is not None)
 
-    def open(self, stream: StreamId) -> Recovered:
+    def open(self, stream: StreamId, claim: Claim = Claim()) -> Recovered:  # noqa: B008 - it is frozen
         """Take a stream up, or begin it. Raises StreamHeld (by another process), WrongState (open)."""
         if not is_valid_id(stream):
             raise InvalidInput(f"not a stream id: {stream!r}")
         with self._lock, as_disk_errors(self._root):
             if stream in self._open:
                 raise WrongState(f"stream {stream!r} is open already")
-            opened, recovered = self._take_up(stream)
+            opened, recovered = self._take_up(stream, claim)
             self._open[stream] = opened
             self._handles.add_stream(stream, opened.folder)
             self._room.measure(stream)
             return recovered
 
-    def _take_up(self, stream: StreamId) -> tuple[OpenStream, Recovered]:
+    def _take_up(self, stream: StreamId, claim: Claim) -> tuple[OpenStream, Recovered]:
         identity = Identity(stream, self._fingerprint, self._layout)
         folder = StreamFolder(folder_of(self._root, stream), self._files)
-        return take_up(folder, identity, self._settings, self._clock())
+        return take_up(folder, identity, self._settings, self._clock(), claim)
 
     def append(self, stream: StreamId, items: Sequence[tuple[Block, Tensor]]) -> list[DiskSlot]:
         """Write blocks with their representatives (float32, [layers, kv_heads * head_dim]) behind each other.
@@ -268,7 +277,7 @@ class DiskStore:
     @contextlib.contextmanager
     def _peek(self, stream: StreamId) -> Iterator[OpenStream]:
         """A stream that nobody has open, for a moment."""
-        opened, _ = self._take_up(stream)
+        opened, _ = self._take_up(stream, Claim())
         try:
             yield opened
             opened.sync()

@@ -49,6 +49,20 @@ def test_the_window_opens_when_the_server_has_received() -> None:
     assert (box.in_flight_bytes, box.kept_bytes) == (0, 0)
 
 
+def test_bytes_without_times_are_acknowledged_by_position() -> None:
+    box = Outbox(window_bytes=20, retain_bytes=50)
+    for _ in range(2):
+        box.add_media(bytes(10), pts_us=None)
+    assert not box.has_room(1)
+    box.acknowledge(safe_position=0, received_us=0, received_position=15)
+    assert (box.in_flight_bytes, box.kept_bytes) == (10, 20)
+    box.acknowledge(safe_position=0, received_us=0, received_position=20)
+    assert box.in_flight_bytes == 0
+    assert box.has_room(20)
+    box.rewind(0)
+    assert box.in_flight_bytes == 20, "on another call it is sent again"
+
+
 def test_one_message_larger_than_the_window_fits_into_an_empty_one() -> None:
     box = Outbox(window_bytes=10, retain_bytes=10)
     assert box.has_room(100)

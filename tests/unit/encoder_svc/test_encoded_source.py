@@ -52,3 +52,13 @@ def test_every_start_gives_the_same_remaining_frames(kind: MediaKind) -> None:
         assert [unit.time for unit in rest] == [unit.time for unit in expected]
         for left, right in zip(rest, expected, strict=True):
             assert np.array_equal(left.frames[0], right.frames[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bytes_without_a_header_begin_where_they_are_told(kind: MediaKind) -> None:
+    whole = units(run(open_source(kind), list(cut(STREAMS[kind], 3))))
+    at_us = 60_000_000
+    later = open_source(kind, from_us=at_us, beginning=Beginning(begins_us=at_us))
+    moved = units(run(later, list(cut(STREAMS[kind], 3))))
+    assert abs(len(moved) - len(whole)) <= 1
+    assert at_us <= moved[0].time.start_us < at_us + 1_000_000

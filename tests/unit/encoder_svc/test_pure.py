@@ -234,6 +234,9 @@ def test_container_times_start_at_zero_and_never_go_back() -> None:
         timer.time_us(4, 5_010_000)
     assert timer.relative_us(6_000_000) == 1_000_000
     assert ContainerTimer(7_000_000).time_us(1, 6_000_000) is None
+    behind = ContainerTimer(begins_us=3_000_000)
+    assert behind.time_us(1, 5_000_000) == 3_000_000
+    assert behind.origin_us == 2_000_000
 
 
 def test_counted_times_go_on_where_they_stopped() -> None:

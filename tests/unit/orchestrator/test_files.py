@@ -1,5 +1,6 @@
 """The run directory and the journal: private, exclusive, and never trusted blindly."""
 
+import argparse
 import json
 import os
 import tempfile
@@ -7,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.arguments import default_run_dir
+from orchestrator.arguments import add_arguments, default_run_dir, to_config
 from orchestrator.journal import Journal, Record
 from orchestrator.rundir import RunDir, read_address
 from orchestrator.tokens import check_token, make_nonce, resume_token
 from tandem.core.errors import AlreadyExists, InvalidInput, PermissionRefused
 from tandem.core.ids import StreamId
 from tandem.core.timeline import Gap, GapReason, TimeRange
+from tests.unit.reasoner_svc.store_disk.disk_making import make_store
 
 RECORD = Record(
     stream_id=StreamId("cam"),
@@ -69,6 +71,20 @@ def test_the_default_directory_is_private_and_not_a_strangers(
     parent.symlink_to(tmp_path)
     with pytest.raises(InvalidInput, match="--run-dir"):
         default_run_dir("127.0.0.1:7420")
+
+
+def test_where_blocks_last_so_do_the_secret_and_the_journal(tmp_path: Path) -> None:
+    def run_dir_of(*options: str) -> Path:
+        parser = argparse.ArgumentParser()
+        add_arguments(parser, encoders=1, reasoners=1)
+        return to_config(parser.parse_args(["--listen", "127.0.0.1:7500", *options])).run_dir
+
+    blocks = tmp_path / "blocks"
+    assert run_dir_of("--data-dir", str(blocks)) == blocks / "run-7500"
+    assert run_dir_of("--data-dir", str(blocks), "--run-dir", str(tmp_path)) == tmp_path
+    RunDir(blocks / "run-7500").close()
+    assert blocks.stat().st_mode & 0o777 == 0o700
+    assert make_store(blocks).streams() == []
 
 
 def test_two_orchestrators_cannot_share_a_directory(tmp_path: Path) -> None:

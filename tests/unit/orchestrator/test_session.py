@@ -3,9 +3,10 @@
 from orchestrator.backlog import Bounds, Media
 from orchestrator.intake import receive_chunk, receive_picture
 from orchestrator.limits import Limits
+from orchestrator.messages import progress_of
 from orchestrator.pace import STALL_S
 from orchestrator.recovery import Held, plan_start
-from orchestrator.restore import restore, to_record
+from orchestrator.restore import place_of, restore, to_record
 from orchestrator.session import Session, SessionSettings
 from orchestrator.stream import State
 from tandem.core.clock import ManualClock
@@ -192,3 +193,70 @@ def test_only_a_stream_that_never_showed_anything_is_fresh() -> None:
     again = Session(session.stream_id, session.media, session.settings, ManualClock())
     restore(again, record)
     assert not again.is_fresh
+
+
+def lost(kind: int) -> Session:
+    """A stream whose client has shown its token, and of which there is no record."""
+    media = types_pb2.MediaOptions(kind=kind)  # type: ignore[arg-type]
+    settings = SessionSettings(limits=Limits(), bounds=Bounds())
+    session = Session(StreamId("cam"), media, settings, ManualClock())
+    session.loss, session.is_restored = GapReason.ORCHESTRATOR_LOST, True
+    session.lost_start = True
+    return session
+
+
+def begin(session: Session, held: Held) -> None:
+    start = plan_start(session.timeline, session.checkpoints, held, session.loss)
+    session.begin(start, "encoder-0", "reasoner-0")
+
+
+def test_without_a_record_a_stream_goes_on_behind_what_is_held() -> None:
+    session = lost(types_pb2.MEDIA_KIND_PICTURES)
+    assert not session.is_fresh, "it is its client's own"
+    begin(session, Held(next_block_number=4, watermark_us=3_000_000, durable_us=3_000_000))
+    assert (session.timeline.watermark_us, session.timeline.received_us) == (3_000_000, 3_000_000)
+    assert not session.is_empty
+    receive_picture(
+        session, types_pb2.Picture(sequence=0, pts_us=5_000_000, format="PICTURE_FORMAT_JPEG", data=b"x")
+    )
+    assert session.timeline.gaps == [Gap(TimeRange(3_000_000, 5_000_000), GapReason.ORCHESTRATOR_LOST)]
+
+
+def test_without_a_record_bytes_go_on_where_what_is_held_ends() -> None:
+    session = lost(types_pb2.MEDIA_KIND_MPEG_TS)
+    begin(session, Held(next_block_number=4, watermark_us=3_000_000))
+    assert session.begins_us == 3_000_000
+    assert not session.is_fresh
+    begin(session, Held(next_block_number=6, watermark_us=5_000_000))
+    assert session.begins_us == 3_000_000, "the bytes are the same, wherever they are encoded"
+    assert not session.is_fresh
+
+
+def test_what_was_announced_is_never_taken_back() -> None:
+    session = make(types_pb2.MEDIA_KIND_MPEG_TS, ManualClock())
+    durable(session, 0)
+    step, announced = 1 << 20, []
+
+    def announce() -> None:
+        record = to_record(session)
+        session.checkpoints.announced = place_of(record)
+        assert progress_of(session).progress.safe_position == record.safe_position
+        announced.append(record.safe_position // step)
+
+    for index in range(9):
+        receive_chunk(session, types_pb2.Chunk(offset=index * step, data=b"x" * step))
+        session.take()
+        end = (index + 1) * step
+        session.progress(
+            encoder_pb2.EncodeResponse.Progress(
+                consumed_position=end, safe_position=end, watermark_us=(index + 1) * 1000
+            )
+        )
+        announce()
+        if index == 6:
+            durable(session, 5000)
+            announce()
+    assert announced == [0, 0, 0, 0, 5, 6, 7, 7, 7, 7]
+    begin(session, Held(durable_us=0))
+    announce()
+    assert announced[-1] == 7, "whoever holds it now"

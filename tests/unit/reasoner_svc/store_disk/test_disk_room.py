@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
 from reasoner_svc.store.disk.errors import DiskFull
 from reasoner_svc.store.disk.leaving import FileFacts, Leave, NoRoom, plan_expiry, plan_room
+from reasoner_svc.store.disk.slots import Claim
 from tandem.core.errors import DataLost
 from tandem.core.ids import StreamId
 from tandem.core.timeline import TimeRange
@@ -123,4 +125,35 @@ def test_files_set_aside_go_first(tmp_path: Path) -> None:
     store = make_store(tmp_path, budget_bytes=6000)
     assert store.used_bytes == 5000
     assert store.make_room(4000) == []
+    assert store.used_bytes == 0
+
+
+def test_what_another_incarnation_left_goes_before_the_quota_costs_anything(tmp_path: Path) -> None:
+    first = make_store(tmp_path)
+    first.open(CAM, Claim("one"))
+    first.append(CAM, items(0, 12))
+    first.close_all()
+    store = make_store(tmp_path, stream_bytes=8 * FILE_BYTES)
+    found = store.open(CAM, Claim("two"))
+    assert (found.headers, found.missing, found.durable) == ([], (), -1)
+    assert "00000001.tkv" in {aside.name for aside in found.aside}
+    store.append(CAM, items(0, 4))
+    held = store.stream_bytes(CAM)
+    assert store.make_room(8 * FILE_BYTES - held + 1, CAM) == []
+    assert store.stream_bytes(CAM) < held
+    assert not list((tmp_path / "s-cam" / "aside").glob("*.tkv"))
+    assert len(store.missing(CAM)) == 0
+
+
+def test_what_was_set_aside_leaves_with_its_age(tmp_path: Path) -> None:
+    first = make_store(tmp_path)
+    first.open(CAM, Claim("one"))
+    first.append(CAM, items(0, 12))
+    first.close_all()
+    store = make_store(tmp_path, keep_s=60)
+    store.open(CAM, Claim("two"))
+    used = store.used_bytes
+    store.expire(time.time())
+    assert store.used_bytes == used
+    store.expire(time.time() + 61)
     assert store.used_bytes == 0

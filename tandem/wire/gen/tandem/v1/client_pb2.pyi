@@ -252,6 +252,7 @@ class WatchResponse(_message.Message):
         GAPS_FIELD_NUMBER: _builtins.int
         SAFE_POSITION_FIELD_NUMBER: _builtins.int
         BLOCKS_FIELD_NUMBER: _builtins.int
+        RECEIVED_POSITION_FIELD_NUMBER: _builtins.int
         received_us: _builtins.int
         """Stream time up to which media was received."""
         watermark_us: _builtins.int
@@ -264,6 +265,10 @@ class WatchResponse(_message.Message):
         """Position before which nothing will be asked for again: the client may forget it."""
         blocks: _builtins.int
         """Visual blocks published."""
+        received_position: _builtins.int
+        """Position before which everything was received: it need not be sent again while this call lasts, and does
+        not count as unacknowledged. 0 from a server that does not say.
+        """
         @_builtins.property
         def gaps(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Gap]:
             """All gaps of the stream, in order, joined where reason and ends meet; here at most 256, the latest;
@@ -280,10 +285,11 @@ class WatchResponse(_message.Message):
             gaps: _abc.Iterable[_types_pb2.Gap] | None = ...,
             safe_position: _builtins.int = ...,
             blocks: _builtins.int = ...,
+            received_position: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "durable_watermark_us", b"durable_watermark_us", "gaps", b"gaps", "lag_ms", b"lag_ms", "received_us", b"received_us", "safe_position", b"safe_position", "watermark_us", b"watermark_us"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "durable_watermark_us", b"durable_watermark_us", "gaps", b"gaps", "lag_ms", b"lag_ms", "received_position", b"received_position", "received_us", b"received_us", "safe_position", b"safe_position", "watermark_us", b"watermark_us"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -38,6 +38,7 @@ class EncodeRequest(_message.Message):
         REASONER_NAME_FIELD_NUMBER: _builtins.int
         TICKET_FIELD_NUMBER: _builtins.int
         RESUME_FIELD_NUMBER: _builtins.int
+        INCARNATION_FIELD_NUMBER: _builtins.int
         stream_id: _builtins.str
         """The stream. REQUIRED."""
         epoch: _builtins.int
@@ -48,6 +49,8 @@ class EncodeRequest(_message.Message):
         """Name of the reasoner; equal names share one transfer pair. REQUIRED."""
         ticket: _builtins.bytes
         """Signed ticket for the transfer pair. REQUIRED."""
+        incarnation: _builtins.str
+        """Names this life of the stream, as in OpenStreamRequest: epochs count within it."""
         @_builtins.property
         def media(self) -> _types_pb2.MediaOptions:
             """Packing and sampling. REQUIRED."""
@@ -66,10 +69,11 @@ class EncodeRequest(_message.Message):
             reasoner_name: _builtins.str = ...,
             ticket: _builtins.bytes = ...,
             resume: Global___EncodeRequest.Resume | None = ...,
+            incarnation: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["media", b"media", "resume", b"resume"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "media", b"media", "reasoner_address", b"reasoner_address", "reasoner_name", b"reasoner_name", "resume", b"resume", "stream_id", b"stream_id", "ticket", b"ticket"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "incarnation", b"incarnation", "media", b"media", "reasoner_address", b"reasoner_address", "reasoner_name", b"reasoner_name", "resume", b"resume", "stream_id", b"stream_id", "ticket", b"ticket"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -83,6 +87,7 @@ class EncodeRequest(_message.Message):
         FROM_US_FIELD_NUMBER: _builtins.int
         DECODER_HEADER_FIELD_NUMBER: _builtins.int
         POSITION_FIELD_NUMBER: _builtins.int
+        BEGINS_US_FIELD_NUMBER: _builtins.int
         next_block_number: _builtins.int
         """Number of the next block to write; the window before it is fetched from the reasoner."""
         from_us: _builtins.int
@@ -91,6 +96,10 @@ class EncodeRequest(_message.Message):
         """Opaque bytes an earlier encoder asked to be kept (`Progress.decoder_header`): fed to the decoder first."""
         position: _builtins.int
         """Position of the first picture or byte that follows. Absent media before it is gone."""
+        begins_us: _builtins.int
+        """Stream time of the first frame, where no decoder header says what stands there: bytes of which it is not
+        known how they continue what was published. 0 begins with the stream.
+        """
         def __init__(
             self,
             *,
@@ -98,10 +107,11 @@ class EncodeRequest(_message.Message):
             from_us: _builtins.int = ...,
             decoder_header: _builtins.bytes = ...,
             position: _builtins.int = ...,
+            begins_us: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["decoder_header", b"decoder_header", "from_us", b"from_us", "next_block_number", b"next_block_number", "position", b"position"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["begins_us", b"begins_us", "decoder_header", b"decoder_header", "from_us", b"from_us", "next_block_number", b"next_block_number", "position", b"position"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -31,6 +31,7 @@ class OpenStreamRequest(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     ENCODER_FIELD_NUMBER: _builtins.int
     FRESH_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
     """The stream. REQUIRED."""
     epoch: _builtins.int
@@ -40,8 +41,13 @@ class OpenStreamRequest(_message.Message):
     takes blocks of every encoder.
     """
     fresh: _builtins.bool
-    """The stream is new: what is held under its id, in memory or on disk, was another one and is deleted. Has no
-    effect on a stream that is open under this epoch already.
+    """The stream is new: what is held under its id without an incarnation, in memory or on disk, was another
+    one. Has no effect on a stream that is open under this epoch already, or that is of this incarnation.
+    """
+    incarnation: _builtins.str
+    """Names this life of the stream; another stream of the same id has another. What is held under the id by
+    another is not used: it leaves memory, and on disk it is set aside. At most 64 characters of
+    [A-Za-z0-9._-], the first a letter or digit. Empty: not known, then `fresh` alone decides.
     """
     def __init__(
         self,
@@ -50,10 +56,11 @@ class OpenStreamRequest(_message.Message):
         epoch: _builtins.int = ...,
         encoder: _builtins.str = ...,
         fresh: _builtins.bool = ...,
+        incarnation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoder", b"encoder", "epoch", b"epoch", "fresh", b"fresh", "stream_id", b"stream_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoder", b"encoder", "epoch", b"epoch", "fresh", b"fresh", "incarnation", b"incarnation", "stream_id", b"stream_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -156,16 +163,20 @@ class CloseStreamRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     STREAM_ID_FIELD_NUMBER: _builtins.int
+    KEEP_DISK_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
     """The stream; an unknown one is no error. REQUIRED."""
+    keep_disk: _builtins.bool
+    """What is on disk stays there, for whoever opens the same incarnation again."""
     def __init__(
         self,
         *,
         stream_id: _builtins.str = ...,
+        keep_disk: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["stream_id", b"stream_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep_disk", b"keep_disk", "stream_id", b"stream_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,57 @@
+"""Which stream a client gets: a new one, its own, or its own of which nothing is known any more."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.backlog import Bounds
+from orchestrator.cluster import Cluster
+from orchestrator.journal import Journal
+from orchestrator.limits import Limits
+from orchestrator.session import SessionSettings
+from orchestrator.streams import Streams
+from orchestrator.tokens import make_nonce, resume_token
+from tandem.core.clock import monotonic_clock
+from tandem.core.errors import PermissionRefused
+from tandem.core.ids import StreamId
+from tandem.wire.gen.tandem.v1 import client_pb2, types_pb2
+
+SECRET = b"s" * 32
+CAM = StreamId("cam")
+
+
+def open_of(token: str = "") -> client_pb2.WatchRequest.Open:
+    media = types_pb2.MediaOptions(kind=types_pb2.MEDIA_KIND_PICTURES)
+    return client_pb2.WatchRequest.Open(stream_id=CAM, resume_token=token, media=media)
+
+
+def make(folder: Path) -> Streams:
+    cluster = Cluster(SECRET, 3, 1, monotonic_clock)
+    settings = SessionSettings(limits=Limits(), bounds=Bounds())
+    return Streams(cluster, Journal(folder), settings, monotonic_clock, 8)
+
+
+@pytest.mark.parametrize("record", [None, "", "{broken"])
+async def test_a_token_without_a_usable_record_never_opens_a_fresh_stream(
+    tmp_path: Path, record: str | None
+) -> None:
+    if record is not None:
+        (tmp_path / "cam.json").write_text(record)
+    streams, nonce = make(tmp_path), make_nonce()
+    session = streams.open(open_of(resume_token(SECRET, CAM, nonce))).session
+    assert (session.nonce, session.is_fresh) == (nonce, False)
+    assert session.epoch >= int(time.time()) - 60, "above what a reasoner that lives on may have"
+    await streams.close()
+
+
+async def test_without_a_token_a_stream_is_fresh(tmp_path: Path) -> None:
+    streams = make(tmp_path)
+    with pytest.raises(PermissionRefused):
+        streams.open(open_of("not.mine"))
+    session = streams.open(open_of()).session
+    assert session.is_fresh
+    assert session.epoch == 0
+    await streams.close()
