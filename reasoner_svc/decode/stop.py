@@ -44,6 +44,11 @@ class StopMatcher:
         self._stops = stops
         self._held = ""
 
+    @property
+    def held(self) -> str:
+        """What is held back: it could still become a stop text."""
+        return self._held
+
     def push(self, text: str) -> Released:
         """More text of the answer."""
         self._held += text

@@ -1,0 +1,1 @@
+"""What decides how long a worker thinks: small policies on declared signals, all of them pure."""

@@ -1,0 +1,62 @@
+"""Pure. What a thinking policy is told and what it may say. Knows neither models nor queues.
+
+A worker's output is thinking until the close marker, then the answer. After each token the policies are
+asked in a fixed order (`chain.py`); the first that says anything but `CONTINUE` is obeyed. Policies hold the
+state of one worker and are made anew for each; with none of them nothing changes, bit for bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+
+class Region(Enum):
+    """Where in its output a worker is."""
+
+    THINKING = "thinking"
+    ANSWER = "answer"
+
+
+class Act(Enum):
+    """What is to happen before the next token."""
+
+    CONTINUE = "continue"
+    """Nothing."""
+    CLOSE = "close"
+    """Thinking ends here: the closing words and the marker are put in the worker's mouth, then it answers."""
+    STOP = "stop"
+    """The output ends here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One policy's decision."""
+
+    act: Act
+    reason: str = ""
+    """For people, logs and the answer's record: which rule, and its numbers."""
+
+
+CONTINUE = Verdict(Act.CONTINUE)
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """The worker's state right after a token."""
+
+    token: int
+    region: Region
+    tokens: int
+    """Of this region so far, this one included."""
+    text: str
+    """What became certain of the text with this token, markers left out; may be empty."""
+
+
+class ThinkingPolicy(Protocol):
+    """One rule, for one worker."""
+
+    def on_token(self, moment: Moment) -> Verdict:
+        """Called once per token, in order."""
+        ...
