@@ -14,6 +14,7 @@ from reasoner_svc.decode.params import SamplingParams
 from reasoner_svc.decode.question import AnswerRecord, AskedQuestion, Finish, RetrievalWish
 from reasoner_svc.decode.stop import check_stops
 from reasoner_svc.streams import StreamRecord
+from reasoner_svc.thinking.asking import thinking_wish
 from reasoner_svc.workers.asking import WorkerLimits, worker_to_proto, workers_wish
 from reasoner_svc.workers.templates import Template
 from tandem.core.errors import BadQuestion, WrongState
@@ -32,6 +33,7 @@ _FINISH = {
     Finish.END: types_pb2.FINISH_REASON_END,
     Finish.STOP: types_pb2.FINISH_REASON_STOP,
     Finish.LENGTH: types_pb2.FINISH_REASON_LENGTH,
+    Finish.LOOP: types_pb2.FINISH_REASON_LOOP,
 }
 
 
@@ -73,6 +75,12 @@ def asked_question(
             worker_limits(config),
         )
         prompt_ids, span = workers.prompts.prompt_ids, workers.prompts.span
+    thinking = None
+    if question.HasField("thinking"):
+        if workers is not None:
+            raise BadQuestion("a question has workers or thinking of its own, not both")
+        thinking, opening = thinking_wish(question.thinking, prompt, config.max_thought_tokens)
+        prompt_ids = (*prompt_ids, *opening)
     if record.watermark_us == 0 and record.blocks == 0 and not record.evicted:
         raise WrongState(f"stream {record.stream!r} has no video yet")
     return AskedQuestion(
@@ -97,6 +105,7 @@ def asked_question(
             span=span,
         ),
         workers=workers,
+        thinking=thinking,
     )
 
 
@@ -117,11 +126,11 @@ def piece_to_proto(piece: str | ThoughtPiece, asked: AskedQuestion) -> reasoner_
     """More text, of the answer or of a worker, for the wire."""
     if isinstance(piece, str):
         return reasoner_pb2.AnswerResponse(delta=piece)
-    assert asked.workers is not None, "a thought of nobody"
+    assert asked.workers is not None or asked.thinking is not None, "a thought of nobody"
     return reasoner_pb2.AnswerResponse(
         thought=reasoner_pb2.AnswerResponse.Thought(
             number=piece.worker,
-            worker=asked.workers.template.name(piece.worker),
+            worker=asked.workers.template.name(piece.worker) if asked.workers is not None else "",
             time_us=piece.time_us,
             text=piece.text,
         )
@@ -130,7 +139,7 @@ def piece_to_proto(piece: str | ThoughtPiece, asked: AskedQuestion) -> reasoner_
 
 def final_to_proto(record: AnswerRecord) -> reasoner_pb2.AnswerResponse:
     """The final record of an answer for the wire."""
-    plan, recall = record.plan, record.recall
+    plan, recall, thinking = record.plan, record.recall, record.thinking
     return reasoner_pb2.AnswerResponse(
         final=reasoner_pb2.AnswerResponse.Final(
             text=record.text,
@@ -140,7 +149,9 @@ def final_to_proto(record: AnswerRecord) -> reasoner_pb2.AnswerResponse:
             usage=types_pb2.Usage(
                 context_tokens=plan.context_tokens + (recall.tokens if recall else 0),
                 prompt_tokens=record.prompt_tokens,
-                answer_tokens=len(record.token_ids),
+                answer_tokens=len(record.token_ids) - (thinking.tokens if thinking else 0),
+                thinking_tokens=thinking.tokens if thinking else 0,
+                thinking_closed_by=thinking.closed_by if thinking else "",
             ),
             queue_ms=record.queue_ms,
             prefill_ms=record.prefill_ms,

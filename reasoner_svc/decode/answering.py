@@ -73,7 +73,9 @@ class Answering(HeldQuestion):
 
     def choose(self, logits: Tensor) -> None:
         """See `HeldQuestion`."""
-        token = self._sampler.choose(logits[0])
+        self._chosen(self._sampler.choose(logits[0]))
+
+    def _chosen(self, token: int) -> None:
         if self.progress.phase is Phase.PREFILL:
             self.progress.prefilled_s = self._clock()
             self.progress.move(Phase.DECODING)

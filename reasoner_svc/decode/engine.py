@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 import torch
 
 from kv_transfer.block import Block
-from reasoner_svc.decode.answering import Answering
 from reasoner_svc.decode.batch import Prepared, fail, run_batch
 from reasoner_svc.decode.held import HeldQuestion
+from reasoner_svc.decode.kinds import kind_of
 from reasoner_svc.decode.outbox import Outbox
 from reasoner_svc.decode.question import AskedQuestion, Phase
 from reasoner_svc.decode.recaller import Recaller
@@ -26,7 +26,6 @@ from reasoner_svc.decode.schedule import Item, ScheduleLimits, plan_tick
 from reasoner_svc.decode.stats import EngineStats, take_stats
 from reasoner_svc.view.memory import Row, StreamMemory
 from reasoner_svc.view.run import StreamRun
-from reasoner_svc.workers.group import WorkerGroup
 from tandem.core.clock import Clock
 from tandem.core.errors import Internal, NotFound, TandemError, Unavailable
 from tandem.core.ids import StreamId
@@ -151,7 +150,7 @@ class Engine:
 
     def ask(self, asked: AskedQuestion, outbox: Outbox) -> HeldQuestion:
         """Begin to answer, after everything that was handed over before. Event loop only."""
-        kind = Answering if asked.workers is None else WorkerGroup
+        kind = kind_of(asked)
         question = kind(self._next_number, self._model, asked, outbox, self._clock, self._recaller)
         self._next_number += 1
 

@@ -14,6 +14,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from reasoner_svc.decode.params import SamplingParams
+from reasoner_svc.thinking.wish import ThinkingRecord, ThinkingWish
 from reasoner_svc.view.compose import ViewPlan
 from reasoner_svc.workers.wish import WorkerRecord, WorkersWish
 from tandem.core.ids import QuestionId, StreamId
@@ -59,6 +60,8 @@ class Finish(Enum):
     """A stop text was met."""
     LENGTH = "length"
     """`max_tokens` was reached."""
+    LOOP = "loop"
+    """It said the same again and again, and a guard stopped it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +108,8 @@ class AskedQuestion:
     """How older blocks come into view."""
     workers: WorkersWish | None = None
     """Who thinks before the answer; None: nobody, the answer is written at once."""
+    thinking: ThinkingWish | None = None
+    """How the answerer itself thinks first; None: what it writes is the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +129,8 @@ class AnswerRecord:
     """What of the older video came back into view; None when nothing older was looked for."""
     workers: tuple[WorkerRecord, ...] = ()
     """What became of each worker."""
+    thinking: ThinkingRecord | None = None
+    """What became of the answerer's own thinking."""
 
     @classmethod
     def of(
@@ -136,6 +143,7 @@ class AnswerRecord:
         text: str,
         finish: Finish,
         workers: tuple[WorkerRecord, ...] = (),
+        thinking: ThinkingRecord | None = None,
     ) -> AnswerRecord:
         """The record of a question that ends now."""
         return cls(
@@ -149,6 +157,7 @@ class AnswerRecord:
             evicted=asked.evicted,
             recall=recall.report if recall is not None else None,
             workers=workers,
+            thinking=thinking,
         )
 
 

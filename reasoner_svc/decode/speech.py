@@ -27,15 +27,16 @@ class Speech:
 
     def push(self, token: int) -> bool:
         """The next token; sends what is certain. True when a stop text was met."""
-        return self._say(self._words.push(token))
+        return self.say(self._words.push(token))
 
     def finish(self) -> bool:
         """No more tokens; sends what was held back. True when a stop text was met in it."""
-        stopped = self._say(self._words.finish())
+        stopped = self.say(self._words.finish())
         self._send(self._stop.finish())
         return stopped
 
-    def _say(self, text: str) -> bool:
+    def say(self, text: str) -> bool:
+        """More text; sends what is certain. True when a stop text was met."""
         released = self._stop.push(text)
         self._send(released.text)
         return released.stopped

@@ -15,8 +15,8 @@ from reasoner_svc.thinking.loops import LoopGuard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ThinkingWish:
-    """What a question says of thinking. The defaults change nothing."""
+class ThinkingRules:
+    """Which policies a question wants. The defaults change nothing."""
 
     budget_tokens: int | None = None
     """Most tokens of thinking; None: no such limit."""
@@ -26,7 +26,7 @@ class ThinkingWish:
     @property
     def off(self) -> bool:
         """It asks for nothing."""
-        return self == ThinkingWish()
+        return self == ThinkingRules()
 
 
 class Chain:
@@ -47,7 +47,7 @@ class Chain:
         return verdict
 
 
-def make_chain(wish: ThinkingWish) -> Chain:
+def make_chain(wish: ThinkingRules) -> Chain:
     """The policies that a question wants, in the order in which they decide."""
     policies: list[ThinkingPolicy] = []
     if wish.budget_tokens is not None:

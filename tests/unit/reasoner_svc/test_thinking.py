@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from reasoner_svc.thinking.base import CONTINUE, Act, Moment, Region, Verdict
 from reasoner_svc.thinking.budgets import ThinkingBudget
-from reasoner_svc.thinking.chain import Chain, ThinkingWish, make_chain
+from reasoner_svc.thinking.chain import Chain, ThinkingRules, make_chain
 from reasoner_svc.thinking.convergence import Convergence, stated_answer
 from reasoner_svc.thinking.loops import LoopGuard
 from reasoner_svc.thinking.regions import Regions
@@ -151,9 +151,9 @@ def test_without_a_marker_all_is_answer() -> None:
 
 
 def test_the_first_policy_that_objects_decides_and_thinking_is_closed_once() -> None:
-    assert ThinkingWish().off
-    assert first(make_chain(ThinkingWish()), moments([1] * 500))[1] is CONTINUE
-    chain = make_chain(ThinkingWish(budget_tokens=24, loop_guard=True))
+    assert ThinkingRules().off
+    assert first(make_chain(ThinkingRules()), moments([1] * 500))[1] is CONTINUE
+    chain = make_chain(ThinkingRules(budget_tokens=24, loop_guard=True))
     count, verdict = first(chain, moments([7] * 60))
     assert count == 24
     assert "budget" in verdict.reason, "the budget goes before the loop that ends with the same token"

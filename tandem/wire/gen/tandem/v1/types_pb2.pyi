@@ -227,6 +227,8 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     """The asker cancelled it."""
     FINISH_REASON_ERROR: _FinishReason.ValueType  # 5
     """It failed; see the error."""
+    FINISH_REASON_LOOP: _FinishReason.ValueType  # 6
+    """It repeated itself, and the loop guard stopped it."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """Why an answer ended."""
@@ -243,6 +245,8 @@ FINISH_REASON_CANCELLED: FinishReason.ValueType  # 4
 """The asker cancelled it."""
 FINISH_REASON_ERROR: FinishReason.ValueType  # 5
 """It failed; see the error."""
+FINISH_REASON_LOOP: FinishReason.ValueType  # 6
+"""It repeated itself, and the loop guard stopped it."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final
@@ -480,6 +484,7 @@ class Question(_message.Message):
     LATENCY_BUDGET_MS_FIELD_NUMBER: _builtins.int
     RETRIEVAL_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
+    THINKING_FIELD_NUMBER: _builtins.int
     question_id: _builtins.str
     """Chosen by the caller, unique within its stream while it is open. REQUIRED."""
     text: _builtins.str
@@ -504,6 +509,12 @@ class Question(_message.Message):
         written at once.
         """
 
+    @_builtins.property
+    def thinking(self) -> Global___Thinking:
+        """The answerer itself thinks first: what it writes up to a marker are thoughts, what follows is the answer.
+        Unset: all that it writes is the answer. Not together with `workers`.
+        """
+
     def __init__(
         self,
         *,
@@ -514,14 +525,70 @@ class Question(_message.Message):
         latency_budget_ms: _builtins.int = ...,
         retrieval: Global___Retrieval | None = ...,
         workers: Global___Workers | None = ...,
+        thinking: Global___Thinking | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["retrieval", b"retrieval", "sampling", b"sampling", "workers", b"workers"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retrieval", b"retrieval", "sampling", b"sampling", "thinking", b"thinking", "workers", b"workers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_from_published", b"answer_from_published", "latency_budget_ms", b"latency_budget_ms", "question_id", b"question_id", "retrieval", b"retrieval", "sampling", b"sampling", "text", b"text", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_from_published", b"answer_from_published", "latency_budget_ms", b"latency_budget_ms", "question_id", b"question_id", "retrieval", b"retrieval", "sampling", b"sampling", "text", b"text", "thinking", b"thinking", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Question: _TypeAlias = Question  # noqa: Y015
+
+@_typing.final
+class Thinking(_message.Message):
+    """Thinking of the answerer itself, and what ends it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPEN_FIELD_NUMBER: _builtins.int
+    CLOSE_FIELD_NUMBER: _builtins.int
+    CLOSING_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    LOOP_GUARD_FIELD_NUMBER: _builtins.int
+    CONVERGENCE_FIELD_NUMBER: _builtins.int
+    open: _builtins.str
+    """Put at the end of the prompt so that the model begins to think, at most 64 characters. Unset: "<think>" and
+    a new line. Empty: nothing, the model begins by itself.
+    """
+    close: _builtins.str
+    """What ends the model's thinking in its own text, at most 64 characters. Empty: "</think>"."""
+    closing: _builtins.str
+    """Said for the model before `close` when a rule ends its thinking, at most 1000 characters. Empty: the
+    server's own words.
+    """
+    max_tokens: _builtins.int
+    """Most tokens of thinking; the answer's own are `Sampling.max_tokens` and are never spent on it. 0: none at
+    all. Unset: the server's limit, which is also the most.
+    """
+    loop_guard: _builtins.bool
+    """End thinking, or the answer, that repeats the same run of tokens again and again."""
+    convergence: _builtins.bool
+    """End thinking that states the same answer three times in a row, or does not get anywhere."""
+    def __init__(
+        self,
+        *,
+        open: _builtins.str | None = ...,
+        close: _builtins.str = ...,
+        closing: _builtins.str = ...,
+        max_tokens: _builtins.int | None = ...,
+        loop_guard: _builtins.bool = ...,
+        convergence: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_open", b"_open", "max_tokens", b"max_tokens", "open", b"open"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_open", b"_open", "close", b"close", "closing", b"closing", "convergence", b"convergence", "loop_guard", b"loop_guard", "max_tokens", b"max_tokens", "open", b"open"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__open: _TypeAlias = _typing.Literal["open"]  # noqa: Y015
+    _WhichOneofArgType__open: _TypeAlias = _typing.Literal["_open", b"_open"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__open) -> _WhichOneofReturnType__open | None: ...
+
+Global___Thinking: _TypeAlias = Thinking  # noqa: Y015
 
 @_typing.final
 class Workers(_message.Message):
@@ -769,22 +836,30 @@ class Usage(_message.Message):
     CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     ANSWER_TOKENS_FIELD_NUMBER: _builtins.int
+    THINKING_TOKENS_FIELD_NUMBER: _builtins.int
+    THINKING_CLOSED_BY_FIELD_NUMBER: _builtins.int
     context_tokens: _builtins.int
     """Tokens in view before the question."""
     prompt_tokens: _builtins.int
     """Tokens of the question's prompt."""
     answer_tokens: _builtins.int
     """Tokens generated, those of the answer alone."""
+    thinking_tokens: _builtins.int
+    """Tokens of the answerer's own thinking, what was put in its mouth included."""
+    thinking_closed_by: _builtins.str
+    """Which rule ended its thinking, or its loop, and why; empty when none did."""
     def __init__(
         self,
         *,
         context_tokens: _builtins.int = ...,
         prompt_tokens: _builtins.int = ...,
         answer_tokens: _builtins.int = ...,
+        thinking_tokens: _builtins.int = ...,
+        thinking_closed_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_tokens", b"answer_tokens", "context_tokens", b"context_tokens", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_tokens", b"answer_tokens", "context_tokens", b"context_tokens", "prompt_tokens", b"prompt_tokens", "thinking_closed_by", b"thinking_closed_by", "thinking_tokens", b"thinking_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,104 @@
+"""Tensor. A question whose answer begins with thinking, under control. Owned by the engine's thread.
+
+The output up to the close marker goes out as thoughts, the rest as the answer. What a policy puts in the
+worker's mouth (the closing words and the marker) takes the place of sampled tokens, one after the other.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from torch import Tensor
+
+from reasoner_svc.decode.answering import Answering
+from reasoner_svc.decode.outbox import Outbox
+from reasoner_svc.decode.question import AnswerRecord, AskedQuestion, Finish, Phase
+from reasoner_svc.decode.recaller import Recaller
+from reasoner_svc.thinking.base import Act, Moment, Region, Verdict
+from reasoner_svc.thinking.chain import make_chain
+from reasoner_svc.thinking.regions import Regions
+from reasoner_svc.thinking.wish import ThinkingRecord
+from tandem.core.clock import Clock
+from tandem.vlm.model import VisionLanguageModel
+
+
+class ThinkingAnswering(Answering):
+    """One question on its way through the model, thinking first."""
+
+    def __init__(
+        self,
+        number: int,
+        model: VisionLanguageModel,
+        asked: AskedQuestion,
+        outbox: Outbox,
+        clock: Clock,
+        recaller: Recaller | None = None,
+    ) -> None:
+        super().__init__(number, model, asked, outbox, clock, recaller)
+        assert asked.thinking is not None, "nobody thinks"
+        self._wish = asked.thinking
+        self._words = model.prompt.text_stream()
+        self._regions = Regions(self._wish.close)
+        self._chain = make_chain(self._wish.rules)
+        self._forced: deque[int] = deque()
+        self._tokens = {Region.THINKING: 0, Region.ANSWER: 0}
+        self._closed_by = ""
+        if self._wish.rules.budget_tokens == 0:
+            self._close("the thinking budget is 0 tokens")
+
+    def choose(self, logits: Tensor) -> None:
+        """See `HeldQuestion`."""
+        token = self._forced.popleft() if self._forced else self._sampler.choose(logits[0])
+        self._chosen(token)
+
+    def _take(self, token: int) -> None:
+        if token in self._model.prompt.eos_ids:
+            if self._regions.region is Region.THINKING and not self._closed_by:
+                # It was read nowhere: the closing words follow on what was said before.
+                self._close("the model ended its turn while it thought")
+                token = self._forced.popleft()
+            else:
+                self._finish(Finish.END)
+                return
+        region = self._regions.region
+        self._tokens[region] += 1
+        self.progress.token_ids.append(token)
+        text = self._words.push(token)
+        split = self._regions.push(text)
+        self._think(split.thinking)
+        if split.answer and self._speech.say(split.answer):
+            self._finish(Finish.STOP)
+            return
+        self._obey(self._chain.on_token(Moment(token, region, self._tokens[region], split.thinking)))
+
+    def _obey(self, verdict: Verdict) -> None:
+        if verdict.act is Act.STOP:
+            self._closed_by = self._closed_by or verdict.reason
+            self._finish(Finish.LOOP)
+        elif self._tokens[Region.ANSWER] >= self.asked.max_tokens:
+            self._finish(Finish.LENGTH)
+        elif verdict.act is Act.CLOSE:
+            self._close(verdict.reason)
+
+    def _close(self, reason: str) -> None:
+        self._closed_by = reason
+        self._forced.extend(self._wish.closing_ids)
+
+    def _think(self, text: str) -> None:
+        if text:
+            self._outbox.think(0, text, self._plan.watermark_us)
+
+    def _finish(self, finish: Finish) -> None:
+        if finish is not Finish.STOP:
+            split = self._regions.push(self._words.finish())
+            end = self._regions.finish()
+            self._think(split.thinking + end.thinking)
+            if self._speech.say(split.answer) or self._speech.finish():
+                finish = Finish.STOP
+        plan, recall = self._plan, self._recall
+        self._leave(Phase.DONE)
+        thinking = ThinkingRecord(tokens=self._tokens[Region.THINKING], closed_by=self._closed_by)
+        record = AnswerRecord.of(
+            self.asked, self.progress, plan, recall, text=self._speech.text, finish=finish, thinking=thinking
+        )
+        self._outbox.end(record)

@@ -1,0 +1,28 @@
+"""Pure. What a question says of thinking, validated and in tokens; and what became of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reasoner_svc.thinking.chain import ThinkingRules
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThinkingWish:
+    """Thinking before the answer; `reasoner_svc.thinking.asking` checks it."""
+
+    close: str
+    """What ends it in the model's own text; never empty."""
+    closing_ids: tuple[int, ...]
+    """Closing words and `close`, for when a rule ends it."""
+    rules: ThinkingRules
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThinkingRecord:
+    """What became of it."""
+
+    tokens: int
+    """Of thinking, the marker and what was put in the model's mouth included."""
+    closed_by: str
+    """Which rule ended it, and why; empty: the model itself, or nothing did."""
