@@ -41,6 +41,8 @@ class ThinkingAnswering(Answering):
         self._regions = Regions(self._wish.close)
         self._chain = make_chain(self._wish.rules)
         self._forced: deque[int] = deque()
+        self._region = Region.THINKING
+        """Of the next token. That of the text lags: what ends in a sign waits for the next letter."""
         self._tokens = {Region.THINKING: 0, Region.ANSWER: 0}
         self._closed_by = ""
         if self._wish.rules.budget_tokens == 0:
@@ -53,23 +55,29 @@ class ThinkingAnswering(Answering):
 
     def _take(self, token: int) -> None:
         if token in self._model.prompt.eos_ids:
-            if self._regions.region is Region.THINKING and not self._closed_by:
+            if self._region is Region.THINKING and not self._closed_by:
                 # It was read nowhere: the closing words follow on what was said before.
                 self._close("the model ended its turn while it thought")
                 token = self._forced.popleft()
             else:
                 self._finish(Finish.END)
                 return
-        region = self._regions.region
+        region = self._region
         self._tokens[region] += 1
         self.progress.token_ids.append(token)
-        text = self._words.push(token)
-        split = self._regions.push(text)
+        if region is Region.THINKING and self._is_closed():
+            self._region = Region.ANSWER
+        split = self._regions.push(self._words.push(token))
         self._think(split.thinking)
         if split.answer and self._speech.say(split.answer):
             self._finish(Finish.STOP)
             return
         self._obey(self._chain.on_token(Moment(token, region, self._tokens[region], split.thinking)))
+
+    def _is_closed(self) -> bool:
+        """Do the newest tokens spell the marker? It has at most as many tokens as UTF-8 bytes."""
+        newest = self.progress.token_ids[-len(self._wish.close.encode()) :]
+        return self._wish.close in self._model.prompt.decode(newest)
 
     def _obey(self, verdict: Verdict) -> None:
         if verdict.act is Act.STOP:

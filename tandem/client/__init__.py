@@ -14,6 +14,7 @@ from tandem.client.overview import BuildInfo, ServiceStatus, Status, StreamSumma
 from tandem.client.questions import OpenQuestion
 from tandem.client.settings import ClientSettings
 from tandem.client.stream import Stream
+from tandem.client.thinking import Thinking
 from tandem.client.types import (
     Answer,
     AnswerDelta,
@@ -68,6 +69,7 @@ __all__ = [
     "Status",
     "Stream",
     "StreamSummary",
+    "Thinking",
     "Thought",
     "Timings",
     "Usage",

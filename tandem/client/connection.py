@@ -154,7 +154,8 @@ class Client:
 
 
 def _ask_request(stream_id: str, text: str, options: WishOptions) -> client_pb2.AskRequest:
-    check_question(text, None, Limits(), options.get("retrieval"), options.get("workers"))
+    wishes = options.get("retrieval"), options.get("workers"), options.get("thinking")
+    check_question(text, None, Limits(), *wishes)
     question = convert.question_to_proto(question_id=f"ask-{uuid.uuid4().hex[:12]}", text=text, **options)
     return client_pb2.AskRequest(stream_id=stream_id, question=question)
 

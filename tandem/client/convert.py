@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 from tandem.client.overview import BuildInfo, ServiceStatus, Status, StreamSummary
+from tandem.client.thinking import Thinking
 from tandem.client.types import (
     Answer,
     AnswerDelta,
@@ -48,6 +49,7 @@ _FINISH_FROM_PROTO = {
     types_pb2.FINISH_REASON_END: FinishReason.END,
     types_pb2.FINISH_REASON_STOP: FinishReason.STOP,
     types_pb2.FINISH_REASON_LENGTH: FinishReason.LENGTH,
+    types_pb2.FINISH_REASON_LOOP: FinishReason.LOOP,
     types_pb2.FINISH_REASON_CANCELLED: FinishReason.CANCELLED,
     types_pb2.FINISH_REASON_ERROR: FinishReason.ERROR,
 }
@@ -79,6 +81,7 @@ def question_to_proto(
     latency_budget_s: float = 0.0,
     retrieval: Retrieval | None = None,
     workers: Workers | None = None,
+    thinking: Thinking | None = None,
 ) -> types_pb2.Question:
     """A question for the wire."""
     return types_pb2.Question(
@@ -89,6 +92,19 @@ def question_to_proto(
         latency_budget_ms=round(latency_budget_s * 1000),
         retrieval=retrieval_to_proto(retrieval) if retrieval else None,
         workers=workers_to_proto(workers) if workers else None,
+        thinking=thinking_to_proto(thinking) if thinking else None,
+    )
+
+
+def thinking_to_proto(thinking: Thinking) -> types_pb2.Thinking:
+    """The answerer's own thinking, for the wire."""
+    return types_pb2.Thinking(
+        open=thinking.open,
+        close=thinking.close,
+        closing=thinking.closing,
+        max_tokens=thinking.max_tokens,
+        loop_guard=thinking.loop_guard,
+        convergence=thinking.convergence,
     )
 
 
@@ -215,6 +231,8 @@ def answer_from_proto(message: client_pb2.Answer) -> Answer:
             context_tokens=message.usage.context_tokens,
             prompt_tokens=message.usage.prompt_tokens,
             answer_tokens=message.usage.answer_tokens,
+            thinking_tokens=message.usage.thinking_tokens,
+            thinking_closed_by=message.usage.thinking_closed_by,
         ),
         workers=tuple(_worker(item) for item in message.workers),
         timings=Timings(

@@ -35,6 +35,7 @@ def entry_message(entry: Entry) -> client_pb2.WatchRequest:
                     latency_budget_s=entry.latency_budget_s,
                     retrieval=entry.retrieval,
                     workers=entry.workers,
+                    thinking=entry.thinking,
                 )
             )
         case Cancel():

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from tandem.client.thinking import Thinking
 from tandem.client.types import PictureFormat, Retrieval, Sampling
 from tandem.client.workers import Workers
 
@@ -58,6 +59,7 @@ class Ask:
     latency_budget_s: float = 0.0
     retrieval: Retrieval | None = None
     workers: Workers | None = None
+    thinking: Thinking | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import TypedDict
 
+from tandem.client.thinking import Thinking
 from tandem.client.types import (
     Answer,
     AnswerDelta,
@@ -38,6 +39,8 @@ class WishOptions(TypedDict, total=False):
     """How older video comes back into view."""
     workers: Workers | None
     """Who thinks first; None: the answer is written at once."""
+    thinking: Thinking | None
+    """How the answerer itself thinks first; None: all that it writes is the answer."""
 
 
 class AskOptions(WishOptions, total=False):
@@ -52,6 +55,7 @@ def check_question(
     limits: Limits,
     retrieval: Retrieval | None = None,
     workers: Workers | None = None,
+    thinking: Thinking | None = None,
 ) -> None:
     """Raise `BadQuestion` for what the server would refuse anyway, or could not be told.
 
@@ -67,6 +71,10 @@ def check_question(
         raise BadQuestion(f"not a question id: {question_id!r} (1 to 64 of A-Z a-z 0-9 . _ -)")
     if workers is not None:
         _check_workers(workers)
+    if thinking is not None and workers is not None:
+        raise BadQuestion("a question has workers or thinking of its own, not both")
+    if thinking is not None and not 0 <= (thinking.max_tokens or 0) < _TOO_MANY:
+        raise BadQuestion(f"Thinking.max_tokens is {thinking.max_tokens}; give 0 or more")
     if retrieval is not None:
         for name in ("blocks", "tokens", "chunk"):
             if not 0 <= (number := getattr(retrieval, name)) < _TOO_MANY:

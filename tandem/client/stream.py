@@ -174,10 +174,11 @@ class Stream:
         """Ask about everything pushed so far and do not wait: `answer` and `pieces()` are on the result.
 
         With `at_once` the answer rests on what is published, without waiting for what was just pushed;
-        `retrieval` says how older video comes back; `workers` think first (`events` has their thoughts).
+        `retrieval` says how older video comes back; `workers` think first, or the
+        answerer itself with `thinking` (`events` has the thoughts).
         """
         self._check_live()
-        wishes = options.get("retrieval"), options.get("workers")
+        wishes = options.get("retrieval"), options.get("workers"), options.get("thinking")
         check_question(text, question_id, self.limits, *wishes)
         question = self._questions.open(question_id)
         self._session.submit(Ask(question_id=question.question_id, text=text, **options))

@@ -43,6 +43,8 @@ class FinishReason(StrEnum):
     """A stop text was met."""
     LENGTH = "length"
     """`Sampling.max_tokens` was reached."""
+    LOOP = "loop"
+    """It repeated itself, and the loop guard stopped it."""
     CANCELLED = "cancelled"
     """The asker cancelled it."""
     ERROR = "error"
@@ -184,6 +186,10 @@ class Usage:
     context_tokens: int = 0
     prompt_tokens: int = 0
     answer_tokens: int = 0
+    thinking_tokens: int = 0
+    """Of the answerer's own thinking."""
+    thinking_closed_by: str = ""
+    """Which rule ended it, and why; empty: none did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from tandem.commands.base import Command, Exit, add_address, add_json, positive
-from tandem.commands.question import add_question_options, retrieval_of, workers_of
+from tandem.commands.question import add_question_options, retrieval_of, thinking_of, workers_of
 
 if TYPE_CHECKING:
     from tandem.client import Answer, Sampling
@@ -53,6 +53,7 @@ async def _ask(arguments: argparse.Namespace) -> int:
             latency_budget_s=arguments.latency_budget,
             retrieval=retrieval_of(arguments),
             workers=workers_of(arguments),
+            thinking=thinking_of(arguments),
         )
         async for piece in pieces:
             if isinstance(piece, Thought):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tandem.commands.base import positive
 
 if TYPE_CHECKING:
-    from tandem.client import Retrieval, Workers
+    from tandem.client import Retrieval, Thinking, Workers
 
 
 def add_question_options(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +56,7 @@ def add_question_options(parser: argparse.ArgumentParser) -> None:
         help="longest wait for the frames before the question (default: the server's)",
     )
     add_worker_options(parser)
+    add_thinking_options(parser)
 
 
 def add_worker_options(parser: argparse.ArgumentParser) -> None:
@@ -92,6 +93,39 @@ def add_worker_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--wait-for-all", action="store_true", help="answer when all workers are done, not when the first is"
+    )
+
+
+def add_thinking_options(parser: argparse.ArgumentParser) -> None:
+    """The answerer's own thinking, and what ends it."""
+    group = parser.add_argument_group("thinking of the answerer itself (docs/thinking.md)")
+    group.add_argument(
+        "--think",
+        type=whole,
+        default=None,
+        metavar="TOKENS",
+        help="think first, for so many tokens at most; the answer's tokens are apart (default: it does not)",
+    )
+    group.add_argument("--think-open", default=None, metavar="TEXT", help='begins it (default: "<think>")')
+    group.add_argument("--think-close", default="", metavar="TEXT", help='ends it (default: "</think>")')
+    group.add_argument("--loop-guard", action="store_true", help="end what repeats itself")
+    group.add_argument(
+        "--convergence", action="store_true", help="end thinking that made up its mind or gets nowhere"
+    )
+
+
+def thinking_of(arguments: argparse.Namespace) -> Thinking | None:
+    """The wish for thinking; None without any."""
+    from tandem.client import Thinking
+
+    if arguments.think is None:
+        return None
+    return Thinking(
+        open=arguments.think_open,
+        close=arguments.think_close,
+        max_tokens=arguments.think,
+        loop_guard=arguments.loop_guard,
+        convergence=arguments.convergence,
     )
 
 

@@ -18,7 +18,7 @@ from tandem.commands.base import (
     source_exit_code,
     stream_time,
 )
-from tandem.commands.question import add_question_options, retrieval_of, workers_of
+from tandem.commands.question import add_question_options, retrieval_of, thinking_of, workers_of
 from tandem.core.errors import TandemError
 
 if TYPE_CHECKING:
@@ -120,6 +120,7 @@ async def _watch(arguments: argparse.Namespace, source: Source) -> int:
         "latency_budget_s": arguments.latency_budget,
         "retrieval": retrieval_of(arguments),
         "workers": workers_of(arguments),
+        "thinking": thinking_of(arguments),
     }
     async with connect(arguments.address) as t, t.watch(source, stream_id=arguments.stream_id) as stream:
         view.start(source.name)

@@ -1,0 +1,191 @@
+"""Thinking under control, through a running reasoner: what goes out as what, and what ends it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import pytest
+
+from kv_transfer.block import Block
+from reasoner_svc.thinking.asking import CLOSE, CLOSING, OPEN
+from tandem.core.errors import BadQuestion
+from tandem.vlm.load import load_model
+from tandem.vlm.model import VisionLanguageModel
+from tandem.wire.gen.tandem.v1 import reasoner_pb2, types_pb2
+from tests.unit.reasoner_svc.making import encode_clip, make_frames
+from tests.unit.reasoner_svc.serving import Serving, error_of, serve
+
+ANSWER_TOKENS = 12
+
+
+@pytest.fixture(scope="module")
+def model() -> VisionLanguageModel:
+    return load_model("dummy:tiny")
+
+
+@pytest.fixture(scope="module")
+def blocks(model: VisionLanguageModel) -> list[Block]:
+    return encode_clip(model, make_frames(model, 4))
+
+
+class Heard:
+    """What came of a question, by kind and in order."""
+
+    def __init__(self) -> None:
+        self.thoughts, self.answer, self.order = "", "", ""
+        self.final: Any = None
+
+
+def call(serving: Serving, text: str = "what is it?", **options: Any) -> Any:
+    question = types_pb2.Question(question_id="q", text=text, **options)
+    return serving.stub.Answer(reasoner_pb2.AnswerRequest(stream_id="cam", question=question))
+
+
+async def hear(serving: Serving, **options: Any) -> Heard:
+    options.setdefault("sampling", types_pb2.Sampling(max_tokens=ANSWER_TOKENS))
+    running, heard = call(serving, **options), Heard()
+    while (response := await running.read()) is not grpc.aio.EOF:
+        match response.WhichOneof("event"):
+            case "thought":
+                heard.thoughts += response.thought.text
+                heard.order += "t"
+                assert response.thought.time_us > 0
+            case "delta":
+                heard.answer += response.delta
+                heard.order += "a"
+            case _:
+                heard.final = response.final
+    assert "at" not in heard.order, "a thought after the answer began"
+    assert heard.final.text == heard.answer
+    return heard
+
+
+def thinking(**fields: Any) -> dict[str, Any]:
+    return {"thinking": types_pb2.Thinking(**fields)}
+
+
+async def test_the_budget_ends_thinking_and_the_answer_has_its_own(
+    model: VisionLanguageModel, blocks: list[Block]
+) -> None:
+    forced = model.prompt.encode_text(CLOSING + CLOSE)
+    async with serve(model) as serving:
+        await serving.open()
+        serving.publish(*blocks)
+        for budget in (0, 1, 20):
+            heard = await hear(serving, **thinking(max_tokens=budget))
+            usage = heard.final.usage
+            assert usage.thinking_tokens == budget + len(forced)
+            assert usage.answer_tokens == ANSWER_TOKENS
+            assert heard.final.finish_reason == types_pb2.FINISH_REASON_LENGTH
+            assert f"{budget} tokens" in usage.thinking_closed_by
+            assert heard.thoughts.endswith(CLOSING)
+            assert CLOSE not in heard.thoughts + heard.answer
+        await serving.idle()
+
+
+async def test_what_was_forced_is_as_if_the_prompt_had_held_it(
+    model: VisionLanguageModel, blocks: list[Block]
+) -> None:
+    """The answer after thinking is that of the same tokens given as a prompt."""
+    async with serve(model) as serving:
+        await serving.open()
+        serving.publish(*blocks)
+        thought = await hear(serving, **thinking(max_tokens=9))
+        made = list(thought.final.token_ids)
+        usage = thought.final.usage
+        prompt = model.prompt.question_tokens("what is it?") + model.prompt.encode_text(OPEN)
+        assert usage.prompt_tokens == len(prompt)
+        plain = await greedy(model, blocks, [*prompt, *made[: usage.thinking_tokens]], usage.answer_tokens)
+        assert made[usage.thinking_tokens :] == plain
+
+
+async def greedy(model: VisionLanguageModel, blocks: list[Block], prompt: list[int], count: int) -> list[int]:
+    from tests.unit.reasoner_svc.test_engine import answer, ask, running
+
+    async with running(model, blocks) as (engine, _):
+        outbox = ask(engine, model, prompt_ids=tuple(prompt), max_tokens=count)[1]
+        return list((await answer(outbox)).token_ids)
+
+
+async def test_a_loop_ends_thinking_and_then_the_answer(
+    model: VisionLanguageModel, blocks: list[Block], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = model.prompt.encode_text("x")[0]
+    monkeypatch.setattr("reasoner_svc.decode.sampler.Sampler.choose", lambda self, logits: token)
+    async with serve(model) as serving:
+        await serving.open()
+        serving.publish(*blocks)
+        sampling = types_pb2.Sampling(max_tokens=100)
+        heard = await hear(serving, sampling=sampling, **thinking(max_tokens=500, loop_guard=True))
+        assert heard.final.finish_reason == types_pb2.FINISH_REASON_LOOP
+        assert "24 times" in heard.final.usage.thinking_closed_by
+        assert heard.answer.strip("x") == ""
+        unguarded = await hear(serving, sampling=sampling, **thinking(max_tokens=50))
+        assert unguarded.final.finish_reason == types_pb2.FINISH_REASON_LENGTH
+
+
+async def test_thinking_that_ends_its_turn_still_owes_an_answer(
+    model: VisionLanguageModel, blocks: list[Block], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end, token = next(iter(model.prompt.eos_ids)), model.prompt.encode_text("y")[0]
+    script = iter([token, token, end, token, end])
+    monkeypatch.setattr("reasoner_svc.decode.sampler.Sampler.choose", lambda self, logits: next(script))
+    async with serve(model) as serving:
+        await serving.open()
+        serving.publish(*blocks)
+        heard = await hear(serving, **thinking(max_tokens=100))
+    assert heard.thoughts == "yy" + CLOSING
+    assert heard.answer == "y"
+    assert heard.final.finish_reason == types_pb2.FINISH_REASON_END
+    assert "ended its turn" in heard.final.usage.thinking_closed_by
+
+
+async def test_the_models_own_marker_ends_thinking(
+    model: VisionLanguageModel, blocks: list[Block], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = next(iter(model.prompt.eos_ids))
+    spoken = [*model.prompt.encode_text("it was red" + CLOSE + "red"), end]
+    script = iter(spoken)
+    monkeypatch.setattr("reasoner_svc.decode.sampler.Sampler.choose", lambda self, logits: next(script))
+    async with serve(model) as serving:
+        await serving.open()
+        serving.publish(*blocks)
+        heard = await hear(serving, **thinking(max_tokens=100))
+    assert (heard.thoughts, heard.answer) == ("it was red", "red")
+    assert heard.final.usage.thinking_closed_by == ""
+    assert heard.final.usage.thinking_tokens + heard.final.usage.answer_tokens == len(spoken) - 1
+
+
+async def test_bad_wishes_are_refused_with_their_name(
+    model: VisionLanguageModel, blocks: list[Block]
+) -> None:
+    async with serve(model) as serving:
+        await serving.open()
+        serving.publish(*blocks)
+        for wish, word in (
+            ({"max_tokens": 10**6}, "thinking.max_tokens"),
+            ({"close": "x" * 65}, "thinking.close"),
+            ({"open": "x" * 65}, "thinking.open"),
+            ({"closing": "x" * 1001}, "thinking.closing"),
+        ):
+            error = await error_of(call(serving, **thinking(**wish)))
+            assert isinstance(error, BadQuestion)
+            assert word in error.message
+        both = thinking() | {"workers": types_pb2.Workers(count=2)}
+        assert "not both" in (await error_of(call(serving, **both))).message
+        await serving.idle()
+
+
+async def test_without_thinking_the_path_is_the_plain_one(
+    model: VisionLanguageModel, blocks: list[Block]
+) -> None:
+    async with serve(model) as serving:
+        await serving.open()
+        serving.publish(*blocks)
+        heard = await hear(serving)
+        plain = await greedy(
+            model, blocks, model.prompt.question_tokens("what is it?"), len(heard.final.token_ids)
+        )
+        assert list(heard.final.token_ids) == plain
+        assert heard.final.usage.thinking_tokens == 0
