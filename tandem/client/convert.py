@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 from tandem.client.overview import BuildInfo, ServiceStatus, Status, StreamSummary
-from tandem.client.thinking import Thinking
+from tandem.client.retrieving import retrieval_to_proto
+from tandem.client.thinking import Thinking, thinking_to_proto
 from tandem.client.types import (
     Answer,
     AnswerDelta,
@@ -96,18 +96,6 @@ def question_to_proto(
     )
 
 
-def thinking_to_proto(thinking: Thinking) -> types_pb2.Thinking:
-    """The answerer's own thinking, for the wire."""
-    return types_pb2.Thinking(
-        open=thinking.open,
-        close=thinking.close,
-        closing=thinking.closing,
-        max_tokens=thinking.max_tokens,
-        loop_guard=thinking.loop_guard,
-        convergence=thinking.convergence,
-    )
-
-
 def workers_to_proto(workers: Workers) -> types_pb2.Workers:
     """Parallel workers, for the wire."""
     return types_pb2.Workers(
@@ -119,19 +107,6 @@ def workers_to_proto(workers: Workers) -> types_pb2.Workers:
         step_tokens=workers.step_tokens,
         over=types_pb2.WORKERS_OVER_ALL if workers.wait_for_all else types_pb2.WORKERS_OVER_FIRST,
         template=workers.template,
-    )
-
-
-def retrieval_to_proto(retrieval: Retrieval) -> types_pb2.Retrieval:
-    """A wish for older video, for the wire."""
-    return types_pb2.Retrieval(
-        strategy=retrieval.strategy,
-        blocks=retrieval.blocks,
-        tokens=retrieval.tokens,
-        mass=retrieval.mass,
-        chunk=retrieval.chunk,
-        # A budget below a millisecond must not become none at all.
-        load_budget_ms=math.ceil(retrieval.load_budget_s * 1000),
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tandem.wire.gen.tandem.v1 import types_pb2
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thinking:
@@ -21,3 +23,15 @@ class Thinking:
     """End what repeats itself."""
     convergence: bool = False
     """End thinking that states the same answer three times, or does not get anywhere."""
+
+
+def thinking_to_proto(thinking: Thinking) -> types_pb2.Thinking:
+    """The answerer's own thinking, for the wire."""
+    return types_pb2.Thinking(
+        open=thinking.open,
+        close=thinking.close,
+        closing=thinking.closing,
+        max_tokens=thinking.max_tokens,
+        loop_guard=thinking.loop_guard,
+        convergence=thinking.convergence,
+    )

@@ -9,10 +9,11 @@ import re
 import grpc
 import pytest
 
-from tandem.client.convert import retrieval_to_proto, workers_to_proto
+from tandem.client.convert import workers_to_proto
 from tandem.client.events import EventHub, EventReader, new_gaps
 from tandem.client.failures import NobodyThere, is_worth_another_try, typed_error
 from tandem.client.questions import QuestionBook, check_question, unseen_part
+from tandem.client.retrieving import retrieval_to_proto
 from tandem.client.settings import ClientSettings, backoff_s
 from tandem.client.types import (
     Answer,
