@@ -81,6 +81,10 @@ class Journal:
         except FileNotFoundError:
             return False
 
+    def holds(self, stream_id: StreamId) -> bool:
+        """True when something was written of a stream, usable or not."""
+        return self._path(stream_id).exists()
+
     def forget(self, stream_id: StreamId) -> None:
         """Remove what is written of a stream."""
         self._path(stream_id).unlink(missing_ok=True)

@@ -70,6 +70,15 @@ class Streams:
     def __len__(self) -> int:
         return len(self._streams)
 
+    @property
+    def resume_s(self) -> float:
+        """How long a stream without a client is kept."""
+        return self._settings.limits.resume_seconds
+
+    def is_awaited(self, stream_id: StreamId) -> bool:
+        """True when a stream is held, or in the journal for a client that may come back."""
+        return stream_id in self._streams or self._journal.holds(stream_id)
+
     def get(self, stream_id: str) -> Stream:
         """Raises `NotFound` when no stream of that id is held."""
         stream = self._streams.get(StreamId(stream_id))

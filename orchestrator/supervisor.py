@@ -9,9 +9,11 @@ from contextlib import aclosing
 from orchestrator.backends.base import Backend
 from orchestrator.cluster import Cluster, Service
 from orchestrator.membership import Role
+from orchestrator.strays import Strays
 from orchestrator.streams import Streams
 from orchestrator.waiting import Signal, stop
 from tandem.core.errors import NotFound, TandemError
+from tandem.core.ids import StreamId, is_valid_id
 from tandem.wire.gen.tandem.v1 import reasoner_pb2
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,9 @@ class Supervisor:
         self._backend = backend
         self._tasks: list[asyncio.Task[None]] = []
         self._followed: dict[str, asyncio.Task[None]] = {}
+        self._strays: dict[str, tuple[Service, Strays]] = {}
+        """Of each followed reasoner, by its boot id."""
+        self._closing: set[asyncio.Task[None]] = set()
         self._ready: frozenset[str] = frozenset()
         self.changed = Signal()
         """Woken after the backend was told who is ready."""
@@ -47,7 +52,7 @@ class Supervisor:
 
     async def close(self) -> None:
         """Stop ticking."""
-        await stop(*self._tasks, *self._followed.values())
+        await stop(*self._tasks, *self._followed.values(), *self._closing)
 
     async def _tick_forever(self) -> None:
         while True:
@@ -55,6 +60,7 @@ class Supervisor:
                 for loss in self._cluster.look():
                     self._backend.replace(loss.identity.name, loss.reason)
                 self._streams.tick()
+                self._close_strays()
             except Exception:
                 log.exception("a tick failed; the next one comes")
             await asyncio.sleep(TICK_S)
@@ -77,12 +83,29 @@ class Supervisor:
             boot = member.identity.boot_id
             if service is None or member.identity.role is not Role.REASONER or boot in self._followed:
                 continue
+            self._strays[boot] = service, Strays(self._streams.resume_s)
             task = asyncio.create_task(self._follow(service), name=f"follow {member.identity.name}")
             self._followed[boot] = task
             task.add_done_callback(lambda _, boot=boot: self._forget(boot))  # type: ignore[misc]
 
     def _forget(self, boot: str) -> None:
         self._followed.pop(boot, None)
+        self._strays.pop(boot, None)
+
+    def _close_strays(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        for service, strays in self._strays.values():
+            for stream in strays.due(now_s, self._streams.is_awaited):
+                task = asyncio.create_task(self._close_stray(service, stream), name=f"close stray {stream}")
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
+
+    async def _close_stray(self, service: Service, stream: StreamId) -> None:
+        log.info("%s holds stream %s, which nobody came back for", service.identity.name, stream)
+        try:
+            await service.link.close_stream(stream, keep_disk=True)
+        except TandemError as error:
+            log.warning("stream %s may still be held: %s", stream, error)
 
     async def _follow(self, service: Service) -> None:
         """Hear of what it holds, durable and evicted, for as long as this reasoner lives."""
@@ -103,6 +126,8 @@ class Supervisor:
             if session.reasoner == service.identity.name:
                 session.held(state)
         except NotFound:
-            return
+            strays = self._strays.get(service.identity.boot_id)
+            if strays is not None and is_valid_id(state.stream_id):
+                strays[1].told(StreamId(state.stream_id), asyncio.get_running_loop().time())
         except Exception:  # The news of one stream; that of the others goes on.
             log.exception("what %s says of stream %s cannot be used", service.identity.name, state.stream_id)

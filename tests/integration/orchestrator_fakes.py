@@ -57,6 +57,7 @@ class FakeReasoner(reasoner_pb2_grpc.ReasonerServiceServicer):
         self.gate.set()
         self.evictions: asyncio.Queue[reasoner_pb2.StreamState] = asyncio.Queue()
         self.closed: list[str] = []
+        self.kept_disk: dict[str, bool] = {}
         self.opens: list[reasoner_pb2.OpenStreamRequest] = []
         self.durable_us: int | None = None
         """What it says is on disk; None: it has no disk tier."""
@@ -88,6 +89,7 @@ class FakeReasoner(reasoner_pb2_grpc.ReasonerServiceServicer):
     async def CloseStream(self, request: Any, context: Any) -> reasoner_pb2.CloseStreamResponse:
         self.streams.pop(request.stream_id, None)
         self.closed.append(request.stream_id)
+        self.kept_disk[request.stream_id] = request.keep_disk
         return reasoner_pb2.CloseStreamResponse()
 
     async def Answer(self, request: Any, context: Any) -> AsyncIterator[reasoner_pb2.AnswerResponse]:

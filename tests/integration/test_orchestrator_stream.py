@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tandem.wire.gen.tandem.v1 import client_pb2, types_pb2
+from orchestrator.limits import Limits
+from tandem.wire.gen.tandem.v1 import client_pb2, reasoner_pb2, types_pb2
 from tests.integration.orchestrator_fakes import World
 
 
@@ -206,8 +207,6 @@ async def test_what_runs_is_told(tmp_path: Path) -> None:
 
 
 async def test_evicted_intervals_become_gaps(tmp_path: Path) -> None:
-    from tandem.wire.gen.tandem.v1 import reasoner_pb2
-
     async with World(tmp_path) as world:
         client = await world.watch()
         await client.pictures(0, 500)
@@ -233,3 +232,30 @@ async def test_streams_do_not_mix(tmp_path: Path, streams: int) -> None:
 
         texts = await asyncio.gather(*(one(index) for index in range(streams)))
         assert texts == ["".join(f"{index * 1000 + i * 500} " for i in range(4)) for index in range(streams)]
+
+
+async def test_news_that_cannot_be_used_does_not_end_the_news(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        client = await world.watch()
+        await client.pictures(0, 500)
+        await client.until(lambda: client.progress.blocks == 2)
+        epoch = world.app.streams.get("cam").session.epoch
+        backwards = types_pb2.TimeRange(start_us=900_000, end_us=100_000)
+        for state in (
+            reasoner_pb2.StreamState(stream_id="cam", epoch=epoch, evicted=[backwards]),
+            reasoner_pb2.StreamState(stream_id="cam", epoch=epoch, durable_watermark_us=700_000),
+        ):
+            await world.reasoner.evictions.put(state)
+        await client.until(lambda: client.progress.durable_watermark_us == 700_000)
+
+
+async def test_streams_that_nobody_knows_leave_a_reasoner_and_stay_on_disk(tmp_path: Path) -> None:
+    async with World(tmp_path, limits=Limits(resume_seconds=1)) as world:
+        await world.watch("cam")
+        (tmp_path / "streams" / "journaled.json").write_text("")
+        for stream in ("cam", "journaled", "stray"):
+            await world.reasoner.evictions.put(reasoner_pb2.StreamState(stream_id=stream, epoch=9))
+        await world.until(lambda: world.reasoner.closed == ["stray"])
+        assert world.reasoner.kept_disk == {"stray": True}
+        await asyncio.sleep(0.5)
+        assert world.reasoner.closed == ["stray"]
