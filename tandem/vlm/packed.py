@@ -58,14 +58,16 @@ def pack_linears(module: nn.Module) -> int:
     """
     if not is_supported():
         return 0
-    packed = 0
-    shared = _shared_weights(module)
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
+    packed, shared = 0, _shared_weights(module)
+    # No list of the layers themselves: each plain weight is to be freed before the next one is packed.
+    for parent in [each for each in module.modules() if not isinstance(each, nn.Linear)]:
+        for name in [name for name, _ in parent.named_children()]:
+            child = parent.get_submodule(name)
             # Exactly: subclasses do something else with their weights.
             if type(child) is nn.Linear and _is_packable(child.weight) and id(child.weight) not in shared:
                 setattr(parent, name, PackedLinear(child))
                 packed += 1
+            del child
     return packed
 
 

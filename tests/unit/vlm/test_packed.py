@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -75,3 +77,19 @@ def test_the_weights_are_held_once():
     text = [module for module in model.hf.model.language_model.modules() if isinstance(module, PackedLinear)]
     assert len(text) == 12 * 5  # queries, output and the three of the perceptron; keys and values are small
     assert sum(parameter.numel() for parameter in model.hf.model.language_model.parameters()) < 3_000_000
+
+
+def test_each_plain_weight_is_freed_before_the_next_is_packed(monkeypatch):
+    """Else loading would hold every weight twice for a moment."""
+    module = nn.Sequential(large(), large(), nn.Sequential(large()))
+    plain = [weakref.ref(child) for child in module.modules() if type(child) is nn.Linear]
+    alive = []
+
+    class Noting(PackedLinear):
+        def __init__(self, linear):
+            alive.append(sum(each() is not None for each in plain))
+            super().__init__(linear)
+
+    monkeypatch.setattr(packed, "PackedLinear", Noting)
+    assert pack_linears(module) == 3
+    assert sorted(alive) == [1, 2, 3]
