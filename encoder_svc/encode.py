@@ -91,7 +91,7 @@ def prefill_runs(
         run.window.prepare([unit.embeds for unit in of_units], of_run)
         for run, of_units, of_run in zip(runs, seen, geometries, strict=True)
     ]
-    results = model.forward_many(steps, capture=True)
+    results = model.forward_many(steps)
     blocks: list[list[Block] | NotCodable] = []
     for run, of_units, of_run, result in zip(runs, seen, geometries, results, strict=True):
         run.window.complete()

@@ -149,7 +149,8 @@ class Window:
             parts=(Part(segment=self._sink, base=torch.cat(sink_bases, 1)),),
             tail=Part(segment=self._recent, first_visible=torch.cat(visible)),
         )
-        return Step(embeds=torch.cat(list(embeds)), positions=torch.cat(positions, 1), view=view)
+        all_embeds, all_positions = torch.cat(list(embeds)), torch.cat(positions, 1)
+        return Step(embeds=all_embeds, positions=all_positions, view=view, capture=True)
 
     def complete(self) -> None:
         """The prepared step has run: forget what no later unit sees."""

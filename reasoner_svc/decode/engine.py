@@ -8,6 +8,7 @@ so that a flood of blocks and a long answer do not starve each other.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import threading
 from collections import deque
@@ -24,6 +25,9 @@ from reasoner_svc.decode.question import AskedQuestion, Phase
 from reasoner_svc.decode.recaller import Recaller
 from reasoner_svc.decode.schedule import Item, ScheduleLimits, plan_tick
 from reasoner_svc.decode.stats import EngineStats, take_stats
+from reasoner_svc.notes.box import ThoughtBox
+from reasoner_svc.notes.rules import WatchRules
+from reasoner_svc.notes.watchers import Watchers
 from reasoner_svc.view.memory import Row, StreamMemory
 from reasoner_svc.view.run import StreamRun
 from tandem.core.clock import Clock
@@ -50,10 +54,13 @@ class Engine:
         loop: asyncio.AbstractEventLoop,
         on_fatal: Callable[[], None],
         recaller: Recaller | None = None,
+        notes_tokens: int = 0,
+        keep_note: Callable[[Block], None] = lambda block: None,
     ) -> None:
         """`on_fatal` is called in the loop when the thread died; every question fails with it.
 
-        Without `recaller`, what left a stream's run never comes back into view.
+        Without `recaller`, what left a stream's run never comes back into view. `notes_tokens`: most tokens
+        of notes in a view; `keep_note` is called in the loop with every note.
         """
         self._model = model
         self._limits = limits
@@ -67,7 +74,7 @@ class Engine:
         self._closing = False
         self._ended = False
         """The thread touches nothing any more; guarded by `_wake`, like `_commands`."""
-        self._next_number = 1
+        self._numbers = itertools.count(1)
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
         # Owned by the thread from here on.
         self._runs: dict[int, StreamRun] = {}
@@ -75,6 +82,8 @@ class Engine:
         self._open: dict[int, HeldQuestion] = {}
         self._turn = 0
         self._ending = False
+        self._notes_tokens = notes_tokens
+        self._watchers = Watchers(model, clock, lambda block: self._post(lambda: keep_note(block)))
         self.stats = EngineStats()
         """As of the last moment between two ticks."""
 
@@ -100,7 +109,9 @@ class Engine:
                 memory = None
                 if self._recaller is not None:
                     memory = StreamMemory(self._model.layout, self._recaller.settings)
-                self._runs[run] = StreamRun(self._model, stream, self._view_tokens, memory)
+                self._runs[run] = StreamRun(
+                    self._model, stream, self._view_tokens, memory, self._notes_tokens
+                )
             except Exception:
                 log.exception("no run could be opened for stream %s", stream)
                 self._break(run)
@@ -115,6 +126,7 @@ class Engine:
                 target = self._runs.get(run)
                 if target is not None:
                     target.append(block)
+                    self._watchers.saw(run, block.header)
             except Exception:
                 log.exception("the run of %s is lost: it cannot take the block", block.key)
                 self._break(run)
@@ -141,6 +153,7 @@ class Engine:
         def command() -> None:
             for question in [q for q in self._open.values() if q.asked.run == run]:
                 question.fail(NotFound(f"stream {question.asked.stream!r} was closed"))
+            self._watchers.close(run, None, NotFound("the stream was closed"))
             self._runs.pop(run, None)
             self._broken.discard(run)
             if self._recaller is not None:
@@ -148,11 +161,30 @@ class Engine:
 
         self._submit(command)
 
+    def shelve(self, run: int, notes: Sequence[Block]) -> None:
+        """Notes that were found on disk, oldest first."""
+        self._submit(lambda: self._on_run(run, lambda found: found.shelve(notes)))
+
+    def watch(self, run: int, stream: StreamId, rules: WatchRules, box: ThoughtBox) -> None:
+        """Take notes of a run from now on. The box ends when the run is closed or watched anew."""
+
+        def command() -> None:
+            if run in self._runs:
+                self._watchers.close(run, None, Unavailable("another watcher took over"))
+                self._watchers.open(stream, run, self._runs[run], rules, box)
+            else:
+                box.end(NotFound(f"stream {stream!r} is not open"))
+
+        self._submit(command)
+
+    def unwatch(self, run: int, box: ThoughtBox) -> None:
+        """Take no more notes for this box; one that is being written is finished."""
+        self._submit(lambda: self._watchers.close(run, box, Unavailable("nobody watches any more")))
+
     def ask(self, asked: AskedQuestion, outbox: Outbox) -> HeldQuestion:
         """Begin to answer, after everything that was handed over before. Event loop only."""
         kind = kind_of(asked)
-        question = kind(self._next_number, self._model, asked, outbox, self._clock, self._recaller)
-        self._next_number += 1
+        question = kind(next(self._numbers), self._model, asked, outbox, self._clock, self._recaller)
 
         def command() -> None:
             if self._ending:
@@ -226,6 +258,8 @@ class Engine:
             self._note()
 
     def _tick(self) -> None:
+        for note in self._watchers.due(lambda: next(self._numbers)):
+            self._open[note.number] = note
         tick = plan_tick([q.waiting for q in self._open.values()], self._turn, self._limits)
         self._turn = tick.turn
         run_batch(self._model, [one for item in tick.items if (one := self._prepare(item)) is not None])
@@ -266,6 +300,7 @@ class Engine:
             self._note()
 
     def _break(self, run: int) -> None:
+        self._watchers.close(run, None, Internal("the memory of the stream could not be written"))
         self._broken.add(run)
         self._runs.pop(run, None)
 
@@ -276,6 +311,7 @@ class Engine:
     def _end(self, error: TandemError) -> None:
         """Fail every question, then carry out what is left: pins go, flushes are answered, late asks fail."""
         self._ending = True
+        self._watchers.end(error)
         for question in self._open.values():
             question.fail(error)
         self._open.clear()

@@ -48,6 +48,8 @@ class Waiting:
     """What it steps by when there is nothing to read; all of it or nothing."""
     places: int = 1
     """How many of `max_running` it takes."""
+    watcher: bool = False
+    """Nobody waits for it: it takes no place, and no tick in which a question's prompt is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +70,31 @@ class Tick:
     """The question that came first among those that take turns; give it to the next `plan_tick`."""
 
 
-def plan_tick(questions: Sequence[Waiting], turn: int, limits: ScheduleLimits) -> Tick:
-    """Plan one tick. `turn` is that of the tick before, 0 at first."""
+def plan_tick(waiting: Sequence[Waiting], turn: int, limits: ScheduleLimits) -> Tick:
+    """Plan one tick. `turn` is that of the tick before, 0 at first.
+
+    Watchers write beside answers, of what is left of the budget, but never delay a question's first token.
+    """
+    questions = [q for q in waiting if not q.watcher]
+    tick = _plan_questions(questions, turn, limits)
+    reading = any(item.prompt_tokens for item in tick.items)
+    if reading or len(questions) == len(waiting):
+        return tick
+    by_number = {q.number: q for q in questions}
+    left = limits.tick_tokens - sum(by_number[item.number].tokens for item in tick.items)
+    items = list(tick.items)
+    for watcher in (q for q in waiting if q.watcher):
+        tokens = min(limits.prefill_chunk, watcher.prompt_left, left)
+        if watcher.phase is Phase.DECODING and left > 0:
+            items.append(Item(watcher.number, 0))
+            left -= 1
+        elif tokens > 0:
+            items.append(Item(watcher.number, tokens))
+            left -= tokens
+    return Tick(tuple(items), tick.turn)
+
+
+def _plan_questions(questions: Sequence[Waiting], turn: int, limits: ScheduleLimits) -> Tick:
     decoding = [q for q in questions if q.phase is Phase.DECODING and not q.prompt_left]
     reading = [
         q for q in questions if q.phase is Phase.PREFILL or (q.phase is Phase.DECODING and q.prompt_left)

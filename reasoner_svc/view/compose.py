@@ -2,7 +2,7 @@
 
 The blocks of a view stand contiguously behind the sink, as if the stream had begun with the first of them::
 
-    reader's frame   0 ......... sink ......... units ........... question ......... answer
+    reader's frame   0 ......... sink ......... units ......... notes .... question .... answer
     run's frame                    |<- run_base ->| first .......... last
                                                   [first_token ...... end_token)
 
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from reasoner_svc.notes.view import NO_NOTES, NotesInView
 from tandem.core.blocks import BlockGeometry
 from tandem.core.errors import DataLost, Internal, WrongState
 from tandem.core.ids import StreamId
@@ -75,6 +76,10 @@ class ViewPlan:
     """Units between sink and run that older blocks may be recalled to."""
     places_end: Position = (0, 0, 0)
     """Where those places end: base of the run's first block in view, or of what follows."""
+    notes: NotesInView = NO_NOTES
+    """Notes in view, between the run and the prompt."""
+    notes_base: Position = (0, 0, 0)
+    """Where the shelf's origin stands in the reader's frame."""
 
 
 def compose(
@@ -88,6 +93,7 @@ def compose(
     as_of_us: int = 0,
     places: int = 0,
     usual: BlockGeometry | None = None,
+    notes: NotesInView = NO_NOTES,
 ) -> ViewPlan:
     """The newest blocks that start before `as_of_us` (0: all) and fit the budget.
 
@@ -102,20 +108,23 @@ def compose(
     _check(chosen, stream)
     older = [usual] * places if usual is not None else []
     bases = placement.place_units([*older, *(span.geometry for span in chosen)])
+    after = placement.after_units()
     return ViewPlan(
         stream=stream,
         numbers=(chosen[0].number, chosen[-1].number + 1) if chosen else (0, 0),
         first_token=chosen[0].first_token if chosen else 0,
         end_token=chosen[-1].end_token if chosen else 0,
         run_base=_minus(bases[-1], chosen[-1].base) if chosen else (0, 0, 0),
-        question_base=placement.after_units(),
-        answer_start=placement.generation_start(prompt_tokens),
-        context_tokens=sink_tokens + sum(span.geometry.tokens for span in chosen),
+        question_base=_plus(after, notes.tokens),
+        answer_start=placement.generation_start(prompt_tokens) + notes.tokens,
+        context_tokens=sink_tokens + sum(span.geometry.tokens for span in chosen) + notes.tokens,
         evidence=tuple(merge_ranges(span.time for span in chosen)),
         blocks=len(chosen),
         watermark_us=max((span.time.end_us for span in chosen), default=as_of_us),
         places=places,
         places_end=placement.base_of(places) if places else (0, 0, 0),
+        notes=notes,
+        notes_base=_plus(after, -notes.first_token),
     )
 
 
@@ -149,6 +158,10 @@ def _nothing(spans: Sequence[Span], stream: StreamId, as_of_us: int) -> WrongSta
         )
     until = f" before {format_time(as_of_us)}" if spans else ""
     return WrongState(f"stream {stream!r} has no video yet{until}")
+
+
+def _plus(a: Position, steps: int) -> Position:
+    return (a[0] + steps, a[1] + steps, a[2] + steps)
 
 
 def _minus(a: Position, b: Position) -> Position:

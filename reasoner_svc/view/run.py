@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import torch
 
 from kv_transfer.block import Block
+from reasoner_svc.notes.shelf import NoteShelf
 from reasoner_svc.retrieve.index_view import IndexView
 from reasoner_svc.retrieve.select import Selector
 from reasoner_svc.view.compose import Position, Span, ViewPlan, choose, compose
@@ -57,8 +58,9 @@ class StreamRun:
         stream: StreamId,
         view_tokens: int,
         memory: StreamMemory | None = None,
+        notes_tokens: int = 0,
     ) -> None:
-        """Without `memory`, what leaves the run is never seen again."""
+        """Without `memory`, what leaves the run is never seen again. `notes_tokens`: most notes in a view."""
         self._model = model
         self._stream = stream
         self._view_tokens = view_tokens
@@ -70,6 +72,7 @@ class StreamRun:
         self._leases: set[Lease] = set()
         self._memory = memory
         self._usual: BlockGeometry | None = None
+        self.notes = NoteShelf(model, notes_tokens)
 
     @property
     def front(self) -> int:
@@ -89,7 +92,7 @@ class StreamRun:
     @property
     def nbytes(self) -> int:
         """Bytes of device memory."""
-        return self._segment.nbytes + (self._sink.nbytes if self._sink else 0)
+        return self._segment.nbytes + self.notes.nbytes + (self._sink.nbytes if self._sink else 0)
 
     @property
     def index_bytes(self) -> int:
@@ -145,6 +148,11 @@ class StreamRun:
             self._spans.popleft()
         self._settle()
 
+    def shelve(self, notes: Sequence[Block]) -> None:
+        """Notes that were found on disk, oldest first."""
+        for note in notes:
+            self.notes.append(note)
+
     def forget_before(self, number: int) -> None:
         """Blocks below `number` left memory: no later view sees them."""
         if self._memory is not None:
@@ -187,6 +195,7 @@ class StreamRun:
             as_of_us=as_of_us,
             places=places,
             usual=self._usual,
+            notes=self.notes.in_view(as_of_us),
         )
         recall = None
         if places and request is not None and older is not None:
@@ -230,6 +239,8 @@ class StreamRun:
         parts = [Part(segment=self._sink, base=ORIGIN)]
         if lease.recall is not None:
             parts.append(Part(segment=lease.recall.segment, base=ORIGIN))
+        if plan.notes.tokens:
+            parts.append(self._notes_part(plan, queries))
         if not plan.blocks:
             return tuple(parts)
         first = None
@@ -237,6 +248,15 @@ class StreamRun:
             first = torch.full((queries,), plan.first_token, dtype=torch.int64)
         parts.append(Part(segment=self._segment, base=plan.run_base, first_visible=first, end=plan.end_token))
         return tuple(parts)
+
+    def _notes_part(self, plan: ViewPlan, queries: int) -> Part:
+        segment, seen = self.notes.segment, plan.notes
+        if not segment.start <= seen.first_token < seen.end_token <= segment.end:
+            raise Internal(f"a view reads notes {seen} of a shelf of [{segment.start}, {segment.end})")
+        first = None
+        if segment.start < seen.first_token:
+            first = torch.full((queries,), seen.first_token, dtype=torch.int64)
+        return Part(segment=segment, base=plan.notes_base, first_visible=first, end=seen.end_token)
 
     def _write(self, segment: Segment, block: Block, base: Position) -> None:
         positions = self._model.prompt.local_positions(block.header.geometry)
@@ -250,3 +270,5 @@ class StreamRun:
         dead = min(held, self.front) - self._segment.start
         if dead > 0:
             self._segment.drop_front(dead)
+        noted = (lease.plan.notes.first_token for lease in self._leases if lease.plan.notes.tokens)
+        self.notes.settle(min(noted, default=None))

@@ -12,6 +12,15 @@ Epoch = NewType("Epoch", int)
 _ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
+NOTES_SUFFIX = ".notes"
+"""What the id of a stream's notes ends with; no stream of a client's may."""
+
+
+def notes_of(stream: StreamId) -> StreamId:
+    """The id under which a stream's notes are stored: blocks of their own, with their own numbers."""
+    return StreamId(stream + NOTES_SUFFIX)
+
+
 def is_valid_id(text: str) -> bool:
     """True for 1 to 64 characters of ``[A-Za-z0-9._-]`` that start with a letter or digit.
 

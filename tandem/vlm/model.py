@@ -58,6 +58,8 @@ class Step:
     positions: Tensor
     """int64 [3, T] in the reader's frame."""
     view: View
+    capture: bool = False
+    """Give raw keys and values back, as blocks hold them."""
 
 
 class VisionLanguageModel:
@@ -162,10 +164,10 @@ class VisionLanguageModel:
         `embeds` [T, hidden]; `positions` int64 [3, T] in the reader's frame. With `capture`, raw keys and
         values come back for packing into blocks. If it raises, the tail is as it was.
         """
-        return self.forward_many([Step(embeds=embeds, positions=positions, view=view)], capture=capture)[0]
+        return self.forward_many([Step(embeds=embeds, positions=positions, view=view, capture=capture)])[0]
 
     @torch.no_grad()
-    def forward_many(self, steps: Sequence[Step], *, capture: bool = False) -> list[ForwardResult]:
+    def forward_many(self, steps: Sequence[Step]) -> list[ForwardResult]:
         """`forward` for several readers in one pass: same results, matrices multiplied together.
 
         Parts that read the same tokens of the same segment are attended together (a prefix shared by
@@ -174,7 +176,10 @@ class VisionLanguageModel:
         for step in steps:
             assert step.positions.shape == (3, len(step.embeds)), (step.positions.shape, step.embeds.shape)
         plan = make_plan(
-            self.rope, [(step.positions, step.view) for step in steps], self.device, capture=capture
+            self.rope,
+            [(step.positions, step.view) for step in steps],
+            self.device,
+            capture=any(step.capture for step in steps),
         )
         embeds = torch.cat([step.embeds for step in steps])
         output = self._text(
@@ -186,7 +191,7 @@ class VisionLanguageModel:
             tandem=Call(plan, self.backend),
         )
         plan.commit()
-        return _split(output.last_hidden_state[0], plan, [len(step.embeds) for step in steps])
+        return _split(output.last_hidden_state[0], plan, steps)
 
     @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
@@ -195,9 +200,13 @@ class VisionLanguageModel:
         return logits.float()
 
 
-def _split(hidden_TE: Tensor, plan: Plan, tokens: list[int]) -> list[ForwardResult]:
+def _split(hidden_TE: Tensor, plan: Plan, steps: Sequence[Step]) -> list[ForwardResult]:
+    tokens = [len(step.embeds) for step in steps]
     hidden = torch.split(hidden_TE, tokens)
     if plan.captured is None:
         return [ForwardResult(part, None, None) for part in hidden]
     keys, values = (torch.split(torch.stack(side), tokens, 2) for side in zip(*plan.captured, strict=True))
-    return [ForwardResult(*parts) for parts in zip(hidden, keys, values, strict=True)]
+    return [
+        ForwardResult(own, k, v) if step.capture else ForwardResult(own, None, None)
+        for step, own, k, v in zip(steps, hidden, keys, values, strict=True)
+    ]

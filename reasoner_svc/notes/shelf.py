@@ -1,0 +1,92 @@
+"""Tensor. The notes of one stream on the device: text blocks, one after the other, in one segment.
+
+A note's keys are raw when they come and are rotated once, at the note's place on the shelf; where the shelf
+stands is each view's business (between the recent video and the question). When the budget is passed the
+oldest notes leave. Owned by the engine's thread. L layers, H heads, N tokens, D head dimension.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import torch
+
+from kv_transfer.block import Block
+from reasoner_svc.notes.view import NO_NOTES, NotesInView
+from tandem.core.blocks import BlockKind
+from tandem.core.timeline import TimeRange
+from tandem.vlm.model import VisionLanguageModel
+from tandem.vlm.segment import Segment
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One note: which it is, what it is about, and where its tokens lie on the shelf."""
+
+    number: int
+    time: TimeRange
+    first_token: int
+    tokens: int
+
+    @property
+    def end_token(self) -> int:
+        """One past its last token."""
+        return self.first_token + self.tokens
+
+
+class NoteShelf:
+    """The notes of one stream."""
+
+    def __init__(self, model: VisionLanguageModel, budget_tokens: int) -> None:
+        """At most `budget_tokens` are in a view; the newest note always is."""
+        self._segment = model.new_segment(capacity=min(budget_tokens, 1024))
+        self._budget = budget_tokens
+        self._notes: deque[Note] = deque()
+        self.next_number = 1
+
+    @property
+    def segment(self) -> Segment:
+        """What views read."""
+        return self._segment
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of device memory."""
+        return self._segment.nbytes
+
+    @property
+    def front(self) -> int:
+        """First token that a new view may see."""
+        return self._notes[0].first_token if self._notes else self._segment.end
+
+    def __len__(self) -> int:
+        return len(self._notes)
+
+    def append(self, block: Block) -> Note:
+        """Put a note behind the others; the oldest leave when the budget is passed."""
+        header = block.header
+        assert header.kind is BlockKind.TEXT, header.kind
+        first = self._segment.end
+        positions = torch.arange(first, first + header.tokens).expand(3, -1)
+        self._segment.append_raw(block.keys().unbind(0), block.values().unbind(0), positions)
+        note = Note(header.key.number, header.time, first, header.tokens)
+        self._notes.append(note)
+        self.next_number = header.key.number + 1
+        while len(self._notes) > 1 and self._segment.end - self.front > self._budget:
+            self._notes.popleft()
+        return note
+
+    def in_view(self, as_of_us: int = 0) -> NotesInView:
+        """What a question sees that is asked as of a stream time (0: now): notes about what was before it."""
+        seen = [note for note in self._notes if not as_of_us or note.time.end_us <= as_of_us]
+        if not seen:
+            return NO_NOTES
+        return NotesInView(seen[0].first_token, seen[-1].end_token, tuple(note.time for note in seen))
+
+    def settle(self, oldest_leased: int | None) -> None:
+        """Give up the room of notes that left, as far as no running question sees them."""
+        held = self.front if oldest_leased is None else min(oldest_leased, self.front)
+        dead = held - self._segment.start
+        if dead > 0:
+            self._segment.drop_front(dead)

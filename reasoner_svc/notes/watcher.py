@@ -1,0 +1,131 @@
+"""Tensor. One stream's watcher: decides when a note is due, has it written, and puts it on the shelf.
+
+Owned by the engine's thread. What a note sees is what a question would see that is asked at its end: the
+recent video and the notes so far.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from kv_transfer.block import Block, pack_block
+from reasoner_svc.decode.outbox import Outbox
+from reasoner_svc.decode.params import SamplingParams
+from reasoner_svc.decode.question import AnswerRecord, AskedQuestion
+from reasoner_svc.notes.box import Thought, ThoughtBox
+from reasoner_svc.notes.rules import WatchRules, is_due, stamp
+from reasoner_svc.notes.taking import NoteTaking, Written
+from reasoner_svc.view.run import StreamRun
+from tandem.core.blocks import BlockGeometry, BlockHeader, BlockKey, BlockKind
+from tandem.core.clock import Clock
+from tandem.core.errors import TandemError
+from tandem.core.ids import QuestionId, StreamId, notes_of
+from tandem.core.timeline import TimeRange
+from tandem.vlm.model import VisionLanguageModel
+
+log = logging.getLogger(__name__)
+
+Keep = Callable[[Block], None]
+"""Stores a note beyond the device."""
+
+
+class _NoteOutbox(Outbox):
+    """What a note's text goes to instead of an asker."""
+
+    def __init__(self, box: ThoughtBox, number: int, time: TimeRange) -> None:
+        self._box, self._number, self._time = box, number, time
+
+    def put(self, text: str) -> None:
+        """See `Outbox`."""
+        self._box.put(Thought(self._number, self._time, text))
+
+    def end(self, end: AnswerRecord | TandemError) -> None:
+        """See `Outbox`."""
+        if isinstance(end, TandemError):
+            log.warning("note %d about %s was not written: %s", self._number, self._time, end)
+        self._box.put(Thought(self._number, self._time, "", done=True))
+
+
+class Watcher:
+    """Takes the notes of one run."""
+
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        stream: StreamId,
+        run_number: int,
+        run: StreamRun,
+        rules: WatchRules,
+        box: ThoughtBox,
+        clock: Clock,
+        keep: Keep,
+    ) -> None:
+        self.rules = rules
+        self.box = box
+        self._model = model
+        self._stream = stream
+        self._run_number = run_number
+        self._run = run
+        self._clock = clock
+        self._keep = keep
+        self._unseen = 0
+        self._from_us = 0
+        self._until_us = 0
+        self._writing = False
+
+    def saw(self, header: BlockHeader) -> None:
+        """A block stands in the run."""
+        if header.kind is BlockKind.VISUAL:
+            if not self._unseen:
+                self._from_us = header.time.start_us
+            self._unseen += 1
+            self._until_us = header.time.end_us
+
+    def begin(self, take_number: Callable[[], int]) -> NoteTaking | None:
+        """The next note as a question, when one is due. Raises a TandemError when its prompt is no good."""
+        if not is_due(self.rules, self._unseen, self._writing):
+            return None
+        time = TimeRange(self._from_us, self._until_us)
+        prompt, note = self._model.prompt, self._run.notes.next_number
+        marks = prompt.encode_text(stamp(time))
+        asked = AskedQuestion(
+            stream=self._stream,
+            question_id=QuestionId(f"note-{note}"),
+            run=self._run_number,
+            prompt_ids=(*prompt.question_tokens(self.rules.words(time)), *marks),
+            sampling=SamplingParams(),
+            stops=(),
+            max_tokens=self.rules.most_tokens,
+            as_of_us=time.end_us,
+            arrived_s=self._clock(),
+        )
+        self._writing, self._unseen = True, 0
+        return NoteTaking(
+            take_number(),
+            self._model,
+            asked,
+            _NoteOutbox(self.box, note, time),
+            self._clock,
+            time=time,
+            stamp_tokens=len(marks),
+            on_end=lambda written: self._end(note, written),
+        )
+
+    def _end(self, number: int, written: Written | None) -> None:
+        self._writing = False
+        if written is None:
+            return
+        tokens = written.keys.shape[2]
+        block = pack_block(
+            BlockKey(notes_of(self._stream), number),
+            BlockKind.TEXT,
+            BlockGeometry(text_before=tokens, grid_t=0, grid_h=0, grid_w=0, text_after=0),
+            self._model.layout,
+            self._model.fingerprint,
+            written.time,
+            written.keys,
+            written.values,
+        )
+        self._run.notes.append(block)
+        self._keep(block)
