@@ -82,7 +82,7 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
             # Sent here, where nothing cancels it: a call whose first write is cancelled while the headers are
             # on their way can neither be written to nor ended any more.
             await context.send_initial_metadata(())
-            outbox.put(welcome_of(session, self._cluster.secret, is_resumed=stream.is_resumed))
+            outbox.welcome(welcome_of(session, self._cluster.secret, is_resumed=stream.is_resumed))
             outbox.mark_progress()
             is_new, stream.is_resumed = False, True
             await self._run(context, stream, outbox)

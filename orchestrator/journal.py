@@ -45,6 +45,8 @@ class Record:
     reasoner: str
     decoder_header: bytes
     gaps: tuple[Gap, ...]
+    watching: bytes = b""
+    """How it is watched: the message; empty: not at all."""
 
 
 class Journal:
@@ -122,6 +124,7 @@ def _to_json(record: Record) -> dict[str, object]:
         "watermark_us": record.watermark_us,
         "reasoner": record.reasoner,
         "decoder_header": base64.b64encode(record.decoder_header).decode(),
+        "watching": base64.b64encode(record.watching).decode(),
         "gaps": [[gap.range.start_us, gap.range.end_us, gap.reason.value] for gap in record.gaps],
     }
 
@@ -145,6 +148,7 @@ def _from_json(stream_id: StreamId, data: dict[str, object]) -> Record:
         reasoner=str(data["reasoner"]),
         decoder_header=base64.b64decode(str(data["decoder_header"]), validate=True),
         gaps=tuple(Gap(TimeRange(int(a), int(b)), GapReason(reason)) for a, b, reason in gaps),
+        watching=base64.b64decode(str(data.get("watching", "")), validate=True),
     )
 
 

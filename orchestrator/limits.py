@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tandem.core.errors import BadMedia, BadQuestion, BadTimestamp, InvalidInput
-from tandem.core.ids import is_valid_id
+from tandem.core.ids import NOTES_SUFFIX, is_stream_id, is_valid_id
 
 MAX_PTS_US = 1 << 52
 """About 142 years; beyond it a float64 second could not hold a microsecond."""
@@ -50,10 +50,10 @@ class SamplingValues:
 
 def check_stream_id(stream_id: str) -> None:
     """Raises `InvalidInput` unless it is a valid id."""
-    if not is_valid_id(stream_id):
+    if not is_stream_id(stream_id):
         raise InvalidInput(
             f"not a stream id: {stream_id[:80]!r} (expected 1 to 64 characters of [A-Za-z0-9._-], "
-            "the first a letter or digit)"
+            f"the first a letter or digit, and not {NOTES_SUFFIX!r} at the end)"
         )
 
 

@@ -40,6 +40,8 @@ class Memory:
     """0: at once; negative: when the system likes."""
     view_tokens: int = 0
     """0: what the model was made for."""
+    notes_tokens: int = 1024
+    """0: no stream can be watched."""
     retrieval: str = "rekv"
     other_retrieval: tuple[str, ...] = OTHER_RETRIEVAL
     retrieve_blocks: int = -1
@@ -77,6 +79,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="longest time until blocks are on stable storage; 0: at once, negative: never (%(default)s)",
     )
     add("--view-tokens", type=int, default=0, help="newest video tokens in view; 0: the model's own")
+    add(
+        "--notes-tokens",
+        type=int,
+        default=own.notes_tokens,
+        help="most tokens of a watcher's notes in view; 0: no stream can be watched (%(default)s)",
+    )
     add("--retrieval", default=own.retrieval, metavar="NAME", help=f"{_list(RETRIEVAL)} (%(default)s)")
     add(
         "--other-retrieval",
@@ -116,6 +124,7 @@ def from_arguments(args: argparse.Namespace) -> Memory:
         keep_hours=args.keep_hours,
         fsync_seconds=args.fsync_seconds,
         view_tokens=args.view_tokens,
+        notes_tokens=args.notes_tokens,
         retrieval=args.retrieval,
         other_retrieval=tuple(name for name in args.other_retrieval.split(",") if name),
         retrieve_blocks=args.retrieve_blocks,
@@ -132,6 +141,7 @@ def problems(memory: Memory) -> list[str]:
         "--disk-bytes": (memory.disk_bytes, MIN_DISK_BYTES),
         "--stream-disk-bytes": (memory.stream_disk_bytes, 0),
         "--view-tokens": (memory.view_tokens, 0),
+        "--notes-tokens": (memory.notes_tokens, 0),
         "--retrieve-blocks": (memory.retrieve_blocks, -1),
         "--pool-bytes": (memory.pool_bytes, MIN_POOL_BYTES),
     }
@@ -169,6 +179,7 @@ def flags(memory: Memory) -> list[str]:
         "--keep-hours": memory.keep_hours,
         "--fsync-seconds": memory.fsync_seconds,
         "--view-tokens": memory.view_tokens,
+        "--notes-tokens": memory.notes_tokens,
         "--retrieval": memory.retrieval,
         "--other-retrieval": ",".join(memory.other_retrieval),
         "--retrieve-blocks": memory.retrieve_blocks,

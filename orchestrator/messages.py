@@ -10,7 +10,7 @@ from orchestrator.session import Session
 from orchestrator.tokens import resume_token
 from tandem.core.errors import TandemError
 from tandem.wire.convert import gap_to_proto
-from tandem.wire.gen.tandem.v1 import client_pb2, types_pb2
+from tandem.wire.gen.tandem.v1 import client_pb2, reasoner_pb2, types_pb2
 from tandem.wire.status import error_to_proto
 
 MAX_GAPS_TOLD = 256
@@ -57,6 +57,21 @@ def refusal_of(
     if position is not None:
         refusal.position = position
     return client_pb2.WatchResponse(refusal=refusal)
+
+
+def thought_of(thought: reasoner_pb2.WatchStreamResponse, dropped: int) -> client_pb2.WatchResponse:
+    """More text of a note; `dropped` pieces before it were not sent."""
+    return client_pb2.WatchResponse(
+        thought=client_pb2.WatchResponse.Thought(
+            worker="watcher",
+            time_us=thought.range.end_us,
+            text=thought.text,
+            note=thought.note,
+            range=thought.range,
+            done=thought.done,
+            dropped=dropped,
+        )
+    )
 
 
 def summary_of(session: Session, now_s: float) -> client_pb2.StreamSummary:

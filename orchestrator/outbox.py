@@ -19,6 +19,11 @@ PROGRESS_PERIOD_S = 0.1
 MAX_BYTES = 1024 * 1024
 """Far more than all open answers of a stream; only a client that does not read gets here."""
 
+MAX_OFFERED_BYTES = 64 * 1024
+"""Nothing that may be left out is added to more than this."""
+
+_Worker = tuple[str, int, int]
+"""Whose text is joined: question, number of the worker on it, number of a watcher's note."""
 MakeProgress = Callable[[], client_pb2.WatchResponse]
 
 
@@ -32,7 +37,7 @@ class Outbox:
         self._queue: deque[client_pb2.WatchResponse] = deque()
         self._bytes = 0
         self._deltas: dict[str, client_pb2.WatchResponse] = {}
-        self._thoughts: dict[tuple[str, int], client_pb2.WatchResponse] = {}
+        self._thoughts: dict[_Worker, client_pb2.WatchResponse] = {}
         self._progress_due = False
         self._progress_at_s = float("-inf")
         self._closed = False
@@ -48,6 +53,20 @@ class Outbox:
     def bytes(self) -> int:
         """Bytes that wait."""
         return self._bytes
+
+    def offer(self, message: client_pb2.WatchResponse) -> bool:
+        """Send a message that may be left out; False when too much waits already."""
+        if self._closed or self._bytes > MAX_OFFERED_BYTES:
+            return False
+        self.put(message)
+        return True
+
+    def welcome(self, message: client_pb2.WatchResponse) -> None:
+        """Send the first message, before what came in already."""
+        if not self._closed:
+            self._bytes += message.ByteSize()
+            self._queue.appendleft(message)
+            self._changed.notify()
 
     def put(self, message: client_pb2.WatchResponse) -> None:
         """Send a message after those that wait."""
@@ -107,10 +126,11 @@ class Outbox:
                 del self._thoughts[key]
         if kind == "thought":
             thought = message.thought
-            waiting = self._thoughts.setdefault((thought.question_id, thought.number), message)
+            waiting = self._thoughts.setdefault(_worker(thought), message)
             if waiting is not message:
                 waiting.thought.text += thought.text
-                waiting.thought.time_us = thought.time_us
+                waiting.thought.time_us, waiting.thought.done = thought.time_us, thought.done
+                waiting.thought.dropped += thought.dropped
             return waiting is not message
         if kind != "answer_delta":
             return False
@@ -125,9 +145,13 @@ class Outbox:
         if message.WhichOneof("event") == "answer_delta":
             self._deltas.pop(message.answer_delta.question_id, None)
         if message.WhichOneof("event") == "thought":
-            self._thoughts.pop((message.thought.question_id, message.thought.number), None)
+            self._thoughts.pop(_worker(message.thought), None)
         self._bytes = max(self._bytes - message.ByteSize(), 0) if self._queue else 0
         return message
+
+
+def _worker(thought: client_pb2.WatchResponse.Thought) -> _Worker:
+    return thought.question_id, thought.number, thought.note
 
 
 async def pump(

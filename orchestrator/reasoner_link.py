@@ -65,6 +65,22 @@ class ReasonerLink:
         finally:
             call.cancel()
 
+    async def watch(
+        self, request: reasoner_pb2.WatchStreamRequest
+    ) -> AsyncGenerator[reasoner_pb2.WatchStreamResponse, None]:
+        """What a watcher thinks, as it thinks. Leaving the iteration ends it at the reasoner."""
+        call = self._stub.WatchStream(request)
+        try:
+            while True:
+                response = await self.gone.guard(call.read())
+                if not isinstance(response, reasoner_pb2.WatchStreamResponse):
+                    return
+                yield response
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error, f"watching at {self.gone.name}") from error
+        finally:
+            call.cancel()
+
     async def follow(self) -> AsyncGenerator[reasoner_pb2.StreamState, None]:
         """What changes in the streams it holds."""
         call = self._stub.Follow(reasoner_pb2.FollowRequest())

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
+from google.protobuf.message import DecodeError
+
 from orchestrator.checkpoints import Checkpoint
 from orchestrator.journal import Record
 from orchestrator.session import Session
@@ -24,6 +28,7 @@ def to_record(session: Session) -> Record:
         reasoner=session.reasoner,
         decoder_header=place.decoder_header,
         gaps=tuple(session.timeline.gaps),
+        watching=session.watching.SerializeToString(),
     )
 
 
@@ -38,6 +43,8 @@ def restore(session: Session, record: Record) -> None:
     """Put a new session where a former orchestrator left the stream. Its media is the client's to send."""
     session.media.sample_fps = record.sample_fps
     session.media.nominal_fps = record.nominal_fps
+    with contextlib.suppress(DecodeError):
+        session.watching.ParseFromString(record.watching)
     session.nonce = record.nonce
     session.epoch = record.epoch
     session.reasoner = record.reasoner

@@ -53,6 +53,7 @@ class Session:
         self.nonce = make_nonce()
         """Of this incarnation: a token of a former stream of this id does not have it."""
         self.media = media
+        self.watching = types_pb2.Watching()
         self.settings = settings
         self.clock = clock
         self.changed = Signal()

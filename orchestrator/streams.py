@@ -19,6 +19,7 @@ from orchestrator.session import Session, SessionSettings
 from orchestrator.stream import Event, State
 from orchestrator.tokens import check_token
 from orchestrator.waiting import stop
+from orchestrator.watching import Watcher, check_watching
 from tandem.core.clock import Clock
 from tandem.core.errors import AlreadyExists, InvalidInput, LimitExceeded, NotFound, TandemError, Unavailable
 from tandem.core.ids import StreamId
@@ -42,6 +43,8 @@ class Stream:
     driver: asyncio.Task[None]
     is_resumed: bool = field(default=False)
     journal_at_s: float = 0.0
+    watcher: asyncio.Task[None] | None = None
+    """While somebody takes notes of it."""
 
 
 class Streams:
@@ -91,6 +94,13 @@ class Streams:
         if self._stopping:
             raise Unavailable("the orchestrator stops", retry_after_s=2.0)
         check_media(request.media)
+        if request.HasField("watching"):
+            check_watching(request.watching, request.stream_id)
+        stream = self._find_or_open(request)
+        self._watch(stream, request.watching if request.HasField("watching") else stream.session.watching)
+        return stream
+
+    def _find_or_open(self, request: client_pb2.WatchRequest.Open) -> Stream:
         if not request.resume_token:
             return self._open_new(request)
         check_stream_id(request.stream_id)
@@ -179,6 +189,22 @@ class Streams:
         self._streams[session.stream_id] = stream
         return stream
 
+    def _watch(self, stream: Stream, watching: types_pb2.Watching) -> None:
+        """Have a stream watched in this way from now on."""
+        session, former = stream.session, stream.watcher
+        if watching == session.watching and former is not None and not former.done():
+            return
+        if former is not None:
+            former.cancel()
+            self._releasing.add(former)
+            former.add_done_callback(self._releasing.discard)
+        session.watching.CopyFrom(watching)
+        session.journal_due = True
+        stream.watcher = None
+        if watching.mode != types_pb2.WATCH_MODE_OFF:
+            name = f"watcher {session.stream_id}"
+            stream.watcher = asyncio.create_task(Watcher(session, self._cluster).run(), name=name)
+
     def _release(self, stream: Stream, error: TandemError) -> None:
         session = stream.session
         if self._streams.get(session.stream_id) is not stream:
@@ -192,7 +218,7 @@ class Streams:
 
     async def _free(self, stream: Stream, error: TandemError) -> None:
         await stream.questions.close(error)
-        await stop(stream.driver)
+        await stop(stream.driver, *((stream.watcher,) if stream.watcher else ()))
         service = self._cluster.service(stream.session.reasoner)
         if service is None or self._stopping:
             return

@@ -116,6 +116,7 @@ def _config(args: argparse.Namespace) -> ReasonerConfig:
         keep_hours=args.keep_hours,
         fsync_s=args.fsync_seconds,
         view_tokens=args.view_tokens,
+        notes_tokens=args.notes_tokens,
         retrieval=args.retrieval,
         other_retrieval=tuple(name for name in args.other_retrieval.split(",") if name),
         retrieve_blocks=args.retrieve_blocks,
@@ -159,6 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--fsync-seconds", type=float, default=_DEFAULTS["fsync_s"], help="0: at once; negative: never")
     add("--view-tokens", type=int, default=0, help="newest tokens in view; 0: what the model was made for")
+    add("--notes-tokens", type=int, default=_DEFAULTS["notes_tokens"], help="of notes in view (%(default)s)")
     add("--retrieval", default=_DEFAULTS["retrieval"], help=f"one of {', '.join(RETRIEVAL)} (%(default)s)")
     add(
         "--other-retrieval",

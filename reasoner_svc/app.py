@@ -19,6 +19,7 @@ from reasoner_svc.decode.recaller import Recaller
 from reasoner_svc.decode.schedule import ScheduleLimits
 from reasoner_svc.inbox import Inbox
 from reasoner_svc.links import TransferServicer
+from reasoner_svc.notes.keeping import NoteKeeper
 from reasoner_svc.retrieve.select import Limits
 from reasoner_svc.service import ReasonerServicer
 from reasoner_svc.store.disk.slots import Fsync, FsyncPolicy
@@ -112,6 +113,8 @@ class Reasoner:
             loop=loop,
             on_fatal=self._on_fatal,
             recaller=_recaller(config, model, loader, embedder, clock),
+            notes_tokens=config.notes_tokens,
+            keep_note=lambda block: keeper.keep(block),
         )
         self.spiller: Spiller | None = None
         if disk is not None:
@@ -134,6 +137,7 @@ class Reasoner:
             published=self.spiller.wake if self.spiller else lambda: None,
             in_order=disk is None,
         )
+        keeper = NoteKeeper(self.store, self.spiller, self.engine, self.inbox.report, config.notes_tokens)
         self.model_info = model_info(
             config.model,
             model.fingerprint,
@@ -152,6 +156,7 @@ class Reasoner:
             clock=clock,
             spiller=self.spiller,
             view_tokens=view_tokens,
+            keeper=keeper,
         )
         local = LocalEnd(
             node_id=config.name,
@@ -219,6 +224,7 @@ class Reasoner:
             "disk_waiting_blocks": self.store.unwritten,
             "blocks": len(self.store.directory),
             "questions": self.service.open_questions,
+            "watched_streams": self.service.open_watches,
             "links": self.transfer.links,
             "rss_bytes": resident_bytes(),
             "device": self.config.device,

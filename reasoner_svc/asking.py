@@ -152,6 +152,7 @@ def final_to_proto(record: AnswerRecord) -> reasoner_pb2.AnswerResponse:
                 answer_tokens=len(record.token_ids) - (thinking.tokens if thinking else 0),
                 thinking_tokens=thinking.tokens if thinking else 0,
                 thinking_closed_by=thinking.closed_by if thinking else "",
+                notes_tokens=plan.notes.tokens,
             ),
             queue_ms=record.queue_ms,
             prefill_ms=record.prefill_ms,
@@ -163,8 +164,9 @@ def final_to_proto(record: AnswerRecord) -> reasoner_pb2.AnswerResponse:
 
 
 def _evidence(plan: ViewPlan, recall: RecallReport | None) -> types_pb2.Evidence:
+    notes = ranges_to_proto(plan.notes.times)
     if recall is None:
-        return types_pb2.Evidence(seen=ranges_to_proto(plan.evidence), blocks=plan.blocks)
+        return types_pb2.Evidence(seen=ranges_to_proto(plan.evidence), blocks=plan.blocks, notes=notes)
     older = sorted(recall.blocks.values(), key=lambda block: block.number)
     return types_pb2.Evidence(
         seen=ranges_to_proto(merge_ranges([*(block.time for block in older), *plan.evidence])),
@@ -178,6 +180,7 @@ def _evidence(plan: ViewPlan, recall: RecallReport | None) -> types_pb2.Evidence
         lost=recall.lost,
         disk_bytes=recall.disk_bytes,
         loaded_bytes=recall.loaded_bytes,
+        notes=notes,
     )
 
 

@@ -143,7 +143,7 @@ class Inbox:
             raise LimitExceeded("an earlier block of the stream has no room yet", retry_after_s=RETRY_ORDER_S)
         plan = self._store.prepare_store(header)
         record.frontier.take_room(header.key.number)
-        self._report(plan.evicted)
+        self.report(plan.evicted)
         return record, plan
 
     def land(self, record: StreamRecord, plan: StorePlan) -> None:
@@ -196,9 +196,12 @@ class Inbox:
         self._changes.mark(record.stream)
         self._published()
 
-    def _report(self, evicted: Sequence[BlockHeader]) -> None:
+    def report(self, evicted: Sequence[BlockHeader]) -> None:
+        """These left memory to make room. A note stays on the device."""
         for header in evicted:
-            record = self._streams.get(header.key.stream)
+            record = self._streams.find(header.key.stream)
+            if record is None:
+                continue
             record.evict(header)
             if self._in_order:
                 # Nothing comes back from disk: a view is one run of neighbours, and what is older than an

@@ -15,6 +15,8 @@ from reasoner_svc.decode.engine import Engine
 from reasoner_svc.decode.outbox import Outbox
 from reasoner_svc.decode.question import AnswerRecord
 from reasoner_svc.inbox import Inbox
+from reasoner_svc.notes.keeping import NoteKeeper
+from reasoner_svc.notes.serving import WatchCalls
 from reasoner_svc.store.disk.slots import Claim
 from reasoner_svc.store.spill import Spiller
 from reasoner_svc.store.store import BlockStore
@@ -23,7 +25,7 @@ from reasoner_svc.turns import Turns
 from reasoner_svc.workers.templates import load_templates
 from tandem.core.clock import Clock
 from tandem.core.errors import AlreadyExists, InvalidInput, LimitExceeded, TandemError, Unavailable
-from tandem.core.ids import Epoch, StreamId, is_valid_id
+from tandem.core.ids import NOTES_SUFFIX, Epoch, StreamId, is_stream_id, is_valid_id, notes_of
 from tandem.vlm.families.base import PromptLayout
 from tandem.wire.gen.tandem.v1 import reasoner_pb2, reasoner_pb2_grpc, types_pb2
 from tandem.wire.status import abort_with
@@ -53,6 +55,7 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         prompt: PromptLayout,
         model_info: types_pb2.ModelInfo,
         clock: Clock,
+        keeper: NoteKeeper,
         spiller: Spiller | None = None,
         view_tokens: int = 0,
     ) -> None:
@@ -66,6 +69,10 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         self._model_info = model_info
         self._clock = clock
         self._spiller = spiller
+        self._keeper = keeper
+        self._watches = WatchCalls(
+            engine, streams, keeper, notes_tokens=config.notes_tokens, limit_chars=config.outbox_chars
+        )
         self._view_tokens = view_tokens
         self._templates = load_templates(config.worker_templates)
         if config.worker_template not in self._templates:
@@ -83,6 +90,11 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         """Questions whose calls are open."""
         return len(self._asked)
 
+    @property
+    def open_watches(self) -> int:
+        """Streams of which notes are taken."""
+        return len(self._watches)
+
     def refusal(self) -> TandemError | None:
         """Why nothing new is taken now, or None."""
         if self._draining:
@@ -97,6 +109,7 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
                 await self._idle.wait()
         except TimeoutError:
             log.warning("%d questions did not end within %.1f s", len(self._asked), grace_s)
+        self._watches.end(Unavailable(f"reasoner {self._config.name} is draining"))
 
     async def OpenStream(
         self, request: reasoner_pb2.OpenStreamRequest, context: _Context
@@ -130,6 +143,17 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         except TandemError as error:
             await abort_with(context, error)
 
+    async def WatchStream(  # type: ignore[override]
+        self, request: reasoner_pb2.WatchStreamRequest, context: _Context
+    ) -> None:
+        """Take notes of a stream for as long as the call is open."""
+        try:
+            if (refusal := self.refusal()) is not None:
+                raise refusal
+            await self._watches.serve(request, context)
+        except TandemError as error:
+            await abort_with(context, error)
+
     async def Follow(  # type: ignore[override]
         self, request: reasoner_pb2.FollowRequest, context: _Context
     ) -> None:
@@ -151,8 +175,11 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         refusal = self.refusal()
         if refusal is not None:
             raise refusal
-        if not is_valid_id(request.stream_id):
-            raise InvalidInput(f"stream_id {request.stream_id!r} is not 1 to 64 characters of [A-Za-z0-9._-]")
+        if not is_stream_id(request.stream_id):
+            raise InvalidInput(
+                f"stream_id {request.stream_id!r} is not 1 to 64 characters of [A-Za-z0-9._-], "
+                f"or ends with {NOTES_SUFFIX!r}"
+            )
         if request.incarnation and not is_valid_id(request.incarnation):
             raise InvalidInput(f"incarnation {request.incarnation!r} is not 1 to 64 of these characters")
         stream = StreamId(request.stream_id)
@@ -164,11 +191,13 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
             if known is not None and known.is_another(name, epoch, fresh=request.fresh):
                 await self._forget(stream, keep_disk=True)
                 known = None
-            found = None
+            found = notes = None
             if self._spiller is not None and known is None:
                 claim = Claim(name, request.fresh)
                 found = await self._spiller.take_up(stream, self._view_tokens, claim)
+                notes = await self._keeper.find(stream, claim)
             record = self._inbox.open_stream(stream, epoch, request.encoder, found)
+            self._keeper.shelve(record.run, notes)
             record.incarnation = name or record.incarnation
             return record
 
@@ -188,6 +217,7 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         """Free everything of a stream, in memory and on disk; an unknown one is no error."""
         self._inbox.close_stream(stream)
         await self._engine.flush()
+        self._keeper.forget(stream)
         if self._spiller is not None and keep_disk:
             await self._spiller.let_go(stream)
         elif self._spiller is not None and is_valid_id(stream):
@@ -220,6 +250,9 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
                 self._idle.set()
 
     def _state(self, record: StreamRecord) -> reasoner_pb2.StreamState:
-        ram_bytes = self._store.directory.stream_bytes(record.stream).ram
-        disk_bytes = self._spiller.disk.stream_bytes(record.stream) if self._spiller is not None else None
+        ids = (record.stream, notes_of(record.stream))
+        ram_bytes = sum(self._store.directory.stream_bytes(each).ram for each in ids)
+        disk_bytes = None
+        if self._spiller is not None:
+            disk_bytes = sum(self._spiller.disk.stream_bytes(each) for each in ids)
         return state_to_proto(record, ram_bytes, disk_bytes)

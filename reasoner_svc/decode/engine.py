@@ -11,13 +11,13 @@ import asyncio
 import itertools
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 
 import torch
 
 from kv_transfer.block import Block
 from reasoner_svc.decode.batch import Prepared, fail, run_batch
+from reasoner_svc.decode.commands import Commands
 from reasoner_svc.decode.held import HeldQuestion
 from reasoner_svc.decode.kinds import kind_of
 from reasoner_svc.decode.outbox import Outbox
@@ -26,19 +26,16 @@ from reasoner_svc.decode.recaller import Recaller
 from reasoner_svc.decode.schedule import Item, ScheduleLimits, plan_tick
 from reasoner_svc.decode.stats import EngineStats, take_stats
 from reasoner_svc.notes.box import ThoughtBox
-from reasoner_svc.notes.rules import WatchRules
 from reasoner_svc.notes.watchers import Watchers
 from reasoner_svc.view.memory import Row, StreamMemory
 from reasoner_svc.view.run import StreamRun
 from tandem.core.clock import Clock
 from tandem.core.errors import Internal, NotFound, TandemError, Unavailable
 from tandem.core.ids import StreamId
+from tandem.core.watching import Watching
 from tandem.vlm.model import VisionLanguageModel
 
 log = logging.getLogger(__name__)
-
-COMMAND_SLICE_S = 0.02
-"""Longest time for commands before running questions get their tick: an answer stutters by no more."""
 
 
 class Engine:
@@ -69,11 +66,7 @@ class Engine:
         self._loop = loop
         self._on_fatal = on_fatal
         self._recaller = recaller
-        self._wake = threading.Condition()
-        self._commands: deque[Callable[[], None]] = deque()
-        self._closing = False
-        self._ended = False
-        """The thread touches nothing any more; guarded by `_wake`, like `_commands`."""
+        self._commands = Commands(clock)
         self._numbers = itertools.count(1)
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
         # Owned by the thread from here on.
@@ -93,9 +86,7 @@ class Engine:
 
     def stop(self, timeout_s: float) -> bool:
         """End every question and the thread; False when it did not end in time."""
-        with self._wake:
-            self._closing = True
-            self._wake.notify()
+        self._commands.close()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
@@ -116,7 +107,7 @@ class Engine:
                 log.exception("no run could be opened for stream %s", stream)
                 self._break(run)
 
-        self._submit(command)
+        self._commands.submit(command)
 
     def feed(self, run: int, block: Block, done: Callable[[], None]) -> None:
         """Append the next visible block; `done` is called in the loop once its bytes are no longer needed."""
@@ -133,19 +124,19 @@ class Engine:
             finally:
                 self._post(done)
 
-        self._submit(command)
+        self._commands.submit(command)
 
     def forget_before(self, run: int, number: int) -> None:
         """Blocks below `number` left memory."""
-        self._submit(lambda: self._on_run(run, lambda found: found.forget_before(number)))
+        self._commands.submit(lambda: self._on_run(run, lambda found: found.forget_before(number)))
 
     def forget(self, run: int, number: int) -> None:
         """A block left memory, wherever it was."""
-        self._submit(lambda: self._on_run(run, lambda found: found.forget(number)))
+        self._commands.submit(lambda: self._on_run(run, lambda found: found.forget(number)))
 
     def remember(self, run: int, rows: Sequence[Row]) -> None:
         """Blocks that were found on disk, oldest first; none of them is fed."""
-        self._submit(lambda: self._on_run(run, lambda found: found.remember(rows)))
+        self._commands.submit(lambda: self._on_run(run, lambda found: found.remember(rows)))
 
     def close_run(self, run: int) -> None:
         """Free a stream's run and end its questions."""
@@ -159,13 +150,13 @@ class Engine:
             if self._recaller is not None:
                 self._recaller.loader.pool.forget_run(run)
 
-        self._submit(command)
+        self._commands.submit(command)
 
-    def shelve(self, run: int, notes: Sequence[Block]) -> None:
-        """Notes that were found on disk, oldest first."""
-        self._submit(lambda: self._on_run(run, lambda found: found.shelve(notes)))
+    def shelve(self, run: int, notes: Sequence[Block], next_number: int = 1) -> None:
+        """Notes that were found on disk, oldest first; new ones are numbered from `next_number` on."""
+        self._commands.submit(lambda: self._on_run(run, lambda found: found.shelve(notes, next_number)))
 
-    def watch(self, run: int, stream: StreamId, rules: WatchRules, box: ThoughtBox) -> None:
+    def watch(self, run: int, stream: StreamId, rules: Watching, box: ThoughtBox) -> None:
         """Take notes of a run from now on. The box ends when the run is closed or watched anew."""
 
         def command() -> None:
@@ -175,11 +166,11 @@ class Engine:
             else:
                 box.end(NotFound(f"stream {stream!r} is not open"))
 
-        self._submit(command)
+        self._commands.submit(command)
 
     def unwatch(self, run: int, box: ThoughtBox) -> None:
         """Take no more notes for this box; one that is being written is finished."""
-        self._submit(lambda: self._watchers.close(run, box, Unavailable("nobody watches any more")))
+        self._commands.submit(lambda: self._watchers.close(run, box, Unavailable("nobody watches any more")))
 
     def ask(self, asked: AskedQuestion, outbox: Outbox) -> HeldQuestion:
         """Begin to answer, after everything that was handed over before. Event loop only."""
@@ -192,7 +183,7 @@ class Engine:
             else:
                 self._open[question.number] = question
 
-        self._submit(command)
+        self._commands.submit(command)
         return question
 
     def cancel(self, question: HeldQuestion) -> None:
@@ -203,7 +194,7 @@ class Engine:
             self._reap()
 
         question.cancelled = True
-        self._submit(command)
+        self._commands.submit(command)
 
     async def flush(self) -> EngineStats:
         """Wait until everything handed over so far is done; for closing and for tests."""
@@ -213,18 +204,9 @@ class Engine:
             self._note()
             self._post(lambda: None if done.done() else done.set_result(None))
 
-        self._submit(command)
+        self._commands.submit(command)
         await done
         return self.stats
-
-    def _submit(self, command: Callable[[], None]) -> None:
-        with self._wake:
-            if not self._ended:
-                self._commands.append(command)
-                self._wake.notify()
-                return
-        # The thread is gone: only bookkeeping is left to do.
-        command()
 
     def _post(self, call: Callable[[], None]) -> None:
         try:
@@ -236,30 +218,25 @@ class Engine:
     def _main(self) -> None:
         try:
             with torch.inference_mode():
-                while not self._closing:
-                    self._take_commands()
+                while not self._commands.closing:
+                    if self._commands.take(lambda: bool(self._open)):
+                        self._note()
+                    self._begin_notes()
                     self._tick()
                     self._reap()
+                    self._begin_notes()
             self._end(Unavailable("the reasoner is stopping"))
         except BaseException:
             log.critical("the engine's thread died", exc_info=True)
             self._post(self._on_fatal)
             self._end(Unavailable("the reasoner failed and is being restarted"))
 
-    def _take_commands(self) -> None:
-        with self._wake:
-            while not (self._commands or self._open or self._closing):
-                self._wake.wait()
-        until_s = self._clock() + COMMAND_SLICE_S
-        took = bool(self._commands)
-        while self._commands and (not self._open or self._clock() < until_s):
-            self._commands.popleft()()
-        if took:
-            self._note()
-
-    def _tick(self) -> None:
+    def _begin_notes(self) -> None:
+        """Before a tick, for what was fed; after it, for what came while a note was written."""
         for note in self._watchers.due(lambda: next(self._numbers)):
             self._open[note.number] = note
+
+    def _tick(self) -> None:
         tick = plan_tick([q.waiting for q in self._open.values()], self._turn, self._limits)
         self._turn = tick.turn
         run_batch(self._model, [one for item in tick.items if (one := self._prepare(item)) is not None])
@@ -306,7 +283,7 @@ class Engine:
 
     def _note(self) -> None:
         pool = self._recaller.loader.pool if self._recaller else None
-        self.stats = take_stats(self._runs.values(), self._open.values(), pool)
+        self.stats = take_stats(self._runs.values(), self._open.values(), pool, len(self._watchers))
 
     def _end(self, error: TandemError) -> None:
         """Fail every question, then carry out what is left: pins go, flushes are answered, late asks fail."""
@@ -317,11 +294,4 @@ class Engine:
         self._open.clear()
         self._runs.clear()
         self._note()
-        while True:
-            with self._wake:
-                left, self._commands = self._commands, deque()
-                self._ended = not left
-            if not left:
-                break
-            for command in left:
-                command()
+        self._commands.finish()

@@ -25,10 +25,14 @@ class EngineStats:
     """Of all blocks of all streams, in RAM."""
     pool_bytes: int = 0
     """Of the device pool; constant."""
+    watchers: int = 0
 
 
 def take_stats(
-    runs: Collection[StreamRun], questions: Collection[HeldQuestion], pool: LayerPool | None
+    runs: Collection[StreamRun],
+    questions: Collection[HeldQuestion],
+    pool: LayerPool | None,
+    watchers: int = 0,
 ) -> EngineStats:
     """Count."""
     return EngineStats(
@@ -39,4 +43,5 @@ def take_stats(
         tail_bytes=sum(question.tail_bytes for question in questions),
         index_bytes=sum(run.index_bytes for run in runs),
         pool_bytes=pool.nbytes if pool else 0,
+        watchers=watchers,
     )

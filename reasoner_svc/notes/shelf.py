@@ -44,6 +44,8 @@ class NoteShelf:
         self._budget = budget_tokens
         self._notes: deque[Note] = deque()
         self.next_number = 1
+        self.covered_us = 0
+        """End of what the newest note is about."""
 
     @property
     def segment(self) -> Segment:
@@ -63,6 +65,11 @@ class NoteShelf:
     def __len__(self) -> int:
         return len(self._notes)
 
+    def take_number(self) -> int:
+        """Of a note that is going to be written; one that comes to nothing leaves a hole."""
+        self.next_number += 1
+        return self.next_number - 1
+
     def append(self, block: Block) -> Note:
         """Put a note behind the others; the oldest leave when the budget is passed."""
         header = block.header
@@ -72,14 +79,15 @@ class NoteShelf:
         self._segment.append_raw(block.keys().unbind(0), block.values().unbind(0), positions)
         note = Note(header.key.number, header.time, first, header.tokens)
         self._notes.append(note)
-        self.next_number = header.key.number + 1
+        self.next_number = max(self.next_number, header.key.number + 1)
+        self.covered_us = max(self.covered_us, header.time.end_us)
         while len(self._notes) > 1 and self._segment.end - self.front > self._budget:
             self._notes.popleft()
         return note
 
-    def in_view(self, as_of_us: int = 0) -> NotesInView:
-        """What a question sees that is asked as of a stream time (0: now): notes about what was before it."""
-        seen = [note for note in self._notes if not as_of_us or note.time.end_us <= as_of_us]
+    def in_view(self, until_us: int = 0) -> NotesInView:
+        """What a question sees that sees the video up to a stream time (0: all of it): notes about that."""
+        seen = [note for note in self._notes if not until_us or note.time.end_us <= until_us]
         if not seen:
             return NO_NOTES
         return NotesInView(seen[0].first_token, seen[-1].end_token, tuple(note.time for note in seen))

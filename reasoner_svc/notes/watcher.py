@@ -14,7 +14,7 @@ from reasoner_svc.decode.outbox import Outbox
 from reasoner_svc.decode.params import SamplingParams
 from reasoner_svc.decode.question import AnswerRecord, AskedQuestion
 from reasoner_svc.notes.box import Thought, ThoughtBox
-from reasoner_svc.notes.rules import WatchRules, is_due, stamp
+from reasoner_svc.notes.rules import is_due, most_tokens, stamp, words
 from reasoner_svc.notes.taking import NoteTaking, Written
 from reasoner_svc.view.run import StreamRun
 from tandem.core.blocks import BlockGeometry, BlockHeader, BlockKey, BlockKind
@@ -22,6 +22,7 @@ from tandem.core.clock import Clock
 from tandem.core.errors import TandemError
 from tandem.core.ids import QuestionId, StreamId, notes_of
 from tandem.core.timeline import TimeRange
+from tandem.core.watching import Watching
 from tandem.vlm.model import VisionLanguageModel
 
 log = logging.getLogger(__name__)
@@ -56,11 +57,12 @@ class Watcher:
         stream: StreamId,
         run_number: int,
         run: StreamRun,
-        rules: WatchRules,
+        rules: Watching,
         box: ThoughtBox,
         clock: Clock,
         keep: Keep,
     ) -> None:
+        """What stands in the run already, and no note is about, is the first thing to take note of."""
         self.rules = rules
         self.box = box
         self._model = model
@@ -73,30 +75,35 @@ class Watcher:
         self._from_us = 0
         self._until_us = 0
         self._writing = False
+        for time in run.shown_after(run.notes.covered_us):
+            self._count(time)
 
     def saw(self, header: BlockHeader) -> None:
         """A block stands in the run."""
         if header.kind is BlockKind.VISUAL:
-            if not self._unseen:
-                self._from_us = header.time.start_us
-            self._unseen += 1
-            self._until_us = header.time.end_us
+            self._count(header.time)
+
+    def _count(self, time: TimeRange) -> None:
+        if not self._unseen:
+            self._from_us = time.start_us
+        self._unseen += 1
+        self._until_us = time.end_us
 
     def begin(self, take_number: Callable[[], int]) -> NoteTaking | None:
         """The next note as a question, when one is due. Raises a TandemError when its prompt is no good."""
         if not is_due(self.rules, self._unseen, self._writing):
             return None
         time = TimeRange(self._from_us, self._until_us)
-        prompt, note = self._model.prompt, self._run.notes.next_number
+        prompt, note = self._model.prompt, self._run.notes.take_number()
         marks = prompt.encode_text(stamp(time))
         asked = AskedQuestion(
             stream=self._stream,
             question_id=QuestionId(f"note-{note}"),
             run=self._run_number,
-            prompt_ids=(*prompt.question_tokens(self.rules.words(time)), *marks),
+            prompt_ids=(*prompt.question_tokens(words(self.rules, time)), *marks),
             sampling=SamplingParams(),
             stops=(),
-            max_tokens=self.rules.most_tokens,
+            max_tokens=most_tokens(self.rules),
             as_of_us=time.end_us,
             arrived_s=self._clock(),
         )

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from kv_transfer.block import Block
 from reasoner_svc.notes.box import ThoughtBox
-from reasoner_svc.notes.rules import WatchRules
 from reasoner_svc.notes.taking import NoteTaking
 from reasoner_svc.notes.watcher import Watcher
 from reasoner_svc.view.run import StreamRun
@@ -15,6 +14,7 @@ from tandem.core.blocks import BlockHeader
 from tandem.core.clock import Clock
 from tandem.core.errors import TandemError
 from tandem.core.ids import StreamId
+from tandem.core.watching import Watching
 from tandem.vlm.model import VisionLanguageModel
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,10 @@ class Watchers:
         self._keep = keep
         self._of: dict[int, Watcher] = {}
 
-    def open(self, stream: StreamId, number: int, run: StreamRun, rules: WatchRules, box: ThoughtBox) -> None:
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def open(self, stream: StreamId, number: int, run: StreamRun, rules: Watching, box: ThoughtBox) -> None:
         """Watch a run; a watcher that is there already is replaced, its notes stay."""
         self._of[number] = Watcher(self._model, stream, number, run, rules, box, self._clock, self._keep)
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from kv_transfer.block import Block
 from reasoner_svc.retrieve.index import representatives
@@ -24,10 +25,12 @@ from reasoner_svc.store.store import BlockStore
 from tandem.core.blocks import BlockHeader, BlockKind
 from tandem.core.clock import Clock
 from tandem.core.errors import NotFound, TandemError
-from tandem.core.ids import StreamId
+from tandem.core.ids import StreamId, notes_of
 from tandem.core.timeline import TimeRange
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 BATCH_BYTES = 16 * 1024 * 1024
 IDLE_S = 0.25
@@ -106,8 +109,12 @@ class Spiller:
         """Close a stream on disk; what is there stays."""
         await self._loop.run_in_executor(self._worker, self._let_go, stream)
 
+    async def run(self, work: Callable[[DiskStore], T]) -> T:
+        """Something to do with the disk, in its turn."""
+        return await self._loop.run_in_executor(self._worker, work, self._disk)
+
     async def delete(self, stream: StreamId) -> None:
-        """Remove a stream from the disk; one that is not there is no error."""
+        """Remove a stream and its notes from the disk; one that is not there is no error."""
         await self._loop.run_in_executor(self._worker, self._delete, stream)
 
     def lost(self, header: BlockHeader, reason: str) -> None:
@@ -222,10 +229,11 @@ class Spiller:
             raise
 
     def _let_go(self, stream: StreamId) -> None:
-        try:
-            self._disk.close(stream)
-        except TandemError as error:
-            log.warning("stream %s could not be synced when it was closed: %s", stream, error)
+        for each in (notes_of(stream), stream):
+            try:
+                self._disk.close(each)
+            except TandemError as error:
+                log.warning("stream %s could not be synced when it was closed: %s", each, error)
 
     def _open(self, stream: StreamId, recent_tokens: int, claim: Claim) -> TakenUp:
         recovered = self._open_on_disk(stream, claim)
@@ -253,7 +261,7 @@ class Spiller:
         if sink is None and pairs:
             self._let_go(stream)
             spoilt = replace(claim, spoilt="the stream has no readable beginning")
-            return TakenUp(self._open_on_disk(stream, spoilt), (), _whole(recovered))
+            return TakenUp(self._open_on_disk(stream, spoilt), (), recovered.whole)
         return TakenUp(recovered, tuple(reversed(recent)))
 
     def _open_on_disk(self, stream: StreamId, claim: Claim) -> Recovered:
@@ -263,10 +271,12 @@ class Spiller:
         return recovered
 
     def _delete(self, stream: StreamId) -> None:
-        try:
-            self._disk.delete(stream)
-        except NotFound:
-            log.debug("stream %s was not on disk", stream)
+        # Notes first: whatever comes between, none outlives its stream.
+        for each in (notes_of(stream), stream):
+            try:
+                self._disk.delete(each)
+            except NotFound:
+                log.debug("stream %s was not on disk", each)
 
     def _give_up(self, header: BlockHeader, reason: str) -> None:
         number = header.key.number
@@ -285,10 +295,3 @@ class Spiller:
             self._loop.call_soon_threadsafe(call, *args)
         except RuntimeError:
             log.debug("the event loop is gone: the process is ending")
-
-
-def _whole(recovered: Recovered) -> TimeRange | None:
-    """All that a directory knows of, from its beginning to its end."""
-    times = [header.time for header in recovered.headers if header.kind is BlockKind.VISUAL]
-    times += [lost.time for lost in recovered.missing if lost.time is not None]
-    return TimeRange(min(t.start_us for t in times), max(t.end_us for t in times)) if times else None

@@ -32,6 +32,7 @@ from reasoner_svc.view.recall import Recall, RecallRequest
 from tandem.core.blocks import BlockGeometry, BlockKind
 from tandem.core.errors import DataLost, Internal, WrongState
 from tandem.core.ids import StreamId
+from tandem.core.timeline import TimeRange
 from tandem.vlm.model import VisionLanguageModel
 from tandem.vlm.segment import Segment
 from tandem.vlm.view import Part
@@ -83,6 +84,10 @@ class StreamRun:
     def blocks(self) -> int:
         """Visual blocks that a new view may see."""
         return len(self._spans)
+
+    def shown_after(self, time_us: int) -> list[TimeRange]:
+        """Times of the visual blocks that a new view may see and that start at `time_us` or later."""
+        return [span.time for span in self._spans if span.time.start_us >= time_us]
 
     @property
     def leases(self) -> int:
@@ -148,10 +153,11 @@ class StreamRun:
             self._spans.popleft()
         self._settle()
 
-    def shelve(self, notes: Sequence[Block]) -> None:
-        """Notes that were found on disk, oldest first."""
+    def shelve(self, notes: Sequence[Block], next_number: int = 1) -> None:
+        """Notes that were found on disk, oldest first; new ones are numbered from `next_number` on."""
         for note in notes:
             self.notes.append(note)
+        self.notes.next_number = max(self.notes.next_number, next_number)
 
     def forget_before(self, number: int) -> None:
         """Blocks below `number` left memory: no later view sees them."""
@@ -195,7 +201,7 @@ class StreamRun:
             as_of_us=as_of_us,
             places=places,
             usual=self._usual,
-            notes=self.notes.in_view(as_of_us),
+            notes=self.notes.in_view(_seen_until(spans, as_of_us)),
         )
         recall = None
         if places and request is not None and older is not None:
@@ -272,3 +278,11 @@ class StreamRun:
             self._segment.drop_front(dead)
         noted = (lease.plan.notes.first_token for lease in self._leases if lease.plan.notes.tokens)
         self.notes.settle(min(noted, default=None))
+
+
+def _seen_until(spans: Sequence[Span], as_of_us: int) -> int:
+    """The end of the last block that starts before `as_of_us`: a note may be about that block too. 0: now."""
+    if not as_of_us:
+        return 0
+    last = next((span.time.end_us for span in reversed(spans) if span.time.start_us < as_of_us), as_of_us)
+    return max(last, as_of_us)

@@ -39,6 +39,7 @@ from tandem.client.types import (
     Usage,
 )
 from tandem.client.workers import WorkerFinish, WorkerLayout, Workers, WorkerUsage
+from tandem.core.watching import Watching, WatchMode
 
 __all__ = [
     "DEFAULT_ADDRESS",
@@ -73,6 +74,8 @@ __all__ = [
     "Thought",
     "Timings",
     "Usage",
+    "WatchMode",
+    "Watching",
     "WorkerFinish",
     "WorkerLayout",
     "WorkerUsage",

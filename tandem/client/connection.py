@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Unpack
 
 import grpc
 
 from tandem.client import convert
+from tandem.client.convert_overview import status_from_proto, summary_from_proto
 from tandem.client.failures import CALL_ERRORS, typed_error
 from tandem.client.overview import Status, StreamSummary
 from tandem.client.questions import WishOptions, check_question
+from tandem.client.session import Session
 from tandem.client.settings import ClientSettings
 from tandem.client.sources.base import Source
 from tandem.client.stream import Stream
 from tandem.client.types import (
     Answer,
+    Event,
     FinishReason,
     Limits,
     MediaKind,
@@ -26,6 +29,7 @@ from tandem.client.types import (
 )
 from tandem.core.clock import monotonic_clock
 from tandem.core.errors import Internal, Unavailable
+from tandem.core.watching import Watching
 from tandem.wire.channel import make_channel
 from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc
 
@@ -68,23 +72,37 @@ class Client:
         *,
         stream_id: str = "",
         resume_token: str = "",
+        watching: Watching | None = None,
     ) -> Stream:
         """A stream to feed; open it with ``async with``. `media` says how it is packed, or is its source.
 
         Without `stream_id` the server chooses one. With the id and token of an earlier `Stream.info` that
-        stream is resumed: go on from `Stream.position`.
+        stream is resumed: go on from `Stream.position`. With `watching` notes are taken of it, which later
+        questions see; without, a resumed stream is watched as before.
         """
         if isinstance(media, MediaKind):
             media = MediaOptions(kind=media)
         options = media if isinstance(media, MediaOptions) else media.media
+        stub = self._ready_stub()
+
+        def make_session(on_event: Callable[[Event], None]) -> Session:
+            return Session(
+                stub=stub,
+                address=self.address,
+                media=options,
+                stream_id=stream_id,
+                resume_token=resume_token,
+                settings=self._settings,
+                clock=monotonic_clock,
+                watching=watching,
+                on_event=on_event,
+            )
+
         return Stream(
-            stub=self._ready_stub(),
-            address=self.address,
             media=options,
             stream_id=stream_id,
-            resume_token=resume_token,
-            settings=self._settings,
-            clock=monotonic_clock,
+            event_queue=self._settings.event_queue,
+            make_session=make_session,
         )
 
     async def ask(
@@ -119,7 +137,7 @@ class Client:
             reply = await self._ready_stub().ListStreams(client_pb2.ListStreamsRequest(), timeout=timeout_s)
         except CALL_ERRORS as error:
             raise typed_error(error, address=self.address, doing="listing streams") from error
-        return [convert.summary_from_proto(item) for item in reply.streams]
+        return [summary_from_proto(item) for item in reply.streams]
 
     async def status(self, *, timeout_s: float = 10.0) -> Status:
         """What runs behind the address."""
@@ -127,7 +145,7 @@ class Client:
             reply = await self._ready_stub().GetStatus(client_pb2.GetStatusRequest(), timeout=timeout_s)
         except CALL_ERRORS as error:
             raise typed_error(error, address=self.address, doing="asking for the status") from error
-        return convert.status_from_proto(reply)
+        return status_from_proto(reply)
 
     async def _asked(
         self, request: client_pb2.AskRequest, timeout_s: float | None

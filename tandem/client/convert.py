@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tandem.client.overview import BuildInfo, ServiceStatus, Status, StreamSummary
 from tandem.client.retrieving import retrieval_to_proto
 from tandem.client.thinking import Thinking, thinking_to_proto
 from tandem.client.types import (
@@ -173,6 +172,10 @@ def thought_from_proto(message: client_pb2.WatchResponse.Thought) -> Thought:
         text=message.text,
         question_id=message.question_id,
         number=message.number,
+        note=message.note,
+        time=range_from_proto(message.range),
+        done=message.done,
+        dropped=message.dropped,
     )
 
 
@@ -200,6 +203,7 @@ def answer_from_proto(message: client_pb2.Answer) -> Answer:
         watermark_us=message.watermark_us,
         evidence=tuple(range_from_proto(item) for item in message.evidence.seen),
         evidence_blocks=message.evidence.blocks,
+        notes=tuple(range_from_proto(item) for item in message.evidence.notes),
         recall=_recall(message.evidence),
         gaps=_gaps(message.gaps),
         usage=Usage(
@@ -208,6 +212,7 @@ def answer_from_proto(message: client_pb2.Answer) -> Answer:
             answer_tokens=message.usage.answer_tokens,
             thinking_tokens=message.usage.thinking_tokens,
             thinking_closed_by=message.usage.thinking_closed_by,
+            notes_tokens=message.usage.notes_tokens,
         ),
         workers=tuple(_worker(item) for item in message.workers),
         timings=Timings(
@@ -219,50 +224,6 @@ def answer_from_proto(message: client_pb2.Answer) -> Answer:
         ),
         error=error_from_proto(message.error) if message.HasField("error") else None,
     )
-
-
-def summary_from_proto(message: client_pb2.StreamSummary) -> StreamSummary:
-    """One stream of a listing."""
-    return StreamSummary(
-        stream_id=message.stream_id,
-        state=message.state,
-        progress=progress_from_proto(message.progress),
-        encoder=message.encoder,
-        reasoner=message.reasoner,
-        open_questions=message.open_questions,
-        sample_fps=message.sample_fps,
-        age_s=message.age_s,
-        backlog_bytes=message.backlog_bytes,
-        attached=message.attached,
-    )
-
-
-def status_from_proto(message: client_pb2.GetStatusResponse) -> Status:
-    """What runs."""
-    return Status(
-        build=_build(message.build),
-        services=tuple(_service(item) for item in message.services),
-        listeners=tuple(message.listeners),
-    )
-
-
-def _service(message: client_pb2.ServiceStatus) -> ServiceStatus:
-    return ServiceStatus(
-        name=message.name,
-        role=message.role,
-        address=message.address,
-        state=message.state,
-        build=_build(message.build),
-        model=model_from_proto(message.model),
-        restarts=message.restarts,
-        heartbeat_age_ms=message.heartbeat_age_ms,
-        streams=message.streams,
-        details=dict(message.details),
-    )
-
-
-def _build(message: types_pb2.BuildInfo) -> BuildInfo:
-    return BuildInfo(version=message.version, boot_id=message.boot_id, pid=message.pid)
 
 
 def _recall(message: types_pb2.Evidence) -> Recall:

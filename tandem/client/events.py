@@ -100,6 +100,13 @@ class EventReader(AsyncIterator[Event]):
         return self._events.popleft()
 
 
+async def thoughts_of(events: AsyncIterator[Event]) -> AsyncIterator[Thought]:
+    """Of these events, what a watcher thinks."""
+    async for event in events:
+        if isinstance(event, Thought):
+            yield event
+
+
 class EventHub:
     """All readers of one stream, and the latest progress."""
 

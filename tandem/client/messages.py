@@ -5,17 +5,24 @@ from __future__ import annotations
 from tandem.client import convert
 from tandem.client.outbox import Ask, Cancel, End, Entry, Media
 from tandem.client.types import Event, MediaOptions
+from tandem.core.watching import Watching
 from tandem.wire.gen.tandem.v1 import client_pb2, types_pb2
+from tandem.wire.watching import watching_to_proto
 
 MESSAGE_OVERHEAD_BYTES = 256
 """More than the fields around a picture's or chunk's bytes ever take."""
 
 
-def open_message(stream_id: str, resume_token: str, media: MediaOptions) -> client_pb2.WatchRequest:
+def open_message(
+    stream_id: str, resume_token: str, media: MediaOptions, watching: Watching | None = None
+) -> client_pb2.WatchRequest:
     """The first message of a call."""
     return client_pb2.WatchRequest(
         open=client_pb2.WatchRequest.Open(
-            stream_id=stream_id, resume_token=resume_token, media=convert.media_to_proto(media)
+            stream_id=stream_id,
+            resume_token=resume_token,
+            media=convert.media_to_proto(media),
+            watching=watching_to_proto(watching) if watching else None,
         )
     )
 

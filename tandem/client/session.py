@@ -20,6 +20,7 @@ from tandem.client.types import ConnectionLost, Event, GapNoticed, MediaOptions,
 from tandem.core.clock import Clock
 from tandem.core.errors import TandemError, Unavailable
 from tandem.core.timeline import Gap, GapReason, TimeRange
+from tandem.core.watching import Watching
 from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc
 
 Call = grpc.aio.StreamStreamCall[client_pb2.WatchRequest, client_pb2.WatchResponse]
@@ -40,9 +41,10 @@ class Session:
         resume_token: str,
         settings: ClientSettings,
         clock: Clock,
+        watching: Watching | None,
         on_event: Callable[[Event], None],
     ) -> None:
-        self._stub, self._address, self._media = stub, address, media
+        self._stub, self._address, self._media, self._watching = stub, address, media, watching
         self._stream_id, self._resume_token = stream_id, resume_token
         self._settings, self._clock, self._on_event = settings, clock, on_event
         self._chance = random.Random()  # noqa: S311 (jitter, not a secret)
@@ -147,7 +149,8 @@ class Session:
         doing = f"opening stream {self._stream_id!r}" if self._stream_id else "opening a stream"
         try:
             async with asyncio.timeout(self._settings.open_timeout_s):
-                await call.write(messages.open_message(self._stream_id, self._resume_token, self._media))
+                opening = (self._stream_id, self._resume_token, self._media, self._watching)
+                await call.write(messages.open_message(*opening))
                 response = await call.read()
         except (TimeoutError, *CALL_ERRORS) as error:
             # A write to a call that was refused raises without the reason; the call itself has it.

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Unpack
 
-from tandem.client.events import EventHub, EventReader
+from tandem.client.events import EventHub, EventReader, thoughts_of
 from tandem.client.messages import MESSAGE_OVERHEAD_BYTES
 from tandem.client.outbox import Ask, Cancel, End
 from tandem.client.questions import AskOptions, OpenQuestion, QuestionBook, WishOptions, check_question
 from tandem.client.session import Session
-from tandem.client.settings import ClientSettings
 from tandem.client.types import (
     Answer,
     Event,
@@ -22,8 +21,8 @@ from tandem.client.types import (
     Opened,
     PictureFormat,
     Progress,
+    Thought,
 )
-from tandem.core.clock import Clock
 from tandem.core.errors import (
     BadMedia,
     DeadlineExceeded,
@@ -34,7 +33,6 @@ from tandem.core.errors import (
     WrongState,
 )
 from tandem.core.ids import is_valid_id
-from tandem.wire.gen.tandem.v1 import client_pb2_grpc
 
 _UNKNOWN_LIMIT_BYTES = 4 * 1024 * 1024  # gRPC's own default, while the server told no limit for a chunk
 
@@ -49,33 +47,22 @@ class Stream:
     def __init__(
         self,
         *,
-        stub: client_pb2_grpc.TandemServiceAsyncStub,
-        address: str,
         media: MediaOptions,
         stream_id: str,
-        resume_token: str,
-        settings: ClientSettings,
-        clock: Clock,
+        event_queue: int,
+        make_session: Callable[[Callable[[Event], None]], Session],
     ) -> None:
+        """`make_session` gets what takes the session's events."""
         if stream_id and not is_valid_id(stream_id):
             raise InvalidInput(f"not a stream id: {stream_id!r} (1 to 64 of A-Z a-z 0-9 . _ -)")
         self.media = media
-        self._hub = EventHub(settings.event_queue)
+        self._hub = EventHub(event_queue)
         self._questions = QuestionBook()
         self._opened: asyncio.Future[Opened] = asyncio.get_running_loop().create_future()
         self._info: Opened | None = None
         self._failure: TandemError | None = None
         self._ending = False
-        self._session = Session(
-            stub=stub,
-            address=address,
-            media=media,
-            stream_id=stream_id,
-            resume_token=resume_token,
-            settings=settings,
-            clock=clock,
-            on_event=self._on_event,
-        )
+        self._session = make_session(self._on_event)
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Stream:
@@ -130,6 +117,10 @@ class Stream:
     def events(self) -> EventReader:
         """What happens from now on: progress, gaps, thoughts, answers, refusals, reconnects."""
         return self._hub.reader()
+
+    def thoughts(self) -> AsyncIterator[Thought]:
+        """What the watcher thinks from now on, as it thinks; see `watching` of `Client.watch`."""
+        return thoughts_of(self._hub.reader())
 
     async def push_picture(
         self,

@@ -9,6 +9,8 @@ from tandem.client.workers import WorkerUsage
 from tandem.core.errors import TandemError
 from tandem.core.timeline import Gap, TimeRange
 
+_NO_TIME = TimeRange(0, 0)
+
 
 class MediaKind(StrEnum):
     """How a stream's media is packed."""
@@ -160,7 +162,10 @@ class GapNoticed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thought:
-    """More text of a worker on a question. After the loss of a server they may begin again."""
+    """More text of a worker: on a question, or of one that watches (then `note` is set).
+
+    After the loss of a server the thoughts of a question may begin again.
+    """
 
     worker: str
     time_us: int
@@ -169,6 +174,14 @@ class Thought:
     question_id: str = ""
     number: int = 0
     """Of the worker on its question, from 0."""
+    note: int = 0
+    """Number of the note that it is part of, from 1; 0: of none."""
+    time: TimeRange = _NO_TIME
+    """What the note is about."""
+    done: bool = False
+    """The note is finished with this; its text may be empty."""
+    dropped: int = 0
+    """Pieces before this one that were not sent: they were not read in time, or nobody was there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +203,8 @@ class Usage:
     """Of the answerer's own thinking."""
     thinking_closed_by: str = ""
     """Which rule ended it, and why; empty: none did."""
+    notes_tokens: int = 0
+    """Those of `context_tokens` that are of notes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,6 +262,8 @@ class Answer:
     evidence: tuple[TimeRange, ...] = ()
     """Stream times of the visual blocks in view, joined where they touch."""
     evidence_blocks: int = 0
+    notes: tuple[TimeRange, ...] = ()
+    """What the watcher's notes in view are about, oldest first."""
     recall: Recall = Recall()
     """What of the evidence is older than the recent window."""
     gaps: tuple[Gap, ...] = ()

@@ -17,7 +17,7 @@ from tandem.client.types import (
     Thought,
 )
 from tandem.commands.thinking import ThoughtLines
-from tandem.commands.words import answer_words, durable_words, event_json, gap_words, plain
+from tandem.commands.words import Notes, answer_words, durable_words, event_json, gap_words, plain
 from tandem.core.clock import Clock, monotonic_clock
 from tandem.core.errors import TandemError
 from tandem.core.timeline import format_time
@@ -88,6 +88,7 @@ class PlainView:
         self._watermark_us = 0
         self._last_progress_s = float("-inf")
         self._questions: dict[str, str] = {}
+        self._notes = Notes()
         self._lost = ""  # what was said last of a loss that is not over
         self._thoughts = ThoughtLines()
 
@@ -112,6 +113,10 @@ class PlainView:
                 self._progress(event)
             case GapNoticed():
                 self._say(f"gap       {gap_words(event.gap)}")
+            case Thought() if event.note:
+                note = self._notes.add(event)
+                if event.done:
+                    self._say(f"note      {note}")
             case Thought():
                 self._think(self._thoughts.add(event))
             case Answer() if event.error is None:

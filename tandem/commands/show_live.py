@@ -22,7 +22,7 @@ from tandem.client.types import (
     Thought,
 )
 from tandem.commands.thinking import ThoughtLines
-from tandem.commands.words import durable_words, evidence_words, gap_words, recall_words
+from tandem.commands.words import Notes, durable_words, evidence_words, gap_words, notes_words, recall_words
 from tandem.core.errors import TandemError
 from tandem.core.timeline import format_time
 
@@ -55,6 +55,8 @@ class LiveView:
         self._rows: dict[str, _Row] = {}
         self._thoughts: deque[str] = deque(maxlen=KEPT_THOUGHTS)
         self._lines = ThoughtLines()
+        self._notes = Notes()
+        self._kept_notes: dict[int, str] = {}
         self._notices: deque[Text] = deque(maxlen=KEPT_NOTICES)
         # Last: it asks for the picture at once.
         self._live = Live(
@@ -108,6 +110,11 @@ class LiveView:
         self._live.stop()
 
     def _think(self, thought: Thought) -> None:
+        if thought.note:
+            self._kept_notes[thought.note] = self._notes.add(thought)
+            while len(self._kept_notes) > KEPT_THOUGHTS:
+                del self._kept_notes[min(self._kept_notes)]
+            return
         for worker, text in self._lines.add(thought):
             self._thoughts.append(f"{format_time(thought.time_us)} {worker}: {text}")
 
@@ -117,7 +124,8 @@ class LiveView:
     @staticmethod
     def _answer(row: _Row, answer: Answer) -> None:
         row.answer, row.style = answer.text, "bold"
-        row.evidence = "\n".join(part for part in (evidence_words(answer), recall_words(answer)) if part)
+        parts = (evidence_words(answer), recall_words(answer), notes_words(answer))
+        row.evidence = "\n".join(part for part in parts if part)
         row.first_token = f"{answer.timings.first_token_ms:.0f} ms"
         row.total = f"{answer.timings.total_ms:.0f} ms"
 
@@ -126,8 +134,8 @@ class LiveView:
         if self._rows:
             parts.append(self._questions())
         now = [f"{worker}: {text}" for worker, text in self._lines.unfinished()]
-        if self._thoughts or now:
-            parts.append(Text("\n".join([*self._thoughts, *now]), style="dim"))
+        if lines := [*self._kept_notes.values(), *self._thoughts, *now]:
+            parts.append(Text("\n".join(lines), style="dim"))
         return Group(*parts, *self._notices)
 
     def _heading(self) -> Text:

@@ -18,7 +18,7 @@ from tandem.commands.base import (
     source_exit_code,
     stream_time,
 )
-from tandem.commands.question import add_question_options, retrieval_of, thinking_of, workers_of
+from tandem.commands.question import add_question_options, count, retrieval_of, thinking_of, workers_of
 from tandem.core.errors import TandemError
 
 if TYPE_CHECKING:
@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     from tandem.client.sources import Fed, Source
     from tandem.commands.asking import Asker, Outcome
     from tandem.commands.show import View
+    from tandem.core.watching import Watching
 
 _EXAMPLE = """\
 tandem watch clip.mp4 --ask 'What was shown?' --ask-at 00:12 'What is shown now?'
 tandem watch /dev/video0 --stream-id door
+tandem watch clip.mp4 --notes --note-every 8 --ask 'What happened?'
 tandem watch rtsp://camera.local/stream --json
 cat clip.ts | tandem watch - --speed max"""
 
@@ -68,6 +70,22 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=0.0,
         help="frames per second that are watched (default: the model's own rate)",
+    )
+    parser.add_argument(
+        "--notes",
+        nargs="?",
+        const="segment-notes",
+        default="",
+        choices=("segment-notes", "clip-thinking", "off"),
+        help="take notes of the stream as it plays, which questions see and which are shown: short ones (the "
+        "default), or with room to think; docs/watching.md has what they cost",
+    )
+    parser.add_argument(
+        "--note-every",
+        type=count,
+        default=0,
+        metavar="N",
+        help="units of the model (frames, or pairs of frames) from one note to the next (default 16)",
     )
     parser.add_argument("--stream-id", default="", metavar="ID", help="name of the stream (default: chosen)")
     add_question_options(parser)
@@ -122,7 +140,10 @@ async def _watch(arguments: argparse.Namespace, source: Source) -> int:
         "workers": workers_of(arguments),
         "thinking": thinking_of(arguments),
     }
-    async with connect(arguments.address) as t, t.watch(source, stream_id=arguments.stream_id) as stream:
+    async with (
+        connect(arguments.address) as t,
+        t.watch(source, stream_id=arguments.stream_id, watching=watching_of(arguments)) as stream,
+    ):
         view.start(source.name)
         _end_on_first_interrupt(source)
         try:
@@ -133,6 +154,15 @@ async def _watch(arguments: argparse.Namespace, source: Source) -> int:
         finally:
             view.finish()
     return _exit(fed, outcomes)
+
+
+def watching_of(arguments: argparse.Namespace) -> Watching | None:
+    """How the stream is watched; None when nothing was said of it."""
+    from tandem.core.watching import Watching, WatchMode
+
+    if not arguments.notes:
+        return None
+    return Watching(mode=WatchMode(arguments.notes), segment_units=arguments.note_every)
 
 
 async def play(

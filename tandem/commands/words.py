@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 
-from tandem.client.types import Answer, Event, Opened, Progress
+from tandem.client.types import Answer, Event, Opened, Progress, Thought
 from tandem.core.errors import TandemError
 from tandem.core.timeline import Gap, TimeRange, format_time, merge_ranges
 
@@ -43,9 +43,29 @@ def recall_words(answer: Answer) -> str:
     return ", ".join(words)
 
 
+def notes_words(answer: Answer) -> str:
+    """Which notes were in view; empty when none was."""
+    return f"notes about {_spans_words(answer.notes)}" if answer.notes else ""
+
+
+class Notes:
+    """A watcher's notes, put together from the pieces that come."""
+
+    def __init__(self) -> None:
+        self._texts: dict[int, str] = {}
+
+    def add(self, thought: Thought) -> str:
+        """The note so far: what it is about, and its text."""
+        text = self._texts.pop(thought.note, "") + thought.text
+        if not thought.done:
+            self._texts = {thought.note: text}
+        return f"{range_words(thought.time)}  {' '.join(text.split())}"
+
+
 def answer_words(answer: Answer) -> str:
     """What an answer rests on and how long it took, for one line."""
-    parts = (f"seen {evidence_words(answer)}", recall_words(answer), timing_words(answer))
+    seen = f"seen {evidence_words(answer)}"
+    parts = (seen, recall_words(answer), notes_words(answer), timing_words(answer))
     return "; ".join(part for part in parts if part)
 
 

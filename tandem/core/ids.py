@@ -11,7 +11,6 @@ Epoch = NewType("Epoch", int)
 
 _ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
-
 NOTES_SUFFIX = ".notes"
 """What the id of a stream's notes ends with; no stream of a client's may."""
 
@@ -19,6 +18,16 @@ NOTES_SUFFIX = ".notes"
 def notes_of(stream: StreamId) -> StreamId:
     """The id under which a stream's notes are stored: blocks of their own, with their own numbers."""
     return StreamId(stream + NOTES_SUFFIX)
+
+
+def is_stream_id(text: str) -> bool:
+    """True for an id that a stream of a client's may have."""
+    return is_valid_id(text) and not text.endswith(NOTES_SUFFIX)
+
+
+def may_have_notes(stream: StreamId) -> bool:
+    """False for a stream whose notes' id would be too long."""
+    return is_valid_id(notes_of(stream))
 
 
 def is_valid_id(text: str) -> bool:

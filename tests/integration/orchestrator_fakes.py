@@ -59,6 +59,11 @@ class FakeReasoner(reasoner_pb2_grpc.ReasonerServiceServicer):
         self.closed: list[str] = []
         self.kept_disk: dict[str, bool] = {}
         self.opens: list[reasoner_pb2.OpenStreamRequest] = []
+        self.watches: list[reasoner_pb2.WatchStreamRequest] = []
+        self.watching = 0
+        """Open calls of `WatchStream`."""
+        self.watch_error: TandemError | None = None
+        self.note_text = " seen"
         self.durable_us: int | None = None
         """What it says is on disk; None: it has no disk tier."""
 
@@ -127,6 +132,30 @@ class FakeReasoner(reasoner_pb2_grpc.ReasonerServiceServicer):
             yield reasoner_pb2.AnswerResponse(final=final)
         finally:
             self.active -= 1
+
+    async def WatchStream(
+        self, request: Any, context: Any
+    ) -> AsyncIterator[reasoner_pb2.WatchStreamResponse]:
+        """A note of two pieces about every picture that is published from now on."""
+        if self.watch_error is not None:
+            await abort_with(context, self.watch_error)
+        held = self.streams.get(request.stream_id)
+        if held is None:
+            await abort_with(context, NotFound("unknown stream"))
+        self.watches.append(request)
+        self.watching += 1
+        done = len(held.blocks)
+        try:
+            while self.streams.get(request.stream_id) is held:
+                for start_us in held.blocks[done:]:
+                    done += 1
+                    span = types_pb2.TimeRange(start_us=start_us, end_us=start_us + PERIOD_US)
+                    for text, over in ((f"{start_us // 1000}", False), (self.note_text, True)):
+                        yield reasoner_pb2.WatchStreamResponse(note=done, range=span, text=text, done=over)
+                await asyncio.sleep(0.01)
+            await abort_with(context, NotFound("closed"))
+        finally:
+            self.watching -= 1
 
     async def Follow(self, request: Any, context: Any) -> AsyncIterator[reasoner_pb2.FollowResponse]:
         while True:
@@ -330,9 +359,15 @@ class World:
             while not condition():  # noqa: ASYNC110 - a test looks at what has no event
                 await asyncio.sleep(0.01)
 
-    async def watch(self, stream_id: str = "cam", token: str = "", kind: int = 1) -> Client:
+    async def watch(
+        self,
+        stream_id: str = "cam",
+        token: str = "",
+        kind: int = 1,
+        watching: types_pb2.Watching | None = None,
+    ) -> Client:
         client = Client(self.stub.Watch())
-        await client.open(stream_id, token, kind)
+        await client.open(stream_id, token, kind, watching=watching)
         return client
 
 
@@ -354,10 +389,19 @@ class Client:
         self._ended = False
 
     async def open(
-        self, stream_id: str, token: str, kind: int, timeout_s: float = 15.0, **fields: Any
+        self,
+        stream_id: str,
+        token: str,
+        kind: int,
+        timeout_s: float = 15.0,
+        *,
+        watching: types_pb2.Watching | None = None,
+        **fields: Any,
     ) -> None:
         media = types_pb2.MediaOptions(kind=kind, **fields)
-        opening = client_pb2.WatchRequest.Open(stream_id=stream_id, resume_token=token, media=media)
+        opening = client_pb2.WatchRequest.Open(
+            stream_id=stream_id, resume_token=token, media=media, watching=watching
+        )
         await self.call.write(client_pb2.WatchRequest(open=opening))
         first = await asyncio.wait_for(self.call.read(), timeout_s)
         assert first.WhichOneof("event") == "welcome", first
@@ -388,6 +432,8 @@ class Client:
         elif event == "answer_delta":
             delta = message.answer_delta
             self.deltas[delta.question_id] = self.deltas.get(delta.question_id, "") + delta.text
+        elif event == "thought":
+            self.thoughts.append(message.thought)
         elif event == "refusal":
             self.refusals.append(message.refusal)
         elif event == "goodbye":

@@ -98,10 +98,10 @@ class Front:
         return answer
 
     async def watch(
-        self, stream_id: str, token: str = "", kind: int = types_pb2.MEDIA_KIND_PICTURES, **media: Any
+        self, stream_id: str, token: str = "", kind: int = types_pb2.MEDIA_KIND_PICTURES, **options: Any
     ) -> Client:
         client = Client(self.stub.Watch(wait_for_ready=True))
-        await client.open(stream_id, token, kind, START_S, **media)
+        await client.open(stream_id, token, kind, START_S, **options)
         return client
 
 

@@ -17,8 +17,9 @@ from reasoner_svc.store.disk.losses import with_times
 from reasoner_svc.store.disk.recovery import recover
 from reasoner_svc.store.disk.slots import Aside, Claim, DiskSlot, Fsync, Identity, Lost, WriteSettings
 from reasoner_svc.store.disk.stream import OpenStream
-from tandem.core.blocks import BlockHeader
+from tandem.core.blocks import BlockHeader, BlockKind
 from tandem.core.errors import InvalidInput, TandemError, Unavailable
+from tandem.core.timeline import TimeRange
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,13 @@ class Recovered:
     """Every number up to this one is held or missing; -1: none."""
     missing: tuple[Lost, ...]
     aside: tuple[Aside, ...]
+
+    @property
+    def whole(self) -> TimeRange | None:
+        """All that is known of, from its beginning to its end."""
+        times = [header.time for header in self.headers if header.kind is BlockKind.VISUAL]
+        times += [lost.time for lost in self.missing if lost.time is not None]
+        return TimeRange(min(t.start_us for t in times), max(t.end_us for t in times)) if times else None
 
 
 def take_up(

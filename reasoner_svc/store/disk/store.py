@@ -40,8 +40,6 @@ from tandem.core.errors import InvalidInput, NotFound, TandemError, WrongState
 from tandem.core.ids import StreamId, is_valid_id
 from tandem.core.timeline import TimeRange
 
-MIB = 1024 * 1024
-
 
 class DiskStore:
     """Blocks on disk."""
@@ -55,7 +53,7 @@ class DiskStore:
         budget_bytes: int,
         stream_bytes: int = 0,
         keep_s: float = 0.0,
-        file_bytes: int = 64 * MIB,
+        file_bytes: int = 64 << 20,
         fsync: FsyncPolicy | None = None,
         clock: Clock = monotonic_clock,
         wall_clock: Callable[[], float] = time.time,
@@ -96,6 +94,14 @@ class DiskStore:
         with as_disk_errors(self._root):
             found = [stream_of(path) for path in self._root.iterdir() if path.is_dir()]
         return sorted(stream for stream in found if stream is not None)
+
+    def holds(self, stream: StreamId) -> bool:
+        """A stream lies on disk, open or not."""
+        return is_valid_id(stream) and folder_of(self._root, stream).is_dir()
+
+    def is_open(self, stream: StreamId) -> bool:
+        """A stream can be appended to."""
+        return stream in self._open
 
     def open(self, stream: StreamId, claim: Claim = Claim()) -> Recovered:  # noqa: B008 - it is frozen
         """Take a stream up, or begin it. Raises StreamHeld (by another process), WrongState (open)."""

@@ -57,7 +57,8 @@ STORY: list[Event] = [
     OPENED,
     Progress(received_us=12 * S, watermark_us=11 * S, lag_ms=33.3, blocks=22),
     GapNoticed(gap=Gap(TimeRange(3 * S, 5 * S), GapReason.BACKLOG_FULL)),
-    Thought(worker="watcher-0", time_us=4 * S, text="a square came"),
+    Thought(worker="watcher", time_us=4 * S, text="a square", note=1, time=TimeRange(0, 4 * S)),
+    Thought(worker="watcher", time_us=4 * S, text=" came", note=1, time=TimeRange(0, 4 * S), done=True),
     Refusal(error=BadMedia("picture 7 has 0 bytes"), position=7),
     Refusal(error=LimitExceeded("too many questions"), question_id="q2"),
     ConnectionLost(error=Unavailable("the connection broke"), retry_in_s=0.25),
@@ -88,7 +89,7 @@ def test_plain_lines_tell_the_story() -> None:
         "opened    door, watching 2 fps with default",
         "watched   22 blocks, lag 33 ms",
         "gap       00:03.0-00:05.0 was not watched (backlog full)",
-        "thought   watcher-0: a square came",
+        "note      00:00.0-00:04.0  a square came",
         "refused   picture 7 has 0 bytes at position 7 [bad_media]",
         "lost      the connection broke; trying again",
         "answer    what is shown? -> a red square  "
@@ -114,8 +115,8 @@ def test_json_lines_have_every_field_but_the_secret() -> None:
     assert "secret-token" not in out.getvalue()
     objects = [json.loads(line) for line in out.getvalue().splitlines()]
     assert [item["event"] for item in objects] == [
-        "source", "asked", "asked", "opened", "progress", "gap_noticed", "thought", "refusal", "refusal",
-        "connection_lost", "answer_delta", "answer", "question_failed", "source_problem",
+        "source", "asked", "asked", "opened", "progress", "gap_noticed", "thought", "thought", "refusal",
+        "refusal", "connection_lost", "answer_delta", "answer", "question_failed", "source_problem",
     ]  # fmt: skip
     by_name = {item["event"]: item for item in objects}
     assert by_name["gap_noticed"]["gap"] == {
@@ -141,7 +142,7 @@ def test_the_terminal_shows_state_questions_and_notices() -> None:
         "00:00.0-00:03.0, 00:05.0-00:12.0",
         "42 ms",
         "no video yet",
-        "00:04.0 watcher-0: a square came",
+        "00:00.0-00:04.0  a square came",
         "00:03.0-00:05.0 was not watched (backlog full)",
         "clip.mp4 is cut off",
     ):

@@ -110,6 +110,7 @@ def test_the_memory_options_reach_every_reasoner_as_it_parses_them(tmp_path: Pat
         "view_tokens": 9,
         "retrieval": "external",
         "other_retrieval": ("rekv", "recent"),
+        "notes_tokens": 77,
         "retrieve_blocks": 7,
         "pool_bytes": 1 << 20,
         "embedder": "pooled",

@@ -17,11 +17,12 @@ from reasoner_svc.decode.params import SamplingParams
 from reasoner_svc.decode.question import AnswerRecord
 from reasoner_svc.decode.schedule import ScheduleLimits
 from reasoner_svc.notes.box import Thought, ThoughtBox
-from reasoner_svc.notes.rules import WatchMode, WatchRules, clock, is_due, stamp
+from reasoner_svc.notes.rules import clock, is_due, most_tokens, stamp, words
 from tandem.core.blocks import BlockKind
 from tandem.core.clock import monotonic_clock
 from tandem.core.errors import InvalidInput, NotFound, TandemError, Unavailable
 from tandem.core.timeline import TimeRange
+from tandem.core.watching import Watching, WatchMode
 from tandem.vlm.load import load_model
 from tandem.vlm.model import VisionLanguageModel
 from tandem.vlm.view import Part, View
@@ -71,7 +72,7 @@ def feed(engine: Engine, blocks: list[Block]) -> None:
 def watch(engine: Engine, **rules: Any) -> ThoughtBox:
     box = ThoughtBox(asyncio.get_running_loop(), MANY)
     settings = {"segment_units": SEGMENT, "note_tokens": TOKENS, **rules}
-    engine.watch(1, CAM, WatchRules(**settings), box)
+    engine.watch(1, CAM, Watching(**settings), box)
     return box
 
 
@@ -107,15 +108,15 @@ async def test_a_note_is_what_a_question_with_its_prompt_is_answered(
     kept, texts = await watched(model, blocks)
     assert [block.key.number for block in kept] == [1, 2, 3]
     assert all(block.header.kind is BlockKind.TEXT for block in kept)
-    rules = WatchRules(segment_units=SEGMENT, note_tokens=TOKENS)
+    rules = Watching(segment_units=SEGMENT, note_tokens=TOKENS)
     for done in range(3):
         # The same stream up to there with the notes so far, and the watcher's words as a plain question.
         async with running(model) as (engine, _):
             feed(engine, blocks[: 1 + SEGMENT * (done + 1)])
             engine.shelve(1, kept[:done])
             time = kept[done].header.time
-            words, marks = rules.words(time), model.prompt.encode_text(stamp(time))
-            prompt = (*model.prompt.question_tokens(words), *marks)
+            asked, marks = words(rules, time), model.prompt.encode_text(stamp(time))
+            prompt = (*model.prompt.question_tokens(asked), *marks)
             _, outbox = ask(engine, model, prompt_ids=prompt, max_tokens=TOKENS, as_of_us=time.end_us)
             record = await answer(outbox)
         assert record.text == texts[done]
@@ -257,13 +258,13 @@ async def test_the_note_is_the_same_whoever_asks_meanwhile(
 def test_rules() -> None:
     assert stamp(TimeRange(5_000_000, 65_000_000)) == "[00:05 - 01:05] "
     assert clock(3_723_000_000) == "01:02:03"
-    assert [is_due(WatchRules(segment_units=4), n, False) for n in (3, 4, 9)] == [False, True, True]
-    assert not is_due(WatchRules(segment_units=4), 9, writing=True)
-    assert "00:05" in WatchRules(prompt="{start}?").words(TimeRange(5_000_000, 6_000_000))
-    assert WatchRules(mode=WatchMode.CLIP_THINKING).most_tokens > WatchRules().most_tokens
-    for wrong in ({"segment_units": 0}, {"note_tokens": 10**6}, {"prompt": "x" * 10**4}):
+    assert [is_due(Watching(segment_units=4), n, False) for n in (3, 4, 9)] == [False, True, True]
+    assert not is_due(Watching(segment_units=4), 9, writing=True)
+    assert "00:05" in words(Watching(prompt="{start}?"), TimeRange(5_000_000, 6_000_000))
+    assert most_tokens(Watching(mode=WatchMode.CLIP_THINKING)) > most_tokens(Watching())
+    for wrong in ({"segment_units": -1}, {"note_tokens": 10**6}, {"prompt": "x" * 10**4}):
         with pytest.raises(InvalidInput):
-            WatchRules(**wrong)  # type: ignore[arg-type]
+            Watching(**wrong)  # type: ignore[arg-type]
 
 
 async def test_thoughts_that_nobody_reads_are_dropped_and_counted() -> None:

@@ -136,3 +136,29 @@ def test_every_group_steps_before_long(groups: list[tuple[int, int]], readers: i
 
 def _cost(item: Item, questions: list[Waiting]) -> int:
     return item.prompt_tokens or next(q.tokens for q in questions if q.number == item.number)
+
+
+def watcher(number: int, phase: Phase, left: int) -> Waiting:
+    return Waiting(number, phase, left, watcher=True)
+
+
+def test_watchers_write_beside_answers() -> None:
+    waiting = [watcher(1, Phase.DECODING, 0), Waiting(2, Phase.DECODING, 0), watcher(3, Phase.QUEUED, 30)]
+    assert plan_tick(waiting, 0, LIMITS).items == (Item(2, 0), Item(1, 0), Item(3, 10))
+
+
+@given(st.lists(st.tuples(st.booleans(), open_phases, st.integers(1, 50)), max_size=12), st.integers(0, 12))
+def test_watchers_delay_no_first_token(shape: list[tuple[bool, Phase, int]], turn: int) -> None:
+    waiting = [
+        Waiting(number, phase, 0 if phase is Phase.DECODING else left, watcher=watches)
+        for number, (watches, phase, left) in enumerate(shape, 1)
+    ]
+    questions = [one for one in waiting if not one.watcher]
+    tick, alone = plan_tick(waiting, turn, LIMITS), plan_tick(questions, turn, LIMITS)
+    theirs = tuple(item for item in tick.items if item.number in {one.number for one in questions})
+    assert (theirs, tick.turn) == (alone.items, alone.turn), "questions step as if nobody watched"
+    if any(item.prompt_tokens for item in theirs):
+        assert tick.items == theirs, "a watcher stepped while a question's prompt was read"
+    assert sum(max(1, item.prompt_tokens) for item in tick.items) <= LIMITS.tick_tokens
+    if not any(one.phase is not Phase.DECODING for one in questions) and len(tick.items) < len(waiting):
+        assert sum(max(1, item.prompt_tokens) for item in tick.items) == LIMITS.tick_tokens

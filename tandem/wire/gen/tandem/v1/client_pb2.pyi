@@ -34,6 +34,7 @@ class WatchRequest(_message.Message):
         STREAM_ID_FIELD_NUMBER: _builtins.int
         RESUME_TOKEN_FIELD_NUMBER: _builtins.int
         MEDIA_FIELD_NUMBER: _builtins.int
+        WATCHING_FIELD_NUMBER: _builtins.int
         stream_id: _builtins.str
         """1 to 64 characters of [A-Za-z0-9._-]; empty lets the server choose. REQUIRED to resume."""
         resume_token: _builtins.str
@@ -42,16 +43,21 @@ class WatchRequest(_message.Message):
         def media(self) -> _types_pb2.MediaOptions:
             """How the media is packed and sampled. REQUIRED."""
 
+        @_builtins.property
+        def watching(self) -> _types_pb2.Watching:
+            """How the stream is watched. Unset means off for a new stream; a resumed one keeps what it has."""
+
         def __init__(
             self,
             *,
             stream_id: _builtins.str = ...,
             resume_token: _builtins.str = ...,
             media: _types_pb2.MediaOptions | None = ...,
+            watching: _types_pb2.Watching | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["media", b"media"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["media", b"media", "watching", b"watching"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["media", b"media", "resume_token", b"resume_token", "stream_id", b"stream_id"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["media", b"media", "resume_token", b"resume_token", "stream_id", b"stream_id", "watching", b"watching"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -295,7 +301,7 @@ class WatchResponse(_message.Message):
 
     @_typing.final
     class Thought(_message.Message):
-        """A thought of a worker. When a reasoner is lost, the thoughts of a question begin again."""
+        """More text of a worker's thought. When a reasoner is lost, the thoughts of a question begin again."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -304,16 +310,30 @@ class WatchResponse(_message.Message):
         TEXT_FIELD_NUMBER: _builtins.int
         QUESTION_ID_FIELD_NUMBER: _builtins.int
         NUMBER_FIELD_NUMBER: _builtins.int
+        NOTE_FIELD_NUMBER: _builtins.int
+        RANGE_FIELD_NUMBER: _builtins.int
+        DONE_FIELD_NUMBER: _builtins.int
+        DROPPED_FIELD_NUMBER: _builtins.int
         worker: _builtins.str
-        """Which worker: its name."""
+        """Which worker: its name; "watcher" for one that watches."""
         time_us: _builtins.int
         """Stream time that had been watched when it was made."""
         text: _builtins.str
         """More text."""
         question_id: _builtins.str
-        """The question that it works on; empty for one that watches (not sent yet)."""
+        """The question that it works on; empty for one that watches."""
         number: _builtins.int
         """The worker's number on its question, from 0."""
+        note: _builtins.int
+        """Number of the note that it is part of, from 1; 0 for a worker on a question."""
+        done: _builtins.bool
+        """The note is finished with this; its text may be empty."""
+        dropped: _builtins.int
+        """Pieces of notes before this one that the client was not sent: it did not read in time, or was not there."""
+        @_builtins.property
+        def range(self) -> _types_pb2.TimeRange:
+            """What the note is about."""
+
         def __init__(
             self,
             *,
@@ -322,10 +342,14 @@ class WatchResponse(_message.Message):
             text: _builtins.str = ...,
             question_id: _builtins.str = ...,
             number: _builtins.int = ...,
+            note: _builtins.int = ...,
+            range: _types_pb2.TimeRange | None = ...,
+            done: _builtins.bool = ...,
+            dropped: _builtins.int = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["range", b"range"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "question_id", b"question_id", "text", b"text", "time_us", b"time_us", "worker", b"worker"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "dropped", b"dropped", "note", b"note", "number", b"number", "question_id", b"question_id", "range", b"range", "text", b"text", "time_us", b"time_us", "worker", b"worker"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -400,7 +424,9 @@ class WatchResponse(_message.Message):
 
     @_builtins.property
     def thought(self) -> Global___WatchResponse.Thought:
-        """A thought of a worker on a question."""
+        """A thought of a worker: on a question, or of one that watches. A watcher's is dropped when the client does
+        not read in time.
+        """
 
     @_builtins.property
     def answer_delta(self) -> Global___AnswerDelta:

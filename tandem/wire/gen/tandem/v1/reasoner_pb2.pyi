@@ -366,6 +366,74 @@ class AnswerResponse(_message.Message):
 Global___AnswerResponse: _TypeAlias = AnswerResponse  # noqa: Y015
 
 @_typing.final
+class WatchStreamRequest(_message.Message):
+    """Has a stream watched."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STREAM_ID_FIELD_NUMBER: _builtins.int
+    WATCHING_FIELD_NUMBER: _builtins.int
+    stream_id: _builtins.str
+    """The stream; it must be open. REQUIRED."""
+    @_builtins.property
+    def watching(self) -> _types_pb2.Watching:
+        """How it is watched; WATCH_MODE_OFF is refused. REQUIRED."""
+
+    def __init__(
+        self,
+        *,
+        stream_id: _builtins.str = ...,
+        watching: _types_pb2.Watching | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["watching", b"watching"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stream_id", b"stream_id", "watching", b"watching"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchStreamRequest: _TypeAlias = WatchStreamRequest  # noqa: Y015
+
+@_typing.final
+class WatchStreamResponse(_message.Message):
+    """More text of a note. The initial metadata says that the watcher is there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOTE_FIELD_NUMBER: _builtins.int
+    RANGE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    note: _builtins.int
+    """Of the note, from 1; rises within a stream."""
+    text: _builtins.str
+    """More text."""
+    done: _builtins.bool
+    """The note is finished with this."""
+    dropped: _builtins.int
+    """Pieces before this one that were not read in time."""
+    @_builtins.property
+    def range(self) -> _types_pb2.TimeRange:
+        """What the note is about."""
+
+    def __init__(
+        self,
+        *,
+        note: _builtins.int = ...,
+        range: _types_pb2.TimeRange | None = ...,
+        text: _builtins.str = ...,
+        done: _builtins.bool = ...,
+        dropped: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["range", b"range"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "dropped", b"dropped", "note", b"note", "range", b"range", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchStreamResponse: _TypeAlias = WatchStreamResponse  # noqa: Y015
+
+@_typing.final
 class FollowRequest(_message.Message):
     """Follows all streams of this reasoner."""
 

@@ -50,6 +50,11 @@ class ReasonerServiceStub:
                 request_serializer=tandem_dot_v1_dot_reasoner__pb2.AnswerRequest.SerializeToString,
                 response_deserializer=tandem_dot_v1_dot_reasoner__pb2.AnswerResponse.FromString,
                 _registered_method=True)
+        self.WatchStream = channel.unary_stream(
+                '/tandem.v1.ReasonerService/WatchStream',
+                request_serializer=tandem_dot_v1_dot_reasoner__pb2.WatchStreamRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_reasoner__pb2.WatchStreamResponse.FromString,
+                _registered_method=True)
         self.Follow = channel.unary_stream(
                 '/tandem.v1.ReasonerService/Follow',
                 request_serializer=tandem_dot_v1_dot_reasoner__pb2.FollowRequest.SerializeToString,
@@ -82,6 +87,14 @@ class ReasonerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchStream(self, request, context):
+        """Takes notes of a stream for as long as the call is open, and tells them as they are written. The notes stay
+        when it ends. A second call for the same stream takes over from the first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Follow(self, request, context):
         """Tells when something of the held streams changes (evictions above all).
         """
@@ -106,6 +119,11 @@ def add_ReasonerServiceServicer_to_server(servicer, server):
                     servicer.Answer,
                     request_deserializer=tandem_dot_v1_dot_reasoner__pb2.AnswerRequest.FromString,
                     response_serializer=tandem_dot_v1_dot_reasoner__pb2.AnswerResponse.SerializeToString,
+            ),
+            'WatchStream': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchStream,
+                    request_deserializer=tandem_dot_v1_dot_reasoner__pb2.WatchStreamRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_reasoner__pb2.WatchStreamResponse.SerializeToString,
             ),
             'Follow': grpc.unary_stream_rpc_method_handler(
                     servicer.Follow,
@@ -195,6 +213,33 @@ class ReasonerService:
             '/tandem.v1.ReasonerService/Answer',
             tandem_dot_v1_dot_reasoner__pb2.AnswerRequest.SerializeToString,
             tandem_dot_v1_dot_reasoner__pb2.AnswerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tandem.v1.ReasonerService/WatchStream',
+            tandem_dot_v1_dot_reasoner__pb2.WatchStreamRequest.SerializeToString,
+            tandem_dot_v1_dot_reasoner__pb2.WatchStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,10 @@ class ReasonerServiceStub:
     """Forgets a stream: frees its blocks and ends its questions. Idempotent."""
     Answer: _grpc.UnaryStreamMultiCallable[_reasoner_pb2.AnswerRequest, _reasoner_pb2.AnswerResponse]
     """Answers one question. Cancelling the call frees everything it held."""
+    WatchStream: _grpc.UnaryStreamMultiCallable[_reasoner_pb2.WatchStreamRequest, _reasoner_pb2.WatchStreamResponse]
+    """Takes notes of a stream for as long as the call is open, and tells them as they are written. The notes stay
+    when it ends. A second call for the same stream takes over from the first.
+    """
     Follow: _grpc.UnaryStreamMultiCallable[_reasoner_pb2.FollowRequest, _reasoner_pb2.FollowResponse]
     """Tells when something of the held streams changes (evictions above all)."""
 
@@ -55,6 +59,10 @@ class ReasonerServiceAsyncStub(ReasonerServiceStub):
     """Forgets a stream: frees its blocks and ends its questions. Idempotent."""
     Answer: _aio.UnaryStreamMultiCallable[_reasoner_pb2.AnswerRequest, _reasoner_pb2.AnswerResponse]  # type: ignore[assignment]
     """Answers one question. Cancelling the call frees everything it held."""
+    WatchStream: _aio.UnaryStreamMultiCallable[_reasoner_pb2.WatchStreamRequest, _reasoner_pb2.WatchStreamResponse]  # type: ignore[assignment]
+    """Takes notes of a stream for as long as the call is open, and tells them as they are written. The notes stay
+    when it ends. A second call for the same stream takes over from the first.
+    """
     Follow: _aio.UnaryStreamMultiCallable[_reasoner_pb2.FollowRequest, _reasoner_pb2.FollowResponse]  # type: ignore[assignment]
     """Tells when something of the held streams changes (evictions above all)."""
 
@@ -84,6 +92,16 @@ class ReasonerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_reasoner_pb2.AnswerResponse], _abc.AsyncIterator[_reasoner_pb2.AnswerResponse]]:
         """Answers one question. Cancelling the call frees everything it held."""
+
+    @_abc_1.abstractmethod
+    def WatchStream(
+        self,
+        request: _reasoner_pb2.WatchStreamRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_reasoner_pb2.WatchStreamResponse], _abc.AsyncIterator[_reasoner_pb2.WatchStreamResponse]]:
+        """Takes notes of a stream for as long as the call is open, and tells them as they are written. The notes stay
+        when it ends. A second call for the same stream takes over from the first.
+        """
 
     @_abc_1.abstractmethod
     def Follow(

@@ -209,6 +209,30 @@ WORKER_FINISH_OTHERS: WorkerFinish.ValueType  # 3
 """Another worker ended its turn first, and that was enough."""
 Global___WorkerFinish: _TypeAlias = WorkerFinish  # noqa: Y015
 
+class _WatchMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WatchModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WatchMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WATCH_MODE_OFF: _WatchMode.ValueType  # 0
+    """Nobody takes notes."""
+    WATCH_MODE_SEGMENT_NOTES: _WatchMode.ValueType  # 1
+    """A short note after every segment."""
+    WATCH_MODE_CLIP_THINKING: _WatchMode.ValueType  # 2
+    """The same with room to think."""
+
+class WatchMode(_WatchMode, metaclass=_WatchModeEnumTypeWrapper):
+    """What a watcher does. docs/watching.md compares the modes."""
+
+WATCH_MODE_OFF: WatchMode.ValueType  # 0
+"""Nobody takes notes."""
+WATCH_MODE_SEGMENT_NOTES: WatchMode.ValueType  # 1
+"""A short note after every segment."""
+WATCH_MODE_CLIP_THINKING: WatchMode.ValueType  # 2
+"""The same with room to think."""
+Global___WatchMode: _TypeAlias = WatchMode  # noqa: Y015
+
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -742,6 +766,42 @@ class Retrieval(_message.Message):
 Global___Retrieval: _TypeAlias = Retrieval  # noqa: Y015
 
 @_typing.final
+class Watching(_message.Message):
+    """How a stream is watched: who takes notes of it, and when."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: _builtins.int
+    SEGMENT_UNITS_FIELD_NUMBER: _builtins.int
+    NOTE_TOKENS_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
+    mode: Global___WatchMode.ValueType
+    """What the watcher does."""
+    segment_units: _builtins.int
+    """Units of the model (frames, or pairs of frames) from one note to the next, at most 4096; 0 means 16."""
+    note_tokens: _builtins.int
+    """Most tokens of one note, at most 1024; 0 means the mode's own: 32, or 192 to think."""
+    prompt: _builtins.str
+    """What the watcher is asked, at most 2000 characters; {start} and {end} become stream times. Empty means the
+    mode's own.
+    """
+    def __init__(
+        self,
+        *,
+        mode: Global___WatchMode.ValueType = ...,
+        segment_units: _builtins.int = ...,
+        note_tokens: _builtins.int = ...,
+        prompt: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "note_tokens", b"note_tokens", "prompt", b"prompt", "segment_units", b"segment_units"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Watching: _TypeAlias = Watching  # noqa: Y015
+
+@_typing.final
 class Evidence(_message.Message):
     """What an answer rests on."""
 
@@ -755,6 +815,7 @@ class Evidence(_message.Message):
     LOST_FIELD_NUMBER: _builtins.int
     DISK_BYTES_FIELD_NUMBER: _builtins.int
     LOADED_BYTES_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     blocks: _builtins.int
     """Number of visual blocks in view, recalled ones included."""
     strategy: _builtins.str
@@ -775,6 +836,10 @@ class Evidence(_message.Message):
     def recalled(self) -> _containers.RepeatedCompositeFieldContainer[Global___Recalled]:
         """Older blocks that came back into view, by stream time."""
 
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedCompositeFieldContainer[Global___TimeRange]:
+        """What the notes in view are about, oldest first; empty when none was in view."""
+
     def __init__(
         self,
         *,
@@ -786,10 +851,11 @@ class Evidence(_message.Message):
         lost: _builtins.int = ...,
         disk_bytes: _builtins.int = ...,
         loaded_bytes: _builtins.int = ...,
+        notes: _abc.Iterable[Global___TimeRange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "disk_bytes", b"disk_bytes", "loaded_bytes", b"loaded_bytes", "lost", b"lost", "recalled", b"recalled", "seen", b"seen", "skipped", b"skipped", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "disk_bytes", b"disk_bytes", "loaded_bytes", b"loaded_bytes", "lost", b"lost", "notes", b"notes", "recalled", b"recalled", "seen", b"seen", "skipped", b"skipped", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -838,6 +904,7 @@ class Usage(_message.Message):
     ANSWER_TOKENS_FIELD_NUMBER: _builtins.int
     THINKING_TOKENS_FIELD_NUMBER: _builtins.int
     THINKING_CLOSED_BY_FIELD_NUMBER: _builtins.int
+    NOTES_TOKENS_FIELD_NUMBER: _builtins.int
     context_tokens: _builtins.int
     """Tokens in view before the question."""
     prompt_tokens: _builtins.int
@@ -848,6 +915,8 @@ class Usage(_message.Message):
     """Tokens of the answerer's own thinking, what was put in its mouth included."""
     thinking_closed_by: _builtins.str
     """Which rule ended its thinking, or its loop, and why; empty when none did."""
+    notes_tokens: _builtins.int
+    """Those of `context_tokens` that are of notes."""
     def __init__(
         self,
         *,
@@ -856,10 +925,11 @@ class Usage(_message.Message):
         answer_tokens: _builtins.int = ...,
         thinking_tokens: _builtins.int = ...,
         thinking_closed_by: _builtins.str = ...,
+        notes_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_tokens", b"answer_tokens", "context_tokens", b"context_tokens", "prompt_tokens", b"prompt_tokens", "thinking_closed_by", b"thinking_closed_by", "thinking_tokens", b"thinking_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_tokens", b"answer_tokens", "context_tokens", b"context_tokens", "notes_tokens", b"notes_tokens", "prompt_tokens", b"prompt_tokens", "thinking_closed_by", b"thinking_closed_by", "thinking_tokens", b"thinking_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

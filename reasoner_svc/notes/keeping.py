@@ -1,0 +1,96 @@
+"""Shell. Notes beyond the device: stored under an id of their own, read back when a stream is taken up.
+
+Only with a disk tier; without one a note lives on the device alone. Notes are blocks like any other there:
+they may leave RAM once they are on disk, count to its budget, and go with their stream. Event loop only.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from kv_transfer.block import Block
+from reasoner_svc.notes.finding import NotesFound, open_notes
+from reasoner_svc.store.disk.slots import Claim
+from reasoner_svc.store.plans import Landing
+from reasoner_svc.store.spill import Spiller
+from reasoner_svc.store.store import BlockStore
+from tandem.core.blocks import BlockHeader
+from tandem.core.errors import TandemError
+from tandem.core.ids import StreamId, notes_of
+
+log = logging.getLogger(__name__)
+
+
+class Shelves(Protocol):
+    """Where notes stand on the device."""
+
+    def shelve(self, run: int, notes: Sequence[Block], next_number: int = 1) -> None:
+        """Notes that were found on disk, oldest first; new ones are numbered from `next_number` on."""
+        ...
+
+
+class NoteKeeper:
+    """The stored notes of all streams."""
+
+    def __init__(
+        self,
+        store: BlockStore,
+        spiller: Spiller | None,
+        shelves: Shelves,
+        on_evicted: Callable[[Sequence[BlockHeader]], None],
+        notes_tokens: int,
+    ) -> None:
+        """`on_evicted` is told what left memory for a note; `notes_tokens` are read back at most."""
+        self._store = store
+        self._spiller = spiller
+        self._shelves = shelves
+        self._on_evicted = on_evicted
+        self._notes_tokens = notes_tokens
+
+    def keep(self, block: Block) -> None:
+        """Store a note. Where it cannot be, it stays on the device only."""
+        if self._spiller is None or not self._spiller.disk.is_open(block.key.stream):
+            return
+        try:
+            plan = self._store.prepare_store(block.header)
+        except TandemError as error:
+            log.warning("note %s stays on the device only: %s", block.key, error)
+            return
+        self._on_evicted(plan.evicted)
+        plan.buffer.copy_(block.payload)
+        self._store.complete_store(plan.entry, Landing.LANDED)
+        self._store.publish(block.key)
+        self._spiller.wake()
+
+    async def find(self, stream: StreamId, claim: Claim) -> NotesFound | None:
+        """What notes lie on disk of a stream that is being taken up; `shelve` is owed. Never raises."""
+        return await self._open(stream, claim, make=False)
+
+    def shelve(self, run: int, found: NotesFound | None) -> None:
+        """Stand the notes that were found on the shelf of a run, before anything is asked of it."""
+        if found is None:
+            return
+        for header, slot in zip(found.headers, found.slots, strict=True):
+            self._store.adopt(header, slot)
+        self._shelves.shelve(run, found.newest, found.next_number)
+
+    async def make(self, stream: StreamId, claim: Claim) -> NotesFound | None:
+        """The same for a stream that is going to be watched: from now on its notes are kept."""
+        return await self._open(stream, claim, make=True)
+
+    def forget(self, stream: StreamId) -> None:
+        """Free what is in memory of a stream's notes; `Spiller.delete` frees the rest."""
+        self._store.drop_stream(notes_of(stream))
+
+    async def _open(self, stream: StreamId, claim: Claim, *, make: bool) -> NotesFound | None:
+        if self._spiller is None or not self._notes_tokens:
+            return None
+        try:
+            return await self._spiller.run(
+                lambda disk: open_notes(disk, stream, claim, self._notes_tokens, make=make)
+            )
+        except TandemError as error:
+            log.warning("the notes of stream %s cannot be used: %s", stream, error)
+            return None

@@ -1,0 +1,51 @@
+"""Pure: what an operator sees, from the messages of ``proto/tandem/v1/client.proto``."""
+
+from __future__ import annotations
+
+from tandem.client.convert import model_from_proto, progress_from_proto
+from tandem.client.overview import BuildInfo, ServiceStatus, Status, StreamSummary
+from tandem.wire.gen.tandem.v1 import client_pb2, types_pb2
+
+
+def summary_from_proto(message: client_pb2.StreamSummary) -> StreamSummary:
+    """One stream of a listing."""
+    return StreamSummary(
+        stream_id=message.stream_id,
+        state=message.state,
+        progress=progress_from_proto(message.progress),
+        encoder=message.encoder,
+        reasoner=message.reasoner,
+        open_questions=message.open_questions,
+        sample_fps=message.sample_fps,
+        age_s=message.age_s,
+        backlog_bytes=message.backlog_bytes,
+        attached=message.attached,
+    )
+
+
+def status_from_proto(message: client_pb2.GetStatusResponse) -> Status:
+    """What runs."""
+    return Status(
+        build=_build(message.build),
+        services=tuple(_service(item) for item in message.services),
+        listeners=tuple(message.listeners),
+    )
+
+
+def _service(message: client_pb2.ServiceStatus) -> ServiceStatus:
+    return ServiceStatus(
+        name=message.name,
+        role=message.role,
+        address=message.address,
+        state=message.state,
+        build=_build(message.build),
+        model=model_from_proto(message.model),
+        restarts=message.restarts,
+        heartbeat_age_ms=message.heartbeat_age_ms,
+        streams=message.streams,
+        details=dict(message.details),
+    )
+
+
+def _build(message: types_pb2.BuildInfo) -> BuildInfo:
+    return BuildInfo(version=message.version, boot_id=message.boot_id, pid=message.pid)

@@ -1,0 +1,52 @@
+"""Pure. How a stream is watched: the options of a watcher, the same for clients and services."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tandem.core.errors import InvalidInput
+
+MAX_SEGMENT_UNITS = 4096
+MAX_NOTE_TOKENS = 1024
+MAX_PROMPT_CHARS = 2000
+DEFAULT_SEGMENT_UNITS = 16
+
+
+class WatchMode(StrEnum):
+    """What a watcher does; `docs/watching.md` compares them."""
+
+    OFF = "off"
+    """Nobody takes notes."""
+    SEGMENT_NOTES = "segment-notes"
+    """A short note after every segment."""
+    CLIP_THINKING = "clip-thinking"
+    """The same with room to think."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watching:
+    """How one stream is watched. Raises InvalidInput that names what is out of range."""
+
+    mode: WatchMode = WatchMode.SEGMENT_NOTES
+    segment_units: int = 0
+    """Units of the model (frames, or pairs of frames) from one note to the next; 0: 16."""
+    note_tokens: int = 0
+    """Most tokens of one note; 0: the mode's own."""
+    prompt: str = ""
+    """What the watcher is asked; may hold {start} and {end}. Empty: the mode's own."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.segment_units <= MAX_SEGMENT_UNITS:
+            raise InvalidInput(f"segment_units is {self.segment_units}; give 0 to {MAX_SEGMENT_UNITS}")
+        if not 0 <= self.note_tokens <= MAX_NOTE_TOKENS:
+            raise InvalidInput(f"note_tokens is {self.note_tokens}; give 0 to {MAX_NOTE_TOKENS}")
+        if len(self.prompt) > MAX_PROMPT_CHARS:
+            raise InvalidInput(
+                f"the watcher's prompt has {len(self.prompt)} characters of {MAX_PROMPT_CHARS}"
+            )
+
+    @property
+    def every_units(self) -> int:
+        """Units from one note to the next."""
+        return self.segment_units or DEFAULT_SEGMENT_UNITS
