@@ -26,8 +26,8 @@ from tandem.core.watching import Watching, WatchMode
 from tandem.vlm.load import load_model
 from tandem.vlm.model import VisionLanguageModel
 from tandem.vlm.view import Part, View
+from tests.unit.reasoner_svc.engines import CAM, MANY, answer, ask
 from tests.unit.reasoner_svc.making import encode_clip, make_frames
-from tests.unit.reasoner_svc.test_engine import CAM, MANY, answer, ask
 
 UNITS, SEGMENT, TOKENS = 12, 4, 10
 
