@@ -103,7 +103,7 @@ class EventReader(AsyncIterator[Event]):
 async def thoughts_of(events: AsyncIterator[Event]) -> AsyncIterator[Thought]:
     """Of these events, what a watcher thinks."""
     async for event in events:
-        if isinstance(event, Thought):
+        if isinstance(event, Thought) and event.note:
             yield event
 
 
