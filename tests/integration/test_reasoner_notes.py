@@ -183,15 +183,42 @@ async def test_notes_go_with_their_stream(
         assert in_view((await serving.ask()).final) == []
 
 
-async def test_a_fresh_stream_of_the_same_name_has_no_notes(
+async def reopen(serving: Serving, epoch: int, incarnation: str = "", *, fresh: bool = False) -> None:
+    request = reasoner_pb2.OpenStreamRequest(
+        stream_id="cam", epoch=epoch, incarnation=incarnation, fresh=fresh
+    )
+    await serving.stub.OpenStream(request)
+
+
+async def test_another_stream_of_the_same_name_has_no_notes(
     model: VisionLanguageModel, blocks: list[Block], tmp_path: Path
 ) -> None:
     async with serve(model, data_dir=str(tmp_path)) as serving:
         await watched(serving, blocks)
     async with serve(model, data_dir=str(tmp_path)) as serving:
-        fresh = reasoner_pb2.OpenStreamRequest(stream_id="cam", epoch=2, fresh=True)
-        await serving.stub.OpenStream(fresh)
-        assert on_disk(tmp_path) == ["s-cam"]
+        await reopen(serving, 2, fresh=True)
+        serving.publish(*blocks)
+        assert in_view((await serving.ask()).final) == []
+        call = watch(serving)
+        assert (await note(call))[0] == 1
+        call.cancel()
+
+
+async def test_a_stream_that_is_let_go_keeps_its_notes_for_the_same_stream(
+    model: VisionLanguageModel, blocks: list[Block], tmp_path: Path
+) -> None:
+    async with serve(model, data_dir=str(tmp_path)) as serving:
+        await reopen(serving, 1, "first")
+        times = await watched(serving, blocks)
+        await serving.until(lambda: serving.reasoner.store.unwritten == 0)
+        await serving.stub.CloseStream(reasoner_pb2.CloseStreamRequest(stream_id="cam", keep_disk=True))
+        assert serving.reasoner.spiller is not None
+        assert not serving.reasoner.spiller.disk.is_open(NOTES)
+        assert not serving.reasoner.store.directory.stream(NOTES)
+        await reopen(serving, 2, "first")
+        assert in_view((await serving.ask()).final) == times
+    async with serve(model, data_dir=str(tmp_path)) as serving:
+        await reopen(serving, 3, "second")
         serving.publish(*blocks)
         assert in_view((await serving.ask()).final) == []
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+from typing import Any
+
+import grpc
 
 from kv_transfer.block import Block
 from tandem.core.errors import DataLost, LimitExceeded
 from tandem.vlm.load import load_model
+from tandem.wire.gen.tandem.v1 import reasoner_pb2, types_pb2
 from tests.unit.reasoner_svc.making import encode_clip, make_frames
 from tests.unit.reasoner_svc.serving import Serving, read, serve
 
@@ -24,6 +29,12 @@ def published(s: Serving, block: Block) -> bool:
     return True
 
 
+async def _read_all(call: Any) -> None:
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        while await call.read() is not grpc.aio.EOF:
+            pass
+
+
 async def test_live_streams_with_questions_cancelled_at_random() -> None:
     model = load_model("dummy:tiny")
     clips = {
@@ -38,6 +49,23 @@ async def test_live_streams_with_questions_cancelled_at_random() -> None:
             while not published(s, block):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.01)
+
+    async def watcher(s: Serving, name: str) -> None:
+        """Watchers one after the other, some over the former, all cancelled at some moment."""
+        former = None
+        for _ in range(8):
+            watching = types_pb2.Watching(mode=rng.choice((1, 2)), segment_units=rng.randint(1, 6))
+            call = s.stub.WatchStream(reasoner_pb2.WatchStreamRequest(stream_id=name, watching=watching))
+            reading = asyncio.create_task(_read_all(call))
+            await asyncio.sleep(rng.uniform(0, 0.2))
+            for over in (former, *((call,) if rng.random() < 0.5 else ())):
+                if over is not None:
+                    over.cancel()
+            former = call
+            await asyncio.sleep(0)
+            reading.cancel()
+        assert former is not None
+        former.cancel()
 
     async def question(s: Serving, number: int) -> None:
         name = rng.choice(STREAMS)
@@ -64,6 +92,8 @@ async def test_live_streams_with_questions_cancelled_at_random() -> None:
         assert len(final.evidence.seen) == 1
         assert final.evidence.blocks == len(blocks)
         assert final.watermark_us == blocks[-1].end_us
+        for noted in final.evidence.notes:
+            assert noted.end_us <= final.watermark_us, "a note about what is not in view yet"
         for gone in final.evicted:
             assert gone.end_us <= first, "evicted before the question, yet in view"
 
@@ -73,8 +103,15 @@ async def test_live_streams_with_questions_cancelled_at_random() -> None:
             await s.open(name)
             s.publish(*clips[name][:2])
             del clips[name][:2]
-        await asyncio.gather(*(feed(s, name) for name in STREAMS), *(question(s, n) for n in range(60)))
+        await asyncio.gather(
+            *(feed(s, name) for name in STREAMS),
+            *(watcher(s, name) for name in STREAMS),
+            *(question(s, n) for n in range(60)),
+        )
+        await s.until(lambda: s.reasoner.service.open_watches == 0)
+        await s.until(lambda: s.reasoner.engine.stats.questions == 0)
         await s.idle()
+        assert s.reasoner.engine.stats.watchers == 0
         assert len(set(answered)) == 3
         assert s.reasoner.store.ram_allocated_bytes <= s.reasoner.config.ram_bytes
         for name in STREAMS:
