@@ -173,7 +173,7 @@ async def test_one_questions_reads_do_not_use_up_anothers_time(
             return read(serving.stub.Answer(reasoner_pb2.AnswerRequest(stream_id=stream, question=question)))
 
         # Both begin in the same pass.
-        serving.reasoner.engine._submit(lambda: time.sleep(0.3))
+        serving.reasoner.engine._commands.submit(lambda: time.sleep(0.3))
         slow, quick = await asyncio.gather(ask("slow", 0), ask("quick", 250))
         assert isinstance(quick, Said)
         assert quick.final.evidence.skipped == 0
