@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tandem.shapes.train_text import _count_error
+from tandem.shapes.guides import count_error
 
 OWN = 3.0
 
@@ -20,21 +20,21 @@ def _want(counted: list[int]) -> torch.Tensor:
 
 
 def test_a_head_that_counts_loses_nothing() -> None:
-    error = _count_error(_attention([1, 0, 1, 0, 1]), _want([1, 0, 1, 0, 1]), OWN)
+    error = count_error(_attention([1, 0, 1, 0, 1]), _want([1, 0, 1, 0, 1]), OWN)
     assert error.item() < 1e-4
 
 
 def test_uneven_frames_cost_their_summed_squares() -> None:
     log = _attention([1.2, 0, 1.2, 0, 1.2])
     once, thrice = _want([1, 0, 0, 0, 0]), _want([1, 0, 1, 0, 1])
-    error = _count_error(log, thrice, OWN).item()
+    error = count_error(log, thrice, OWN).item()
     assert abs(error - 3 * torch.tensor(1.2).log().item() ** 2) < 1e-3
     # Frames that should not count cost what they add to the count: 2.4 of them.
-    assert abs(_count_error(log, once, OWN).item() - error / 3 - 2.4) < 1e-3
+    assert abs(count_error(log, once, OWN).item() - error / 3 - 2.4) < 1e-3
 
 
 def test_what_goes_to_the_sink_or_elsewhere_is_counted_too() -> None:
-    to_sink = _count_error(_attention([1, 0, 1], sink=0.5), _want([1, 0, 1]), OWN).item()
-    elsewhere = _count_error(_attention([1, 0, 1, 0.5])[:, [0, 1, 2, 3, 5]], _want([1, 0, 1]), OWN).item()
+    to_sink = count_error(_attention([1, 0, 1], sink=0.5), _want([1, 0, 1]), OWN).item()
+    elsewhere = count_error(_attention([1, 0, 1, 0.5])[:, [0, 1, 2, 3, 5]], _want([1, 0, 1]), OWN).item()
     assert abs(to_sink - 0.5) < 1e-3
     assert abs(elsewhere - 0.5) < 1e-3
