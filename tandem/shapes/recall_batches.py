@@ -54,6 +54,7 @@ class RecallBatch:
     gap: int  # positions between the sink and the oldest frame in the window
     window: int  # frames before its own that a frame sees
     aux: dict[str, Tensor]  # per frame targets [P]
+    hours: Tensor  # [N] of the times asked about, -100 where none is
     recent: int  # newest frames that every question sees
     recalled: int  # older frames that come back in a layer
     words: Tensor  # [N, L] the questions' tokens and answers, padded
@@ -82,6 +83,9 @@ def make_recall_batch(
         gap=int(rng.integers(0, 400)) if rng.random() < 0.5 else 0,
         window=CHUNK if rng.random() < 0.6 else int(rng.integers(4, CHUNK + 1)),
         aux={name: torch.tensor(values) for name, values in aux_targets(timeline).items()},
+        hours=torch.tensor(
+            [timeline.second(q.evidence[0]) // 3600 if q.kind == "shown_at" else -100 for q in asked]
+        ),
         recent=RECENT_UNITS if usual else int(rng.integers(4, RECENT_UNITS // 2)),
         recalled=RECALLED_UNITS if usual else int(rng.integers(8, RECALLED_UNITS)),
         kinds=torch.tensor([KINDS.index(q.kind) for q in asked]),

@@ -22,6 +22,8 @@ from tandem.shapes.recall_batches import CHUNK, RecallBatch
 
 SINK = len(SINK_PIECES)
 NEVER = -1e9
+HOUR_HEAD = (1, 5)
+"""Layer and head that takes a block's hour to its last token: else only minute and second get there."""
 Table = tuple[Tensor, Tensor]
 
 
@@ -40,6 +42,7 @@ class Recalled:
 
     states: Tensor  # [N, L, hidden] of the questions, normed
     middle: Tensor  # [P, hidden] each frame's last token after `aux_layer` layers
+    asking: Tensor  # [N, hidden] there each question's last token, which answers
     coded: Tensor  # [P, hidden] the same as `code_layer`'s attention takes it
     guided: list[Tensor]  # per guided head that these questions have: how far it is from looking as it should
     far: list[Tensor]  # per layer that is to find: how far from finding the evidence
@@ -89,6 +92,18 @@ class _Chunks:
         )
         return torch.cat([sink, seen.transpose(0, 1).flatten(1, 2)], 1).transpose(0, 1).flatten(1)
 
+    def from_hours(self, q: Tensor, k: Tensor) -> Tensor:
+        """How far a head [video, D] is from looking from each block's last token at its hour."""
+        asks = _turn(_chunked(q[None]), self.own)[:, 0, BLOCK_TOKENS - 1 :: BLOCK_TOKENS]
+        own = _chunked(k[None])[:, 0]
+        before = torch.cat([own[:1], own[:-1]])
+        sink = _turn(k[:SINK], self.sink).expand(len(own), -1, -1)
+        keys = torch.cat([sink, _turn(before, self.before), _turn(own, self.own)], 1)
+        mask = self.mask[:, 0, BLOCK_TOKENS - 1 :: BLOCK_TOKENS]
+        log = torch.log_softmax(asks @ keys.transpose(1, 2) * q.shape[-1] ** -0.5 + mask, -1)
+        hours = log[..., -CHUNK * BLOCK_TOKENS :: BLOCK_TOKENS].diagonal(dim1=1, dim2=2)
+        return -hours.clamp(min=-30).mean()
+
 
 def _chunked(x: Tensor) -> Tensor:
     return x[:, SINK:].unflatten(1, (-1, CHUNK * BLOCK_TOKENS)).transpose(0, 1)
@@ -108,7 +123,7 @@ def _tables(text: Any, gap: int, blocks: tuple[int, int], after: int) -> list[Ta
 def recall_forward(text: Any, x: Tensor, asked: Tensor, batch: RecallBatch, layers: Layers) -> Recalled:
     """An embedded stream `x` [video, hidden] and questions `asked` [N, L, hidden] through the text model."""
     places, chunks = _Places(text, batch), _Chunks(text, batch)
-    result = Recalled(asked, x, x, [], [], [])
+    result = Recalled(asked, x, asked, x, [], [], [])
     for number, layer in enumerate(text.layers):
         a, h, hq = layer.self_attn, layer.input_layernorm(x), layer.input_layernorm(asked)
         if number == layers.coded:
@@ -125,10 +140,12 @@ def recall_forward(text: Any, x: Tensor, asked: Tensor, batch: RecallBatch, laye
         if number + 1 == len(text.layers):
             break  # of the last layer's blocks a question sees keys and values alone
         k, v = (t.repeat_interleave(a.num_key_value_groups, dim=0) for t in (k, v))
+        if number == HOUR_HEAD[0]:
+            result.guided.append(chunks.from_hours(q[HOUR_HEAD[1]], k[HOUR_HEAD[1]]))
         x = x + a.o_proj(chunks.attend(q, k, v))
         x = x + layer.mlp(layer.post_attention_layernorm(x))
         if number + 1 == layers.middle:
-            result.middle = _ends(x)
+            result.middle, result.asking = _ends(x), asked[torch.arange(len(asked)), batch.own.sum(1) + 2]
     result.states = text.norm(asked)
     return result
 

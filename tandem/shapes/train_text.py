@@ -162,6 +162,7 @@ class TextTrainer:
         self.generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
         self.readers = nn.ModuleDict({name: nn.Linear(HIDDEN, size) for name, size in AUX_SIZES.items()})
+        self.readers["asked_hour"] = nn.Linear(HIDDEN, AUX_SIZES["hour"])
         self.readers["codes"] = nn.Linear(HIDDEN, CODES)
         text = model.model.language_model
         matrices = [p for p in text.layers.parameters() if p.ndim == 2]
@@ -250,6 +251,9 @@ class TextTrainer:
         loss = loss + RECALL_GUIDE * torch.stack(result.guided).sum() + FIND * torch.stack(result.far).sum()
         self.recall.guides.append([float(far.detach()) for far in result.guided])
         self.recall.found.append([float(hit) for hit in result.hits])
+        if (batch.hours >= 0).any():
+            heard = self.readers["asked_hour"](result.asking)
+            loss = loss + 0.15 * nn.functional.cross_entropy(heard, batch.hours)
         return loss + self._read(result.middle, result.coded, batch.aux)
 
     def _read(self, middle: Tensor, coded: Tensor, aux: dict[str, Tensor]) -> Tensor:
