@@ -27,6 +27,7 @@ GUIDED: tuple[Guided, ...] = (
     (2, 4, frozenset({"after"}), 1.0),
     (3, 4, frozenset({"before", "when"}), 1.0),
     (4, 2, frozenset({"shown_at"}), 1.0),
+    (4, 4, frozenset({"when"}), 1.0),
 )
 PIECES = (0.6, 3, 24)  # part of the clips whose time jumps, fewest and most pieces of one
 NOTHING_ROW = len(SHAPES) * len(COLOURS)

@@ -23,7 +23,9 @@ from tandem.shapes.recall_batches import CHUNK, RecallBatch
 SINK = len(SINK_PIECES)
 NEVER = -1e9
 HOUR_HEAD = (1, 5)
-"""Layer and head that takes a block's hour to its last token: else only minute and second get there."""
+"""Layer and head that takes hours to where they are needed: from a block's first token to its last, and from
+the time asked about to the answer. Unguided, only minutes and seconds got there.
+"""
 Table = tuple[Tensor, Tensor]
 
 
@@ -135,6 +137,9 @@ def recall_forward(text: Any, x: Tensor, asked: Tensor, batch: RecallBatch, laye
         kq, vq = _assemble(places, pool, (k[:, :SINK], v[:, :SINK]), (kq, vq), picks, batch)
         qq = _turn(qq, places.own)
         result.guided += _guide(number, qq, kq, picks, batch)
+        if number == HOUR_HEAD[0]:
+            of_head = HOUR_HEAD[1] * kq.shape[1] // qq.shape[1]
+            result.guided.append(_hear_hour(qq[:, HOUR_HEAD[1]], kq[:, of_head], batch))
         asked = asked + a.o_proj(_attend(qq, kq, vq))
         asked = asked + layer.mlp(layer.post_attention_layernorm(asked))
         if number + 1 == len(text.layers):
@@ -242,6 +247,18 @@ def _guide(layer: int, q: Tensor, k: Tensor, picks: Tensor, batch: RecallBatch) 
         learned = batch.targets[at] >= 0
         out.append((far * learned).sum() / learned.sum().clamp(min=1))
     return out
+
+
+def _hear_hour(q: Tensor, k: Tensor, batch: RecallBatch) -> Tensor:
+    """How far a head [N, L, D] that answers is from looking at the hour asked about (else: the sink)."""
+    at = _of_kinds(batch, frozenset({"shown_at"})).nonzero()[:, 0]
+    scores = q[at] @ k[at].transpose(1, 2) * q.shape[-1] ** -0.5
+    log = torch.log_softmax(scores.float() + _later(*scores.shape[1:]), dim=-1)
+    hour = batch.hour_at[at]
+    place = torch.where(hour < 0, torch.zeros_like(hour), k.shape[1] - q.shape[1] + hour)
+    far = -log.gather(2, place[:, None, None].expand(-1, q.shape[1], 1))[..., 0].clamp(min=-30)
+    learned = batch.targets[at] >= 0
+    return (far * learned).sum() / learned.sum().clamp(min=1)
 
 
 def _of_kinds(batch: RecallBatch, kinds: frozenset[str]) -> Tensor:
