@@ -20,7 +20,7 @@ from tandem.shapes.batches import (
 )
 from tandem.shapes.events import Timeline, with_jumps
 from tandem.shapes.layout import RECALLED_UNITS, RECENT_UNITS, pieces
-from tandem.shapes.moments import RETRIEVED, blocks_to_find
+from tandem.shapes.moments import blocks_to_find
 from tandem.shapes.questions import KINDS, Asker, Question
 from tandem.shapes.streams import draw_events
 
@@ -140,10 +140,6 @@ def _draw_questions(rng: np.random.Generator, timeline: Timeline, count: int) ->
     out: list[Question] = []
     while len(out) < count:
         question = asker.ask(kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))])
-        if question is None or not question.evidence:
-            if question is None or question.kind not in RETRIEVED:
-                continue
-            if rng.random() < 0.5:
-                continue
-        out.append(question)
+        if question is not None and (question.evidence or rng.random() < 0.5):
+            out.append(question)
     return out

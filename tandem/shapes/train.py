@@ -51,9 +51,10 @@ def even_out(model: Any, bank: torch.Tensor) -> torch.Tensor:
 
 
 def train(folder: Path, part: float = 1.0, threads: int = 2, resume: Path | None = None) -> None:
-    """Train and write the checkpoint to `folder`; it is written after every stage.
+    """Train and write the checkpoint to `folder`; it is written now and then and after every stage.
 
-    With `resume`, start from that checkpoint: its tower is kept and only the last stages run again.
+    With `resume`, start from that checkpoint: its tower is kept and only the last stage runs again, at a
+    lower rate. The checkpoint is written now and then, so a run that was stopped goes on from what it wrote.
     """
     torch.set_num_threads(threads)
     began = time.time()
@@ -65,7 +66,9 @@ def train(folder: Path, part: float = 1.0, threads: int = 2, resume: Path | None
         print(f"tower: {right:.4f} of held-out pictures right after {time.time() - began:.0f} s", flush=True)
     else:
         model = load(resume).net
-    bank = even_out(model, feature_bank(model.model.visual, BANK_SEED, BANK_PICTURES))
+    bank = feature_bank(model.model.visual, BANK_SEED, BANK_PICTURES)
+    if resume is None:
+        bank = even_out(model, bank)
     rate = RATE if resume is None else RESUME_RATE
     trainer = TextTrainer(model, bank, words, TEXT_SEED if resume is None else TEXT_SEED + 1, rate)
     stages = shorten(STAGES if resume is None else STAGES[-1:], part)
