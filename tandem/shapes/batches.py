@@ -27,6 +27,7 @@ GUIDED: tuple[Guided, ...] = (
     (2, 4, frozenset({"after"}), 1.0),
     (3, 4, frozenset({"before", "when"}), 1.0),
     (4, 2, frozenset({"shown_at"}), 1.0),
+    (4, 4, frozenset({"when"}), 1.0),
 )
 PIECES = (0.6, 3, 24)  # part of the clips whose time jumps, fewest and most pieces of one
 NOTHING_ROW = len(SHAPES) * len(COLOURS)
@@ -71,8 +72,9 @@ class Batch:
 
 
 @lru_cache(maxsize=100_000)
-def _clock_ids(second: int) -> tuple[str, str, str]:
-    return time_tokens(second)
+def block_words(second: int) -> tuple[str, ...]:
+    """The tokens of the block whose frame stands at this second."""
+    return (*time_tokens(second), "<|vision_start|>", *["<|video_pad|>"] * 4, "<|vision_end|>")
 
 
 def frame_things(timeline: Timeline) -> NDArray[np.int64]:
@@ -83,7 +85,7 @@ def frame_things(timeline: Timeline) -> NDArray[np.int64]:
     return out
 
 
-def _aux(timeline: Timeline) -> dict[str, list[int]]:
+def aux_targets(timeline: Timeline) -> dict[str, list[int]]:
     """What the last token of each block should know: what is shown, whether it is new, what was before."""
     things = {k: [-100] * timeline.frames for k in ("prev_shape", "prev_colour")}
     shape, colour, new = [0] * timeline.frames, [0] * timeline.frames, [0] * timeline.frames
@@ -100,6 +102,7 @@ def _aux(timeline: Timeline) -> dict[str, list[int]]:
         "colour": colour,
         "new": new,
         **things,
+        "hour": [s // 3600 for s in seconds],
         "minute": [s // 60 % 60 for s in seconds],
         "second": [s % 60 for s in seconds],
     }
@@ -136,12 +139,7 @@ def video_words(timeline: Timeline) -> list[str]:
     """The tokens of sink and blocks."""
     out = list(SINK_PIECES)
     for frame in range(timeline.frames):
-        out += [
-            *_clock_ids(timeline.second(frame)),
-            "<|vision_start|>",
-            *["<|video_pad|>"] * 4,
-            "<|vision_end|>",
-        ]
+        out += block_words(timeline.second(frame))
     return out
 
 
@@ -168,7 +166,7 @@ def make_batch(
             timeline = with_jumps(rng, timeline, int(rng.integers(PIECES[1], PIECES[2] + 1)))
         timelines.append(timeline)
         rows[b] = frame_things(timeline)
-        for name, values in _aux(timeline).items():
+        for name, values in aux_targets(timeline).items():
             aux.setdefault(name, []).append(values)
         gap = int(rng.integers(0, 800)) if rng.random() < 0.5 else 0
         positions[:, b, :video] = video_positions(frames, gap)

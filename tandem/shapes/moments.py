@@ -42,6 +42,8 @@ def blocks_to_find(
     wanted = np.zeros((len(asked), frames * len(timelines)), bool)
     spared = np.zeros_like(wanted)
     for n, (row, _, _, question) in enumerate(asked):
+        if question.kind not in RETRIEVED or not question.evidence:
+            continue
         wanted[n, [row * frames + f for f in question.evidence]] = True
         at = row * frames + question.evidence[0]
         for name, where in _ALIKE[question.kind]:

@@ -53,11 +53,19 @@ class Stream:
 def draw_stream(seed: int, frames: int, asked: Mapping[str, int] = ASKED) -> Stream:
     """The stream of this seed and length in frames, with up to so many questions of each kind."""
     rng = np.random.default_rng([STREAMS, seed, frames])
+    events, needles = draw_events(rng, frames, ONCE)
+    timeline = Timeline(tuple(events), frames, 0)
+    pictures, shown = _draw_pictures(rng, timeline)
+    return Stream(timeline, pictures, shown, needles, _ask(rng, timeline, asked))
+
+
+def draw_events(rng: np.random.Generator, frames: int, once: int) -> tuple[list[Event], tuple[Thing, ...]]:
+    """Events of so many frames, and which things are needles: `once` and those of rare shape or colour."""
     spans = _draw_spans(rng, frames)
-    needles, common = _draw_things(rng)
-    at = _draw_places(rng, len(spans) - 1, NEEDLES)  # not the last: something comes after every needle
+    needles, common = _draw_things(rng, once)
+    at = _draw_places(rng, len(spans) - 1, len(needles))  # not the last: something comes after every needle
     # A short stream may hold fewer: then of each sort some.
-    placed = {place: needles[i] for place, i in zip(at, rng.permutation(NEEDLES), strict=False)}
+    placed = {place: needles[i] for place, i in zip(at, rng.permutation(len(needles)), strict=False)}
     events: list[Event] = []
     for index, (first, last) in enumerate(spans):
         thing = placed.get(index)
@@ -65,9 +73,7 @@ def draw_stream(seed: int, frames: int, asked: Mapping[str, int] = ASKED) -> Str
             thing = common[int(rng.integers(len(common)))]
         shape, colour = thing
         events.append(Event(shape, colour, first, last))
-    timeline = Timeline(tuple(events), frames, 0)
-    pictures, shown = _draw_pictures(rng, timeline)
-    return Stream(timeline, pictures, shown, tuple(placed.values()), _ask(rng, timeline, asked))
+    return events, tuple(placed.values())
 
 
 def _draw_spans(rng: np.random.Generator, frames: int) -> list[tuple[int, int]]:
@@ -80,7 +86,7 @@ def _draw_spans(rng: np.random.Generator, frames: int) -> list[tuple[int, int]]:
     return spans
 
 
-def _draw_things(rng: np.random.Generator) -> tuple[list[Thing], list[Thing]]:
+def _draw_things(rng: np.random.Generator, once: int) -> tuple[list[Thing], list[Thing]]:
     """Needles and common things, none of them both; only needles have a rare shape or colour."""
     shapes, colours = rng.permutation(len(SHAPES)).tolist(), rng.permutation(len(COLOURS)).tolist()
     common_shapes, common_colours = shapes[RARE:], colours[RARE:]
@@ -88,7 +94,7 @@ def _draw_things(rng: np.random.Generator) -> tuple[list[Thing], list[Thing]]:
     things = [things[i] for i in rng.permutation(len(things))]
     rare = [(shape, int(rng.choice(common_colours))) for shape in shapes[:RARE]]
     rare += [(int(rng.choice(common_shapes)), colour) for colour in colours[:RARE]]
-    return things[:ONCE] + rare, things[ONCE:]
+    return things[:once] + rare, things[once:]
 
 
 def _draw_places(rng: np.random.Generator, events: int, count: int) -> list[int]:

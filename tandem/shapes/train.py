@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +24,20 @@ MODEL_SEED, TOWER_SEED, BANK_SEED, TEXT_SEED, POOLED_SEED = 11, 101, 202, 303, 4
 TOWER_PICTURES, TOWER_STEPS, BANK_PICTURES = 32_000, 2700, 240
 POOLED_PICTURES, HELD_OUT_PICTURES = 80, 20
 """Of each thing, for the pooled embedder."""
-RATE = 2e-3
+RATE, RESUME_RATE = 2e-3, 6e-4
 STAGES: tuple[Stage, ...] = (
     Stage(300, 2, 10, 160, 8000),
     Stage(1000, 4, 28, 240, 8000),
     Stage(1000, 6, 64, 320, 8000),
     Stage(2000, 12, 168, 400, 9000),
     Stage(700, 12, 168, 400, 9000, half=False),
+    Stage(1500, 12, 168, 400, 9000, half=False, recall=0.6),
 )
 
 
 def shorten(stages: Sequence[Stage], part: float) -> list[Stage]:
     """The same curriculum with only a part of its steps (for trying things out)."""
-    return [
-        Stage(max(1, int(s.steps * part)), s.shortest, s.frames, s.budget, s.tokens, s.half) for s in stages
-    ]
+    return [replace(stage, steps=max(1, int(stage.steps * part))) for stage in stages]
 
 
 def even_out(model: Any, bank: torch.Tensor) -> torch.Tensor:
@@ -51,9 +51,10 @@ def even_out(model: Any, bank: torch.Tensor) -> torch.Tensor:
 
 
 def train(folder: Path, part: float = 1.0, threads: int = 2, resume: Path | None = None) -> None:
-    """Train and write the checkpoint to `folder`; it is written after every stage.
+    """Train and write the checkpoint to `folder`; it is written now and then and after every stage.
 
-    With `resume`, start from that checkpoint: its tower is kept and only the last stages run again.
+    With `resume`, start from that checkpoint: its tower is kept and only the last stage runs again, at a
+    lower rate. The checkpoint is written now and then, so a run that was stopped goes on from what it wrote.
     """
     torch.set_num_threads(threads)
     began = time.time()
@@ -65,9 +66,12 @@ def train(folder: Path, part: float = 1.0, threads: int = 2, resume: Path | None
         print(f"tower: {right:.4f} of held-out pictures right after {time.time() - began:.0f} s", flush=True)
     else:
         model = load(resume).net
-    bank = even_out(model, feature_bank(model.model.visual, BANK_SEED, BANK_PICTURES))
-    trainer = TextTrainer(model, bank, words, TEXT_SEED if resume is None else TEXT_SEED + 1, RATE)
-    stages = shorten(STAGES if resume is None else STAGES[-2:], part)
+    bank = feature_bank(model.model.visual, BANK_SEED, BANK_PICTURES)
+    if resume is None:
+        bank = even_out(model, bank)
+    rate = RATE if resume is None else RESUME_RATE
+    trainer = TextTrainer(model, bank, words, TEXT_SEED if resume is None else TEXT_SEED + 1, rate)
+    stages = shorten(STAGES if resume is None else STAGES[-1:], part)
     trainer.run(stages, lambda: export(model, folder))
     _train_pooled(bank, folder, part)
     print(f"trained in {time.time() - began:.0f} s, written to {folder}", flush=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,17 +11,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tandem.shapes.batches import COUNTS, GUIDED, Batch, make_batch
+from tandem.shapes.batches import Batch, make_batch
+from tandem.shapes.events import LAST_SECOND
+from tandem.shapes.guides import FIND, find_loss, look_losses
 from tandem.shapes.layout import BLOCK_TOKENS
 from tandem.shapes.network import HIDDEN
 from tandem.shapes.questions import KINDS
+from tandem.shapes.recall_batches import CHUNK, RecallBatch, make_recall_batch
+from tandem.shapes.recall_text import Layers, recall_forward
 from tandem.shapes.words import COLOURS, SHAPES
 
 AUX_LAYER = 2
 CODE_LAYER, CODE_WEIGHT = 3, 1.5
 CODES = len(SHAPES) + len(COLOURS) + 1
-GUIDE, COUNT_GUIDE, FIND = 0.2, 0.3, 0.3  # weights of the losses of guided heads and of retrieval
 FIND_LAYERS = (2, 3, 4)  # where retrieval should find the evidence
+RECALL_QUESTIONS = 64  # about one stream
+RECALL_GUIDE = 0.5  # weight of the guided heads' loss there
+SAVE_EVERY = 50
 STEADY = 0.8  # part of the clips whose events stand still
 AUX_SIZES = {
     "shape": len(SHAPES) + 1,
@@ -30,6 +35,7 @@ AUX_SIZES = {
     "new": 2,
     "prev_shape": len(SHAPES) + 1,
     "prev_colour": len(COLOURS) + 1,
+    "hour": LAST_SECOND // 3600 + 1,
     "minute": 60,
     "second": 60,
 }
@@ -45,6 +51,7 @@ class Stage:
     budget: int
     tokens: int
     half: bool = True  # bfloat16 products; exact counting needs the last stages in float32
+    recall: float = 0.0  # part of the steps whose questions see what they retrieve of a long stream
 
 
 def _rotate_half(x: Tensor) -> Tensor:
@@ -54,71 +61,6 @@ def _rotate_half(x: Tensor) -> Tensor:
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:
     return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-
-
-def _guide(layer: int, q: Tensor, k: Tensor, batch: Batch) -> list[Tensor]:
-    """How far this layer's guided heads are from looking where they should, per guided head and token."""
-    place = batch.look_from.clamp(min=0)
-    mask = batch.question_mask[:, 0].gather(1, place[:, :, None].expand(-1, -1, k.shape[2]))
-    sink = batch.video - batch.bank_rows.shape[1] * BLOCK_TOKENS
-    out = []
-    for number, (guided_layer, head, kinds, tell) in enumerate(GUIDED):
-        if guided_layer != layer:
-            continue
-        index = (place + batch.video)[:, :, None].expand(-1, -1, q.shape[-1])
-        scores: Tensor = q[:, head].gather(1, index).float() @ k[:, head].float().transpose(1, 2)
-        log = torch.log_softmax(scores * q.shape[-1] ** -0.5 + mask, dim=-1)
-        ends = log[..., sink + BLOCK_TOKENS - 1 : batch.video : BLOCK_TOKENS]
-        own = log.gather(2, (place + batch.video)[..., None])
-        log = torch.cat([log[..., :1], ends, own], dim=-1).clamp(min=-30)
-        want = batch.look_at[:, number]
-        guided = (batch.look_from >= 0) & (want.sum(-1) > 0)
-        if kinds is COUNTS:
-            far = COUNT_GUIDE * _count_error(log[guided], want[guided], float(tell))
-        else:
-            far = GUIDE * (-(want * log).sum(-1) - torch.special.entr(want).sum(-1))[guided]
-        out.append(far.sum() / guided.sum().clamp(min=1))
-    return out
-
-
-def _count_error(log: Tensor, want: Tensor, own_weight: float) -> Tensor:
-    """How far a head is from counting, per guided token: the variance of its count, about, and what it adds.
-
-    `log` [N, 1 + F + 1] is its attention to the sink, the frames and the asking token, `want` what it should
-    be. Every counted frame should weigh `1 / own_weight` of the asking token, all else nothing. The errors of
-    the frames add up in the count, so they are summed: a mean would hardly see the tenths that make a count
-    of five wrong.
-    """
-    relative = log - log[:, -1:] + math.log(own_weight)
-    counted = want > 0
-    counted[:, -1] = False
-    uneven = nn.functional.smooth_l1_loss(relative, torch.zeros_like(relative), reduction="none", beta=0.5)
-    whole = (log.exp().sum(-1) - log[:, -1].exp() - (log.exp() * counted).sum(-1)).clamp(min=0)
-    extra = (whole + (1 - log.exp().sum(-1)).clamp(min=0)) * own_weight * (-log[:, -1]).clamp(max=5).exp()
-    return (uneven * counted).sum(-1) + extra.clamp(max=5)
-
-
-def _find(q: Tensor, k: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """How far retrieval by representative keys is from the evidence (ReKV, arXiv 2503.00540), and its hits.
-
-    `q` and `k` are raw. A question's mean query scores the mean key of every block of every clip.
-    """
-    groups = q.shape[1] // k.shape[1]
-    sink = batch.video - batch.bank_rows.shape[1] * BLOCK_TOKENS
-    rows, heads, _, width = k.shape
-    video = k[:, :, sink : batch.video].float()
-    blocks = video.reshape(rows, heads, -1, BLOCK_TOKENS, width).mean(3)
-    keys = blocks.permute(0, 2, 1, 3).flatten(2).flatten(0, 1)
-    row, first, end = batch.asked.unbind(1)
-    words = q[:, :, batch.video :].float().reshape(rows, heads, groups, -1, width)
-    words = words.sum(2).transpose(1, 2).flatten(2)
-    total = nn.functional.pad(words.cumsum(1), (0, 0, 1, 0))
-    asked = (total[row, end] - total[row, first]) / (end - first)[:, None]
-    scores = (asked @ keys.T * q.shape[-1] ** -0.5).masked_fill(batch.spared, -1e9)
-    log = torch.log_softmax(scores, -1)
-    loss = -log.masked_fill(~batch.wanted, -1e9).logsumexp(-1)
-    best = scores.masked_fill(~batch.wanted, -1e9).amax(-1, keepdim=True)
-    return FIND * loss.sum() / max(len(loss), 1), ((scores > best).sum(-1) < 8).float().mean()
 
 
 def text_forward(
@@ -144,12 +86,12 @@ def text_forward(
         k = a.k_proj(h).view(rows, length, -1, a.head_dim).transpose(1, 2)
         v = a.v_proj(h).view(rows, length, -1, a.head_dim).transpose(1, 2)
         if number in FIND_LAYERS:
-            far, hit = _find(q, k, batch)
+            far, hit = find_loss(q, k, batch)
             guides.append(far)
             hits.append(hit)
         q, k = q * cos + _rotate_half(q) * sin, k * cos + _rotate_half(k) * sin
         k, v = (t.repeat_interleave(a.num_key_value_groups, dim=1) for t in (k, v))
-        guides += _guide(number, q, k, batch)
+        guides += look_losses(number, q, k, batch)
         n = batch.video
         seen = _attend(q[:, :, :n], k[:, :, :n], v[:, :, :n], batch.video_mask, batch.video_mask is None)
         asked = _attend(q[:, :, n:], k, v, batch.question_mask)
@@ -161,7 +103,7 @@ def text_forward(
     return text.norm(x), middle, coded, guides, hits
 
 
-def embed(model: Any, bank: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
+def embed(model: Any, bank: Tensor, batch: Batch | RecallBatch, generator: torch.Generator) -> Tensor:
     """Embed the tokens; every frame takes visual tokens of a random picture of what it shows.
 
     In most clips an event keeps one picture while it lasts, in the others it changes every frame.
@@ -180,16 +122,35 @@ def embed(model: Any, bank: Tensor, batch: Batch, generator: torch.Generator) ->
     return torch.cat([x[:, :sink], video.reshape(rows, -1, HIDDEN), x[:, batch.video :]], dim=1)
 
 
-def codes(batch: Batch) -> Tensor:
+def codes(aux: dict[str, Tensor]) -> Tensor:
     """What a linear reading of each block's last token should be: one-hot shape and colour where new, else 0.
 
     Counting needs every thing of a kind to weigh the same, so these are fitted by least squares: a reader
     that only has to tell them apart would let them differ in size.
     """
-    shape = nn.functional.one_hot(batch.aux["shape"], len(SHAPES) + 1)[..., 1:]
-    colour = nn.functional.one_hot(batch.aux["colour"], len(COLOURS) + 1)[..., 1:]
-    new = batch.aux["new"][..., None]
+    shape = nn.functional.one_hot(aux["shape"], len(SHAPES) + 1)[..., 1:]
+    colour = nn.functional.one_hot(aux["colour"], len(COLOURS) + 1)[..., 1:]
+    new = aux["new"][..., None]
     return torch.cat([shape * new, colour * new, new], dim=-1).float()
+
+
+class Tally:
+    """What happened since the last report."""
+
+    def __init__(self) -> None:
+        self.hits = np.zeros((len(KINDS), 2))
+        self.guides: list[list[float]] = []
+        self.found: list[list[float]] = []
+
+    def count(self, kinds: Tensor, right: Tensor) -> None:
+        """Tokens of answers, by kind of question."""
+        self.hits[:, 0] += np.bincount(kinds.numpy(), weights=right.numpy(), minlength=len(KINDS))
+        self.hits[:, 1] += np.bincount(kinds.numpy(), minlength=len(KINDS))
+
+    def __str__(self) -> str:
+        parts = [f"{k} {h / n:.3f}" for k, (h, n) in zip(KINDS, self.hits, strict=True) if n]
+        means = [np.mean(values, 0).round(2) if values else [] for values in (self.guides, self.found)]
+        return f"guides {means[0]} found {means[1]} | {' '.join(parts)}"
 
 
 class TextTrainer:
@@ -201,6 +162,7 @@ class TextTrainer:
         self.generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
         self.readers = nn.ModuleDict({name: nn.Linear(HIDDEN, size) for name, size in AUX_SIZES.items()})
+        self.readers["asked_hour"] = nn.Linear(HIDDEN, AUX_SIZES["hour"])
         self.readers["codes"] = nn.Linear(HIDDEN, CODES)
         text = model.model.language_model
         matrices = [p for p in text.layers.parameters() if p.ndim == 2]
@@ -212,10 +174,8 @@ class TextTrainer:
             torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
         ]
         self.step = 0
-        self.hits = np.zeros((len(KINDS), 2))
+        self.clips, self.recall = Tally(), Tally()
         self.losses: list[float] = []
-        self.guides: list[list[float]] = []
-        self.found: list[list[float]] = []
         self.code_errors: list[float] = []
 
     def run(
@@ -231,6 +191,8 @@ class TextTrainer:
                 self._set_rate(self.rate * min(1.0, (done + 1) / warm) * decay)
                 self._train_step(stage)
                 done += 1
+                if done % SAVE_EVERY == 0:
+                    save()
                 if time.time() - told > 45:
                     told = time.time()
                     self._report(done, total, told - began)
@@ -242,12 +204,8 @@ class TextTrainer:
                 group["lr"] = rate
 
     def _train_step(self, stage: Stage) -> None:
-        frames = int(self.rng.integers(stage.shortest, stage.frames + 1))
-        clips = max(2, stage.tokens // (frames * BLOCK_TOKENS + stage.budget))
-        windowed = bool(self.rng.random() < 0.5)
-        batch = make_batch(self.rng, self.vocabulary, clips, frames, stage.budget, windowed)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=stage.half):
-            loss = self._loss(batch)
+            loss = self._recall_loss(stage) if self.rng.random() < stage.recall else self._clip_loss(stage)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -256,37 +214,61 @@ class TextTrainer:
             optimizer.step()
         self.losses.append(float(loss.detach()))
 
+    def _clip_loss(self, stage: Stage) -> Tensor:
+        frames = int(self.rng.integers(stage.shortest, stage.frames + 1))
+        clips = max(2, stage.tokens // (frames * BLOCK_TOKENS + stage.budget))
+        windowed = bool(self.rng.random() < 0.5)
+        batch = make_batch(self.rng, self.vocabulary, clips, frames, stage.budget, windowed)
+        return self._loss(batch)
+
     def _loss(self, batch: Batch) -> Tensor:
         x = embed(self.model, self.bank, batch, self.generator)
         states, middle, coded, guides, hits = text_forward(self.model.model.language_model, x, batch)
         learned = batch.targets >= 0
         logits = self.model.lm_head(states[learned])
         targets = batch.targets[learned]
-        self._count(batch, learned, logits.detach().argmax(-1) == targets)
+        self.clips.count(batch.kinds[learned], logits.detach().argmax(-1) == targets)
         loss = nn.functional.cross_entropy(logits, targets) + torch.stack(guides).sum()
-        self.guides.append([float(guide.detach()) for guide in guides])
-        self.found.append([float(hit) for hit in hits])
+        self.clips.guides.append([float(guide.detach()) for guide in guides])
+        self.clips.found.append([float(hit) for hit in hits])
         sink = batch.video - batch.bank_rows.shape[1] * BLOCK_TOKENS
-        ends = middle[:, sink + BLOCK_TOKENS - 1 : batch.video : BLOCK_TOKENS]
-        for name in AUX_SIZES:
-            aux = nn.functional.cross_entropy(
-                self.readers[name](ends).flatten(0, 1), batch.aux[name].flatten()
-            )
-            loss = loss + 0.15 * aux
-        ends = coded[:, sink + BLOCK_TOKENS - 1 : batch.video : BLOCK_TOKENS]
-        code = (self.readers["codes"](ends).float() - codes(batch)).square().sum(-1).mean()
-        self.code_errors.append(float(code.detach()))
-        total: Tensor = loss + CODE_WEIGHT * code
-        return total
+        ends = slice(sink + BLOCK_TOKENS - 1, batch.video, BLOCK_TOKENS)
+        return loss + self._read(middle[:, ends], coded[:, ends], batch.aux)
 
-    def _count(self, batch: Batch, learned: Tensor, right: Tensor) -> None:
-        kinds = batch.kinds[learned].numpy()
-        self.hits[:, 0] += np.bincount(kinds, weights=right.numpy(), minlength=len(KINDS))
-        self.hits[:, 1] += np.bincount(kinds, minlength=len(KINDS))
+    def _recall_loss(self, stage: Stage) -> Tensor:
+        frames = CHUNK * max(2, stage.tokens // (CHUNK * BLOCK_TOKENS))
+        batch = make_recall_batch(self.rng, self.vocabulary, frames, RECALL_QUESTIONS)
+        x = embed(self.model, self.bank, batch, self.generator)[0]
+        text = self.model.model.language_model
+        layers = Layers(AUX_LAYER, CODE_LAYER, FIND_LAYERS)
+        result = recall_forward(text, x, text.embed_tokens(batch.words), batch, layers)
+        learned = batch.targets >= 0
+        logits = self.model.lm_head(result.states[learned])
+        targets = batch.targets[learned]
+        kinds = batch.kinds[:, None].expand_as(learned)[learned]
+        self.recall.count(kinds, logits.detach().argmax(-1) == targets)
+        loss = nn.functional.cross_entropy(logits, targets)
+        loss = loss + RECALL_GUIDE * torch.stack(result.guided).sum() + FIND * torch.stack(result.far).sum()
+        self.recall.guides.append([float(far.detach()) for far in result.guided])
+        self.recall.found.append([float(hit) for hit in result.hits])
+        if (batch.hours >= 0).any():
+            heard = self.readers["asked_hour"](result.asking)
+            loss = loss + 0.15 * nn.functional.cross_entropy(heard, batch.hours)
+        return loss + self._read(result.middle, result.coded, batch.aux)
+
+    def _read(self, middle: Tensor, coded: Tensor, aux: dict[str, Tensor]) -> Tensor:
+        """The losses of the linear readers of each block's last token."""
+        loss = torch.zeros(())
+        for name in AUX_SIZES:
+            logits = self.readers[name](middle).flatten(0, -2)
+            loss = loss + 0.15 * nn.functional.cross_entropy(logits, aux[name].flatten())
+        code: Tensor = (self.readers["codes"](coded).float() - codes(aux)).square().sum(-1).mean()
+        self.code_errors.append(float(code.detach()))
+        return loss + CODE_WEIGHT * code
 
     def _report(self, done: int, total: int, seconds: float) -> None:
-        parts = [f"{k} {h / max(n, 1):.3f}" for k, (h, n) in zip(KINDS, self.hits, strict=True)]
-        means = f"loss {np.mean(self.losses):.3f} guides {np.mean(self.guides, 0).round(3)}"
-        means += f" found {np.mean(self.found, 0).round(2)} codes {np.mean(self.code_errors):.4f}"
-        print(f"text: {done}/{total} {seconds:.0f} s {means} | {' '.join(parts)}", flush=True)
-        self.hits[:], self.losses, self.guides, self.found, self.code_errors = 0, [], [], [], []
+        means = f"loss {np.mean(self.losses):.3f} codes {np.mean(self.code_errors):.4f}"
+        print(f"text: {done}/{total} {seconds:.0f} s {means} {self.clips}", flush=True)
+        if self.recall.guides:
+            print(f"text: recalled {self.recall}", flush=True)
+        self.losses, self.code_errors, self.clips, self.recall = [], [], Tally(), Tally()
