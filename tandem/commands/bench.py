@@ -21,19 +21,27 @@ _EXAMPLE = """\
 tandem bench transfer
 tandem bench pipeline --json pipeline.json --quick"""
 
+_STDOUT = "-"
 _COLUMNS = ("metric", "value", "unit", "baseline", "ratio", "n", "spread")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="which benchmark: a module of bench/")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const=_STDOUT,
+        metavar="FILE",
+        help="write the results as JSON: to this file, or, without one, to standard output",
+    )
     parser.add_argument("--quick", action="store_true", help="fewer repeats: to see that it works")
 
 
 def _run(arguments: argparse.Namespace) -> int:
     benchmark = _load(arguments.name)
     rows: list[dict[str, Any]] = benchmark.run(quick=arguments.quick)
-    print("\n".join(table(rows)))
+    told = sys.stderr if arguments.json == _STDOUT else sys.stdout
+    print("\n".join(table(rows)), file=told)
     if arguments.json:
         report = {
             "name": arguments.name,
@@ -46,8 +54,12 @@ def _run(arguments: argparse.Namespace) -> int:
             },
             "results": rows,
         }
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
-        print(f"wrote {arguments.json}")
+        text = json.dumps(report, indent=2) + "\n"
+        if arguments.json == _STDOUT:
+            print(text, end="")
+        else:
+            Path(arguments.json).write_text(text)
+            print(f"wrote {arguments.json}")
     return Exit.OK
 
 

@@ -117,6 +117,10 @@ def test_bench_writes_one_object(
     assert report["machine"]["cores"] > 0
     assert report["settings"]["quick"] is True
     assert "gloo_1MiB  3.142  GB/s  raw_gloo  0.97   2  -" in capsys.readouterr().out
+    assert cli.main(["bench", "transfer", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["results"] == [row]
+    assert "gloo_1MiB" in printed.err
 
 
 def test_spread_of_figures() -> None:
