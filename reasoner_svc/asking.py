@@ -14,7 +14,7 @@ from reasoner_svc.decode.params import SamplingParams
 from reasoner_svc.decode.question import AnswerRecord, AskedQuestion, Finish, RetrievalWish
 from reasoner_svc.decode.stop import check_stops
 from reasoner_svc.streams import StreamRecord
-from reasoner_svc.thinking.asking import thinking_wish
+from reasoner_svc.thinking.asking import thinking_to_proto, thinking_wish
 from reasoner_svc.workers.asking import WorkerLimits, worker_to_proto, workers_wish
 from reasoner_svc.workers.templates import Template
 from tandem.core.errors import BadQuestion, WrongState
@@ -153,6 +153,7 @@ def final_to_proto(record: AnswerRecord) -> reasoner_pb2.AnswerResponse:
                 thinking_tokens=thinking.tokens if thinking else 0,
                 thinking_closed_by=thinking.closed_by if thinking else "",
                 notes_tokens=plan.notes.tokens,
+                thinking=thinking_to_proto(thinking) if thinking else None,
             ),
             queue_ms=record.queue_ms,
             prefill_ms=record.prefill_ms,

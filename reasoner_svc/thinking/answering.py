@@ -7,7 +7,9 @@ worker's mouth (the closing words and the marker) takes the place of sampled tok
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from reasoner_svc.decode.answering import Answering
@@ -16,10 +18,11 @@ from reasoner_svc.decode.question import AnswerRecord, AskedQuestion, Finish, Ph
 from reasoner_svc.decode.recaller import Recaller
 from reasoner_svc.thinking.base import Act, Moment, Region, Verdict
 from reasoner_svc.thinking.chain import make_chain
+from reasoner_svc.thinking.own_text import OwnText
 from reasoner_svc.thinking.regions import Regions
 from reasoner_svc.thinking.wish import ThinkingRecord
 from tandem.core.clock import Clock
-from tandem.vlm.model import VisionLanguageModel
+from tandem.vlm.model import ForwardResult, Step, VisionLanguageModel
 
 
 class ThinkingAnswering(Answering):
@@ -45,13 +48,46 @@ class ThinkingAnswering(Answering):
         """Of the next token. That of the text lags: what ends in a sign waits for the next letter."""
         self._tokens = {Region.THINKING: 0, Region.ANSWER: 0}
         self._closed_by = ""
+        self._own: OwnText | None = None
+        self._dropped = 0
         if self._wish.rules.budget_tokens == 0:
             self._close("the thinking budget is 0 tokens")
+
+    @property
+    def tail_bytes(self) -> int:
+        """See `HeldQuestion`."""
+        return self._own.nbytes if self._own else 0
+
+    def advance(self, results: Sequence[ForwardResult]) -> list[Tensor]:
+        """See `HeldQuestion`."""
+        if self.progress.phase is Phase.DECODING:
+            assert self._own is not None, "not begun"
+            self._dropped += self._own.wrote(self._position())
+        return super().advance(results)
 
     def choose(self, logits: Tensor) -> None:
         """See `HeldQuestion`."""
         token = self._forced.popleft() if self._forced else self._sampler.choose(logits[0])
         self._chosen(token)
+
+    def _open(self) -> None:
+        self._own = OwnText(self._model, self._wish, len(self.asked.prompt_ids))
+
+    def _free(self) -> None:
+        self._own = None
+
+    def _position(self) -> Tensor:
+        """Of the newest token, int64 [3, 1]."""
+        return torch.full((3, 1), self._plan.answer_start + len(self.progress.token_ids) - 1)
+
+    def _step(
+        self, ids: tuple[int, ...], positions: Tensor, hook: Callable[[int, Tensor], None] | None = None
+    ) -> Step:
+        assert self._own is not None, "not begun"
+        stream = self._parts(len(ids))
+        writes = self.progress.phase is Phase.DECODING
+        view = self._own.writing(stream) if writes else self._own.reading(stream, hook)
+        return Step(embeds=self._model.embed(ids), positions=positions, view=view)
 
     def _take(self, token: int) -> None:
         if token in self._model.prompt.eos_ids:
@@ -105,7 +141,9 @@ class ThinkingAnswering(Answering):
                 finish = Finish.STOP
         plan, recall = self._plan, self._recall
         self._leave(Phase.DONE)
-        thinking = ThinkingRecord(tokens=self._tokens[Region.THINKING], closed_by=self._closed_by)
+        thinking = ThinkingRecord(
+            tokens=self._tokens[Region.THINKING], closed_by=self._closed_by, dropped=self._dropped
+        )
         record = AnswerRecord.of(
             self.asked, self.progress, plan, recall, text=self._speech.text, finish=finish, thinking=thinking
         )

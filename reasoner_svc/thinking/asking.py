@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from reasoner_svc.thinking.chain import ThinkingRules
-from reasoner_svc.thinking.wish import ThinkingWish
+from reasoner_svc.thinking.wish import Eviction, ThinkingRecord, ThinkingWish
 from tandem.core.errors import BadQuestion
 from tandem.wire.gen.tandem.v1 import types_pb2
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 OPEN, CLOSE = "<think>\n", "</think>"
 CLOSING = "\n\nI have thought for long enough and answer now.\n"
 MAX_MARKER_CHARS, MAX_CLOSING_CHARS = 64, 1000
+CAPACITY, WINDOW, MAX_WINDOW, THRESHOLD = 1024, 128, 1024, 1e-4
+"""Of eviction. The threshold is the paper's for R1-Distill-Qwen-7B."""
 
 
 def thinking_wish(
@@ -42,6 +44,30 @@ def thinking_wish(
         budget_tokens=budget, loop_guard=message.loop_guard, convergence=message.convergence
     )
     opening = message.open if message.HasField("open") else OPEN
-    return ThinkingWish(close=close, closing_ids=closing_ids, rules=rules), tuple(
-        prompt.encode_text(opening) if opening else ()
+    wish = ThinkingWish(
+        close=close,
+        closing_ids=closing_ids,
+        rules=rules,
+        eviction=_eviction(message.eviction) if message.HasField("eviction") else None,
     )
+    return wish, tuple(prompt.encode_text(opening) if opening else ())
+
+
+def thinking_to_proto(record: ThinkingRecord) -> types_pb2.ThinkingUsage:
+    """What policies did, for the wire."""
+    return types_pb2.ThinkingUsage(dropped_tokens=record.dropped)
+
+
+def _eviction(message: types_pb2.ThinkingEviction) -> Eviction:
+    window = message.window or WINDOW
+    capacity = message.capacity or max(CAPACITY, window)
+    threshold = message.threshold or THRESHOLD
+    if window > MAX_WINDOW:
+        raise BadQuestion(f"thinking.eviction.window is {window}; 1 to {MAX_WINDOW} are allowed")
+    if capacity < window:
+        raise BadQuestion(
+            f"thinking.eviction.capacity is {capacity}; the newest {window} tokens (window) always stay"
+        )
+    if not 0 < threshold < 1:  # nor NaN
+        raise BadQuestion(f"thinking.eviction.threshold is {threshold}; it is a probability between 0 and 1")
+    return Eviction(capacity=capacity, window=window, threshold=threshold)

@@ -8,6 +8,18 @@ from reasoner_svc.thinking.chain import ThinkingRules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Eviction:
+    """How a generated text is kept small on the device (LazyEviction, arXiv 2506.15969)."""
+
+    capacity: int
+    """Tokens that stay when a window ends; at least `window`."""
+    window: int
+    """Tokens from one look to the next; as many of the newest always stay. At least 1."""
+    threshold: float
+    """Probability from which on a token counts as attended to; in (0, 1)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ThinkingWish:
     """Thinking before the answer; `reasoner_svc.thinking.asking` checks it."""
 
@@ -16,6 +28,8 @@ class ThinkingWish:
     closing_ids: tuple[int, ...]
     """Closing words and `close`, for when a rule ends it."""
     rules: ThinkingRules
+    eviction: Eviction | None = None
+    """None: all that was generated stays in view."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,3 +40,5 @@ class ThinkingRecord:
     """Of thinking, the marker and what was put in the model's mouth included."""
     closed_by: str
     """Which rule ended it, and why; empty: the model itself, or nothing did."""
+    dropped: int = 0
+    """Tokens of its own text that left the view again."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tandem.commands.base import positive
 
 if TYPE_CHECKING:
-    from tandem.client import Retrieval, Thinking, Workers
+    from tandem.client import Retrieval, Thinking, ThinkingEviction, Workers
 
 
 def add_question_options(parser: argparse.ArgumentParser) -> None:
@@ -112,6 +112,35 @@ def add_thinking_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--convergence", action="store_true", help="end thinking that made up its mind or gets nowhere"
     )
+    add_eviction_options(group)
+
+
+def add_eviction_options(group: argparse._ArgumentGroup) -> None:
+    """What leaves of the generated text."""
+    group.add_argument(
+        "--keep-thoughts",
+        type=whole,
+        default=None,
+        metavar="TOKENS",
+        help="so many generated tokens stay on the device, those that are attended to again (0: the server's "
+        "number; default: all stay)",
+    )
+    group.add_argument(
+        "--evict-every",
+        type=whole,
+        default=0,
+        metavar="TOKENS",
+        help="tokens from one look to the next (default: the server's)",
+    )
+
+
+def eviction_of(arguments: argparse.Namespace) -> ThinkingEviction | None:
+    """The wish for eviction; None without any."""
+    from tandem.client import ThinkingEviction
+
+    if arguments.keep_thoughts is None:
+        return None
+    return ThinkingEviction(capacity=arguments.keep_thoughts, window=arguments.evict_every)
 
 
 def thinking_of(arguments: argparse.Namespace) -> Thinking | None:
@@ -126,6 +155,7 @@ def thinking_of(arguments: argparse.Namespace) -> Thinking | None:
         max_tokens=arguments.think,
         loop_guard=arguments.loop_guard,
         convergence=arguments.convergence,
+        eviction=eviction_of(arguments),
     )
 
 

@@ -107,6 +107,10 @@ class Plan:
     rope: Rope
     captured: list[tuple[Tensor, Tensor]] | None
     """Per layer raw keys and values [H, T, D]; None when nobody asked."""
+    wants_lse: bool = False
+    """A reader asked for the log-sum-exp of its queries."""
+    lse_TQ: Tensor | None = None
+    """float32, over all that each query saw in the layer attended last; left by the backend when wanted."""
 
     def commit(self) -> None:
         """Publish what was written."""

@@ -192,6 +192,7 @@ def make_plan(
         key_sin_T1D=sin[queries:],
         rope=rope,
         captured=[] if capture else None,
+        wants_lse=any(reader.view.after_layer is not None for reader in readers),
     )
 
 

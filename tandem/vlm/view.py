@@ -66,3 +66,9 @@ class View:
     For retrieval inside the layer: it may write that layer of a private `LayeredSegment`, or overwrite that
     layer's slice of a private `Segment`.
     """
+    after_layer: Callable[[int, Tensor, Tensor, float], None] | None = None
+    """Called per layer with (layer, raw queries [heads, T, D], log-sum-exp [T, heads], scale), after it.
+
+    For policies that need to know what was attended to: with the log-sum-exp over all that a query saw, the
+    probability of any key is one product away, and nobody has to write probabilities down. Must not raise.
+    """

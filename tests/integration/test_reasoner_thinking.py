@@ -157,6 +157,24 @@ async def test_the_models_own_marker_ends_thinking(
     assert heard.final.usage.thinking_tokens + heard.final.usage.answer_tokens == len(spoken) - 1
 
 
+async def test_what_left_of_the_text_is_told(model: VisionLanguageModel, blocks: list[Block]) -> None:
+    async with serve(model) as serving:
+        await serving.open()
+        serving.publish(*blocks)
+        eviction = types_pb2.ThinkingEviction(capacity=16, window=8, threshold=0.01)
+        heard = await hear(serving, **thinking(max_tokens=40, eviction=eviction))
+        usage = heard.final.usage
+        fed = usage.thinking_tokens + usage.answer_tokens - 1
+        assert 8 <= fed - usage.thinking.dropped_tokens < 16 + 8
+        none = types_pb2.ThinkingEviction(capacity=1000, window=8)
+        kept, plain = [
+            await hear(serving, **thinking(max_tokens=40, **wish)) for wish in ({"eviction": none}, {})
+        ]
+        assert kept.final.usage.thinking.dropped_tokens == 0
+        assert kept.final.token_ids == plain.final.token_ids
+        await serving.idle()
+
+
 async def test_bad_wishes_are_refused_with_their_name(
     model: VisionLanguageModel, blocks: list[Block]
 ) -> None:
@@ -168,6 +186,10 @@ async def test_bad_wishes_are_refused_with_their_name(
             ({"close": "x" * 65}, "thinking.close"),
             ({"open": "x" * 65}, "thinking.open"),
             ({"closing": "x" * 1001}, "thinking.closing"),
+            ({"eviction": types_pb2.ThinkingEviction(window=1025)}, "thinking.eviction.window"),
+            ({"eviction": types_pb2.ThinkingEviction(capacity=7, window=8)}, "thinking.eviction.capacity"),
+            ({"eviction": types_pb2.ThinkingEviction(threshold=1)}, "thinking.eviction.threshold"),
+            ({"eviction": types_pb2.ThinkingEviction(threshold=float("nan"))}, "thinking.eviction.threshold"),
         ):
             error = await error_of(call(serving, **thinking(**wish)))
             assert isinstance(error, BadQuestion)

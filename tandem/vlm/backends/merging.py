@@ -45,6 +45,8 @@ class Merging:
             queries, own = turned_RQD[squares.rows.start : squares.rows.end], squares.rows.tokens
             partial = self._squares(queries, key_THD[own], value_THD[own], squares.length, scale)
             partials.append((squares.rows, partial))
+        if plan.wants_lse:
+            plan.lse_TQ = joint_lse(partials, query_THD.shape[0], plan.slots)
         return merge(partials, query_THD.shape[0], plan.slots)
 
     def _rectangle(self, query_NQD: Tensor, key_HMD: Tensor, value_HMD: Tensor, scale: float) -> Partial:
@@ -89,6 +91,15 @@ def merge(partials: list[tuple[Rows, Partial]], tokens: int, slots: int) -> Tens
         output_PTQD, lse_PTQ = _sort_in(partials, tokens, slots)
     weights = lse_PTQ.softmax(0)[..., None]
     return (output_PTQD * weights).sum(0).to(output_PTQD.dtype)
+
+
+def joint_lse(partials: list[tuple[Rows, Partial]], tokens: int, slots: int) -> Tensor:
+    """Log-sum-exp [T, Q] over all that each token saw."""
+    heads = partials[0][1][1].shape[1]
+    lse_PTQ = partials[0][1][1].new_full((slots, tokens, heads), -torch.inf)
+    for rows, (_, lse) in partials:
+        lse_PTQ[rows.slot, rows.tokens] = lse
+    return lse_PTQ.float().logsumexp(0)
 
 
 def _sort_in(partials: list[tuple[Rows, Partial]], tokens: int, slots: int) -> Partial:

@@ -26,24 +26,29 @@ class Reference:
         self, plan: Plan, layer: int, query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, scale: float
     ) -> Tensor:
         """See `base.Backend`."""
-        outputs = []
+        outputs, lse = [], []
         for reader in plan.readers:
             query = query_THD[reader.token : reader.token + reader.tokens]
-            outputs.append(_attend_view(plan.rope, reader.view, layer, query, reader.positions_3N, scale))
+            output, own = _attend_view(plan.rope, reader.view, layer, query, reader.positions_3N, scale)
+            outputs.append(output)
+            lse.append(own)
+        plan.lse_TQ = torch.cat(lse)
         return torch.cat(outputs)
 
 
 def _attend_view(
     rope: Rope, view: View, layer: int, query_TQD: Tensor, positions_3T: Tensor, scale: float
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
+    """Output [T, Q, D] and log-sum-exp [T, Q]."""
     scores, values = [], []
     for part in (*view.parts, view.tail):
         causal = part is view.tail
         score_QTM, value_QMD = _score(rope, part, layer, query_TQD, positions_3T, scale, causal)
         scores.append(score_QTM)
         values.append(value_QMD)
-    weights = torch.cat(scores, -1).softmax(-1)
-    return (weights @ torch.cat(values, 1)).transpose(0, 1).to(query_TQD.dtype)
+    score_QTM = torch.cat(scores, -1)
+    output_QTD = score_QTM.softmax(-1) @ torch.cat(values, 1)
+    return output_QTD.transpose(0, 1).to(query_TQD.dtype), score_QTM.logsumexp(-1).T
 
 
 def _score(

@@ -571,6 +571,7 @@ class Thinking(_message.Message):
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     LOOP_GUARD_FIELD_NUMBER: _builtins.int
     CONVERGENCE_FIELD_NUMBER: _builtins.int
+    EVICTION_FIELD_NUMBER: _builtins.int
     open: _builtins.str
     """Put at the end of the prompt so that the model begins to think, at most 64 characters. Unset: "<think>" and
     a new line. Empty: nothing, the model begins by itself.
@@ -589,6 +590,10 @@ class Thinking(_message.Message):
     """End thinking, or the answer, that repeats the same run of tokens again and again."""
     convergence: _builtins.bool
     """End thinking that states the same answer three times in a row, or does not get anywhere."""
+    @_builtins.property
+    def eviction(self) -> Global___ThinkingEviction:
+        """Keep what the model generated small on the device: what is not attended to again leaves. Unset: it all stays."""
+
     def __init__(
         self,
         *,
@@ -598,10 +603,11 @@ class Thinking(_message.Message):
         max_tokens: _builtins.int | None = ...,
         loop_guard: _builtins.bool = ...,
         convergence: _builtins.bool = ...,
+        eviction: Global___ThinkingEviction | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_open", b"_open", "max_tokens", b"max_tokens", "open", b"open"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_open", b"_open", "eviction", b"eviction", "max_tokens", b"max_tokens", "open", b"open"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_open", b"_open", "close", b"close", "closing", b"closing", "convergence", b"convergence", "loop_guard", b"loop_guard", "max_tokens", b"max_tokens", "open", b"open"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_open", b"_open", "close", b"close", "closing", b"closing", "convergence", b"convergence", "eviction", b"eviction", "loop_guard", b"loop_guard", "max_tokens", b"max_tokens", "open", b"open"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
@@ -613,6 +619,38 @@ class Thinking(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__open) -> _WhichOneofReturnType__open | None: ...
 
 Global___Thinking: _TypeAlias = Thinking  # noqa: Y015
+
+@_typing.final
+class ThinkingEviction(_message.Message):
+    """Recurrence-aware eviction of generated text, thinking and answer (LazyEviction, arXiv 2506.15969). Prompt,
+    notes and video always stay.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAPACITY_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    capacity: _builtins.int
+    """Generated tokens that stay when a window ends, at least `window`; 0 means 1024."""
+    window: _builtins.int
+    """Tokens from one look to the next, 1 to 1024; as many of the newest always stay. 0 means 128."""
+    threshold: _builtins.float
+    """Probability from which on a token counts as attended to, below 1; 0 means 0.0001. It belongs to a model."""
+    def __init__(
+        self,
+        *,
+        capacity: _builtins.int = ...,
+        window: _builtins.int = ...,
+        threshold: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "threshold", b"threshold", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ThinkingEviction: _TypeAlias = ThinkingEviction  # noqa: Y015
 
 @_typing.final
 class Workers(_message.Message):
@@ -905,6 +943,7 @@ class Usage(_message.Message):
     THINKING_TOKENS_FIELD_NUMBER: _builtins.int
     THINKING_CLOSED_BY_FIELD_NUMBER: _builtins.int
     NOTES_TOKENS_FIELD_NUMBER: _builtins.int
+    THINKING_FIELD_NUMBER: _builtins.int
     context_tokens: _builtins.int
     """Tokens in view before the question."""
     prompt_tokens: _builtins.int
@@ -917,6 +956,10 @@ class Usage(_message.Message):
     """Which rule ended its thinking, or its loop, and why; empty when none did."""
     notes_tokens: _builtins.int
     """Those of `context_tokens` that are of notes."""
+    @_builtins.property
+    def thinking(self) -> Global___ThinkingUsage:
+        """What policies did to its thinking; unset when it did not think."""
+
     def __init__(
         self,
         *,
@@ -926,14 +969,37 @@ class Usage(_message.Message):
         thinking_tokens: _builtins.int = ...,
         thinking_closed_by: _builtins.str = ...,
         notes_tokens: _builtins.int = ...,
+        thinking: Global___ThinkingUsage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["thinking", b"thinking"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_tokens", b"answer_tokens", "context_tokens", b"context_tokens", "notes_tokens", b"notes_tokens", "prompt_tokens", b"prompt_tokens", "thinking_closed_by", b"thinking_closed_by", "thinking_tokens", b"thinking_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_tokens", b"answer_tokens", "context_tokens", b"context_tokens", "notes_tokens", b"notes_tokens", "prompt_tokens", b"prompt_tokens", "thinking", b"thinking", "thinking_closed_by", b"thinking_closed_by", "thinking_tokens", b"thinking_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Usage: _TypeAlias = Usage  # noqa: Y015
+
+@_typing.final
+class ThinkingUsage(_message.Message):
+    """What policies did to a question's own thinking."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DROPPED_TOKENS_FIELD_NUMBER: _builtins.int
+    dropped_tokens: _builtins.int
+    """Tokens of its own text that left the view again before it ended."""
+    def __init__(
+        self,
+        *,
+        dropped_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_tokens", b"dropped_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ThinkingUsage: _TypeAlias = ThinkingUsage  # noqa: Y015
 
 @_typing.final
 class Timings(_message.Message):
