@@ -1,7 +1,8 @@
 """Tensor. A question whose answer begins with thinking, under control. Owned by the engine's thread.
 
 The output up to the close marker goes out as thoughts, the rest as the answer. What a policy puts in the
-worker's mouth (the closing words and the marker) takes the place of sampled tokens, one after the other.
+worker's mouth (the closing words and the marker) takes the place of sampled tokens, one after the other. When
+a policy changes the text in view, what stands behind the change is read again before a token is chosen.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from reasoner_svc.decode.answering import Answering
 from reasoner_svc.decode.outbox import Outbox
 from reasoner_svc.decode.question import AnswerRecord, AskedQuestion, Finish, Phase
 from reasoner_svc.decode.recaller import Recaller
+from reasoner_svc.decode.schedule import Waiting
 from reasoner_svc.thinking.base import Act, Moment, Region, Verdict
 from reasoner_svc.thinking.chain import make_chain
+from reasoner_svc.thinking.line import Line, Reread
 from reasoner_svc.thinking.own_text import OwnText
-from reasoner_svc.thinking.regions import Regions
+from reasoner_svc.thinking.said import Said
 from reasoner_svc.thinking.wish import ThinkingRecord
 from tandem.core.clock import Clock
 from tandem.vlm.model import ForwardResult, Step, VisionLanguageModel
@@ -40,30 +43,54 @@ class ThinkingAnswering(Answering):
         super().__init__(number, model, asked, outbox, clock, recaller)
         assert asked.thinking is not None, "nobody thinks"
         self._wish = asked.thinking
-        self._words = model.prompt.text_stream()
-        self._regions = Regions(self._wish.close)
+        self._said = Said(self._wish, model.prompt)
         self._chain = make_chain(self._wish.rules)
         self._forced: deque[int] = deque()
-        self._region = Region.THINKING
-        """Of the next token. That of the text lags: what ends in a sign waits for the next letter."""
-        self._tokens = {Region.THINKING: 0, Region.ANSWER: 0}
+        self._tokens = dict.fromkeys(Region, 0)
         self._closed_by = ""
         self._own: OwnText | None = None
+        self._line: Line | None = None
+        self._reading: tuple[int, ...] = ()
+        """What is left to read again, behind a change of the text."""
         self._dropped = 0
         if self._wish.rules.budget_tokens == 0:
             self._close("the thinking budget is 0 tokens")
+
+    @property
+    def waiting(self) -> Waiting:
+        """See `HeldQuestion`."""
+        if self._reading:
+            return Waiting(self.number, self.progress.phase, len(self._reading))
+        return super().waiting
 
     @property
     def tail_bytes(self) -> int:
         """See `HeldQuestion`."""
         return self._own.nbytes if self._own else 0
 
+    def prepare(self, tokens: int) -> list[Step]:
+        """See `HeldQuestion`."""
+        if self.progress.phase is not Phase.DECODING:
+            return super().prepare(tokens)
+        assert self._line is not None, "not begun"
+        newest = self._line.newest
+        if not self._reading:
+            return [self._step((self._line.text_ids[-1],), self._places(newest, 1))]
+        ids = self._reading[:tokens]
+        self._stepping = len(ids)
+        return [self._step(ids, self._places(newest + 1 - len(self._reading), len(ids)))]
+
     def advance(self, results: Sequence[ForwardResult]) -> list[Tensor]:
         """See `HeldQuestion`."""
-        if self.progress.phase is Phase.DECODING:
-            assert self._own is not None, "not begun"
-            self._dropped += self._own.wrote(self._position())
-        return super().advance(results)
+        if self.progress.phase is not Phase.DECODING:
+            return super().advance(results)
+        assert self._own is not None, "not begun"
+        assert self._line is not None, "not begun"
+        if self._reading:
+            self._reading = self._reading[self._stepping :]
+        else:
+            self._dropped += self._own.wrote(self._places(self._line.newest, 1))
+        return [] if self._reading else [results[-1].hidden[-1]]
 
     def choose(self, logits: Tensor) -> None:
         """See `HeldQuestion`."""
@@ -71,49 +98,53 @@ class ThinkingAnswering(Answering):
         self._chosen(token)
 
     def _open(self) -> None:
-        self._own = OwnText(self._model, self._wish, len(self.asked.prompt_ids))
+        prompt_ids, plan = self.asked.prompt_ids, self._plan
+        self._own = OwnText(self._model, self._wish, len(prompt_ids))
+        self._line = Line(prompt_ids, plan.question_base, plan.answer_start)
 
     def _free(self) -> None:
-        self._own = None
+        self._own = self._line = None
 
-    def _position(self) -> Tensor:
-        """Of the newest token, int64 [3, 1]."""
-        return torch.full((3, 1), self._plan.answer_start + len(self.progress.token_ids) - 1)
+    def _places(self, first: int, count: int) -> Tensor:
+        """Positions int64 [3, count] of tokens of the line."""
+        assert self._line is not None, "not begun"
+        return torch.tensor([self._line.place(index) for index in range(first, first + count)]).T
 
     def _step(
         self, ids: tuple[int, ...], positions: Tensor, hook: Callable[[int, Tensor], None] | None = None
     ) -> Step:
         assert self._own is not None, "not begun"
         stream = self._parts(len(ids))
-        writes = self.progress.phase is Phase.DECODING
-        view = self._own.writing(stream) if writes else self._own.reading(stream, hook)
+        reads = self.progress.phase is not Phase.DECODING or self._reading
+        view = self._own.reading(stream, hook) if reads else self._own.writing(stream)
         return Step(embeds=self._model.embed(ids), positions=positions, view=view)
 
     def _take(self, token: int) -> None:
+        assert self._line is not None, "not begun"
         if token in self._model.prompt.eos_ids:
-            if self._region is Region.THINKING and not self._closed_by:
+            if self._said.region is Region.SUMMARY:
+                self._roll()
+                return
+            if self._said.owes_answer and not self._closed_by:
                 # It was read nowhere: the closing words follow on what was said before.
                 self._close("the model ended its turn while it thought")
                 token = self._forced.popleft()
             else:
                 self._finish(Finish.END)
                 return
-        region = self._region
-        self._tokens[region] += 1
+        region, undecided = self._said.region, self._said.undecided
         self.progress.token_ids.append(token)
-        if region is Region.THINKING and self._is_closed():
-            self._region = Region.ANSWER
-        split = self._regions.push(self._words.push(token))
-        self._think(split.thinking)
-        if split.answer and self._speech.say(split.answer):
+        self._line.text_ids.append(token)
+        piece = self._said.push(token)
+        if undecided and self._said.region is Region.ANSWER:
+            region = Region.ANSWER  # it says that what follows the marker is no summary
+        self._tokens[region] += 1
+        self._think(piece.thinking)
+        if piece.answer and self._speech.say(piece.answer):
             self._finish(Finish.STOP)
             return
-        self._obey(self._chain.on_token(Moment(token, region, self._tokens[region], split.thinking)))
-
-    def _is_closed(self) -> bool:
-        """Do the newest tokens spell the marker? It has at most as many tokens as UTF-8 bytes."""
-        newest = self.progress.token_ids[-len(self._wish.close.encode()) :]
-        return self._wish.close in self._model.prompt.decode(newest)
+        moment = Moment(token, region, self._tokens[region], piece.thinking, piece.raw)
+        self._obey(self._chain.on_token(moment))
 
     def _obey(self, verdict: Verdict) -> None:
         if verdict.act is Act.STOP:
@@ -121,12 +152,48 @@ class ThinkingAnswering(Answering):
             self._finish(Finish.LOOP)
         elif self._tokens[Region.ANSWER] >= self.asked.max_tokens:
             self._finish(Finish.LENGTH)
+        elif self._said.complete:
+            self._roll()
         elif verdict.act is Act.CLOSE:
-            self._close(verdict.reason)
+            # What the model closed itself, a moment ago, is not closed again.
+            if self._forced or self._said.owes_answer:
+                self._close(verdict.reason)
+        elif verdict.act is Act.SUMMARISE:
+            assert self._wish.rollover is not None, verdict
+            if self._said.owes_answer:
+                self._forced.extend(self._wish.rollover.asking_ids)
+        elif verdict.act is Act.ROLL:
+            self._roll()
+        elif verdict.act is Act.DROP:
+            assert self._line is not None, "not begun"
+            self._revise(self._line.drop(*verdict.span))
 
     def _close(self, reason: str) -> None:
         self._closed_by = reason
-        self._forced.extend(self._wish.closing_ids)
+        # While a summary is asked for, it comes first.
+        if not self._forced:
+            self._forced.extend(self._wish.closing_ids)
+
+    def _roll(self) -> None:
+        """The summary takes the place of the thinking, in the prompt."""
+        assert self._line is not None, "not begun"
+        ids = self.asked.prompt_ids
+        wish = self._wish.rollover
+        assert wish is not None, "a summary of nobody"
+        self._think(self._said.cut())
+        history = (*wish.before_ids, *self._said.summary_ids(), *wish.after_ids)
+        self._revise(self._line.restart((*ids[: wish.question_end], *history, *ids[wish.question_end :])))
+        self._said.next_round()
+        self._chain.rolled()
+        self._forced.clear()
+        if self._closed_by:
+            self._close(self._closed_by)
+
+    def _revise(self, reread: Reread) -> None:
+        assert self._own is not None, "not begun"
+        self._own.cut(reread.keep)
+        self._reading = reread.ids
+        self._dropped += reread.dropped
 
     def _think(self, text: str) -> None:
         if text:
@@ -134,15 +201,17 @@ class ThinkingAnswering(Answering):
 
     def _finish(self, finish: Finish) -> None:
         if finish is not Finish.STOP:
-            split = self._regions.push(self._words.finish())
-            end = self._regions.finish()
-            self._think(split.thinking + end.thinking)
-            if self._speech.say(split.answer) or self._speech.finish():
+            rest = self._said.finish()
+            self._think(rest.thinking)
+            if self._speech.say(rest.answer) or self._speech.finish():
                 finish = Finish.STOP
         plan, recall = self._plan, self._recall
         self._leave(Phase.DONE)
         thinking = ThinkingRecord(
-            tokens=self._tokens[Region.THINKING], closed_by=self._closed_by, dropped=self._dropped
+            tokens=self._tokens[Region.THINKING] + self._tokens[Region.SUMMARY],
+            closed_by=self._closed_by,
+            dropped=self._dropped,
+            rounds=self._said.rounds,
         )
         record = AnswerRecord.of(
             self.asked, self.progress, plan, recall, text=self._speech.text, finish=finish, thinking=thinking

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from reasoner_svc.thinking.chain import ThinkingRules
-from reasoner_svc.thinking.wish import Eviction, ThinkingRecord, ThinkingWish
+from reasoner_svc.thinking.rollover import RoundRules
+from reasoner_svc.thinking.subtasks import SubTaskRules
+from reasoner_svc.thinking.wish import Eviction, Rollover, ThinkingRecord, ThinkingWish
 from tandem.core.errors import BadQuestion
 from tandem.wire.gen.tandem.v1 import types_pb2
 
@@ -17,45 +19,69 @@ CLOSING = "\n\nI have thought for long enough and answer now.\n"
 MAX_MARKER_CHARS, MAX_CLOSING_CHARS = 64, 1000
 CAPACITY, WINDOW, MAX_WINDOW, THRESHOLD = 1024, 128, 1024, 1e-4
 """Of eviction. The threshold is the paper's for R1-Distill-Qwen-7B."""
+ROUND_TOKENS, SUMMARY_TOKENS, ROUNDS = 4096, 512, 10
+MAX_SUMMARY_TOKENS, MAX_ROUNDS = 2048, 64
+SUMMARY_OPEN, SUMMARY_CLOSE = "<summary>", "</summary>"
+HISTORY_OPEN, HISTORY_CLOSE = "\n\n<history>\n", "\n</history>"
+SUBTASKS_OPEN, SUBTASKS_CLOSE, MAX_KEPT = "<subtasks>", "</subtasks>", 16
 
 
 def thinking_wish(
-    message: types_pb2.Thinking, prompt: PromptLayout, max_tokens: int
+    message: types_pb2.Thinking, prompt: PromptLayout, max_tokens: int, question_end: int
 ) -> tuple[ThinkingWish, tuple[int, ...]]:
     """The wish, and the tokens that open thinking at the end of the prompt.
 
-    At most `max_tokens` of thinking are allowed here. Raises BadQuestion that names what is wrong.
+    At most `max_tokens` of thinking are allowed here. `question_end` is the token of the prompt behind the
+    user's own words. Raises BadQuestion that names what is wrong.
     """
-    for name, text, limit in (
+    texts = [
         ("open", message.open, MAX_MARKER_CHARS),
         ("close", message.close, MAX_MARKER_CHARS),
         ("closing", message.closing, MAX_CLOSING_CHARS),
-    ):
+    ]
+    for name, part in (("rollover", message.rollover), ("subtasks", message.subtasks)):
+        texts.append((f"{name}.open", part.open, MAX_MARKER_CHARS))
+        texts.append((f"{name}.close", part.close, MAX_MARKER_CHARS))
+    for name, text, limit in texts:
         if len(text) > limit:
             raise BadQuestion(f"thinking.{name} has {len(text)} characters; at most {limit} are allowed")
     budget = message.max_tokens if message.HasField("max_tokens") else max_tokens
     if budget > max_tokens:
         raise BadQuestion(f"thinking.max_tokens is {budget}; at most {max_tokens} are allowed here")
     close = message.close or CLOSE
-    closing_ids = tuple(prompt.encode_text((message.closing or CLOSING) + close))
-    if close not in prompt.decode(closing_ids):
-        raise BadQuestion(f"thinking.close is {close!r}, which this model's tokens cannot spell")
+    closing_ids = _spelled(prompt, (message.closing or CLOSING) + close, close, "close")
+    rolls, drops = message.HasField("rollover"), message.HasField("subtasks")
+    if message.HasField("eviction") and (rolls or drops):
+        raise BadQuestion("thinking.eviction goes with neither rollover nor subtasks: one of them decides")
     rules = ThinkingRules(
-        budget_tokens=budget, loop_guard=message.loop_guard, convergence=message.convergence
+        budget_tokens=budget,
+        loop_guard=message.loop_guard,
+        convergence=message.convergence,
+        rollover=_rounds(message.rollover, max_tokens) if rolls else None,
+        subtasks=_subtasks(message.subtasks) if drops else None,
     )
-    opening = message.open if message.HasField("open") else OPEN
     wish = ThinkingWish(
         close=close,
         closing_ids=closing_ids,
         rules=rules,
         eviction=_eviction(message.eviction) if message.HasField("eviction") else None,
+        rollover=_rollover(message.rollover, prompt, close, question_end) if rolls else None,
     )
+    opening = message.open if message.HasField("open") else OPEN
     return wish, tuple(prompt.encode_text(opening) if opening else ())
 
 
 def thinking_to_proto(record: ThinkingRecord) -> types_pb2.ThinkingUsage:
     """What policies did, for the wire."""
-    return types_pb2.ThinkingUsage(dropped_tokens=record.dropped)
+    return types_pb2.ThinkingUsage(dropped_tokens=record.dropped, rounds=record.rounds)
+
+
+def _spelled(prompt: PromptLayout, text: str, marker: str, name: str) -> tuple[int, ...]:
+    """A text that is said for the model, in tokens, with the marker in it."""
+    ids = tuple(prompt.encode_text(text))
+    if marker not in prompt.decode(ids):
+        raise BadQuestion(f"thinking.{name} is {marker!r}, which this model's tokens cannot spell")
+    return ids
 
 
 def _eviction(message: types_pb2.ThinkingEviction) -> Eviction:
@@ -71,3 +97,44 @@ def _eviction(message: types_pb2.ThinkingEviction) -> Eviction:
     if not 0 < threshold < 1:  # nor NaN
         raise BadQuestion(f"thinking.eviction.threshold is {threshold}; it is a probability between 0 and 1")
     return Eviction(capacity=capacity, window=window, threshold=threshold)
+
+
+def _rounds(message: types_pb2.ThinkingRollover, max_tokens: int) -> RoundRules:
+    rules = RoundRules(
+        round_tokens=message.round_tokens or min(ROUND_TOKENS, max_tokens),
+        summary_tokens=message.summary_tokens or SUMMARY_TOKENS,
+        max_rounds=message.max_rounds or ROUNDS,
+    )
+    for name, limit in (
+        ("round_tokens", max_tokens),
+        ("summary_tokens", MAX_SUMMARY_TOKENS),
+        ("max_rounds", MAX_ROUNDS),
+    ):
+        if (value := getattr(rules, name)) > limit:
+            raise BadQuestion(f"thinking.rollover.{name} is {value}; at most {limit} are allowed here")
+    return rules
+
+
+def _rollover(
+    message: types_pb2.ThinkingRollover, prompt: PromptLayout, close: str, question_end: int
+) -> Rollover:
+    opens, ends = message.open or SUMMARY_OPEN, message.close or SUMMARY_CLOSE
+    if not opens.strip() or opens != opens.lstrip():
+        raise BadQuestion(f"thinking.rollover.open is {opens!r}; it cannot begin with white space")
+    return Rollover(
+        opens=opens,
+        ends=ends,
+        asking_ids=_spelled(prompt, f"\n{close}\n{opens}", opens, "rollover.open"),
+        question_end=question_end,
+        before_ids=tuple(prompt.encode_text(HISTORY_OPEN)),
+        after_ids=tuple(prompt.encode_text(HISTORY_CLOSE)),
+    )
+
+
+def _subtasks(message: types_pb2.ThinkingSubtasks) -> SubTaskRules:
+    opens, ends = message.open or SUBTASKS_OPEN, message.close or SUBTASKS_CLOSE
+    if opens in ends or ends in opens:
+        raise BadQuestion(f"thinking.subtasks: {opens!r} and {ends!r} cannot be told apart")
+    if message.keep > MAX_KEPT:
+        raise BadQuestion(f"thinking.subtasks.keep is {message.keep}; at most {MAX_KEPT} are allowed")
+    return SubTaskRules(open=opens, close=ends, keep=message.keep)

@@ -2,8 +2,8 @@
 """Tensor. Keeps a generated text small on the device: what is not attended to again leaves (LazyEviction).
 
 Only the text that the question itself generated: prompt, notes and video are other segments, which this
-never touches. Positions stay what they were; only room is given up. Owned by the engine's thread. W steps of a window,
-Q query heads, T new tokens, D head dimension.
+never touches. Positions stay what they were; only room is given up. Owned by the engine's thread. W steps of
+a window, Q query heads, T new tokens, D head dimension.
 """
 
 from __future__ import annotations

@@ -50,6 +50,11 @@ class OwnText:
         parts = (*stream, Part(segment=self._segment))
         return View(parts=parts, tail=Part(segment=self._evicted.segment), after_layer=self._evicted.watch)
 
+    def cut(self, keep: int) -> None:
+        """Forget all but the first `keep` tokens of prompt and text; nobody else reads them."""
+        assert self._evicted is None, "places in an evicted text are no places in the line"
+        self._segment.truncate(self._segment.start + keep)
+
     def wrote(self, position_31: Tensor) -> int:
         """A generated token went through; returns how many tokens left the view because of it."""
         return self._evicted.stepped(position_31) if self._evicted else 0

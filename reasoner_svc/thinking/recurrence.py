@@ -2,9 +2,10 @@
 """Tensor. Which tokens of a text are attended to again and again, by windows (LazyEviction, 2506.15969).
 
 The paper looks at the attention of every step. Nothing is dropped inside a window, so the queries of a
-window are kept and looked at together when it ends: the same counts, one product a window. Per layer, key/value head
-and token there are two numbers: the last step in which it had at least the probability a, and the longest time
-between two such steps. Query heads that share a key head count together: the largest of them decides.
+window are kept and looked at together when it ends: the same counts, one product a window. Per layer,
+key/value head and token there are two numbers: the last step in which it had at least the probability a, and
+the longest time between two such steps. Query heads that share a key head count together: the largest one
+decides.
 
 Knows no segments and no questions. W steps of a window, N tokens, Q query heads, H key/value heads, D head
 dimension.

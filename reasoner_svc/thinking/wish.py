@@ -20,6 +20,22 @@ class Eviction:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rollover:
+    """How thinking in rounds is written (InftyThink, arXiv 2503.06692); how long they are say the rules."""
+
+    opens: str
+    ends: str
+    """Texts around a summary in the model's own text."""
+    asking_ids: tuple[int, ...]
+    """Closes thinking and opens a summary, for when a round's tokens are used."""
+    question_end: int
+    """Token of the prompt before which the history is put: the end of the user's own words."""
+    before_ids: tuple[int, ...]
+    after_ids: tuple[int, ...]
+    """Around the summary in the next round's prompt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ThinkingWish:
     """Thinking before the answer; `reasoner_svc.thinking.asking` checks it."""
 
@@ -30,6 +46,8 @@ class ThinkingWish:
     rules: ThinkingRules
     eviction: Eviction | None = None
     """None: all that was generated stays in view."""
+    rollover: Rollover | None = None
+    """None: there is one round. Set together with ``rules.rollover``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,3 +60,5 @@ class ThinkingRecord:
     """Which rule ended it, and why; empty: the model itself, or nothing did."""
     dropped: int = 0
     """Tokens of its own text that left the view again."""
+    rounds: int = 1
+    """Of thinking, with a summary between two."""

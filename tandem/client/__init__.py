@@ -14,7 +14,13 @@ from tandem.client.overview import BuildInfo, ServiceStatus, Status, StreamSumma
 from tandem.client.questions import OpenQuestion
 from tandem.client.settings import ClientSettings
 from tandem.client.stream import Stream
-from tandem.client.thinking import Thinking, ThinkingEviction, ThinkingUsage
+from tandem.client.thinking import (
+    Thinking,
+    ThinkingEviction,
+    ThinkingRollover,
+    ThinkingSubtasks,
+    ThinkingUsage,
+)
 from tandem.client.types import (
     Answer,
     AnswerDelta,
@@ -72,6 +78,8 @@ __all__ = [
     "StreamSummary",
     "Thinking",
     "ThinkingEviction",
+    "ThinkingRollover",
+    "ThinkingSubtasks",
     "ThinkingUsage",
     "Thought",
     "Timings",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
+from tandem.core.errors import BadQuestion
 from tandem.wire.gen.tandem.v1 import types_pb2
+
+_TOO_MANY = 1 << 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,6 +17,8 @@ class ThinkingUsage:
 
     dropped_tokens: int = 0
     """Tokens of its own text that left the view again."""
+    rounds: int = 1
+    """Of thinking, with a summary between two."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +31,32 @@ class ThinkingEviction:
     """Tokens from one look to the next, at most `capacity`; 0: the server's."""
     threshold: float = 0.0
     """Probability from which on a token counts as attended to; 0: the server's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThinkingRollover:
+    """Think in rounds, each on the summary of the one before it (InftyThink)."""
+
+    round_tokens: int = 0
+    """After so many a summary is asked for; 0: the server's."""
+    summary_tokens: int = 0
+    """Most tokens of a summary; 0: the server's."""
+    max_rounds: int = 0
+    """Most rounds; then the model has to answer; 0: the server's."""
+    open: str = ""
+    close: str = ""
+    """Texts around a summary in the model's own text; empty: "<summary>" and "</summary>"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThinkingSubtasks:
+    """Finished sub-tasks leave the thinking in view (TIM)."""
+
+    open: str = ""
+    close: str = ""
+    """Texts around a list of them in the model's own text; empty: "<subtasks>" and "</subtasks>"."""
+    keep: int = 0
+    """Finished lists that stay."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +77,10 @@ class Thinking:
     """End thinking that states the same answer three times, or does not get anywhere."""
     eviction: ThinkingEviction | None = None
     """Keep what is generated small; None: it all stays."""
+    rollover: ThinkingRollover | None = None
+    """Think in rounds; None: in one."""
+    subtasks: ThinkingSubtasks | None = None
+    """Drop finished sub-tasks; None: they stay."""
 
 
 def thinking_to_proto(thinking: Thinking) -> types_pb2.Thinking:
@@ -56,17 +92,28 @@ def thinking_to_proto(thinking: Thinking) -> types_pb2.Thinking:
         max_tokens=thinking.max_tokens,
         loop_guard=thinking.loop_guard,
         convergence=thinking.convergence,
-        eviction=_eviction(thinking.eviction) if thinking.eviction else None,
+        eviction=types_pb2.ThinkingEviction(**asdict(thinking.eviction)) if thinking.eviction else None,
+        rollover=types_pb2.ThinkingRollover(**asdict(thinking.rollover)) if thinking.rollover else None,
+        subtasks=types_pb2.ThinkingSubtasks(**asdict(thinking.subtasks)) if thinking.subtasks else None,
     )
 
 
-def _eviction(eviction: ThinkingEviction) -> types_pb2.ThinkingEviction:
-    return types_pb2.ThinkingEviction(
-        capacity=eviction.capacity, window=eviction.window, threshold=eviction.threshold
-    )
+def check_thinking(thinking: Thinking) -> None:
+    """Raise `BadQuestion` for numbers that could not be told to the server; limits are the server's."""
+    _check_numbers("", asdict(thinking))
+
+
+def _check_numbers(name: str, values: Mapping[str, object]) -> None:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            _check_numbers(f"{name}{key}.", value)
+        elif isinstance(value, int) and not 0 <= value < _TOO_MANY:
+            raise BadQuestion(f"Thinking.{name}{key} is {value}; give 0 or more")
 
 
 def thinking_usage(usage: types_pb2.Usage) -> ThinkingUsage | None:
     """What policies did, off the wire; None when nobody thought."""
     message = usage.thinking
-    return ThinkingUsage(dropped_tokens=message.dropped_tokens) if usage.HasField("thinking") else None
+    if not usage.HasField("thinking"):
+        return None
+    return ThinkingUsage(dropped_tokens=message.dropped_tokens, rounds=message.rounds)

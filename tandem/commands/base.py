@@ -100,3 +100,10 @@ def positive(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a number above zero, not {text!r}")
     return value
+
+
+def whole(text: str) -> int:
+    """Argument type: a whole number, zero included."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number, not {text!r}")
+    return int(text)

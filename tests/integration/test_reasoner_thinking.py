@@ -157,6 +157,25 @@ async def test_the_models_own_marker_ends_thinking(
     assert heard.final.usage.thinking_tokens + heard.final.usage.answer_tokens == len(spoken) - 1
 
 
+async def test_a_model_that_summarises_by_itself_begins_another_round(
+    model: VisionLanguageModel, blocks: list[Block], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """InftyThink's own form: the model closes a round with a summary, and the last one with the answer."""
+    end = next(iter(model.prompt.eos_ids))
+    spoken = ["one" + CLOSE + "\n<summary>so far</summary>", "two" + CLOSE + " red"]
+    script = iter([*(token for text in spoken for token in model.prompt.encode_text(text)), end])
+    monkeypatch.setattr("reasoner_svc.decode.sampler.Sampler.choose", lambda self, logits: next(script))
+    async with serve(model) as serving:
+        await serving.open()
+        serving.publish(*blocks)
+        heard = await hear(serving, **thinking(max_tokens=100, rollover=types_pb2.ThinkingRollover()))
+        usage = heard.final.usage
+        assert (heard.thoughts, heard.answer) == ("oneso fartwo", " red")
+        assert (usage.thinking.rounds, usage.thinking.dropped_tokens) == (2, len(spoken[0]))
+        assert usage.answer_tokens == len("red"), "a blank alone may still be before a summary"
+        await serving.idle()
+
+
 async def test_what_left_of_the_text_is_told(model: VisionLanguageModel, blocks: list[Block]) -> None:
     async with serve(model) as serving:
         await serving.open()
@@ -194,6 +213,17 @@ async def test_bad_wishes_are_refused_with_their_name(
             error = await error_of(call(serving, **thinking(**wish)))
             assert isinstance(error, BadQuestion)
             assert word in error.message
+        for wish, word in (
+            ({"rollover": types_pb2.ThinkingRollover(round_tokens=10**6)}, "rollover.round_tokens"),
+            ({"rollover": types_pb2.ThinkingRollover(summary_tokens=2049)}, "rollover.summary_tokens"),
+            ({"rollover": types_pb2.ThinkingRollover(max_rounds=65)}, "rollover.max_rounds"),
+            ({"rollover": types_pb2.ThinkingRollover(open="x" * 65)}, "rollover.open"),
+            ({"rollover": types_pb2.ThinkingRollover(open=" x")}, "white space"),
+            ({"subtasks": types_pb2.ThinkingSubtasks(open="a", close="ab")}, "told apart"),
+            ({"subtasks": types_pb2.ThinkingSubtasks(keep=17)}, "subtasks.keep"),
+            ({"subtasks": {}, "eviction": {}}, "neither"),
+        ):
+            assert word in (await error_of(call(serving, **thinking(**wish)))).message
         both = thinking() | {"workers": types_pb2.Workers(count=2)}
         assert "not both" in (await error_of(call(serving, **both))).message
         await serving.idle()

@@ -58,8 +58,10 @@ def blocks(model: Any) -> list[Block]:
 
 
 def asked_with(model: Any, answer_tokens: int = 16, **thinking: Any) -> AskedQuestion:
-    wish, opening = thinking_wish(types_pb2.Thinking(**thinking), model.prompt, 10**6)
-    prompt_ids = (*model.prompt.question_tokens("what?"), *opening)
+    bare = model.prompt.question_tokens("what?")
+    end = model.prompt.question_span(bare)[1]
+    wish, opening = thinking_wish(types_pb2.Thinking(**thinking), model.prompt, 10**6, end)
+    prompt_ids = (*bare, *opening)
     return asked_of(model, None, answer_tokens, thinking=wish, prompt_ids=prompt_ids)
 
 
@@ -116,3 +118,91 @@ async def test_eviction_equals_the_papers_form_step_by_step(
     left = len(record.token_ids) - 1 - len(literal[0][0].held)
     assert record.thinking is not None
     assert record.thinking.dropped == left > 30
+
+
+def from_nothing(stock: Any, seen: Any, record: AnswerRecord, prompt: list[int], text: list[int]) -> Tensor:
+    """Logits behind a prompt and a text that are read in one go, as if nothing else had ever been there."""
+    base = record.plan.question_base[0]
+    assert set(record.plan.question_base) == {base}
+    line = [*prompt, *text]
+    return LiteralMasked(stock, seen).read(line, (base + torch.arange(len(line))).expand(3, -1))
+
+
+async def test_a_round_stands_on_the_summary_of_the_one_before_it_and_on_nothing_else(
+    model: Any, stock: Any, blocks: list[Block]
+) -> None:
+    recording = record_of(model)
+    rollover = types_pb2.ThinkingRollover(round_tokens=12, summary_tokens=7, max_rounds=3)
+    asked = asked_with(recording, 6, rollover=rollover, max_tokens=1000)
+    record = await ours(recording, blocks, asked)
+    wish, seen = asked.thinking, context(model, stock, blocks)
+    assert wish is not None
+    assert wish.rollover is not None
+    made, prompt = list(record.token_ids), list(asked.prompt_ids)
+    at = wish.rollover.question_end
+    position = 0
+    for _ in range(2):
+        spoken = [12, len(wish.rollover.asking_ids), 7]
+        for count in range(sum(spoken)):
+            text = made[position : position + count]
+            if count % 5 == 0:
+                assert close_to(
+                    recording.rows[position + count], from_nothing(stock, seen, record, prompt, text)
+                )
+        text = made[position : position + sum(spoken)]
+        assert tuple(text[12 : -spoken[2]]) == wish.rollover.asking_ids
+        summary = model.prompt.decode(text[-spoken[2] :]).strip()
+        history = [
+            *wish.rollover.before_ids,
+            *model.prompt.encode_text(summary)[:14],
+            *wish.rollover.after_ids,
+        ]
+        prompt = [*asked.prompt_ids[:at], *history, *asked.prompt_ids[at:]]
+        position += sum(spoken)
+    rest = made[position:]
+    assert tuple(rest[12 : 12 + len(wish.closing_ids)]) == wish.closing_ids, "the last round is closed"
+    assert len(rest) - 12 - len(wish.closing_ids) in range(6, 10), (
+        "half characters may come before the answer"
+    )
+    for count in range(0, len(rest), 4):
+        assert close_to(
+            recording.rows[position + count], from_nothing(stock, seen, record, prompt, rest[:count])
+        )
+    assert record.thinking is not None
+    assert (record.thinking.rounds, record.thinking.dropped) == (3, position)
+    assert "3 rounds" in record.thinking.closed_by
+
+
+@pytest.mark.parametrize("keep", [0, 1])
+async def test_dropped_subtasks_leave_keys_and_values_that_never_saw_them(
+    model: Any, stock: Any, blocks: list[Block], monkeypatch: pytest.MonkeyPatch, keep: int
+) -> None:
+    recording = record_of(model)
+    asked = asked_with(recording, 4, subtasks=types_pb2.ThinkingSubtasks(keep=keep), max_tokens=200)
+    words = (
+        "plan<subtasks>a one<subtasks>x</subtasks>so</subtasks> it is<subtasks>b two</subtasks></think>red!!"
+    )
+    ids = model.prompt.encode_text(words)
+    script = iter(ids)
+    monkeypatch.setattr("reasoner_svc.decode.sampler.Sampler.choose", lambda self, logits: next(script))
+    record = await ours(recording, blocks, asked)
+    assert list(record.token_ids) == ids[:-1], "the answer has its own budget"
+    seen, standing = context(model, stock, blocks), ""
+    prompt = list(asked.prompt_ids)
+    letters = [model.prompt.decode([token]) for token in ids]
+    assert "".join(letters) == words, "a token a letter, so that texts can be cut"
+    kept = {0: ["<subtasks>x</subtasks>", "<subtasks>a oneso</subtasks>", "<subtasks>b two</subtasks>"]}
+    kept[1] = ["<subtasks>a one<subtasks>x</subtasks>so</subtasks>"]
+    dropped = 0
+    for count, letter in enumerate(letters[:-1]):
+        text = model.prompt.encode_text(standing) if standing else []
+        if count % 4 == 0 or standing.endswith(">"):
+            assert close_to(recording.rows[count], from_nothing(stock, seen, record, prompt, text)), count
+        standing += letter
+        finished = [one for one in kept[keep] if one in standing]
+        if finished and (keep == 0 or standing.endswith("two</subtasks>")):
+            standing = standing.replace(finished[0], "")
+            dropped += len(finished[0])
+    assert record.thinking is not None
+    assert record.thinking.dropped == dropped > 20
+    assert record.text == "red!"

@@ -572,6 +572,8 @@ class Thinking(_message.Message):
     LOOP_GUARD_FIELD_NUMBER: _builtins.int
     CONVERGENCE_FIELD_NUMBER: _builtins.int
     EVICTION_FIELD_NUMBER: _builtins.int
+    ROLLOVER_FIELD_NUMBER: _builtins.int
+    SUBTASKS_FIELD_NUMBER: _builtins.int
     open: _builtins.str
     """Put at the end of the prompt so that the model begins to think, at most 64 characters. Unset: "<think>" and
     a new line. Empty: nothing, the model begins by itself.
@@ -594,6 +596,14 @@ class Thinking(_message.Message):
     def eviction(self) -> Global___ThinkingEviction:
         """Keep what the model generated small on the device: what is not attended to again leaves. Unset: it all stays."""
 
+    @_builtins.property
+    def rollover(self) -> Global___ThinkingRollover:
+        """Think in rounds, each on the summary of the one before it. Unset: in one. Not together with `eviction`."""
+
+    @_builtins.property
+    def subtasks(self) -> Global___ThinkingSubtasks:
+        """Drop finished sub-tasks from the thinking in view. Unset: it all stays. Not together with `eviction`."""
+
     def __init__(
         self,
         *,
@@ -604,10 +614,12 @@ class Thinking(_message.Message):
         loop_guard: _builtins.bool = ...,
         convergence: _builtins.bool = ...,
         eviction: Global___ThinkingEviction | None = ...,
+        rollover: Global___ThinkingRollover | None = ...,
+        subtasks: Global___ThinkingSubtasks | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_open", b"_open", "eviction", b"eviction", "max_tokens", b"max_tokens", "open", b"open"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_open", b"_open", "eviction", b"eviction", "max_tokens", b"max_tokens", "open", b"open", "rollover", b"rollover", "subtasks", b"subtasks"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_open", b"_open", "close", b"close", "closing", b"closing", "convergence", b"convergence", "eviction", b"eviction", "loop_guard", b"loop_guard", "max_tokens", b"max_tokens", "open", b"open"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_open", b"_open", "close", b"close", "closing", b"closing", "convergence", b"convergence", "eviction", b"eviction", "loop_guard", b"loop_guard", "max_tokens", b"max_tokens", "open", b"open", "rollover", b"rollover", "subtasks", b"subtasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
@@ -619,6 +631,74 @@ class Thinking(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__open) -> _WhichOneofReturnType__open | None: ...
 
 Global___Thinking: _TypeAlias = Thinking  # noqa: Y015
+
+@_typing.final
+class ThinkingRollover(_message.Message):
+    """Thinking in rounds (InftyThink, arXiv 2503.06692): a summary in the prompt takes the place of a round."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUND_TOKENS_FIELD_NUMBER: _builtins.int
+    SUMMARY_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_ROUNDS_FIELD_NUMBER: _builtins.int
+    OPEN_FIELD_NUMBER: _builtins.int
+    CLOSE_FIELD_NUMBER: _builtins.int
+    round_tokens: _builtins.int
+    """Tokens of a round after which a summary is asked for, 0 means 4096."""
+    summary_tokens: _builtins.int
+    """Most tokens of a summary, at most 2048; 0 means 512."""
+    max_rounds: _builtins.int
+    """Most rounds, at most 64; 0 means 10. When they are used up the model has to answer."""
+    open: _builtins.str
+    """What stands before a summary in the model's own text, at most 64 characters. Empty: "<summary>"."""
+    close: _builtins.str
+    """What stands behind it. Empty: "</summary>"."""
+    def __init__(
+        self,
+        *,
+        round_tokens: _builtins.int = ...,
+        summary_tokens: _builtins.int = ...,
+        max_rounds: _builtins.int = ...,
+        open: _builtins.str = ...,
+        close: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "max_rounds", b"max_rounds", "open", b"open", "round_tokens", b"round_tokens", "summary_tokens", b"summary_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ThinkingRollover: _TypeAlias = ThinkingRollover  # noqa: Y015
+
+@_typing.final
+class ThinkingSubtasks(_message.Message):
+    """Dropping finished sub-tasks (TIM, arXiv 2507.16784); what follows them is read again without them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPEN_FIELD_NUMBER: _builtins.int
+    CLOSE_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
+    open: _builtins.str
+    """What stands before a list of sub-tasks in the model's own text, at most 64 characters. Empty: "<subtasks>"."""
+    close: _builtins.str
+    """What stands behind it; neither may be part of the other. Empty: "</subtasks>"."""
+    keep: _builtins.int
+    """Finished lists that stay in view, at most 16."""
+    def __init__(
+        self,
+        *,
+        open: _builtins.str = ...,
+        close: _builtins.str = ...,
+        keep: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "keep", b"keep", "open", b"open"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ThinkingSubtasks: _TypeAlias = ThinkingSubtasks  # noqa: Y015
 
 @_typing.final
 class ThinkingEviction(_message.Message):
@@ -986,16 +1066,20 @@ class ThinkingUsage(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DROPPED_TOKENS_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
     dropped_tokens: _builtins.int
     """Tokens of its own text that left the view again before it ended."""
+    rounds: _builtins.int
+    """Rounds of thinking, with a summary between two; at least 1."""
     def __init__(
         self,
         *,
         dropped_tokens: _builtins.int = ...,
+        rounds: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_tokens", b"dropped_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_tokens", b"dropped_tokens", "rounds", b"rounds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
