@@ -79,7 +79,9 @@ def asked_question(
     if question.HasField("thinking"):
         if workers is not None:
             raise BadQuestion("a question has workers or thinking of its own, not both")
-        thinking, opening = thinking_wish(question.thinking, prompt, config.max_thought_tokens, span[1])
+        thinking, opening = thinking_wish(
+            question.thinking, prompt, config.max_thought_tokens, question.text, span[1]
+        )
         prompt_ids = (*prompt_ids, *opening)
     if record.watermark_us == 0 and record.blocks == 0 and not record.evicted:
         raise WrongState(f"stream {record.stream!r} has no video yet")

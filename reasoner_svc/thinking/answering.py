@@ -23,6 +23,7 @@ from reasoner_svc.thinking.chain import make_chain
 from reasoner_svc.thinking.line import Line, Reread
 from reasoner_svc.thinking.own_text import OwnText
 from reasoner_svc.thinking.said import Said
+from reasoner_svc.thinking.second import SecondQuestion, says_yes
 from reasoner_svc.thinking.wish import ThinkingRecord
 from tandem.core.clock import Clock
 from tandem.vlm.model import ForwardResult, Step, VisionLanguageModel
@@ -53,26 +54,30 @@ class ThinkingAnswering(Answering):
         self._reading: tuple[int, ...] = ()
         """What is left to read again, behind a change of the text."""
         self._dropped = 0
+        self._second: SecondQuestion | None = None
+        """Asked beside it, before its next token."""
+        self._asked = self._asked_tokens = 0
         if self._wish.rules.budget_tokens == 0:
             self._close("the thinking budget is 0 tokens")
 
     @property
     def waiting(self) -> Waiting:
         """See `HeldQuestion`."""
-        if self._reading:
-            return Waiting(self.number, self.progress.phase, len(self._reading))
-        return super().waiting
+        left = self._second.left if self._second else len(self._reading)
+        return Waiting(self.number, self.progress.phase, left) if left else super().waiting
 
     @property
     def tail_bytes(self) -> int:
         """See `HeldQuestion`."""
-        return self._own.nbytes if self._own else 0
+        return sum(part.nbytes for part in (self._own, self._second) if part is not None)
 
     def prepare(self, tokens: int) -> list[Step]:
         """See `HeldQuestion`."""
         if self.progress.phase is not Phase.DECODING:
             return super().prepare(tokens)
         assert self._line is not None, "not begun"
+        if self._second is not None:
+            return [self._second.step(self._parts(tokens)[0], tokens)]
         newest = self._line.newest
         if not self._reading:
             return [self._step((self._line.text_ids[-1],), self._places(newest, 1))]
@@ -86,6 +91,8 @@ class ThinkingAnswering(Answering):
             return super().advance(results)
         assert self._own is not None, "not begun"
         assert self._line is not None, "not begun"
+        if self._second is not None:
+            return [] if self._second.left else [results[-1].hidden[-1]]
         if self._reading:
             self._reading = self._reading[self._stepping :]
         else:
@@ -94,6 +101,11 @@ class ThinkingAnswering(Answering):
 
     def choose(self, logits: Tensor) -> None:
         """See `HeldQuestion`."""
+        if self._second is not None:
+            assert self._wish.replies is not None, "nobody verifies"
+            self._second = None
+            self._obey(self._chain.reply(says_yes(logits[0], *self._wish.replies)))
+            return
         token = self._forced.popleft() if self._forced else self._sampler.choose(logits[0])
         self._chosen(token)
 
@@ -103,7 +115,7 @@ class ThinkingAnswering(Answering):
         self._line = Line(prompt_ids, plan.question_base, plan.answer_start)
 
     def _free(self) -> None:
-        self._own = self._line = None
+        self._own = self._line = self._second = None
 
     def _places(self, first: int, count: int) -> Tensor:
         """Positions int64 [3, count] of tokens of the line."""
@@ -164,6 +176,10 @@ class ThinkingAnswering(Answering):
                 self._forced.extend(self._wish.rollover.asking_ids)
         elif verdict.act is Act.ROLL:
             self._roll()
+        elif verdict.act is Act.ASK and self._said.owes_answer:
+            self._second = SecondQuestion(self._model, verdict.text)
+            self._asked += 1
+            self._asked_tokens += len(self._second.ids)
         elif verdict.act is Act.DROP:
             assert self._line is not None, "not begun"
             self._revise(self._line.drop(*verdict.span))
@@ -212,6 +228,8 @@ class ThinkingAnswering(Answering):
             closed_by=self._closed_by,
             dropped=self._dropped,
             rounds=self._said.rounds,
+            asked=self._asked,
+            asked_tokens=self._asked_tokens,
         )
         record = AnswerRecord.of(
             self.asked, self.progress, plan, recall, text=self._speech.text, finish=finish, thinking=thinking

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from reasoner_svc.thinking.chain import ThinkingRules
 from reasoner_svc.thinking.rollover import RoundRules
 from reasoner_svc.thinking.subtasks import SubTaskRules
+from reasoner_svc.thinking.verifier import VerifierRules
 from reasoner_svc.thinking.wish import Eviction, Rollover, ThinkingRecord, ThinkingWish
 from tandem.core.errors import BadQuestion
 from tandem.wire.gen.tandem.v1 import types_pb2
@@ -23,16 +24,17 @@ ROUND_TOKENS, SUMMARY_TOKENS, ROUNDS = 4096, 512, 10
 MAX_SUMMARY_TOKENS, MAX_ROUNDS = 2048, 64
 SUMMARY_OPEN, SUMMARY_CLOSE = "<summary>", "</summary>"
 HISTORY_OPEN, HISTORY_CLOSE = "\n\n<history>\n", "\n</history>"
+YES, NO = "Yes", "No"
 SUBTASKS_OPEN, SUBTASKS_CLOSE, MAX_KEPT = "<subtasks>", "</subtasks>", 16
 
 
 def thinking_wish(
-    message: types_pb2.Thinking, prompt: PromptLayout, max_tokens: int, question_end: int
+    message: types_pb2.Thinking, prompt: PromptLayout, max_tokens: int, question: str, question_end: int
 ) -> tuple[ThinkingWish, tuple[int, ...]]:
     """The wish, and the tokens that open thinking at the end of the prompt.
 
-    At most `max_tokens` of thinking are allowed here. `question_end` is the token of the prompt behind the
-    user's own words. Raises BadQuestion that names what is wrong.
+    At most `max_tokens` of thinking are allowed here. `question` are the user's own words, and `question_end`
+    is the token of the prompt behind them. Raises BadQuestion that names what is wrong.
     """
     texts = [
         ("open", message.open, MAX_MARKER_CHARS),
@@ -42,6 +44,9 @@ def thinking_wish(
     for name, part in (("rollover", message.rollover), ("subtasks", message.subtasks)):
         texts.append((f"{name}.open", part.open, MAX_MARKER_CHARS))
         texts.append((f"{name}.close", part.close, MAX_MARKER_CHARS))
+    texts += [
+        ("verifier." + name, getattr(message.verifier, name), MAX_MARKER_CHARS) for name in ("yes", "no")
+    ]
     for name, text, limit in texts:
         if len(text) > limit:
             raise BadQuestion(f"thinking.{name} has {len(text)} characters; at most {limit} are allowed")
@@ -59,12 +64,14 @@ def thinking_wish(
         convergence=message.convergence,
         rollover=_rounds(message.rollover, max_tokens) if rolls else None,
         subtasks=_subtasks(message.subtasks) if drops else None,
+        verifier=_verifier(message.verifier, question) if message.HasField("verifier") else None,
     )
     wish = ThinkingWish(
         close=close,
         closing_ids=closing_ids,
         rules=rules,
         eviction=_eviction(message.eviction) if message.HasField("eviction") else None,
+        replies=_replies(rules.verifier, prompt) if rules.verifier else None,
         rollover=_rollover(message.rollover, prompt, close, question_end) if rolls else None,
     )
     opening = message.open if message.HasField("open") else OPEN
@@ -73,7 +80,12 @@ def thinking_wish(
 
 def thinking_to_proto(record: ThinkingRecord) -> types_pb2.ThinkingUsage:
     """What policies did, for the wire."""
-    return types_pb2.ThinkingUsage(dropped_tokens=record.dropped, rounds=record.rounds)
+    return types_pb2.ThinkingUsage(
+        dropped_tokens=record.dropped,
+        rounds=record.rounds,
+        verifier_questions=record.asked,
+        verifier_tokens=record.asked_tokens,
+    )
 
 
 def _spelled(prompt: PromptLayout, text: str, marker: str, name: str) -> tuple[int, ...]:
@@ -129,6 +141,19 @@ def _rollover(
         before_ids=tuple(prompt.encode_text(HISTORY_OPEN)),
         after_ids=tuple(prompt.encode_text(HISTORY_CLOSE)),
     )
+
+
+def _verifier(message: types_pb2.ThinkingVerifier, question: str) -> VerifierRules:
+    return VerifierRules(question=question, yes=message.yes or YES, no=message.no or NO)
+
+
+def _replies(rules: VerifierRules, prompt: PromptLayout) -> tuple[int, int]:
+    yes, no = (prompt.encode_text(word)[:1] for word in (rules.yes, rules.no))
+    if not yes or not no or yes == no:
+        raise BadQuestion(
+            f"thinking.verifier: {rules.yes!r} and {rules.no!r} begin with the same token of this model"
+        )
+    return yes[0], no[0]
 
 
 def _subtasks(message: types_pb2.ThinkingSubtasks) -> SubTaskRules:

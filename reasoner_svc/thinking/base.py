@@ -37,6 +37,8 @@ class Act(Enum):
     """The summary is complete: it takes the place of the thinking, and another round begins."""
     DROP = "drop"
     """Tokens `Verdict.span` of the thinking leave the view, and what follows them is read again."""
+    ASK = "ask"
+    """A second question, `Verdict.text`, is asked about the text; its reply goes to `Chain.reply`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class Verdict:
     """For people, logs and the answer's record: which rule, and its numbers."""
     span: tuple[int, int] = (0, 0)
     """Of DROP: half-open, among the generated tokens that are in view."""
+    text: str = ""
+    """Of ASK."""
 
 
 CONTINUE = Verdict(Act.CONTINUE)

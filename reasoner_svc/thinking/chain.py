@@ -15,6 +15,7 @@ from reasoner_svc.thinking.convergence import Convergence
 from reasoner_svc.thinking.loops import LoopGuard
 from reasoner_svc.thinking.rollover import RoundLimit, RoundRules
 from reasoner_svc.thinking.subtasks import SubTaskRules, SubTasks
+from reasoner_svc.thinking.verifier import Verifier, VerifierRules
 
 _AFTER_CLOSE = frozenset({Act.STOP, Act.ROLL})
 """What may still happen when thinking was ended by a rule: it may have to wait for a summary."""
@@ -30,6 +31,7 @@ class ThinkingRules:
     convergence: bool = False
     rollover: RoundRules | None = None
     subtasks: SubTaskRules | None = None
+    verifier: VerifierRules | None = None
 
     @property
     def off(self) -> bool:
@@ -58,6 +60,12 @@ class Chain:
             if isinstance(policy, RevisingPolicy):
                 policy.rolled()
 
+    def reply(self, yes: bool) -> Verdict:
+        """What the second question came to that was asked last."""
+        verifier = next(policy for policy in self._policies if isinstance(policy, Verifier))
+        verdict = verifier.reply(yes)
+        return CONTINUE if verdict is CONTINUE else self._decide(verifier, verdict, Region.THINKING)
+
     def _decide(self, policy: ThinkingPolicy, verdict: Verdict, region: Region) -> Verdict:
         if self._closed and verdict.act not in _AFTER_CLOSE:
             return CONTINUE
@@ -79,6 +87,8 @@ def make_chain(wish: ThinkingRules) -> Chain:
         policies.append(LoopGuard())
     if wish.convergence:
         policies.append(Convergence(wish.budget_tokens or 0))
+    if wish.verifier is not None:
+        policies.append(Verifier(wish.verifier, wish.budget_tokens or 0))
     if wish.rollover is not None:
         policies.append(RoundLimit(wish.rollover))
     if wish.subtasks is not None:

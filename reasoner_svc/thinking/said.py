@@ -70,7 +70,7 @@ class Said:
         self._prompt = prompt
         self._newest: list[int] = []
         self._answers = False
-        """The tokens spell the marker; the text may lag, since what ends in a sign waits for the next letter."""
+        """The tokens spell the marker; the text may lag: what ends in a sign waits for a letter."""
         self.rounds = 0
         self.next_round()
 

@@ -46,6 +46,8 @@ class ThinkingWish:
     rules: ThinkingRules
     eviction: Eviction | None = None
     """None: all that was generated stays in view."""
+    replies: tuple[int, int] | None = None
+    """Tokens for yes and no of a verifier. Set together with ``rules.verifier``."""
     rollover: Rollover | None = None
     """None: there is one round. Set together with ``rules.rollover``."""
 
@@ -62,3 +64,7 @@ class ThinkingRecord:
     """Tokens of its own text that left the view again."""
     rounds: int = 1
     """Of thinking, with a summary between two."""
+    asked: int = 0
+    """Questions to the verifier."""
+    asked_tokens: int = 0
+    """Tokens of their prompts."""

@@ -20,6 +20,7 @@ from tandem.client.thinking import (
     ThinkingRollover,
     ThinkingSubtasks,
     ThinkingUsage,
+    ThinkingVerifier,
 )
 from tandem.client.types import (
     Answer,
@@ -81,6 +82,7 @@ __all__ = [
     "ThinkingRollover",
     "ThinkingSubtasks",
     "ThinkingUsage",
+    "ThinkingVerifier",
     "Thought",
     "Timings",
     "Usage",

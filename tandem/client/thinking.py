@@ -19,6 +19,9 @@ class ThinkingUsage:
     """Tokens of its own text that left the view again."""
     rounds: int = 1
     """Of thinking, with a summary between two."""
+    verifier_questions: int = 0
+    verifier_tokens: int = 0
+    """Of their prompts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +63,15 @@ class ThinkingSubtasks:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ThinkingVerifier:
+    """The model is asked, apart, what each segment of the thinking states (TrimR)."""
+
+    yes: str = ""
+    no: str = ""
+    """Words between which it chooses; empty: "Yes" and "No"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Thinking:
     """The answerer thinks first: what it writes up to `close` are thoughts, what follows is the answer."""
 
@@ -81,6 +93,8 @@ class Thinking:
     """Think in rounds; None: in one."""
     subtasks: ThinkingSubtasks | None = None
     """Drop finished sub-tasks; None: they stay."""
+    verifier: ThinkingVerifier | None = None
+    """End thinking by what its segments state; None: nobody asks."""
 
 
 def thinking_to_proto(thinking: Thinking) -> types_pb2.Thinking:
@@ -95,6 +109,7 @@ def thinking_to_proto(thinking: Thinking) -> types_pb2.Thinking:
         eviction=types_pb2.ThinkingEviction(**asdict(thinking.eviction)) if thinking.eviction else None,
         rollover=types_pb2.ThinkingRollover(**asdict(thinking.rollover)) if thinking.rollover else None,
         subtasks=types_pb2.ThinkingSubtasks(**asdict(thinking.subtasks)) if thinking.subtasks else None,
+        verifier=types_pb2.ThinkingVerifier(**asdict(thinking.verifier)) if thinking.verifier else None,
     )
 
 
@@ -116,4 +131,9 @@ def thinking_usage(usage: types_pb2.Usage) -> ThinkingUsage | None:
     message = usage.thinking
     if not usage.HasField("thinking"):
         return None
-    return ThinkingUsage(dropped_tokens=message.dropped_tokens, rounds=message.rounds)
+    return ThinkingUsage(
+        dropped_tokens=message.dropped_tokens,
+        rounds=message.rounds,
+        verifier_questions=message.verifier_questions,
+        verifier_tokens=message.verifier_tokens,
+    )

@@ -54,11 +54,14 @@ def add_thinking_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="finished lists of sub-tasks leave the thinking, but for the newest N",
     )
+    add(
+        "--verify", action="store_true", help="ask the model, apart, what the thinking states; end it by that"
+    )
 
 
 def thinking_of(arguments: argparse.Namespace) -> Thinking | None:
     """The wish for thinking; None without any."""
-    from tandem.client import Thinking
+    from tandem.client import Thinking, ThinkingVerifier
 
     if arguments.think is None:
         return None
@@ -71,6 +74,7 @@ def thinking_of(arguments: argparse.Namespace) -> Thinking | None:
         eviction=_eviction(arguments),
         rollover=_rollover(arguments),
         subtasks=_subtasks(arguments),
+        verifier=ThinkingVerifier() if arguments.verify else None,
     )
 
 

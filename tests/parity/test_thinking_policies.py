@@ -11,9 +11,11 @@ from torch import Tensor
 from kv_transfer.block import Block
 from reasoner_svc.decode.question import AnswerRecord, AskedQuestion
 from reasoner_svc.thinking.asking import thinking_wish
+from reasoner_svc.thinking.second import SecondQuestion
 from tandem.vlm.load import load_model
 from tandem.vlm.unsplit import stock_model
 from tandem.wire.gen.tandem.v1 import types_pb2
+from tests.parity.literal_hogwild import Context
 from tests.parity.literal_masked import LiteralMasked
 from tests.parity.test_workers import TOLERANCE, Recording, asked_of, context, ours
 from tests.unit.reasoner_svc.literal_lazy import LiteralLazy
@@ -60,7 +62,7 @@ def blocks(model: Any) -> list[Block]:
 def asked_with(model: Any, answer_tokens: int = 16, **thinking: Any) -> AskedQuestion:
     bare = model.prompt.question_tokens("what?")
     end = model.prompt.question_span(bare)[1]
-    wish, opening = thinking_wish(types_pb2.Thinking(**thinking), model.prompt, 10**6, end)
+    wish, opening = thinking_wish(types_pb2.Thinking(**thinking), model.prompt, 10**6, "what?", end)
     prompt_ids = (*bare, *opening)
     return asked_of(model, None, answer_tokens, thinking=wish, prompt_ids=prompt_ids)
 
@@ -206,3 +208,41 @@ async def test_dropped_subtasks_leave_keys_and_values_that_never_saw_them(
     assert record.thinking is not None
     assert record.thinking.dropped == dropped > 20
     assert record.text == "red!"
+
+
+async def test_the_verifier_is_a_question_of_its_own_beside_an_answer_that_it_does_not_change(
+    model: Any, stock: Any, blocks: list[Block], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = "red\n\nblue\n\nit may be</think>red"
+    ids = model.prompt.encode_text(words)
+    asked_about: list[str] = []
+    second = SecondQuestion.__init__
+
+    def told(self: SecondQuestion, model: Any, text: str) -> None:
+        asked_about.append(text)
+        second(self, model, text)
+
+    monkeypatch.setattr(SecondQuestion, "__init__", told)
+    rows = {}
+    for name, wish in {"off": {}, "on": {"verifier": types_pb2.ThinkingVerifier()}}.items():
+        script = iter(ids)
+        monkeypatch.setattr("reasoner_svc.decode.sampler.Sampler.choose", lambda self, logits: next(script))  # noqa: B023
+        recording = record_of(model)
+        record = await ours(recording, blocks, asked_with(recording, 3, max_tokens=1000, **wish))
+        assert list(record.token_ids) == ids
+        rows[name] = recording.rows
+    assert record.thinking is not None
+    assert record.thinking.asked == len(asked_about) >= 2
+    assert len(rows["on"]) == len(rows["off"]) + len(asked_about)
+    sink = Context(
+        [key[:, : blocks[0].header.tokens] for key in context(model, stock, blocks).keys],
+        [value[:, : blocks[0].header.tokens] for value in context(model, stock, blocks).values],
+    )
+    left = list(rows["on"])
+    for text in asked_about:
+        prompt = model.prompt.question_tokens(text, max_tokens=10**6)
+        start = blocks[0].header.tokens
+        expected = LiteralMasked(stock, sink).read(prompt, (start + torch.arange(len(prompt))).expand(3, -1))
+        at = next(at for at, row in enumerate(left) if close_to(row, expected))
+        del left[at]
+    assert all(torch.equal(mine, plain) for mine, plain in zip(left, rows["off"], strict=True))

@@ -17,6 +17,7 @@ from reasoner_svc.thinking.loops import LoopGuard
 from reasoner_svc.thinking.regions import Regions
 from reasoner_svc.thinking.rollover import Round, RoundLimit, RoundRules
 from reasoner_svc.thinking.subtasks import SubTaskRules, SubTasks
+from reasoner_svc.thinking.verifier import Verifier, VerifierRules
 
 THINKING, ANSWER = Region.THINKING, Region.ANSWER
 
@@ -251,3 +252,34 @@ def test_a_line_knows_what_is_read_again() -> None:
     far = Line((1, 2), (10, 10, 10), 40, [4])
     assert (far.place(1), far.place(2)) == ((11, 11, 11), (40, 40, 40))
     assert far.restart((1, 2)) == Reread(1, (2,), 1)
+
+
+def judged(segments: list[str], budget: int = 0) -> tuple[Verdict, list[str]]:
+    """With a verifier that sees an answer in what begins with "=" and equal ones in equal texts."""
+    policy = Verifier(VerifierRules(question="which?", yes="Yes", no="No"), budget)
+    asked = []
+    for count, segment in enumerate(segments, 1):
+        verdict = policy.on_token(Moment(0, THINKING, count, segment + "\n\n"))
+        while verdict.act is Act.ASK:
+            asked.append(verdict.text)
+            parts = [line for line in verdict.text.splitlines() if line.startswith(("=", "~"))]
+            yes = parts[0] == parts[-1] if len(parts) == 2 else parts[:1] != [] and parts[0][0] == "="
+            verdict = policy.reply(yes)
+        if verdict is not CONTINUE:
+            return verdict, asked
+    return CONTINUE, asked
+
+
+def test_a_verifier_closes_what_made_up_its_mind_or_gets_nowhere() -> None:
+    verdict, asked = judged(["=red", "~hm", "=red", "=red", "=never"])
+    assert (verdict.act, len(asked)) == (Act.CLOSE, 4 + 2)
+    assert "same answer in 3 segments" in verdict.reason
+    assert asked[0].startswith("Question: which?")
+    assert asked[0].endswith("Reply Yes or No.")
+    assert judged(["=red", "=red", "=blue", "=red", "=red"])[0] is CONTINUE, "a mismatch begins anew"
+    nowhere, asked = judged(["~hm"] * 30)
+    assert (nowhere.act, len(asked)) == (Act.CLOSE, 20)
+    assert judged(["=red", "=red", *["~hm"] * 100])[1][65:] == [], "64 segments are judged at most"
+    assert "in 5 tokens" in judged(["~hm"] * 9, budget=10)[0].reason
+    long = judged(["~" + "x" * 9999])[1]
+    assert len(long[0]) < 2000

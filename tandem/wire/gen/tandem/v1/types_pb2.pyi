@@ -574,6 +574,7 @@ class Thinking(_message.Message):
     EVICTION_FIELD_NUMBER: _builtins.int
     ROLLOVER_FIELD_NUMBER: _builtins.int
     SUBTASKS_FIELD_NUMBER: _builtins.int
+    VERIFIER_FIELD_NUMBER: _builtins.int
     open: _builtins.str
     """Put at the end of the prompt so that the model begins to think, at most 64 characters. Unset: "<think>" and
     a new line. Empty: nothing, the model begins by itself.
@@ -604,6 +605,10 @@ class Thinking(_message.Message):
     def subtasks(self) -> Global___ThinkingSubtasks:
         """Drop finished sub-tasks from the thinking in view. Unset: it all stays. Not together with `eviction`."""
 
+    @_builtins.property
+    def verifier(self) -> Global___ThinkingVerifier:
+        """Ask the model itself, apart, what each segment of the thinking states, and end it by that. Unset: nobody asks."""
+
     def __init__(
         self,
         *,
@@ -616,10 +621,11 @@ class Thinking(_message.Message):
         eviction: Global___ThinkingEviction | None = ...,
         rollover: Global___ThinkingRollover | None = ...,
         subtasks: Global___ThinkingSubtasks | None = ...,
+        verifier: Global___ThinkingVerifier | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_open", b"_open", "eviction", b"eviction", "max_tokens", b"max_tokens", "open", b"open", "rollover", b"rollover", "subtasks", b"subtasks"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_open", b"_open", "eviction", b"eviction", "max_tokens", b"max_tokens", "open", b"open", "rollover", b"rollover", "subtasks", b"subtasks", "verifier", b"verifier"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_open", b"_open", "close", b"close", "closing", b"closing", "convergence", b"convergence", "eviction", b"eviction", "loop_guard", b"loop_guard", "max_tokens", b"max_tokens", "open", b"open", "rollover", b"rollover", "subtasks", b"subtasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_open", b"_open", "close", b"close", "closing", b"closing", "convergence", b"convergence", "eviction", b"eviction", "loop_guard", b"loop_guard", "max_tokens", b"max_tokens", "open", b"open", "rollover", b"rollover", "subtasks", b"subtasks", "verifier", b"verifier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
@@ -631,6 +637,32 @@ class Thinking(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__open) -> _WhichOneofReturnType__open | None: ...
 
 Global___Thinking: _TypeAlias = Thinking  # noqa: Y015
+
+@_typing.final
+class ThinkingVerifier(_message.Message):
+    """Verdicts of a second question to the same model, which sees the text alone (TrimR, arXiv 2505.17155)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    YES_FIELD_NUMBER: _builtins.int
+    NO_FIELD_NUMBER: _builtins.int
+    yes: _builtins.str
+    """Words between which it chooses, at most 64 characters; their first tokens must differ. Empty: "Yes", "No"."""
+    no: _builtins.str
+    """See `yes`."""
+    def __init__(
+        self,
+        *,
+        yes: _builtins.str = ...,
+        no: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["no", b"no", "yes", b"yes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ThinkingVerifier: _TypeAlias = ThinkingVerifier  # noqa: Y015
 
 @_typing.final
 class ThinkingRollover(_message.Message):
@@ -1067,19 +1099,27 @@ class ThinkingUsage(_message.Message):
 
     DROPPED_TOKENS_FIELD_NUMBER: _builtins.int
     ROUNDS_FIELD_NUMBER: _builtins.int
+    VERIFIER_QUESTIONS_FIELD_NUMBER: _builtins.int
+    VERIFIER_TOKENS_FIELD_NUMBER: _builtins.int
     dropped_tokens: _builtins.int
     """Tokens of its own text that left the view again before it ended."""
     rounds: _builtins.int
     """Rounds of thinking, with a summary between two; at least 1."""
+    verifier_questions: _builtins.int
+    """Questions to the verifier."""
+    verifier_tokens: _builtins.int
+    """Tokens of their prompts."""
     def __init__(
         self,
         *,
         dropped_tokens: _builtins.int = ...,
         rounds: _builtins.int = ...,
+        verifier_questions: _builtins.int = ...,
+        verifier_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_tokens", b"dropped_tokens", "rounds", b"rounds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_tokens", b"dropped_tokens", "rounds", b"rounds", "verifier_questions", b"verifier_questions", "verifier_tokens", b"verifier_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
