@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,14 +18,16 @@ from reasoner_svc.decode.answering import Answering
 from reasoner_svc.decode.outbox import Outbox
 from reasoner_svc.decode.question import AnswerRecord, AskedQuestion, Finish, Phase
 from reasoner_svc.decode.recaller import Recaller
+from reasoner_svc.decode.sampler import Sampler
 from reasoner_svc.decode.schedule import Waiting
 from reasoner_svc.thinking.base import Act, Moment, Region, Verdict
 from reasoner_svc.thinking.chain import make_chain
+from reasoner_svc.thinking.difficulty import PLANS
 from reasoner_svc.thinking.line import Line, Reread
-from reasoner_svc.thinking.own_text import OwnText
+from reasoner_svc.thinking.own_text import OwnText, in_order
 from reasoner_svc.thinking.said import Said
 from reasoner_svc.thinking.second import SecondQuestion, says_yes
-from reasoner_svc.thinking.wish import ThinkingRecord
+from reasoner_svc.thinking.wish import Adaptive, ThinkingRecord
 from tandem.core.clock import Clock
 from tandem.vlm.model import ForwardResult, Step, VisionLanguageModel
 
@@ -57,6 +60,7 @@ class ThinkingAnswering(Answering):
         self._second: SecondQuestion | None = None
         """Asked beside it, before its next token."""
         self._asked = self._asked_tokens = 0
+        self._plan_name = ""
         if self._wish.rules.budget_tokens == 0:
             self._close("the thinking budget is 0 tokens")
 
@@ -88,7 +92,10 @@ class ThinkingAnswering(Answering):
     def advance(self, results: Sequence[ForwardResult]) -> list[Tensor]:
         """See `HeldQuestion`."""
         if self.progress.phase is not Phase.DECODING:
-            return super().advance(results)
+            rows = super().advance(results)
+            if rows and self._wish.adaptive is not None:
+                self._adapt(self._wish.adaptive, rows[0])
+            return rows
         assert self._own is not None, "not begun"
         assert self._line is not None, "not begun"
         if self._second is not None:
@@ -109,6 +116,18 @@ class ThinkingAnswering(Answering):
         token = self._forced.popleft() if self._forced else self._sampler.choose(logits[0])
         self._chosen(token)
 
+    def _adapt(self, adaptive: Adaptive, state: Tensor) -> None:
+        """The prompt is read: the probe says how much is thought about it."""
+        difficulty, share = adaptive.probe.judge(state)
+        self._plan_name = f"{difficulty.value} ({share:.2f})"
+        plan, rules, sampling = PLANS[difficulty], self._wish.rules, self.asked.sampling
+        if sampling.temperature > 0:
+            self._sampler = Sampler(replace(sampling, temperature=plan.temperature))
+        if rules.budget_tokens:
+            budget = max(1, round(rules.budget_tokens * plan.share))
+            self._chain = make_chain(replace(rules, budget_tokens=budget))
+            self._forced.extend(adaptive.words_ids[difficulty][:budget])
+
     def _open(self) -> None:
         prompt_ids, plan = self.asked.prompt_ids, self._plan
         self._own = OwnText(self._model, self._wish, len(prompt_ids))
@@ -128,7 +147,11 @@ class ThinkingAnswering(Answering):
         assert self._own is not None, "not begun"
         stream = self._parts(len(ids))
         reads = self.progress.phase is not Phase.DECODING or self._reading
-        view = self._own.reading(stream, hook) if reads else self._own.writing(stream)
+        if reads:
+            view = self._own.reading(stream, hook)
+        else:
+            assert self._line is not None, "not begun"
+            view = self._own.writing(in_order(stream), len(self._line.prompt_ids))
         return Step(embeds=self._model.embed(ids), positions=positions, view=view)
 
     def _take(self, token: int) -> None:
@@ -230,6 +253,7 @@ class ThinkingAnswering(Answering):
             rounds=self._said.rounds,
             asked=self._asked,
             asked_tokens=self._asked_tokens,
+            plan=self._plan_name,
         )
         record = AnswerRecord.of(
             self.asked, self.progress, plan, recall, text=self._speech.text, finish=finish, thinking=thinking

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from reasoner_svc.thinking.chain import ThinkingRules
+from reasoner_svc.thinking.difficulty import PLANS
+from reasoner_svc.thinking.heads import HeadClasses, full_heads
 from reasoner_svc.thinking.rollover import RoundRules
 from reasoner_svc.thinking.subtasks import SubTaskRules
+from reasoner_svc.thinking.tools import NO_TOOLS, ThinkingTools
 from reasoner_svc.thinking.verifier import VerifierRules
-from reasoner_svc.thinking.wish import Eviction, Rollover, ThinkingRecord, ThinkingWish
+from reasoner_svc.thinking.wish import Adaptive, Eviction, Rollover, ThinkingRecord, ThinkingWish
 from tandem.core.errors import BadQuestion
 from tandem.wire.gen.tandem.v1 import types_pb2
 
@@ -28,13 +31,23 @@ YES, NO = "Yes", "No"
 SUBTASKS_OPEN, SUBTASKS_CLOSE, MAX_KEPT = "<subtasks>", "</subtasks>", 16
 
 
+SINK, RECENT, MAX_SEEN = 16, 64, 65_536
+"""What heads that do not see everything do see: the paper's numbers."""
+
+
 def thinking_wish(
-    message: types_pb2.Thinking, prompt: PromptLayout, max_tokens: int, question: str, question_end: int
+    message: types_pb2.Thinking,
+    prompt: PromptLayout,
+    max_tokens: int,
+    question: str,
+    question_end: int,
+    tools: ThinkingTools = NO_TOOLS,
 ) -> tuple[ThinkingWish, tuple[int, ...]]:
     """The wish, and the tokens that open thinking at the end of the prompt.
 
     At most `max_tokens` of thinking are allowed here. `question` are the user's own words, and `question_end`
-    is the token of the prompt behind them. Raises BadQuestion that names what is wrong.
+    is the token of the prompt behind them. `tools` are the reasoner's. Raises BadQuestion that names what is
+    wrong.
     """
     texts = [
         ("open", message.open, MAX_MARKER_CHARS),
@@ -56,8 +69,10 @@ def thinking_wish(
     close = message.close or CLOSE
     closing_ids = _spelled(prompt, (message.closing or CLOSING) + close, close, "close")
     rolls, drops = message.HasField("rollover"), message.HasField("subtasks")
-    if message.HasField("eviction") and (rolls or drops):
-        raise BadQuestion("thinking.eviction goes with neither rollover nor subtasks: one of them decides")
+    if message.HasField("eviction") and (rolls or drops or message.HasField("heads")):
+        raise BadQuestion(
+            "thinking.eviction goes with neither rollover nor subtasks nor heads: one of them decides"
+        )
     rules = ThinkingRules(
         budget_tokens=budget,
         loop_guard=message.loop_guard,
@@ -71,6 +86,8 @@ def thinking_wish(
         closing_ids=closing_ids,
         rules=rules,
         eviction=_eviction(message.eviction) if message.HasField("eviction") else None,
+        adaptive=_adaptive(prompt, tools) if message.adaptive else None,
+        heads=_heads(message.heads, tools) if message.HasField("heads") else None,
         replies=_replies(rules.verifier, prompt) if rules.verifier else None,
         rollover=_rollover(message.rollover, prompt, close, question_end) if rolls else None,
     )
@@ -85,6 +102,7 @@ def thinking_to_proto(record: ThinkingRecord) -> types_pb2.ThinkingUsage:
         rounds=record.rounds,
         verifier_questions=record.asked,
         verifier_tokens=record.asked_tokens,
+        plan=record.plan,
     )
 
 
@@ -154,6 +172,31 @@ def _replies(rules: VerifierRules, prompt: PromptLayout) -> tuple[int, int]:
             f"thinking.verifier: {rules.yes!r} and {rules.no!r} begin with the same token of this model"
         )
     return yes[0], no[0]
+
+
+def _adaptive(prompt: PromptLayout, tools: ThinkingTools) -> Adaptive:
+    if tools.probe is None:
+        raise BadQuestion("thinking.adaptive: this reasoner was started without --difficulty-probe")
+    words = {difficulty: plan.words for difficulty, plan in PLANS.items()}
+    return Adaptive(
+        probe=tools.probe,
+        words_ids={each: tuple(prompt.encode_text(text)) if text else () for each, text in words.items()},
+    )
+
+
+def _heads(message: types_pb2.ThinkingHeads, tools: ThinkingTools) -> HeadClasses | None:
+    if tools.head_scores is None:
+        raise BadQuestion("thinking.heads: this reasoner was started without --head-scores")
+    if not 0 <= message.sparsity <= 1:  # nor NaN
+        raise BadQuestion(f"thinking.heads.sparsity is {message.sparsity}; it is a share from 0 to 1")
+    sink = message.sink if message.HasField("sink") else SINK
+    recent = message.recent or RECENT
+    if sink > MAX_SEEN or recent > MAX_SEEN:
+        raise BadQuestion(f"thinking.heads: sink {sink} or recent {recent} is more than {MAX_SEEN}")
+    full = full_heads(tools.head_scores, message.sparsity)
+    if all(runs == ((0, len(row)),) for runs, row in zip(full, tools.head_scores, strict=True)):
+        return None
+    return HeadClasses(full=full, sink=sink, recent=recent, whole_view=message.whole_view)
 
 
 def _subtasks(message: types_pb2.ThinkingSubtasks) -> SubTaskRules:

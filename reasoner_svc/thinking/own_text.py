@@ -12,8 +12,10 @@ from collections.abc import Callable
 from torch import Tensor
 
 from reasoner_svc.thinking.eviction import EvictedText
+from reasoner_svc.thinking.heads import classed
 from reasoner_svc.thinking.wish import ThinkingWish
 from tandem.vlm.model import VisionLanguageModel
+from tandem.vlm.retrieved import LayeredSegment
 from tandem.vlm.view import Part, View
 
 TEXT_TOKENS = 64
@@ -22,11 +24,20 @@ TEXT_TOKENS = 64
 Hook = Callable[[int, Tensor], None]
 
 
+def in_order(stream: tuple[Part, ...]) -> tuple[Part, ...]:
+    """The parts that `StreamRun.parts` gives (sink, recalled, notes, run) as they stand in the view."""
+    sink, *rest = stream
+    recalled = [part for part in rest if isinstance(part.segment, LayeredSegment)]
+    newer = [part for part in rest if not isinstance(part.segment, LayeredSegment)]
+    return (sink, *recalled, *reversed(newer))
+
+
 class OwnText:
     """What one question reads and writes itself."""
 
     def __init__(self, model: VisionLanguageModel, wish: ThinkingWish, prompt_tokens: int) -> None:
         self._evicted: EvictedText | None = None
+        self._classes = wish.heads
         room = prompt_tokens + TEXT_TOKENS
         if wish.eviction is not None:
             room = prompt_tokens
@@ -43,8 +54,11 @@ class OwnText:
         """What the prompt sees while it is read."""
         return View(parts=stream, tail=Part(segment=self._segment), before_layer=hook)
 
-    def writing(self, stream: tuple[Part, ...]) -> View:
-        """What one generated token sees."""
+    def writing(self, stream: tuple[Part, ...], prompt_tokens: int) -> View:
+        """What one generated token sees; `stream` is in the order of the view."""
+        if self._classes is not None:
+            parts, tail = classed(stream, self._segment, prompt_tokens, self._classes)
+            return View(parts=parts, tail=tail)
         if self._evicted is None:
             return View(parts=stream, tail=Part(segment=self._segment))
         parts = (*stream, Part(segment=self._segment))

@@ -1,7 +1,7 @@
 """Pure. Ends thinking by what a verifier says of its segments (TrimR, arXiv 2505.17155).
 
-The verifier is a second question to the same model, about the text alone: does this part of the thinking state
-an answer, and is it the answer that the part before stated? `convergence.py` has the same rules with a
+The verifier is a second question to the same model, about the text alone: does this part of the thinking
+state an answer, and is it the answer that the part before stated? `convergence.py` has the same rules with a
 comparison of texts; this one also knows an answer that is stated in other words. A segment is what stands
 between two blank lines; segments that state nothing change nothing.
 """

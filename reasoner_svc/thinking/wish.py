@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from reasoner_svc.thinking.chain import ThinkingRules
+
+if TYPE_CHECKING:
+    from reasoner_svc.thinking.difficulty import Difficulty
+    from reasoner_svc.thinking.heads import HeadClasses
+    from reasoner_svc.thinking.probe import Probe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +43,15 @@ class Rollover:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Adaptive:
+    """The probe decides how much is thought (DiffAdapt, arXiv 2510.19669)."""
+
+    probe: Probe
+    words_ids: Mapping[Difficulty, tuple[int, ...]]
+    """With which the thinking begins."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ThinkingWish:
     """Thinking before the answer; `reasoner_svc.thinking.asking` checks it."""
 
@@ -46,6 +62,10 @@ class ThinkingWish:
     rules: ThinkingRules
     eviction: Eviction | None = None
     """None: all that was generated stays in view."""
+    adaptive: Adaptive | None = None
+    """None: the question's own numbers count."""
+    heads: HeadClasses | None = None
+    """None: all heads see everything."""
     replies: tuple[int, int] | None = None
     """Tokens for yes and no of a verifier. Set together with ``rules.verifier``."""
     rollover: Rollover | None = None
@@ -68,3 +88,5 @@ class ThinkingRecord:
     """Questions to the verifier."""
     asked_tokens: int = 0
     """Tokens of their prompts."""
+    plan: str = ""
+    """Which plan the probe chose, and its probability; empty: nobody asked it."""

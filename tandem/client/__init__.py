@@ -17,6 +17,7 @@ from tandem.client.stream import Stream
 from tandem.client.thinking import (
     Thinking,
     ThinkingEviction,
+    ThinkingHeads,
     ThinkingRollover,
     ThinkingSubtasks,
     ThinkingUsage,
@@ -79,6 +80,7 @@ __all__ = [
     "StreamSummary",
     "Thinking",
     "ThinkingEviction",
+    "ThinkingHeads",
     "ThinkingRollover",
     "ThinkingSubtasks",
     "ThinkingUsage",

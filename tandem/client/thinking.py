@@ -22,6 +22,8 @@ class ThinkingUsage:
     verifier_questions: int = 0
     verifier_tokens: int = 0
     """Of their prompts."""
+    plan: str = ""
+    """What the server's probe chose (easy, normal or hard), and its probability; empty: nobody asked it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +74,20 @@ class ThinkingVerifier:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ThinkingHeads:
+    """Heads that need not see everything see less of it (RLKV); the server has the heads' scores."""
+
+    sparsity: float = 0.0
+    """Share of all key/value heads that do not see everything; 0: none of them."""
+    sink: int | None = None
+    """First tokens that these see; None: 16."""
+    recent: int = 0
+    """Newest tokens that these see; 0: 64."""
+    whole_view: bool = False
+    """Sink and recent are of the whole view, video included; else of the generated text alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Thinking:
     """The answerer thinks first: what it writes up to `close` are thoughts, what follows is the answer."""
 
@@ -95,6 +111,10 @@ class Thinking:
     """Drop finished sub-tasks; None: they stay."""
     verifier: ThinkingVerifier | None = None
     """End thinking by what its segments state; None: nobody asks."""
+    adaptive: bool = False
+    """The server's probe decides how much is thought, by how hard the question looks."""
+    heads: ThinkingHeads | None = None
+    """Classes of heads; None: all see everything."""
 
 
 def thinking_to_proto(thinking: Thinking) -> types_pb2.Thinking:
@@ -110,6 +130,8 @@ def thinking_to_proto(thinking: Thinking) -> types_pb2.Thinking:
         rollover=types_pb2.ThinkingRollover(**asdict(thinking.rollover)) if thinking.rollover else None,
         subtasks=types_pb2.ThinkingSubtasks(**asdict(thinking.subtasks)) if thinking.subtasks else None,
         verifier=types_pb2.ThinkingVerifier(**asdict(thinking.verifier)) if thinking.verifier else None,
+        adaptive=thinking.adaptive,
+        heads=types_pb2.ThinkingHeads(**asdict(thinking.heads)) if thinking.heads else None,
     )
 
 
@@ -136,4 +158,5 @@ def thinking_usage(usage: types_pb2.Usage) -> ThinkingUsage | None:
         rounds=message.rounds,
         verifier_questions=message.verifier_questions,
         verifier_tokens=message.verifier_tokens,
+        plan=message.plan,
     )

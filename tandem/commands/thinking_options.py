@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from tandem.commands.base import whole
+from tandem.commands.base import share, whole
 
 if TYPE_CHECKING:
     from tandem.client import Thinking, ThinkingEviction, ThinkingRollover, ThinkingSubtasks
@@ -57,11 +57,19 @@ def add_thinking_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--verify", action="store_true", help="ask the model, apart, what the thinking states; end it by that"
     )
+    add("--adaptive", action="store_true", help="the server's probe decides how much is thought")
+    add(
+        "--head-sparsity",
+        type=share,
+        default=None,
+        metavar="SHARE",
+        help="so many of the heads (0 to 1) see the beginning and the newest of the thinking alone",
+    )
 
 
 def thinking_of(arguments: argparse.Namespace) -> Thinking | None:
     """The wish for thinking; None without any."""
-    from tandem.client import Thinking, ThinkingVerifier
+    from tandem.client import Thinking, ThinkingHeads, ThinkingVerifier
 
     if arguments.think is None:
         return None
@@ -75,6 +83,8 @@ def thinking_of(arguments: argparse.Namespace) -> Thinking | None:
         rollover=_rollover(arguments),
         subtasks=_subtasks(arguments),
         verifier=ThinkingVerifier() if arguments.verify else None,
+        adaptive=arguments.adaptive,
+        heads=None if arguments.head_sparsity is None else ThinkingHeads(sparsity=arguments.head_sparsity),
     )
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from tandem.vlm.rope import Rope
 from tandem.vlm.segment import Segment
-from tandem.vlm.view import Base, View
+from tandem.vlm.view import Base, HeadRuns, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,8 @@ class Rectangle:
     values: Sequence[Tensor]
     rows: tuple[Rows, ...]
     """Contiguous; one entry per span of neighbouring tokens."""
+    heads: HeadRuns | None = None
+    """Key/value heads that see them; None: all."""
 
 
 @dataclass(frozen=True, slots=True)

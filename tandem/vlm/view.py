@@ -17,6 +17,8 @@ from tandem.vlm.retrieved import LayeredSegment
 from tandem.vlm.segment import Segment
 
 Base = Tensor | tuple[int, int, int]
+HeadRuns = tuple[tuple[tuple[int, int], ...], ...]
+"""Per layer, half-open runs of key/value heads; a layer may have none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,8 @@ class Part:
     May reach into tokens that the same `forward_many` call writes (workers that see each other's newest
     token). Must be None for a view's tail, where query i sees new tokens up to and including its own.
     """
+    heads: HeadRuns | None = None
+    """Key/value heads whose queries see this part; None: all. A tail is seen by all heads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

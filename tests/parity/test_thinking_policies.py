@@ -12,6 +12,7 @@ from kv_transfer.block import Block
 from reasoner_svc.decode.question import AnswerRecord, AskedQuestion
 from reasoner_svc.thinking.asking import thinking_wish
 from reasoner_svc.thinking.second import SecondQuestion
+from reasoner_svc.thinking.tools import NO_TOOLS, ThinkingTools
 from tandem.vlm.load import load_model
 from tandem.vlm.unsplit import stock_model
 from tandem.wire.gen.tandem.v1 import types_pb2
@@ -59,12 +60,14 @@ def blocks(model: Any) -> list[Block]:
     return encode_clip(model, make_frames(model, UNITS))
 
 
-def asked_with(model: Any, answer_tokens: int = 16, **thinking: Any) -> AskedQuestion:
+def asked_with(
+    model: Any, answer_tokens: int = 16, tools: ThinkingTools = NO_TOOLS, **thinking: Any
+) -> AskedQuestion:
     bare = model.prompt.question_tokens("what?")
     end = model.prompt.question_span(bare)[1]
-    wish, opening = thinking_wish(types_pb2.Thinking(**thinking), model.prompt, 10**6, "what?", end)
-    prompt_ids = (*bare, *opening)
-    return asked_of(model, None, answer_tokens, thinking=wish, prompt_ids=prompt_ids)
+    message = types_pb2.Thinking(**thinking)
+    wish, opening = thinking_wish(message, model.prompt, 10**6, "what?", end, tools)
+    return asked_of(model, None, answer_tokens, thinking=wish, prompt_ids=(*bare, *opening))
 
 
 def close_to(ours_row: Tensor, row: Tensor) -> bool:
@@ -246,3 +249,45 @@ async def test_the_verifier_is_a_question_of_its_own_beside_an_answer_that_it_do
         at = next(at for at, row in enumerate(left) if close_to(row, expected))
         del left[at]
     assert all(torch.equal(mine, plain) for mine, plain in zip(left, rows["off"], strict=True))
+
+
+SCORES = ((0.9, 0.1), (0.2, 0.8), (0.3, 0.7))
+
+
+@pytest.mark.parametrize("whole_view", [False, True])
+@pytest.mark.parametrize("sparsity", [0.5, 0.75, 1.0])
+async def test_classes_of_heads_equal_an_explicit_mask(
+    model: Any, stock: Any, blocks: list[Block], sparsity: float, whole_view: bool
+) -> None:
+    """RLKV: all heads read the prompt alike; then some see a sink and what is recent."""
+    layout, sink, recent = model.layout, 6, 11
+    assert (layout.layers, layout.kv_heads) == (len(SCORES), len(SCORES[0]))
+    heads = types_pb2.ThinkingHeads(sparsity=sparsity, sink=sink, recent=recent, whole_view=whole_view)
+    recording = record_of(model)
+    tools = ThinkingTools(head_scores=SCORES)
+    asked = asked_with(recording, 14, tools, heads=heads, max_tokens=20)
+    record = await ours(recording, blocks, asked)
+    replay = Replay(stock, context(model, stock, blocks), asked, record)
+    groups = stock.config.text_config.num_attention_heads // layout.kv_heads
+    bound = sorted(score for row in SCORES for score in row)[: int(sparsity * 6)][-1]
+    assert close_to(recording.rows[0], replay.row)
+    for step, token in enumerate(record.token_ids[:-1], 1):
+
+        def sees(layer: int, step: int = step) -> Tensor:
+            numbers = torch.arange(replay.fixed + step)
+            first = 0 if whole_view else replay.fixed
+            cut = (numbers < first + sink) | (numbers >= replay.fixed + step - recent)
+            rows = [cut if score <= bound else torch.ones_like(cut) for score in SCORES[layer]]
+            return torch.stack(rows)[:, None].repeat_interleave(groups, 0)
+
+        replay.step(step, token, sees)
+        assert close_to(recording.rows[step], replay.row), step
+
+
+async def test_no_heads_cut_is_bit_for_bit_as_before(model: Any, blocks: list[Block]) -> None:
+    tools, rows = ThinkingTools(head_scores=SCORES), []
+    for wish in ({}, {"heads": types_pb2.ThinkingHeads(sparsity=0.1, recent=5)}):
+        recording = record_of(model)
+        await ours(recording, blocks, asked_with(recording, 8, tools, max_tokens=12, **wish))
+        rows.append(recording.rows)
+    assert all(torch.equal(a, b) for a, b in zip(*rows, strict=True))

@@ -77,4 +77,10 @@ def _score(
     if causal:
         visible_TM &= numbers_M <= now_end + torch.arange(tokens)[:, None]
     score_QTM = turned.transpose(0, 1) @ key_QMD.transpose(1, 2) * scale
+    if part.heads is not None:
+        sees_H = torch.zeros(key_HMD.shape[0], dtype=torch.bool, device=score_QTM.device)
+        for first, end in part.heads[layer]:
+            sees_H[first:end] = True
+        blind_Q = ~sees_H.repeat_interleave(groups)
+        score_QTM = score_QTM.masked_fill(blind_Q[:, None, None], -torch.inf)
     return score_QTM.masked_fill(~visible_TM.to(score_QTM.device), -torch.inf), value_QMD

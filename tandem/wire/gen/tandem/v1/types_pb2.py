@@ -24,29 +24,29 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15tandem/v1/types.proto\x12\ttandem.v1\"-\n\tTimeRange\x12\x10\n\x08start_us\x18\x01 \x01(\x03\x12\x0e\n\x06\x65nd_us\x18\x02 \x01(\x03\"P\n\x03Gap\x12#\n\x05range\x18\x01 \x01(\x0b\x32\x14.tandem.v1.TimeRange\x12$\n\x06reason\x18\x02 \x01(\x0e\x32\x14.tandem.v1.GapReason\">\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\r\"[\n\x0cMediaOptions\x12\"\n\x04kind\x18\x01 \x01(\x0e\x32\x14.tandem.v1.MediaKind\x12\x12\n\nsample_fps\x18\x02 \x01(\x01\x12\x13\n\x0bnominal_fps\x18\x03 \x01(\x01\"\x82\x01\n\x07Picture\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0e\n\x06pts_us\x18\x02 \x01(\x03\x12(\n\x06\x66ormat\x18\x03 \x01(\x0e\x32\x18.tandem.v1.PictureFormat\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\r\n\x05width\x18\x05 \x01(\r\x12\x0e\n\x06height\x18\x06 \x01(\r\"%\n\x05\x43hunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"^\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_p\x18\x02 \x01(\x01\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\x12\n\nmax_tokens\x18\x04 \x01(\r\x12\x0c\n\x04stop\x18\x05 \x03(\t\"\x83\x02\n\x08Question\x12\x13\n\x0bquestion_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12%\n\x08sampling\x18\x03 \x01(\x0b\x32\x13.tandem.v1.Sampling\x12\x1d\n\x15\x61nswer_from_published\x18\x04 \x01(\x08\x12\x19\n\x11latency_budget_ms\x18\x05 \x01(\r\x12\'\n\tretrieval\x18\x06 \x01(\x0b\x32\x14.tandem.v1.Retrieval\x12#\n\x07workers\x18\x07 \x01(\x0b\x32\x12.tandem.v1.Workers\x12%\n\x08thinking\x18\x08 \x01(\x0b\x32\x13.tandem.v1.Thinking\"\xd3\x02\n\x08Thinking\x12\x11\n\x04open\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\r\n\x05\x63lose\x18\x02 \x01(\t\x12\x0f\n\x07\x63losing\x18\x03 \x01(\t\x12\x17\n\nmax_tokens\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x12\n\nloop_guard\x18\x05 \x01(\x08\x12\x13\n\x0b\x63onvergence\x18\x06 \x01(\x08\x12-\n\x08\x65viction\x18\x07 \x01(\x0b\x32\x1b.tandem.v1.ThinkingEviction\x12-\n\x08rollover\x18\x08 \x01(\x0b\x32\x1b.tandem.v1.ThinkingRollover\x12-\n\x08subtasks\x18\t \x01(\x0b\x32\x1b.tandem.v1.ThinkingSubtasks\x12-\n\x08verifier\x18\n \x01(\x0b\x32\x1b.tandem.v1.ThinkingVerifierB\x07\n\x05_openB\r\n\x0b_max_tokens\"+\n\x10ThinkingVerifier\x12\x0b\n\x03yes\x18\x01 \x01(\t\x12\n\n\x02no\x18\x02 \x01(\t\"q\n\x10ThinkingRollover\x12\x14\n\x0cround_tokens\x18\x01 \x01(\r\x12\x16\n\x0esummary_tokens\x18\x02 \x01(\r\x12\x12\n\nmax_rounds\x18\x03 \x01(\r\x12\x0c\n\x04open\x18\x04 \x01(\t\x12\r\n\x05\x63lose\x18\x05 \x01(\t\"=\n\x10ThinkingSubtasks\x12\x0c\n\x04open\x18\x01 \x01(\t\x12\r\n\x05\x63lose\x18\x02 \x01(\t\x12\x0c\n\x04keep\x18\x03 \x01(\r\"G\n\x10ThinkingEviction\x12\x10\n\x08\x63\x61pacity\x18\x01 \x01(\r\x12\x0e\n\x06window\x18\x02 \x01(\r\x12\x11\n\tthreshold\x18\x03 \x01(\x01\"\x94\x02\n\x07Workers\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\'\n\x06layout\x18\x02 \x01(\x0e\x32\x17.tandem.v1.WorkerLayout\x12\x12\n\nmax_tokens\x18\x03 \x01(\r\x12%\n\x08sampling\x18\x04 \x03(\x0b\x32\x13.tandem.v1.Sampling\x12\x1e\n\x11self_check_tokens\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0bstep_tokens\x18\x06 \x01(\rH\x01\x88\x01\x01\x12$\n\x04over\x18\x07 \x01(\x0e\x32\x16.tandem.v1.WorkersOver\x12\x10\n\x08template\x18\x08 \x01(\tB\x14\n\x12_self_check_tokensB\x0e\n\x0c_step_tokens\"\x88\x01\n\x0bWorkerUsage\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06tokens\x18\x03 \x01(\r\x12\r\n\x05steps\x18\x04 \x01(\r\x12\x13\n\x0bself_checks\x18\x05 \x01(\r\x12\'\n\x06\x66inish\x18\x06 \x01(\x0e\x32\x17.tandem.v1.WorkerFinish\"r\n\tRetrieval\x12\x10\n\x08strategy\x18\x01 \x01(\t\x12\x0e\n\x06\x62locks\x18\x02 \x01(\r\x12\x16\n\x0eload_budget_ms\x18\x03 \x01(\r\x12\x0e\n\x06tokens\x18\x04 \x01(\r\x12\x0c\n\x04mass\x18\x05 \x01(\x01\x12\r\n\x05\x63hunk\x18\x06 \x01(\r\"j\n\x08Watching\x12\"\n\x04mode\x18\x01 \x01(\x0e\x32\x14.tandem.v1.WatchMode\x12\x15\n\rsegment_units\x18\x02 \x01(\r\x12\x13\n\x0bnote_tokens\x18\x03 \x01(\r\x12\x0e\n\x06prompt\x18\x04 \x01(\t\"\xe5\x01\n\x08\x45vidence\x12\"\n\x04seen\x18\x01 \x03(\x0b\x32\x14.tandem.v1.TimeRange\x12\x0e\n\x06\x62locks\x18\x02 \x01(\r\x12%\n\x08recalled\x18\x03 \x03(\x0b\x32\x13.tandem.v1.Recalled\x12\x10\n\x08strategy\x18\x04 \x01(\t\x12\x0f\n\x07skipped\x18\x05 \x01(\r\x12\x0c\n\x04lost\x18\x06 \x01(\r\x12\x12\n\ndisk_bytes\x18\x07 \x01(\x04\x12\x14\n\x0cloaded_bytes\x18\x08 \x01(\x04\x12#\n\x05notes\x18\t \x03(\x0b\x32\x14.tandem.v1.TimeRange\"M\n\x08Recalled\x12\"\n\x04time\x18\x01 \x01(\x0b\x32\x14.tandem.v1.TimeRange\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x0e\n\x06layers\x18\x03 \x01(\r\"\xc4\x01\n\x05Usage\x12\x16\n\x0e\x63ontext_tokens\x18\x01 \x01(\r\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x15\n\ranswer_tokens\x18\x03 \x01(\r\x12\x17\n\x0fthinking_tokens\x18\x04 \x01(\r\x12\x1a\n\x12thinking_closed_by\x18\x05 \x01(\t\x12\x14\n\x0cnotes_tokens\x18\x06 \x01(\r\x12*\n\x08thinking\x18\x0c \x01(\x0b\x32\x18.tandem.v1.ThinkingUsage\"l\n\rThinkingUsage\x12\x16\n\x0e\x64ropped_tokens\x18\x01 \x01(\r\x12\x0e\n\x06rounds\x18\x02 \x01(\r\x12\x1a\n\x12verifier_questions\x18\x03 \x01(\r\x12\x17\n\x0fverifier_tokens\x18\x04 \x01(\r\"q\n\x07Timings\x12\x16\n\x0ewait_frames_ms\x18\x01 \x01(\x01\x12\x10\n\x08queue_ms\x18\x02 \x01(\x01\x12\x12\n\nprefill_ms\x18\x03 \x01(\x01\x12\x16\n\x0e\x66irst_token_ms\x18\x04 \x01(\x01\x12\x10\n\x08total_ms\x18\x05 \x01(\x01\":\n\tBuildInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\"Y\n\tModelInfo\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x12\n\nnative_fps\x18\x03 \x01(\x01\x12\x13\n\x0b\x62lock_bytes\x18\x04 \x01(\x04*\xe8\x01\n\tGapReason\x12\x1a\n\x16GAP_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16GAP_REASON_UNDECODABLE\x10\x01\x12\x1b\n\x17GAP_REASON_BACKLOG_FULL\x10\x02\x12\x17\n\x13GAP_REASON_OVERLOAD\x10\x03\x12\x1c\n\x18GAP_REASON_REASONER_LOST\x10\x04\x12 \n\x1cGAP_REASON_ORCHESTRATOR_LOST\x10\x05\x12\x16\n\x12GAP_REASON_EVICTED\x10\x06\x12\x15\n\x11GAP_REASON_SOURCE\x10\x07*\xb1\x01\n\tMediaKind\x12\x1a\n\x16MEDIA_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13MEDIA_KIND_PICTURES\x10\x01\x12\x1b\n\x17MEDIA_KIND_H264_ANNEX_B\x10\x02\x12\x1b\n\x17MEDIA_KIND_H265_ANNEX_B\x10\x03\x12\x1d\n\x19MEDIA_KIND_FRAGMENTED_MP4\x10\x04\x12\x16\n\x12MEDIA_KIND_MPEG_TS\x10\x05*z\n\rPictureFormat\x12\x1e\n\x1aPICTURE_FORMAT_UNSPECIFIED\x10\x00\x12\x17\n\x13PICTURE_FORMAT_JPEG\x10\x01\x12\x16\n\x12PICTURE_FORMAT_PNG\x10\x02\x12\x18\n\x14PICTURE_FORMAT_RGB24\x10\x03*\x86\x01\n\x0cWorkerLayout\x12\x1d\n\x19WORKER_LAYOUT_UNSPECIFIED\x10\x00\x12\x1c\n\x18WORKER_LAYOUT_CONTIGUOUS\x10\x01\x12\x1d\n\x19WORKER_LAYOUT_INTERLEAVED\x10\x02\x12\x1a\n\x16WORKER_LAYOUT_COMBINED\x10\x03*Y\n\x0bWorkersOver\x12\x1c\n\x18WORKERS_OVER_UNSPECIFIED\x10\x00\x12\x16\n\x12WORKERS_OVER_FIRST\x10\x01\x12\x14\n\x10WORKERS_OVER_ALL\x10\x02*x\n\x0cWorkerFinish\x12\x1d\n\x19WORKER_FINISH_UNSPECIFIED\x10\x00\x12\x15\n\x11WORKER_FINISH_END\x10\x01\x12\x18\n\x14WORKER_FINISH_LENGTH\x10\x02\x12\x18\n\x14WORKER_FINISH_OTHERS\x10\x03*[\n\tWatchMode\x12\x12\n\x0eWATCH_MODE_OFF\x10\x00\x12\x1c\n\x18WATCH_MODE_SEGMENT_NOTES\x10\x01\x12\x1c\n\x18WATCH_MODE_CLIP_THINKING\x10\x02*\xc4\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46INISH_REASON_END\x10\x01\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x02\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x03\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x04\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x05\x12\x16\n\x12\x46INISH_REASON_LOOP\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15tandem/v1/types.proto\x12\ttandem.v1\"-\n\tTimeRange\x12\x10\n\x08start_us\x18\x01 \x01(\x03\x12\x0e\n\x06\x65nd_us\x18\x02 \x01(\x03\"P\n\x03Gap\x12#\n\x05range\x18\x01 \x01(\x0b\x32\x14.tandem.v1.TimeRange\x12$\n\x06reason\x18\x02 \x01(\x0e\x32\x14.tandem.v1.GapReason\">\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\r\"[\n\x0cMediaOptions\x12\"\n\x04kind\x18\x01 \x01(\x0e\x32\x14.tandem.v1.MediaKind\x12\x12\n\nsample_fps\x18\x02 \x01(\x01\x12\x13\n\x0bnominal_fps\x18\x03 \x01(\x01\"\x82\x01\n\x07Picture\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0e\n\x06pts_us\x18\x02 \x01(\x03\x12(\n\x06\x66ormat\x18\x03 \x01(\x0e\x32\x18.tandem.v1.PictureFormat\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\r\n\x05width\x18\x05 \x01(\r\x12\x0e\n\x06height\x18\x06 \x01(\r\"%\n\x05\x43hunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"^\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_p\x18\x02 \x01(\x01\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\x12\n\nmax_tokens\x18\x04 \x01(\r\x12\x0c\n\x04stop\x18\x05 \x03(\t\"\x83\x02\n\x08Question\x12\x13\n\x0bquestion_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12%\n\x08sampling\x18\x03 \x01(\x0b\x32\x13.tandem.v1.Sampling\x12\x1d\n\x15\x61nswer_from_published\x18\x04 \x01(\x08\x12\x19\n\x11latency_budget_ms\x18\x05 \x01(\r\x12\'\n\tretrieval\x18\x06 \x01(\x0b\x32\x14.tandem.v1.Retrieval\x12#\n\x07workers\x18\x07 \x01(\x0b\x32\x12.tandem.v1.Workers\x12%\n\x08thinking\x18\x08 \x01(\x0b\x32\x13.tandem.v1.Thinking\"\x8e\x03\n\x08Thinking\x12\x11\n\x04open\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\r\n\x05\x63lose\x18\x02 \x01(\t\x12\x0f\n\x07\x63losing\x18\x03 \x01(\t\x12\x17\n\nmax_tokens\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x12\n\nloop_guard\x18\x05 \x01(\x08\x12\x13\n\x0b\x63onvergence\x18\x06 \x01(\x08\x12-\n\x08\x65viction\x18\x07 \x01(\x0b\x32\x1b.tandem.v1.ThinkingEviction\x12-\n\x08rollover\x18\x08 \x01(\x0b\x32\x1b.tandem.v1.ThinkingRollover\x12-\n\x08subtasks\x18\t \x01(\x0b\x32\x1b.tandem.v1.ThinkingSubtasks\x12-\n\x08verifier\x18\n \x01(\x0b\x32\x1b.tandem.v1.ThinkingVerifier\x12\x10\n\x08\x61\x64\x61ptive\x18\x0b \x01(\x08\x12\'\n\x05heads\x18\x0c \x01(\x0b\x32\x18.tandem.v1.ThinkingHeadsB\x07\n\x05_openB\r\n\x0b_max_tokens\"a\n\rThinkingHeads\x12\x10\n\x08sparsity\x18\x01 \x01(\x01\x12\x11\n\x04sink\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x0e\n\x06recent\x18\x03 \x01(\r\x12\x12\n\nwhole_view\x18\x04 \x01(\x08\x42\x07\n\x05_sink\"+\n\x10ThinkingVerifier\x12\x0b\n\x03yes\x18\x01 \x01(\t\x12\n\n\x02no\x18\x02 \x01(\t\"q\n\x10ThinkingRollover\x12\x14\n\x0cround_tokens\x18\x01 \x01(\r\x12\x16\n\x0esummary_tokens\x18\x02 \x01(\r\x12\x12\n\nmax_rounds\x18\x03 \x01(\r\x12\x0c\n\x04open\x18\x04 \x01(\t\x12\r\n\x05\x63lose\x18\x05 \x01(\t\"=\n\x10ThinkingSubtasks\x12\x0c\n\x04open\x18\x01 \x01(\t\x12\r\n\x05\x63lose\x18\x02 \x01(\t\x12\x0c\n\x04keep\x18\x03 \x01(\r\"G\n\x10ThinkingEviction\x12\x10\n\x08\x63\x61pacity\x18\x01 \x01(\r\x12\x0e\n\x06window\x18\x02 \x01(\r\x12\x11\n\tthreshold\x18\x03 \x01(\x01\"\x94\x02\n\x07Workers\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\'\n\x06layout\x18\x02 \x01(\x0e\x32\x17.tandem.v1.WorkerLayout\x12\x12\n\nmax_tokens\x18\x03 \x01(\r\x12%\n\x08sampling\x18\x04 \x03(\x0b\x32\x13.tandem.v1.Sampling\x12\x1e\n\x11self_check_tokens\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0bstep_tokens\x18\x06 \x01(\rH\x01\x88\x01\x01\x12$\n\x04over\x18\x07 \x01(\x0e\x32\x16.tandem.v1.WorkersOver\x12\x10\n\x08template\x18\x08 \x01(\tB\x14\n\x12_self_check_tokensB\x0e\n\x0c_step_tokens\"\x88\x01\n\x0bWorkerUsage\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06tokens\x18\x03 \x01(\r\x12\r\n\x05steps\x18\x04 \x01(\r\x12\x13\n\x0bself_checks\x18\x05 \x01(\r\x12\'\n\x06\x66inish\x18\x06 \x01(\x0e\x32\x17.tandem.v1.WorkerFinish\"r\n\tRetrieval\x12\x10\n\x08strategy\x18\x01 \x01(\t\x12\x0e\n\x06\x62locks\x18\x02 \x01(\r\x12\x16\n\x0eload_budget_ms\x18\x03 \x01(\r\x12\x0e\n\x06tokens\x18\x04 \x01(\r\x12\x0c\n\x04mass\x18\x05 \x01(\x01\x12\r\n\x05\x63hunk\x18\x06 \x01(\r\"j\n\x08Watching\x12\"\n\x04mode\x18\x01 \x01(\x0e\x32\x14.tandem.v1.WatchMode\x12\x15\n\rsegment_units\x18\x02 \x01(\r\x12\x13\n\x0bnote_tokens\x18\x03 \x01(\r\x12\x0e\n\x06prompt\x18\x04 \x01(\t\"\xe5\x01\n\x08\x45vidence\x12\"\n\x04seen\x18\x01 \x03(\x0b\x32\x14.tandem.v1.TimeRange\x12\x0e\n\x06\x62locks\x18\x02 \x01(\r\x12%\n\x08recalled\x18\x03 \x03(\x0b\x32\x13.tandem.v1.Recalled\x12\x10\n\x08strategy\x18\x04 \x01(\t\x12\x0f\n\x07skipped\x18\x05 \x01(\r\x12\x0c\n\x04lost\x18\x06 \x01(\r\x12\x12\n\ndisk_bytes\x18\x07 \x01(\x04\x12\x14\n\x0cloaded_bytes\x18\x08 \x01(\x04\x12#\n\x05notes\x18\t \x03(\x0b\x32\x14.tandem.v1.TimeRange\"M\n\x08Recalled\x12\"\n\x04time\x18\x01 \x01(\x0b\x32\x14.tandem.v1.TimeRange\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x0e\n\x06layers\x18\x03 \x01(\r\"\xc4\x01\n\x05Usage\x12\x16\n\x0e\x63ontext_tokens\x18\x01 \x01(\r\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x15\n\ranswer_tokens\x18\x03 \x01(\r\x12\x17\n\x0fthinking_tokens\x18\x04 \x01(\r\x12\x1a\n\x12thinking_closed_by\x18\x05 \x01(\t\x12\x14\n\x0cnotes_tokens\x18\x06 \x01(\r\x12*\n\x08thinking\x18\x0c \x01(\x0b\x32\x18.tandem.v1.ThinkingUsage\"z\n\rThinkingUsage\x12\x16\n\x0e\x64ropped_tokens\x18\x01 \x01(\r\x12\x0e\n\x06rounds\x18\x02 \x01(\r\x12\x1a\n\x12verifier_questions\x18\x03 \x01(\r\x12\x17\n\x0fverifier_tokens\x18\x04 \x01(\r\x12\x0c\n\x04plan\x18\x05 \x01(\t\"q\n\x07Timings\x12\x16\n\x0ewait_frames_ms\x18\x01 \x01(\x01\x12\x10\n\x08queue_ms\x18\x02 \x01(\x01\x12\x12\n\nprefill_ms\x18\x03 \x01(\x01\x12\x16\n\x0e\x66irst_token_ms\x18\x04 \x01(\x01\x12\x10\n\x08total_ms\x18\x05 \x01(\x01\":\n\tBuildInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\"Y\n\tModelInfo\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x12\n\nnative_fps\x18\x03 \x01(\x01\x12\x13\n\x0b\x62lock_bytes\x18\x04 \x01(\x04*\xe8\x01\n\tGapReason\x12\x1a\n\x16GAP_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16GAP_REASON_UNDECODABLE\x10\x01\x12\x1b\n\x17GAP_REASON_BACKLOG_FULL\x10\x02\x12\x17\n\x13GAP_REASON_OVERLOAD\x10\x03\x12\x1c\n\x18GAP_REASON_REASONER_LOST\x10\x04\x12 \n\x1cGAP_REASON_ORCHESTRATOR_LOST\x10\x05\x12\x16\n\x12GAP_REASON_EVICTED\x10\x06\x12\x15\n\x11GAP_REASON_SOURCE\x10\x07*\xb1\x01\n\tMediaKind\x12\x1a\n\x16MEDIA_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13MEDIA_KIND_PICTURES\x10\x01\x12\x1b\n\x17MEDIA_KIND_H264_ANNEX_B\x10\x02\x12\x1b\n\x17MEDIA_KIND_H265_ANNEX_B\x10\x03\x12\x1d\n\x19MEDIA_KIND_FRAGMENTED_MP4\x10\x04\x12\x16\n\x12MEDIA_KIND_MPEG_TS\x10\x05*z\n\rPictureFormat\x12\x1e\n\x1aPICTURE_FORMAT_UNSPECIFIED\x10\x00\x12\x17\n\x13PICTURE_FORMAT_JPEG\x10\x01\x12\x16\n\x12PICTURE_FORMAT_PNG\x10\x02\x12\x18\n\x14PICTURE_FORMAT_RGB24\x10\x03*\x86\x01\n\x0cWorkerLayout\x12\x1d\n\x19WORKER_LAYOUT_UNSPECIFIED\x10\x00\x12\x1c\n\x18WORKER_LAYOUT_CONTIGUOUS\x10\x01\x12\x1d\n\x19WORKER_LAYOUT_INTERLEAVED\x10\x02\x12\x1a\n\x16WORKER_LAYOUT_COMBINED\x10\x03*Y\n\x0bWorkersOver\x12\x1c\n\x18WORKERS_OVER_UNSPECIFIED\x10\x00\x12\x16\n\x12WORKERS_OVER_FIRST\x10\x01\x12\x14\n\x10WORKERS_OVER_ALL\x10\x02*x\n\x0cWorkerFinish\x12\x1d\n\x19WORKER_FINISH_UNSPECIFIED\x10\x00\x12\x15\n\x11WORKER_FINISH_END\x10\x01\x12\x18\n\x14WORKER_FINISH_LENGTH\x10\x02\x12\x18\n\x14WORKER_FINISH_OTHERS\x10\x03*[\n\tWatchMode\x12\x12\n\x0eWATCH_MODE_OFF\x10\x00\x12\x1c\n\x18WATCH_MODE_SEGMENT_NOTES\x10\x01\x12\x1c\n\x18WATCH_MODE_CLIP_THINKING\x10\x02*\xc4\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46INISH_REASON_END\x10\x01\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x02\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x03\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x04\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x05\x12\x16\n\x12\x46INISH_REASON_LOOP\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.wire.gen.tandem.v1.types_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GAPREASON']._serialized_start=3019
-  _globals['_GAPREASON']._serialized_end=3251
-  _globals['_MEDIAKIND']._serialized_start=3254
-  _globals['_MEDIAKIND']._serialized_end=3431
-  _globals['_PICTUREFORMAT']._serialized_start=3433
-  _globals['_PICTUREFORMAT']._serialized_end=3555
-  _globals['_WORKERLAYOUT']._serialized_start=3558
-  _globals['_WORKERLAYOUT']._serialized_end=3692
-  _globals['_WORKERSOVER']._serialized_start=3694
-  _globals['_WORKERSOVER']._serialized_end=3783
-  _globals['_WORKERFINISH']._serialized_start=3785
-  _globals['_WORKERFINISH']._serialized_end=3905
-  _globals['_WATCHMODE']._serialized_start=3907
-  _globals['_WATCHMODE']._serialized_end=3998
-  _globals['_FINISHREASON']._serialized_start=4001
-  _globals['_FINISHREASON']._serialized_end=4197
+  _globals['_GAPREASON']._serialized_start=3191
+  _globals['_GAPREASON']._serialized_end=3423
+  _globals['_MEDIAKIND']._serialized_start=3426
+  _globals['_MEDIAKIND']._serialized_end=3603
+  _globals['_PICTUREFORMAT']._serialized_start=3605
+  _globals['_PICTUREFORMAT']._serialized_end=3727
+  _globals['_WORKERLAYOUT']._serialized_start=3730
+  _globals['_WORKERLAYOUT']._serialized_end=3864
+  _globals['_WORKERSOVER']._serialized_start=3866
+  _globals['_WORKERSOVER']._serialized_end=3955
+  _globals['_WORKERFINISH']._serialized_start=3957
+  _globals['_WORKERFINISH']._serialized_end=4077
+  _globals['_WATCHMODE']._serialized_start=4079
+  _globals['_WATCHMODE']._serialized_end=4170
+  _globals['_FINISHREASON']._serialized_start=4173
+  _globals['_FINISHREASON']._serialized_end=4369
   _globals['_TIMERANGE']._serialized_start=36
   _globals['_TIMERANGE']._serialized_end=81
   _globals['_GAP']._serialized_start=83
@@ -64,35 +64,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUESTION']._serialized_start=591
   _globals['_QUESTION']._serialized_end=850
   _globals['_THINKING']._serialized_start=853
-  _globals['_THINKING']._serialized_end=1192
-  _globals['_THINKINGVERIFIER']._serialized_start=1194
-  _globals['_THINKINGVERIFIER']._serialized_end=1237
-  _globals['_THINKINGROLLOVER']._serialized_start=1239
-  _globals['_THINKINGROLLOVER']._serialized_end=1352
-  _globals['_THINKINGSUBTASKS']._serialized_start=1354
-  _globals['_THINKINGSUBTASKS']._serialized_end=1415
-  _globals['_THINKINGEVICTION']._serialized_start=1417
-  _globals['_THINKINGEVICTION']._serialized_end=1488
-  _globals['_WORKERS']._serialized_start=1491
-  _globals['_WORKERS']._serialized_end=1767
-  _globals['_WORKERUSAGE']._serialized_start=1770
-  _globals['_WORKERUSAGE']._serialized_end=1906
-  _globals['_RETRIEVAL']._serialized_start=1908
-  _globals['_RETRIEVAL']._serialized_end=2022
-  _globals['_WATCHING']._serialized_start=2024
-  _globals['_WATCHING']._serialized_end=2130
-  _globals['_EVIDENCE']._serialized_start=2133
-  _globals['_EVIDENCE']._serialized_end=2362
-  _globals['_RECALLED']._serialized_start=2364
-  _globals['_RECALLED']._serialized_end=2441
-  _globals['_USAGE']._serialized_start=2444
-  _globals['_USAGE']._serialized_end=2640
-  _globals['_THINKINGUSAGE']._serialized_start=2642
-  _globals['_THINKINGUSAGE']._serialized_end=2750
-  _globals['_TIMINGS']._serialized_start=2752
-  _globals['_TIMINGS']._serialized_end=2865
-  _globals['_BUILDINFO']._serialized_start=2867
-  _globals['_BUILDINFO']._serialized_end=2925
-  _globals['_MODELINFO']._serialized_start=2927
-  _globals['_MODELINFO']._serialized_end=3016
+  _globals['_THINKING']._serialized_end=1251
+  _globals['_THINKINGHEADS']._serialized_start=1253
+  _globals['_THINKINGHEADS']._serialized_end=1350
+  _globals['_THINKINGVERIFIER']._serialized_start=1352
+  _globals['_THINKINGVERIFIER']._serialized_end=1395
+  _globals['_THINKINGROLLOVER']._serialized_start=1397
+  _globals['_THINKINGROLLOVER']._serialized_end=1510
+  _globals['_THINKINGSUBTASKS']._serialized_start=1512
+  _globals['_THINKINGSUBTASKS']._serialized_end=1573
+  _globals['_THINKINGEVICTION']._serialized_start=1575
+  _globals['_THINKINGEVICTION']._serialized_end=1646
+  _globals['_WORKERS']._serialized_start=1649
+  _globals['_WORKERS']._serialized_end=1925
+  _globals['_WORKERUSAGE']._serialized_start=1928
+  _globals['_WORKERUSAGE']._serialized_end=2064
+  _globals['_RETRIEVAL']._serialized_start=2066
+  _globals['_RETRIEVAL']._serialized_end=2180
+  _globals['_WATCHING']._serialized_start=2182
+  _globals['_WATCHING']._serialized_end=2288
+  _globals['_EVIDENCE']._serialized_start=2291
+  _globals['_EVIDENCE']._serialized_end=2520
+  _globals['_RECALLED']._serialized_start=2522
+  _globals['_RECALLED']._serialized_end=2599
+  _globals['_USAGE']._serialized_start=2602
+  _globals['_USAGE']._serialized_end=2798
+  _globals['_THINKINGUSAGE']._serialized_start=2800
+  _globals['_THINKINGUSAGE']._serialized_end=2922
+  _globals['_TIMINGS']._serialized_start=2924
+  _globals['_TIMINGS']._serialized_end=3037
+  _globals['_BUILDINFO']._serialized_start=3039
+  _globals['_BUILDINFO']._serialized_end=3097
+  _globals['_MODELINFO']._serialized_start=3099
+  _globals['_MODELINFO']._serialized_end=3188
 # @@protoc_insertion_point(module_scope)

@@ -575,6 +575,8 @@ class Thinking(_message.Message):
     ROLLOVER_FIELD_NUMBER: _builtins.int
     SUBTASKS_FIELD_NUMBER: _builtins.int
     VERIFIER_FIELD_NUMBER: _builtins.int
+    ADAPTIVE_FIELD_NUMBER: _builtins.int
+    HEADS_FIELD_NUMBER: _builtins.int
     open: _builtins.str
     """Put at the end of the prompt so that the model begins to think, at most 64 characters. Unset: "<think>" and
     a new line. Empty: nothing, the model begins by itself.
@@ -593,6 +595,8 @@ class Thinking(_message.Message):
     """End thinking, or the answer, that repeats the same run of tokens again and again."""
     convergence: _builtins.bool
     """End thinking that states the same answer three times in a row, or does not get anywhere."""
+    adaptive: _builtins.bool
+    """Let the server's probe decide, by how hard the question looks, how much is thought. Refused without a probe."""
     @_builtins.property
     def eviction(self) -> Global___ThinkingEviction:
         """Keep what the model generated small on the device: what is not attended to again leaves. Unset: it all stays."""
@@ -609,6 +613,10 @@ class Thinking(_message.Message):
     def verifier(self) -> Global___ThinkingVerifier:
         """Ask the model itself, apart, what each segment of the thinking states, and end it by that. Unset: nobody asks."""
 
+    @_builtins.property
+    def heads(self) -> Global___ThinkingHeads:
+        """Heads that need not see everything see less. Refused by servers without scores. Not together with `eviction`."""
+
     def __init__(
         self,
         *,
@@ -622,10 +630,12 @@ class Thinking(_message.Message):
         rollover: Global___ThinkingRollover | None = ...,
         subtasks: Global___ThinkingSubtasks | None = ...,
         verifier: Global___ThinkingVerifier | None = ...,
+        adaptive: _builtins.bool = ...,
+        heads: Global___ThinkingHeads | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_open", b"_open", "eviction", b"eviction", "max_tokens", b"max_tokens", "open", b"open", "rollover", b"rollover", "subtasks", b"subtasks", "verifier", b"verifier"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_open", b"_open", "eviction", b"eviction", "heads", b"heads", "max_tokens", b"max_tokens", "open", b"open", "rollover", b"rollover", "subtasks", b"subtasks", "verifier", b"verifier"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_open", b"_open", "close", b"close", "closing", b"closing", "convergence", b"convergence", "eviction", b"eviction", "loop_guard", b"loop_guard", "max_tokens", b"max_tokens", "open", b"open", "rollover", b"rollover", "subtasks", b"subtasks", "verifier", b"verifier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_open", b"_open", "adaptive", b"adaptive", "close", b"close", "closing", b"closing", "convergence", b"convergence", "eviction", b"eviction", "heads", b"heads", "loop_guard", b"loop_guard", "max_tokens", b"max_tokens", "open", b"open", "rollover", b"rollover", "subtasks", b"subtasks", "verifier", b"verifier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
@@ -637,6 +647,42 @@ class Thinking(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__open) -> _WhichOneofReturnType__open | None: ...
 
 Global___Thinking: _TypeAlias = Thinking  # noqa: Y015
+
+@_typing.final
+class ThinkingHeads(_message.Message):
+    """Classes of heads (RLKV, arXiv 2510.08525), from the first generated token on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPARSITY_FIELD_NUMBER: _builtins.int
+    SINK_FIELD_NUMBER: _builtins.int
+    RECENT_FIELD_NUMBER: _builtins.int
+    WHOLE_VIEW_FIELD_NUMBER: _builtins.int
+    sparsity: _builtins.float
+    """Share of all key/value heads, 0 to 1, that do not see everything: those with the lowest scores."""
+    sink: _builtins.int
+    """First tokens that these see; unset means 16."""
+    recent: _builtins.int
+    """Newest tokens that these see; 0 means 64."""
+    whole_view: _builtins.bool
+    """Sink and recent are of the whole view, video included. False: of the generated text; all see all the rest."""
+    def __init__(
+        self,
+        *,
+        sparsity: _builtins.float = ...,
+        sink: _builtins.int | None = ...,
+        recent: _builtins.int = ...,
+        whole_view: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sink", b"_sink", "sink", b"sink"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sink", b"_sink", "recent", b"recent", "sink", b"sink", "sparsity", b"sparsity", "whole_view", b"whole_view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__sink: _TypeAlias = _typing.Literal["sink"]  # noqa: Y015
+    _WhichOneofArgType__sink: _TypeAlias = _typing.Literal["_sink", b"_sink"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sink) -> _WhichOneofReturnType__sink | None: ...
+
+Global___ThinkingHeads: _TypeAlias = ThinkingHeads  # noqa: Y015
 
 @_typing.final
 class ThinkingVerifier(_message.Message):
@@ -1101,6 +1147,7 @@ class ThinkingUsage(_message.Message):
     ROUNDS_FIELD_NUMBER: _builtins.int
     VERIFIER_QUESTIONS_FIELD_NUMBER: _builtins.int
     VERIFIER_TOKENS_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
     dropped_tokens: _builtins.int
     """Tokens of its own text that left the view again before it ended."""
     rounds: _builtins.int
@@ -1109,6 +1156,8 @@ class ThinkingUsage(_message.Message):
     """Questions to the verifier."""
     verifier_tokens: _builtins.int
     """Tokens of their prompts."""
+    plan: _builtins.str
+    """What the probe chose, "easy", "normal" or "hard", and its probability; empty when nobody asked it."""
     def __init__(
         self,
         *,
@@ -1116,10 +1165,11 @@ class ThinkingUsage(_message.Message):
         rounds: _builtins.int = ...,
         verifier_questions: _builtins.int = ...,
         verifier_tokens: _builtins.int = ...,
+        plan: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_tokens", b"dropped_tokens", "rounds", b"rounds", "verifier_questions", b"verifier_questions", "verifier_tokens", b"verifier_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_tokens", b"dropped_tokens", "plan", b"plan", "rounds", b"rounds", "verifier_questions", b"verifier_questions", "verifier_tokens", b"verifier_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
