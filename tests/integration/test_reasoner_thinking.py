@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+import torch
 
 from kv_transfer.block import Block
 from reasoner_svc.thinking.asking import CLOSE, CLOSING, OPEN
+from reasoner_svc.thinking.difficulty import Difficulty
+from reasoner_svc.thinking.probe import fit_probe, save_probe
 from tandem.core.errors import BadQuestion
 from tandem.vlm.load import load_model
 from tandem.vlm.model import VisionLanguageModel
@@ -222,6 +227,11 @@ async def test_bad_wishes_are_refused_with_their_name(
             ({"subtasks": types_pb2.ThinkingSubtasks(open="a", close="ab")}, "told apart"),
             ({"subtasks": types_pb2.ThinkingSubtasks(keep=17)}, "subtasks.keep"),
             ({"subtasks": {}, "eviction": {}}, "neither"),
+            ({"heads": {}, "eviction": {}}, "neither"),
+            ({"heads": {}}, "--head-scores"),
+            ({"adaptive": True}, "--difficulty-probe"),
+            ({"verifier": types_pb2.ThinkingVerifier(yes="one", no="other")}, "same token"),
+            ({"verifier": types_pb2.ThinkingVerifier(yes="x" * 65)}, "verifier.yes"),
         ):
             assert word in (await error_of(call(serving, **thinking(**wish)))).message
         both = thinking() | {"workers": types_pb2.Workers(count=2)}
@@ -241,3 +251,44 @@ async def test_without_thinking_the_path_is_the_plain_one(
         )
         assert list(heard.final.token_ids) == plain
         assert heard.final.usage.thinking_tokens == 0
+
+
+async def test_a_reasoner_with_scores_and_a_probe_takes_wishes_for_them(
+    model: VisionLanguageModel, blocks: list[Block], tmp_path: Path
+) -> None:
+    scores, probe = tmp_path / "scores.json", tmp_path / "probe.safetensors"
+    scores.write_text(json.dumps([[0.2, 0.8]] * model.layout.layers))
+    states = torch.randn(3, model.embed([0]).shape[1])
+    save_probe(fit_probe(states, list(Difficulty), epochs=1), probe, model.fingerprint)
+    async with serve(model, head_scores=str(scores), difficulty_probe=str(probe)) as serving:
+        await serving.open()
+        serving.publish(*blocks)
+        heads = types_pb2.ThinkingHeads(sparsity=0.5, recent=8)
+        heard = await hear(serving, **thinking(max_tokens=20, adaptive=True, heads=heads))
+        assert heard.final.usage.thinking.plan.split()[0] in {each.value for each in Difficulty}
+        for wish, word in (
+            ({"sparsity": 1.5}, "sparsity"),
+            ({"sparsity": float("nan")}, "sparsity"),
+            ({"sink": 10**6}, "more than"),
+        ):
+            error = await error_of(call(serving, **thinking(heads=types_pb2.ThinkingHeads(**wish))))
+            assert isinstance(error, BadQuestion)
+            assert word in error.message
+        await serving.idle()
+
+
+@pytest.mark.parametrize(
+    "wish", [{"rollover": {"round_tokens": 9, "summary_tokens": 5}}, {"eviction": {"window": 4}}]
+)
+async def test_leaving_in_the_middle_frees_everything(
+    model: VisionLanguageModel, blocks: list[Block], wish: dict[str, Any]
+) -> None:
+    async with serve(model, prefill_chunk=4) as serving:
+        await serving.open()
+        serving.publish(*blocks)
+        for pieces in (1, 6, 12):
+            running = call(serving, **thinking(max_tokens=400, **wish))
+            for _ in range(pieces):
+                await running.read()
+            running.cancel()
+            await serving.idle()

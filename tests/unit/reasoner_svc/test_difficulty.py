@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from reasoner_svc.thinking.asking import thinking_wish
 from reasoner_svc.thinking.difficulty import PLANS, Difficulty, label_of
+from reasoner_svc.thinking.fitting import main
 from reasoner_svc.thinking.probe import Probe, fit_probe, load_probe, save_probe
 from reasoner_svc.thinking.tools import ThinkingTools
 from tandem.core.errors import BadQuestion, InvalidInput
@@ -112,3 +113,18 @@ async def test_a_plan_sets_budget_and_first_words_and_the_probe_sees_the_stock_m
         assert float((state - hidden).abs().max()) < 1e-4 * float(hidden.abs().max())
     with pytest.raises(BadQuestion, match="--difficulty-probe"):
         thinking_wish(types_pb2.Thinking(adaptive=True), model.prompt, 100, "what?", end)
+
+
+def test_the_command_fits_what_was_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recorded, out = str(tmp_path / "recorded.safetensors"), tmp_path / "probe.safetensors"
+    kinds = torch.arange(60) % 3
+    states = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))[kinds] * 3
+    tensors = {"states": states, "accuracy": torch.tensor([0.5, 0.9, 0.1])[kinds], "entropy": torch.zeros(60)}
+    save_file(tensors, recorded, {"model": "f" * 32})
+    assert main([recorded, str(out), "--epochs=60", "--width=8"]) == 0
+    assert "12 of 12" in capsys.readouterr().out
+    assert load_probe(str(out), 8, "f" * 32).judge(states[2])[0] is HARD
+    save_file({"states": states}, recorded)
+    assert main([recorded, str(out)]) == 1
+    assert "lacks accuracy, entropy" in capsys.readouterr().err
+    assert main([str(tmp_path / "none"), str(out)]) == 1
