@@ -47,8 +47,8 @@ def label_of(accuracy: float, entropy: float, *, right: float, sure: float, wron
     """What a probe is trained to say of a question, from several answers to it (the paper has ten).
 
     `accuracy`: share of them that are right. `entropy`: mean entropy of their tokens, in nats. At least
-    `right` of them right and at most `sure` of entropy: normal. Less than `wrong` of them right: hard. Else: easy.
-    (Where the model is right but hesitates, it overthinks what is easy.)
+    `right` of them right and at most `sure` of entropy: normal. Less than `wrong` of them right: hard.
+    Else: easy. (Where the model is right but hesitates, it overthinks what is easy.)
     """
     if accuracy >= right and entropy <= sure:
         return Difficulty.NORMAL

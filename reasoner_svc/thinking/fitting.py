@@ -1,7 +1,7 @@
-"""Shell. ``python -m reasoner_svc.thinking.fitting RECORDED PROBE``: fits a difficulty probe to recorded states.
+"""Shell. ``python -m reasoner_svc.thinking.fitting RECORDED PROBE`` fits a difficulty probe to recorded states.
 
-RECORDED is a safetensors file: `states` [N, hidden] behind the prompts, `accuracy` [N] and `entropy` [N] of several
-answers to each (`difficulty.label_of`), and in the metadata under `model` the model's fingerprint.
+RECORDED is a safetensors file: `states` [N, hidden] behind the prompts, `accuracy` [N] and `entropy` [N] of
+several answers to each (`difficulty.label_of`), and in the metadata under `model` the model's fingerprint.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.add_argument(f"--{name}", type=float, default=value, help=f"{meaning} (%(default)s)")
     parser.add_argument("--width", type=int, default=64, help="of the probe (%(default)s)")
     parser.add_argument("--epochs", type=int, default=100, help="(%(default)s)")
+    parser.add_argument("--rate", type=float, default=1e-3, help="of AdamW (%(default)s)")
     args = parser.parse_args(argv)
     try:
         right, of = _fit(args)
@@ -58,7 +59,13 @@ def _fit(args: argparse.Namespace) -> tuple[int, int]:
             f"{args.recorded} has {len(labels)} labels of {len(states)} states; give at least 5"
         )
     fitted = [at for at in range(len(labels)) if at % HELD_OUT]
-    probe = fit_probe(states[fitted], [labels[at] for at in fitted], width=args.width, epochs=args.epochs)
+    probe = fit_probe(
+        states[fitted],
+        [labels[at] for at in fitted],
+        width=args.width,
+        epochs=args.epochs,
+        rate=args.rate,
+    )
     save_probe(probe, Path(args.probe), model)
     held = range(0, len(labels), HELD_OUT)
     return sum(probe.judge(states[at])[0] is labels[at] for at in held), len(held)

@@ -1,3 +1,4 @@
+# ruff: noqa: N803 (shape suffixes)
 """The difficulty probe: labels, fit, file; and what its plans do to a question."""
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ def test_the_command_fits_what_was_recorded(tmp_path: Path, capsys: pytest.Captu
     states = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))[kinds] * 3
     tensors = {"states": states, "accuracy": torch.tensor([0.5, 0.9, 0.1])[kinds], "entropy": torch.zeros(60)}
     save_file(tensors, recorded, {"model": "f" * 32})
-    assert main([recorded, str(out), "--epochs=60", "--width=8"]) == 0
+    assert main([recorded, str(out), "--epochs=10", "--rate=0.02", "--width=8"]) == 0
     assert "12 of 12" in capsys.readouterr().out
     assert load_probe(str(out), 8, "f" * 32).judge(states[2])[0] is HARD
     save_file({"states": states}, recorded)
