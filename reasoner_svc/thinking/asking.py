@@ -130,10 +130,11 @@ def _eviction(message: types_pb2.ThinkingEviction) -> Eviction:
 
 
 def _rounds(message: types_pb2.ThinkingRollover, max_tokens: int) -> RoundRules:
+    rounds = message.max_rounds or ROUNDS
     rules = RoundRules(
         round_tokens=message.round_tokens or min(ROUND_TOKENS, max_tokens),
-        summary_tokens=message.summary_tokens or SUMMARY_TOKENS,
-        max_rounds=message.max_rounds or ROUNDS,
+        summary_tokens=message.summary_tokens or max(1, min(SUMMARY_TOKENS, max_tokens // rounds)),
+        max_rounds=rounds,
     )
     for name, limit in (
         ("round_tokens", max_tokens),
@@ -142,6 +143,11 @@ def _rounds(message: types_pb2.ThinkingRollover, max_tokens: int) -> RoundRules:
     ):
         if (value := getattr(rules, name)) > limit:
             raise BadQuestion(f"thinking.rollover.{name} is {value}; at most {limit} are allowed here")
+    if rounds > 1 and rules.summary_tokens * rounds > max_tokens:
+        raise BadQuestion(
+            f"thinking.rollover: {rounds} rounds with summaries of {rules.summary_tokens} tokens are "
+            f"{rounds * rules.summary_tokens} tokens; at most {max_tokens} are allowed here"
+        )
     return rules
 
 

@@ -32,6 +32,8 @@ class EvictedText:
         """Per layer the raw queries [Q, D] of the window, and the log-sum-exps [Q]."""
         self._lse: list[list[Tensor]] = [[] for _ in range(layers)]
         self._positions: list[Tensor] = []
+        self._newest: list[tuple[Tensor, Tensor] | None] = [None] * layers
+        """Of the pass that is not through yet; a pass that breaks is repeated."""
         self._scale = 0.0
 
     @property
@@ -42,13 +44,17 @@ class EvictedText:
 
     def watch(self, layer: int, raw_queries: Tensor, lse_TQ: Tensor, scale: float) -> None:
         """See `View.after_layer`: one token."""
-        self._queries[layer].append(raw_queries[:, 0].clone())
-        self._lse[layer].append(lse_TQ[0].clone())
+        self._newest[layer] = raw_queries[:, 0].clone(), lse_TQ[0].clone()
         self._scale = scale
 
     def stepped(self, position_31: Tensor) -> int:
         """A token went through; returns how many leave because of it, in every layer and head."""
         self._step += 1
+        for layer, newest in enumerate(self._newest):
+            assert newest is not None, "a token went through unwatched"
+            self._queries[layer].append(newest[0])
+            self._lse[layer].append(newest[1])
+        self._newest = [None] * len(self._newest)
         self._positions.append(position_31)
         if self._step % self._wish.window:
             return 0

@@ -1,4 +1,4 @@
-"""Shell. ``python -m reasoner_svc.thinking.fitting RECORDED PROBE`` fits a difficulty probe to recorded states.
+"""Shell. ``python -m reasoner_svc.thinking.fitting RECORDED PROBE`` fits a difficulty probe to states.
 
 RECORDED is a safetensors file: `states` [N, hidden] behind the prompts, `accuracy` [N] and `entropy` [N] of
 several answers to each (`difficulty.label_of`), and in the metadata under `model` the model's fingerprint.

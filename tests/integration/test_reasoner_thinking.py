@@ -222,6 +222,7 @@ async def test_bad_wishes_are_refused_with_their_name(
             ({"rollover": types_pb2.ThinkingRollover(round_tokens=10**6)}, "rollover.round_tokens"),
             ({"rollover": types_pb2.ThinkingRollover(summary_tokens=2049)}, "rollover.summary_tokens"),
             ({"rollover": types_pb2.ThinkingRollover(max_rounds=65)}, "rollover.max_rounds"),
+            ({"rollover": {"summary_tokens": 1024, "max_rounds": 64}}, "65536 tokens"),
             ({"rollover": types_pb2.ThinkingRollover(open="x" * 65)}, "rollover.open"),
             ({"rollover": types_pb2.ThinkingRollover(open=" x")}, "white space"),
             ({"subtasks": types_pb2.ThinkingSubtasks(open="a", close="ab")}, "told apart"),

@@ -18,7 +18,7 @@ from tandem.vlm.unsplit import stock_model
 from tandem.wire.gen.tandem.v1 import types_pb2
 from tests.parity.literal_hogwild import Context
 from tests.parity.literal_masked import LiteralMasked
-from tests.parity.test_workers import TOLERANCE, Recording, asked_of, context, ours
+from tests.parity.test_workers import RECALLED, RECENT, TOLERANCE, Recording, asked_of, context, ours
 from tests.unit.reasoner_svc.literal_lazy import LiteralLazy
 from tests.unit.reasoner_svc.making import encode_clip, make_frames
 
@@ -281,6 +281,33 @@ async def test_classes_of_heads_equal_an_explicit_mask(
             return torch.stack(rows)[:, None].repeat_interleave(groups, 0)
 
         replay.step(step, token, sees)
+        assert close_to(recording.rows[step], replay.row), step
+
+
+async def test_cut_heads_see_nothing_of_what_was_recalled(model: Any, stock: Any) -> None:
+    blocks, recent, sink = encode_clip(model, make_frames(model, 8)), 45, 6
+    recording, tools = record_of(model), ThinkingTools(head_scores=SCORES)
+    heads = types_pb2.ThinkingHeads(sparsity=0.5, sink=sink, recent=recent, whole_view=True)
+    asked = asked_with(recording, 6, tools, heads=heads, max_tokens=8)
+    view_tokens = RECENT * blocks[-1].header.tokens
+    record = await ours(recording, blocks, asked, view_tokens=view_tokens, retrieve_blocks=RECALLED)
+    assert recording.recalled is not None
+    replay = Replay(stock, context(model, stock, blocks, recording.recalled), asked, record)
+    groups = stock.config.text_config.num_attention_heads // model.layout.kv_heads
+    run_end = blocks[0].header.tokens + view_tokens  # the literal context has what was recalled behind it
+    for step, token in enumerate(record.token_ids[:-1], 1):
+
+        def sees(layer: int, step: int = step) -> Tensor:
+            numbers = torch.arange(replay.fixed + step)
+            left = recent - step - len(asked.prompt_ids)  # of the run; first more than it has, then nothing
+            of_run = min(max(left, 0), view_tokens)
+            cut = (numbers < sink) | (numbers >= max(replay.math.before, replay.fixed + step - recent))
+            cut |= (numbers >= run_end - of_run) & (numbers < run_end)
+            rows = [cut if score <= 0.3 else torch.ones_like(cut) for score in SCORES[layer]]
+            return torch.stack(rows)[:, None].repeat_interleave(groups, 0)
+
+        replay.step(step, token, sees)
+        # What was recalled was chosen while the prompt was read, by a pass that the replay does not repeat.
         assert close_to(recording.rows[step], replay.row), step
 
 

@@ -13,7 +13,10 @@ from safetensors.torch import save_file
 
 from reasoner_svc.thinking.head_scores import load_head_scores
 from reasoner_svc.thinking.heads import full_heads, middles
+from reasoner_svc.thinking.own_text import in_order
 from tandem.core.errors import InvalidInput
+from tandem.vlm.load import load_model
+from tandem.vlm.view import Part
 
 SCORES = ((0.9, 0.1, 0.5, 0.6), (0.2, 0.8, 0.3, 0.7))
 
@@ -81,3 +84,11 @@ def test_bad_scores_are_refused(tmp_path: Path, name: str, text: str, word: str)
         load_head_scores(str(tmp_path / name), 2, 4)
     with pytest.raises(InvalidInput, match="cannot be read"):
         load_head_scores(str(tmp_path / "missing.json"), 2, 4)
+
+
+def test_parts_are_put_into_the_order_of_the_view() -> None:
+    model = load_model("dummy:tiny")
+    sink, notes, run = (Part(segment=model.new_segment()) for _ in range(3))
+    recalled = Part(segment=model.new_layered_segment())
+    assert in_order((sink, recalled, notes, run)) == (sink, recalled, run, notes)
+    assert in_order((sink, run)) == (sink, run)

@@ -724,7 +724,9 @@ class ThinkingRollover(_message.Message):
     round_tokens: _builtins.int
     """Tokens of a round after which a summary is asked for, 0 means 4096."""
     summary_tokens: _builtins.int
-    """Most tokens of a summary, at most 2048; 0 means 512."""
+    """Most tokens of a summary, at most 2048; 0 means 512. Those of all rounds together have the server's limit of
+    thinking.
+    """
     max_rounds: _builtins.int
     """Most rounds, at most 64; 0 means 10. When they are used up the model has to answer."""
     open: _builtins.str
