@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 OPEN, CLOSE = "<think>\n", "</think>"
 CLOSING = "\n\nI have thought for long enough and answer now.\n"
 MAX_MARKER_CHARS, MAX_CLOSING_CHARS = 64, 1000
-CAPACITY, WINDOW, MAX_WINDOW, THRESHOLD = 1024, 128, 1024, 1e-4
+CAPACITY, WINDOW, MAX_WINDOW, THRESHOLD = 1024, 128, 512, 1e-4
 """Of eviction. The threshold is the paper's for R1-Distill-Qwen-7B."""
 ROUND_TOKENS, SUMMARY_TOKENS, ROUNDS = 4096, 512, 10
 MAX_SUMMARY_TOKENS, MAX_ROUNDS = 2048, 64

@@ -50,8 +50,9 @@ class Chain:
         """Every policy sees every token. After a close, nothing more is said of thinking."""
         verdicts = [(policy, policy.on_token(moment)) for policy in self._policies]
         for policy, verdict in verdicts:
-            if verdict.act is not Act.CONTINUE:
-                return self._decide(policy, verdict, moment.region)
+            decided = CONTINUE if verdict is CONTINUE else self._decide(policy, verdict, moment.region)
+            if decided is not CONTINUE:
+                return decided
         return CONTINUE
 
     def rolled(self) -> None:

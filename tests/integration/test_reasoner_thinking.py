@@ -210,7 +210,7 @@ async def test_bad_wishes_are_refused_with_their_name(
             ({"close": "x" * 65}, "thinking.close"),
             ({"open": "x" * 65}, "thinking.open"),
             ({"closing": "x" * 1001}, "thinking.closing"),
-            ({"eviction": types_pb2.ThinkingEviction(window=1025)}, "thinking.eviction.window"),
+            ({"eviction": types_pb2.ThinkingEviction(window=513)}, "thinking.eviction.window"),
             ({"eviction": types_pb2.ThinkingEviction(capacity=7, window=8)}, "thinking.eviction.capacity"),
             ({"eviction": types_pb2.ThinkingEviction(threshold=1)}, "thinking.eviction.threshold"),
             ({"eviction": types_pb2.ThinkingEviction(threshold=float("nan"))}, "thinking.eviction.threshold"),

@@ -283,3 +283,12 @@ def test_a_verifier_closes_what_made_up_its_mind_or_gets_nowhere() -> None:
     assert "in 5 tokens" in judged(["~hm"] * 9, budget=10)[0].reason
     long = judged(["~" + "x" * 9999])[1]
     assert len(long[0]) < 2000
+
+
+def test_a_summary_that_goes_round_in_circles_is_cut_and_thinking_that_was_closed_may_still_roll() -> None:
+    assert first(LoopGuard(), moments([1] * 40, Region.SUMMARY))[1].act is Act.ROLL
+    rules = RoundRules(round_tokens=2, summary_tokens=2, max_rounds=3)
+    chain = make_chain(ThinkingRules(budget_tokens=3, rollover=rules))
+    acts = [chain.on_token(moment).act for moment in moments([1, 2, 3, 4])]
+    assert acts == [Act.CONTINUE, Act.SUMMARISE, Act.CLOSE, Act.CONTINUE]
+    assert [chain.on_token(moment).act for moment in moments([5, 6], Region.SUMMARY)][1] is Act.ROLL

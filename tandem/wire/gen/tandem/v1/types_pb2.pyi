@@ -794,7 +794,7 @@ class ThinkingEviction(_message.Message):
     capacity: _builtins.int
     """Generated tokens that stay when a window ends, at least `window`; 0 means 1024."""
     window: _builtins.int
-    """Tokens from one look to the next, 1 to 1024; as many of the newest always stay. 0 means 128."""
+    """Tokens from one look to the next, 1 to 512; as many of the newest always stay. 0 means 128."""
     threshold: _builtins.float
     """Probability from which on a token counts as attended to, below 1; 0 means 0.0001. It belongs to a model."""
     def __init__(
