@@ -1,6 +1,6 @@
-"""Pure. What reasoners started here allow of parallel workers: options, checks, and how they are handed on.
+"""Pure. What reasoners started here allow of workers and thinking: options, checks, how they are handed on.
 
-What they mean in full: `docs/workers.md`.
+What they mean in full: `docs/workers.md` and `docs/thinking.md`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ class Thinking:
     """File with more prompts; absolute; empty: the builtin ones alone."""
     worker_template: str = "marks"
     """Of questions that name none."""
+    difficulty_probe: str = ""
+    """File with a probe for adaptive thinking; absolute; empty: there is none."""
+    head_scores: str = ""
+    """File with scores for classes of heads; absolute; empty: there is none."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,16 +39,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="prompts of questions that name none (%(default)s)",
     )
+    add = parser.add_argument_group("thinking of answerers (docs/thinking.md)").add_argument
+    add("--difficulty-probe", default="", metavar="FILE", help="lets questions ask for adaptive thinking")
+    add("--head-scores", default="", metavar="FILE", help="lets questions ask for classes of heads")
 
 
 def from_arguments(args: argparse.Namespace) -> Thinking:
     """What was parsed; not checked yet."""
-    templates = args.worker_templates
     return Thinking(
         max_workers=args.max_workers,
-        worker_templates=str(Path(templates).expanduser().absolute()) if templates else "",
+        worker_templates=_absolute(args.worker_templates),
         worker_template=args.worker_template,
+        difficulty_probe=_absolute(args.difficulty_probe),
+        head_scores=_absolute(args.head_scores),
     )
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute()) if path else ""
 
 
 def problems(thinking: Thinking) -> list[str]:
@@ -52,8 +64,13 @@ def problems(thinking: Thinking) -> list[str]:
     found = []
     if not 1 <= thinking.max_workers <= MAX_WORKERS:
         found.append(f"--max-workers is {thinking.max_workers}: give 1 to {MAX_WORKERS}")
-    if thinking.worker_templates and not Path(thinking.worker_templates).is_file():
-        found.append(f"--worker-templates {thinking.worker_templates}: no such file")
+    for option, path in (
+        ("--worker-templates", thinking.worker_templates),
+        ("--difficulty-probe", thinking.difficulty_probe),
+        ("--head-scores", thinking.head_scores),
+    ):
+        if path and not Path(path).is_file():
+            found.append(f"{option} {path}: no such file")
     return found
 
 
@@ -63,5 +80,7 @@ def flags(thinking: Thinking) -> list[str]:
         "--max-workers": thinking.max_workers,
         "--worker-templates": thinking.worker_templates,
         "--worker-template": thinking.worker_template,
+        "--difficulty-probe": thinking.difficulty_probe,
+        "--head-scores": thinking.head_scores,
     }
     return [f"{option}={value}" for option, value in values.items()]

@@ -125,6 +125,8 @@ def _config(args: argparse.Namespace) -> ReasonerConfig:
         max_workers=args.max_workers,
         worker_templates=args.worker_templates,
         worker_template=args.worker_template,
+        difficulty_probe=args.difficulty_probe,
+        head_scores=args.head_scores,
         drain_s=args.drain_seconds,
         reflection=args.reflection,
     )
@@ -172,6 +174,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--embedder", default="auto", help="as the encoders have it, for external retrieval (%(default)s)")
     add("--max-workers", type=int, default=_DEFAULTS["max_workers"], help="workers a question (%(default)s)")
     add("--worker-templates", default="", help="file with more prompts for workers; see docs/workers.md")
+    add(
+        "--difficulty-probe", default="", help="file with a probe for adaptive thinking; see docs/thinking.md"
+    )
+    add("--head-scores", default="", help="file with scores for classes of heads; see docs/thinking.md")
     add("--worker-template", default=_DEFAULTS["worker_template"], help="of questions that name none")
     add("--threads", type=int, default=0, help="threads of torch; 0: its own choice")
     add("--drain-seconds", type=float, default=_DEFAULTS["drain_s"], help="grace at SIGTERM (%(default)s)")

@@ -30,6 +30,7 @@ from reasoner_svc.store.store import BlockStore
 from reasoner_svc.store.tiers.pool import LayerPool
 from reasoner_svc.store.tiers.ram import RamTier
 from reasoner_svc.streams import Streams
+from reasoner_svc.thinking.tools import load_tools
 from reasoner_svc.view.loading import LayerLoader
 from reasoner_svc.view.memory import RecallSettings
 from tandem.core.blocks import BlockHeader
@@ -157,6 +158,7 @@ class Reasoner:
             spiller=self.spiller,
             view_tokens=view_tokens,
             keeper=keeper,
+            tools=load_tools(config.difficulty_probe, config.head_scores, model),
         )
         local = LocalEnd(
             node_id=config.name,

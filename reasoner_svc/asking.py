@@ -14,7 +14,8 @@ from reasoner_svc.decode.params import SamplingParams
 from reasoner_svc.decode.question import AnswerRecord, AskedQuestion, Finish, RetrievalWish
 from reasoner_svc.decode.stop import check_stops
 from reasoner_svc.streams import StreamRecord
-from reasoner_svc.thinking.asking import thinking_wish
+from reasoner_svc.thinking.asking import thinking_to_proto, thinking_wish
+from reasoner_svc.thinking.tools import NO_TOOLS, ThinkingTools
 from reasoner_svc.workers.asking import WorkerLimits, worker_to_proto, workers_wish
 from reasoner_svc.workers.templates import Template
 from tandem.core.errors import BadQuestion, WrongState
@@ -44,10 +45,12 @@ def asked_question(
     config: ReasonerConfig,
     now_s: float,
     templates: Mapping[str, Template] | None = None,
+    tools: ThinkingTools = NO_TOOLS,
 ) -> AskedQuestion:
     """The question, validated. Raises BadQuestion, or WrongState when the stream shows nothing yet.
 
-    `templates` are the prompts that questions with workers may name.
+    `templates` are the prompts that questions with workers may name, `tools` what
+    policies of thinking need.
     """
     question = request.question
     if not is_valid_id(question.question_id):
@@ -79,7 +82,9 @@ def asked_question(
     if question.HasField("thinking"):
         if workers is not None:
             raise BadQuestion("a question has workers or thinking of its own, not both")
-        thinking, opening = thinking_wish(question.thinking, prompt, config.max_thought_tokens)
+        thinking, opening = thinking_wish(
+            question.thinking, prompt, config.max_thought_tokens, question.text, span[1], tools
+        )
         prompt_ids = (*prompt_ids, *opening)
     if record.watermark_us == 0 and record.blocks == 0 and not record.evicted:
         raise WrongState(f"stream {record.stream!r} has no video yet")
@@ -153,6 +158,7 @@ def final_to_proto(record: AnswerRecord) -> reasoner_pb2.AnswerResponse:
                 thinking_tokens=thinking.tokens if thinking else 0,
                 thinking_closed_by=thinking.closed_by if thinking else "",
                 notes_tokens=plan.notes.tokens,
+                thinking=thinking_to_proto(thinking) if thinking else None,
             ),
             queue_ms=record.queue_ms,
             prefill_ms=record.prefill_ms,

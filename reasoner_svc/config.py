@@ -104,6 +104,10 @@ class ReasonerConfig:
     """File with more prompts for workers; see `reasoner_svc/workers/templates.toml`."""
     worker_template: str = "marks"
     """The template of questions that name none."""
+    difficulty_probe: str = ""
+    """File with a probe for adaptive thinking (`reasoner_svc/thinking/probe.py`); empty: there is none."""
+    head_scores: str = ""
+    """File with scores of heads (`reasoner_svc/thinking/head_scores.py`); empty: there are none."""
     outbox_chars: int = 65_536
     """Most characters of one answer that wait for a slow reader."""
     drain_s: float = 20.0

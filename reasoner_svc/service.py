@@ -21,6 +21,7 @@ from reasoner_svc.store.disk.slots import Claim
 from reasoner_svc.store.spill import Spiller
 from reasoner_svc.store.store import BlockStore
 from reasoner_svc.streams import StreamRecord, Streams
+from reasoner_svc.thinking.tools import NO_TOOLS, ThinkingTools
 from reasoner_svc.turns import Turns
 from reasoner_svc.workers.templates import load_templates
 from tandem.core.clock import Clock
@@ -58,6 +59,7 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         keeper: NoteKeeper,
         spiller: Spiller | None = None,
         view_tokens: int = 0,
+        tools: ThinkingTools = NO_TOOLS,
     ) -> None:
         self._config = config
         self._store = store
@@ -74,6 +76,7 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
             engine, streams, keeper, notes_tokens=config.notes_tokens, limit_chars=config.outbox_chars
         )
         self._view_tokens = view_tokens
+        self._tools = tools
         self._templates = load_templates(config.worker_templates)
         if config.worker_template not in self._templates:
             known = ", ".join(self._templates)
@@ -228,7 +231,9 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         if refusal is not None:
             raise refusal
         record = self._streams.get(StreamId(request.stream_id))
-        asked = asked_question(request, record, self._prompt, self._config, arrived_s, self._templates)
+        asked = asked_question(
+            request, record, self._prompt, self._config, arrived_s, self._templates, self._tools
+        )
         key = (asked.stream, asked.question_id)
         if key in self._asked:
             raise AlreadyExists(f"question {asked.question_id!r} of stream {asked.stream!r} is open")

@@ -1,6 +1,7 @@
 """Pure. Several policies for one worker: asked in a fixed order, and the first that objects is obeyed.
 
-A hard budget goes before a loop guard, that before convergence: what is cheap and certain decides first.
+A hard budget goes before a loop guard, that before convergence, and what changes the text comes last: what is
+cheap and certain decides first.
 """
 
 from __future__ import annotations
@@ -8,10 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reasoner_svc.thinking.base import CONTINUE, Act, Moment, Region, ThinkingPolicy, Verdict
+from reasoner_svc.thinking.base import CONTINUE, Act, Moment, Region, RevisingPolicy, ThinkingPolicy, Verdict
 from reasoner_svc.thinking.budgets import ThinkingBudget
 from reasoner_svc.thinking.convergence import Convergence
 from reasoner_svc.thinking.loops import LoopGuard
+from reasoner_svc.thinking.rollover import RoundLimit, RoundRules
+from reasoner_svc.thinking.subtasks import SubTaskRules, SubTasks
+from reasoner_svc.thinking.verifier import Verifier, VerifierRules
+
+_AFTER_CLOSE = frozenset({Act.STOP, Act.ROLL})
+"""What may still happen when thinking was ended by a rule: it may have to wait for a summary."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +29,9 @@ class ThinkingRules:
     """Most tokens of thinking; None: no such limit."""
     loop_guard: bool = False
     convergence: bool = False
+    rollover: RoundRules | None = None
+    subtasks: SubTaskRules | None = None
+    verifier: VerifierRules | None = None
 
     @property
     def off(self) -> bool:
@@ -38,12 +48,34 @@ class Chain:
 
     def on_token(self, moment: Moment) -> Verdict:
         """Every policy sees every token. After a close, nothing more is said of thinking."""
-        verdicts = [policy.on_token(moment) for policy in self._policies]
-        verdict = next((one for one in verdicts if one.act is not Act.CONTINUE), CONTINUE)
+        verdicts = [(policy, policy.on_token(moment)) for policy in self._policies]
+        for policy, verdict in verdicts:
+            decided = CONTINUE if verdict is CONTINUE else self._decide(policy, verdict, moment.region)
+            if decided is not CONTINUE:
+                return decided
+        return CONTINUE
+
+    def rolled(self) -> None:
+        """The thinking was replaced by its summary."""
+        for policy in self._policies:
+            if isinstance(policy, RevisingPolicy):
+                policy.rolled()
+
+    def reply(self, yes: bool) -> Verdict:
+        """What the second question came to that was asked last."""
+        verifier = next(policy for policy in self._policies if isinstance(policy, Verifier))
+        verdict = verifier.reply(yes)
+        return CONTINUE if verdict is CONTINUE else self._decide(verifier, verdict, Region.THINKING)
+
+    def _decide(self, policy: ThinkingPolicy, verdict: Verdict, region: Region) -> Verdict:
+        if self._closed and verdict.act not in _AFTER_CLOSE:
+            return CONTINUE
         if verdict.act is Act.CLOSE:
-            if self._closed or moment.region is not Region.THINKING:
+            if region is not Region.THINKING:
                 return CONTINUE
             self._closed = True
+        if isinstance(policy, RevisingPolicy):
+            policy.obeyed(verdict)
         return verdict
 
 
@@ -56,4 +88,10 @@ def make_chain(wish: ThinkingRules) -> Chain:
         policies.append(LoopGuard())
     if wish.convergence:
         policies.append(Convergence(wish.budget_tokens or 0))
+    if wish.verifier is not None:
+        policies.append(Verifier(wish.verifier, wish.budget_tokens or 0))
+    if wish.rollover is not None:
+        policies.append(RoundLimit(wish.rollover))
+    if wish.subtasks is not None:
+        policies.append(SubTasks(wish.subtasks))
     return Chain(policies)

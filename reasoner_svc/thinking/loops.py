@@ -14,6 +14,7 @@ from reasoner_svc.thinking.base import CONTINUE, Act, Moment, Region, Verdict
 LONGEST = 128
 TIMES = 4
 LEAST_TOKENS = 24
+_ACTS = {Region.THINKING: Act.CLOSE, Region.SUMMARY: Act.ROLL, Region.ANSWER: Act.STOP}
 
 
 class LoopGuard:
@@ -43,8 +44,7 @@ class LoopGuard:
         self._recent.append(moment.token)
         if not found:
             return CONTINUE
-        act = Act.CLOSE if moment.region is Region.THINKING else Act.STOP
-        return Verdict(act, f"a run of {found} tokens came {self._copies(found)} times")
+        return Verdict(_ACTS[moment.region], f"a run of {found} tokens came {self._copies(found)} times")
 
     def _copies(self, period: int) -> int:
         return self._equal[period] // period + 1

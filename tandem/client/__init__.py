@@ -14,7 +14,15 @@ from tandem.client.overview import BuildInfo, ServiceStatus, Status, StreamSumma
 from tandem.client.questions import OpenQuestion
 from tandem.client.settings import ClientSettings
 from tandem.client.stream import Stream
-from tandem.client.thinking import Thinking
+from tandem.client.thinking import (
+    Thinking,
+    ThinkingEviction,
+    ThinkingHeads,
+    ThinkingRollover,
+    ThinkingSubtasks,
+    ThinkingUsage,
+    ThinkingVerifier,
+)
 from tandem.client.types import (
     Answer,
     AnswerDelta,
@@ -71,6 +79,12 @@ __all__ = [
     "Stream",
     "StreamSummary",
     "Thinking",
+    "ThinkingEviction",
+    "ThinkingHeads",
+    "ThinkingRollover",
+    "ThinkingSubtasks",
+    "ThinkingUsage",
+    "ThinkingVerifier",
     "Thought",
     "Timings",
     "Usage",

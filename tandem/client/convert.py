@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tandem.client.retrieving import retrieval_to_proto
-from tandem.client.thinking import Thinking, thinking_to_proto
+from tandem.client.thinking import Thinking, thinking_to_proto, thinking_usage
 from tandem.client.types import (
     Answer,
     AnswerDelta,
@@ -213,6 +213,7 @@ def answer_from_proto(message: client_pb2.Answer) -> Answer:
             thinking_tokens=message.usage.thinking_tokens,
             thinking_closed_by=message.usage.thinking_closed_by,
             notes_tokens=message.usage.notes_tokens,
+            thinking=thinking_usage(message.usage),
         ),
         workers=tuple(_worker(item) for item in message.workers),
         timings=Timings(

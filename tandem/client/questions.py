@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import TypedDict
 
-from tandem.client.thinking import Thinking
+from tandem.client.thinking import Thinking, check_thinking
 from tandem.client.types import (
     Answer,
     AnswerDelta,
@@ -73,8 +73,8 @@ def check_question(
         _check_workers(workers)
     if thinking is not None and workers is not None:
         raise BadQuestion("a question has workers or thinking of its own, not both")
-    if thinking is not None and not 0 <= (thinking.max_tokens or 0) < _TOO_MANY:
-        raise BadQuestion(f"Thinking.max_tokens is {thinking.max_tokens}; give 0 or more")
+    if thinking is not None:
+        check_thinking(thinking)
     if retrieval is not None:
         for name in ("blocks", "tokens", "chunk"):
             if not 0 <= (number := getattr(retrieval, name)) < _TOO_MANY:

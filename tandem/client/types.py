@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from tandem.client.thinking import ThinkingUsage
 from tandem.client.workers import WorkerUsage
 from tandem.core.errors import TandemError
 from tandem.core.timeline import Gap, TimeRange
@@ -205,6 +206,7 @@ class Usage:
     """Which rule ended it, and why; empty: none did."""
     notes_tokens: int = 0
     """Those of `context_tokens` that are of notes."""
+    thinking: ThinkingUsage | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

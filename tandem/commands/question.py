@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from tandem.commands.base import positive
+from tandem.commands.base import positive, whole
+from tandem.commands.thinking_options import add_thinking_options, thinking_of
 
 if TYPE_CHECKING:
-    from tandem.client import Retrieval, Thinking, Workers
+    from tandem.client import Retrieval, Workers
+
+__all__ = ["add_question_options", "count", "retrieval_of", "thinking_of", "workers_of"]
 
 
 def add_question_options(parser: argparse.ArgumentParser) -> None:
@@ -96,39 +99,6 @@ def add_worker_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_thinking_options(parser: argparse.ArgumentParser) -> None:
-    """The answerer's own thinking, and what ends it."""
-    group = parser.add_argument_group("thinking of the answerer itself (docs/thinking.md)")
-    group.add_argument(
-        "--think",
-        type=whole,
-        default=None,
-        metavar="TOKENS",
-        help="think first, for so many tokens at most; the answer's tokens are apart (default: it does not)",
-    )
-    group.add_argument("--think-open", default=None, metavar="TEXT", help='begins it (default: "<think>")')
-    group.add_argument("--think-close", default="", metavar="TEXT", help='ends it (default: "</think>")')
-    group.add_argument("--loop-guard", action="store_true", help="end what repeats itself")
-    group.add_argument(
-        "--convergence", action="store_true", help="end thinking that made up its mind or gets nowhere"
-    )
-
-
-def thinking_of(arguments: argparse.Namespace) -> Thinking | None:
-    """The wish for thinking; None without any."""
-    from tandem.client import Thinking
-
-    if arguments.think is None:
-        return None
-    return Thinking(
-        open=arguments.think_open,
-        close=arguments.think_close,
-        max_tokens=arguments.think,
-        loop_guard=arguments.loop_guard,
-        convergence=arguments.convergence,
-    )
-
-
 def workers_of(arguments: argparse.Namespace) -> Workers | None:
     """The wish for workers; None without any."""
     from tandem.client import WorkerLayout, Workers
@@ -168,13 +138,6 @@ def share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, not {text!r}")
     return value
-
-
-def whole(text: str) -> int:
-    """Argument type: a whole number, zero included."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number, not {text!r}")
-    return int(text)
 
 
 def count(text: str) -> int:

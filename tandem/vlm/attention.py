@@ -59,7 +59,18 @@ def attend_views(
             own = slice(reader.token, reader.token + reader.tokens)
             reader.view.before_layer(layer, query_BQTD[0, :, own])
     output = tandem.backend.attend(plan, layer, query, key, value, scaling)
+    if plan.wants_lse:
+        _tell(plan, layer, query_BQTD[0], scaling)
     return output[None], None
+
+
+def _tell(plan: Plan, layer: int, query_QTD: Tensor, scaling: float) -> None:
+    """Who wants to know what was attended to is told of its own queries."""
+    assert plan.lse_TQ is not None, "the backend kept no log-sum-exp"
+    for reader in plan.readers:
+        if reader.view.after_layer is not None:
+            own = slice(reader.token, reader.token + reader.tokens)
+            reader.view.after_layer(layer, query_QTD[:, own], plan.lse_TQ[own], scaling)
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

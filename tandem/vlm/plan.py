@@ -25,7 +25,7 @@ from torch import Tensor
 
 from tandem.vlm.rope import Rope
 from tandem.vlm.segment import Segment
-from tandem.vlm.view import Base, View
+from tandem.vlm.view import Base, HeadRuns, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,8 @@ class Rectangle:
     values: Sequence[Tensor]
     rows: tuple[Rows, ...]
     """Contiguous; one entry per span of neighbouring tokens."""
+    heads: HeadRuns | None = None
+    """Key/value heads that see them; None: all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,10 @@ class Plan:
     rope: Rope
     captured: list[tuple[Tensor, Tensor]] | None
     """Per layer raw keys and values [H, T, D]; None when nobody asked."""
+    wants_lse: bool = False
+    """A reader asked for the log-sum-exp of its queries."""
+    lse_TQ: Tensor | None = None
+    """float32, over all that each query saw in the layer attended last; left by the backend when wanted."""
 
     def commit(self) -> None:
         """Publish what was written."""

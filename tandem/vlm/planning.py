@@ -12,7 +12,7 @@ from tandem.vlm.plan import Plan, Reader, Rectangle, Rows, Squares, Write, relat
 from tandem.vlm.retrieved import LayeredSegment
 from tandem.vlm.rope import Rope
 from tandem.vlm.segment import Segment, Snapshot
-from tandem.vlm.view import Base, Part, View
+from tandem.vlm.view import Base, HeadRuns, Part, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,7 @@ class _Draft:
     source: Snapshot | LayeredSegment
     start: int
     end: int
+    heads: HeadRuns | None
     runs: list[_Run] = field(default_factory=list)
 
 
@@ -39,7 +40,7 @@ class _Drafts:
     """Rectangles by what they read, and squares, of all readers."""
 
     def __init__(self) -> None:
-        self._by_tokens: dict[tuple[int, int, int], _Draft] = {}
+        self._by_tokens: dict[tuple[int, int, int, HeadRuns | None], _Draft] = {}
         self.squares: list[_Run] = []
 
     @property
@@ -65,6 +66,7 @@ class _Drafts:
     def read_tail(self, tail: Part, reader: Reader) -> None:
         """What a reader sees of its own tail: rectangles over what precedes each run, and squares."""
         assert tail.end is None, "a tail is seen up to the query itself"
+        assert tail.heads is None, "a tail is seen by all heads"
         now = tail_segment(tail).snapshot()
         for a, b, lo in runs(tail.first_visible, reader.tokens, now.start):
             assert lo <= now.end + a, f"a query from token {lo} on that is token {now.end + a} itself"
@@ -85,7 +87,8 @@ class _Drafts:
         a: int,
         b: int,
     ) -> None:
-        draft = self._by_tokens.setdefault((id(part.segment), lo, end), _Draft(source, lo, end))
+        key = (id(part.segment), lo, end, part.heads)
+        draft = self._by_tokens.setdefault(key, _Draft(source, lo, end, part.heads))
         draft.runs.append(_run(reader, part.base, a, b))
 
 
@@ -170,7 +173,11 @@ def make_plan(
         drafts.read_tail(reader.view.tail, reader)
     rows = _Numbering(sum(reader.tokens for reader in readers))
     rectangles = [
-        Rectangle(*draft.source.columns(draft.start, draft.end), tuple(map(rows.take, _spans(draft.runs))))
+        Rectangle(
+            *draft.source.columns(draft.start, draft.end),
+            tuple(map(rows.take, _spans(draft.runs))),
+            draft.heads,
+        )
         for draft in drafts.rectangles
     ]
     squares = [Squares(rows.take(span), span[0].tokens) for span in _spans(drafts.squares, alike=True)]
@@ -192,6 +199,7 @@ def make_plan(
         key_sin_T1D=sin[queries:],
         rope=rope,
         captured=[] if capture else None,
+        wants_lse=any(reader.view.after_layer is not None for reader in readers),
     )
 
 

@@ -148,6 +148,29 @@ class Segment:
         assert 0 <= tokens <= now.end - now.start, (tokens, now.start, now.end)
         self._now = Snapshot(now.keys_LHCD, now.values_LHCD, now.first, now.start + tokens, now.end)
 
+    @torch.no_grad()
+    def keep(self, columns_LHN: Tensor) -> None:
+        """Hold only some tokens, each layer and head its own choice, as many for all of them.
+
+        `columns_LHN` int64: per layer and head which of the tokens held now, 0 being the oldest, ascending.
+        Keys stay rotated as they were: a place in the buffer is no position. The numbers of what is kept move
+        up to `end`, which does not change. Readers of an earlier snapshot are not disturbed.
+        """
+        now = self._now
+        layers, heads, kept = columns_LHN.shape
+        assert kept <= now.end - now.start, (kept, now.start, now.end)
+        head_dim = now.keys_LHCD.shape[3]
+        index = (columns_LHN.to(now.keys_LHCD.device) + (now.start - now.first))[..., None].expand(
+            layers, heads, kept, head_dim
+        )
+        sides = []
+        for old in (now.keys_LHCD, now.values_LHCD):
+            new = torch.empty_like(old)
+            new[:, :, :kept] = old.gather(2, index)
+            sides.append(new)
+        first = now.end - kept
+        self._now = Snapshot(sides[0], sides[1], first, first, now.end)
+
     def truncate(self, end: int) -> None:
         """Forget tokens from number `end` on (a rejected step). Only when no reader can see them."""
         now = self._now

@@ -17,6 +17,8 @@ from tandem.vlm.retrieved import LayeredSegment
 from tandem.vlm.segment import Segment
 
 Base = Tensor | tuple[int, int, int]
+HeadRuns = tuple[tuple[tuple[int, int], ...], ...]
+"""Per layer, half-open runs of key/value heads; a layer may have none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,8 @@ class Part:
     May reach into tokens that the same `forward_many` call writes (workers that see each other's newest
     token). Must be None for a view's tail, where query i sees new tokens up to and including its own.
     """
+    heads: HeadRuns | None = None
+    """Key/value heads whose queries see this part; None: all. A tail is seen by all heads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,4 +69,10 @@ class View:
 
     For retrieval inside the layer: it may write that layer of a private `LayeredSegment`, or overwrite that
     layer's slice of a private `Segment`.
+    """
+    after_layer: Callable[[int, Tensor, Tensor, float], None] | None = None
+    """Called per layer with (layer, raw queries [heads, T, D], log-sum-exp [T, heads], scale), after it.
+
+    For policies that need to know what was attended to: with the log-sum-exp over all that a query saw, the
+    probability of any key is one product away, and nobody has to write probabilities down. Must not raise.
     """

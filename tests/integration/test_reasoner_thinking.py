@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+import torch
 
 from kv_transfer.block import Block
 from reasoner_svc.thinking.asking import CLOSE, CLOSING, OPEN
+from reasoner_svc.thinking.difficulty import Difficulty
+from reasoner_svc.thinking.probe import fit_probe, save_probe
 from tandem.core.errors import BadQuestion
 from tandem.vlm.load import load_model
 from tandem.vlm.model import VisionLanguageModel
@@ -157,6 +162,43 @@ async def test_the_models_own_marker_ends_thinking(
     assert heard.final.usage.thinking_tokens + heard.final.usage.answer_tokens == len(spoken) - 1
 
 
+async def test_a_model_that_summarises_by_itself_begins_another_round(
+    model: VisionLanguageModel, blocks: list[Block], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """InftyThink's own form: the model closes a round with a summary, and the last one with the answer."""
+    end = next(iter(model.prompt.eos_ids))
+    spoken = ["one" + CLOSE + "\n<summary>so far</summary>", "two" + CLOSE + " red"]
+    script = iter([*(token for text in spoken for token in model.prompt.encode_text(text)), end])
+    monkeypatch.setattr("reasoner_svc.decode.sampler.Sampler.choose", lambda self, logits: next(script))
+    async with serve(model) as serving:
+        await serving.open()
+        serving.publish(*blocks)
+        heard = await hear(serving, **thinking(max_tokens=100, rollover=types_pb2.ThinkingRollover()))
+        usage = heard.final.usage
+        assert (heard.thoughts, heard.answer) == ("oneso fartwo", " red")
+        assert (usage.thinking.rounds, usage.thinking.dropped_tokens) == (2, len(spoken[0]))
+        assert usage.answer_tokens == len("red"), "a blank alone may still be before a summary"
+        await serving.idle()
+
+
+async def test_what_left_of_the_text_is_told(model: VisionLanguageModel, blocks: list[Block]) -> None:
+    async with serve(model) as serving:
+        await serving.open()
+        serving.publish(*blocks)
+        eviction = types_pb2.ThinkingEviction(capacity=16, window=8, threshold=0.01)
+        heard = await hear(serving, **thinking(max_tokens=40, eviction=eviction))
+        usage = heard.final.usage
+        fed = usage.thinking_tokens + usage.answer_tokens - 1
+        assert 8 <= fed - usage.thinking.dropped_tokens < 16 + 8
+        none = types_pb2.ThinkingEviction(capacity=1000, window=8)
+        kept, plain = [
+            await hear(serving, **thinking(max_tokens=40, **wish)) for wish in ({"eviction": none}, {})
+        ]
+        assert kept.final.usage.thinking.dropped_tokens == 0
+        assert kept.final.token_ids == plain.final.token_ids
+        await serving.idle()
+
+
 async def test_bad_wishes_are_refused_with_their_name(
     model: VisionLanguageModel, blocks: list[Block]
 ) -> None:
@@ -168,10 +210,31 @@ async def test_bad_wishes_are_refused_with_their_name(
             ({"close": "x" * 65}, "thinking.close"),
             ({"open": "x" * 65}, "thinking.open"),
             ({"closing": "x" * 1001}, "thinking.closing"),
+            ({"eviction": types_pb2.ThinkingEviction(window=513)}, "thinking.eviction.window"),
+            ({"eviction": types_pb2.ThinkingEviction(capacity=7, window=8)}, "thinking.eviction.capacity"),
+            ({"eviction": types_pb2.ThinkingEviction(threshold=1)}, "thinking.eviction.threshold"),
+            ({"eviction": types_pb2.ThinkingEviction(threshold=float("nan"))}, "thinking.eviction.threshold"),
         ):
             error = await error_of(call(serving, **thinking(**wish)))
             assert isinstance(error, BadQuestion)
             assert word in error.message
+        for wish, word in (
+            ({"rollover": types_pb2.ThinkingRollover(round_tokens=10**6)}, "rollover.round_tokens"),
+            ({"rollover": types_pb2.ThinkingRollover(summary_tokens=2049)}, "rollover.summary_tokens"),
+            ({"rollover": types_pb2.ThinkingRollover(max_rounds=65)}, "rollover.max_rounds"),
+            ({"rollover": {"summary_tokens": 1024, "max_rounds": 64}}, "65536 tokens"),
+            ({"rollover": types_pb2.ThinkingRollover(open="x" * 65)}, "rollover.open"),
+            ({"rollover": types_pb2.ThinkingRollover(open=" x")}, "white space"),
+            ({"subtasks": types_pb2.ThinkingSubtasks(open="a", close="ab")}, "told apart"),
+            ({"subtasks": types_pb2.ThinkingSubtasks(keep=17)}, "subtasks.keep"),
+            ({"subtasks": {}, "eviction": {}}, "neither"),
+            ({"heads": {}, "eviction": {}}, "neither"),
+            ({"heads": {}}, "--head-scores"),
+            ({"adaptive": True}, "--difficulty-probe"),
+            ({"verifier": types_pb2.ThinkingVerifier(yes="one", no="other")}, "same token"),
+            ({"verifier": types_pb2.ThinkingVerifier(yes="x" * 65)}, "verifier.yes"),
+        ):
+            assert word in (await error_of(call(serving, **thinking(**wish)))).message
         both = thinking() | {"workers": types_pb2.Workers(count=2)}
         assert "not both" in (await error_of(call(serving, **both))).message
         await serving.idle()
@@ -189,3 +252,44 @@ async def test_without_thinking_the_path_is_the_plain_one(
         )
         assert list(heard.final.token_ids) == plain
         assert heard.final.usage.thinking_tokens == 0
+
+
+async def test_a_reasoner_with_scores_and_a_probe_takes_wishes_for_them(
+    model: VisionLanguageModel, blocks: list[Block], tmp_path: Path
+) -> None:
+    scores, probe = tmp_path / "scores.json", tmp_path / "probe.safetensors"
+    scores.write_text(json.dumps([[0.2, 0.8]] * model.layout.layers))
+    states = torch.randn(3, model.embed([0]).shape[1])
+    save_probe(fit_probe(states, list(Difficulty), epochs=1), probe, model.fingerprint)
+    async with serve(model, head_scores=str(scores), difficulty_probe=str(probe)) as serving:
+        await serving.open()
+        serving.publish(*blocks)
+        heads = types_pb2.ThinkingHeads(sparsity=0.5, recent=8)
+        heard = await hear(serving, **thinking(max_tokens=20, adaptive=True, heads=heads))
+        assert heard.final.usage.thinking.plan.split()[0] in {each.value for each in Difficulty}
+        for wish, word in (
+            ({"sparsity": 1.5}, "sparsity"),
+            ({"sparsity": float("nan")}, "sparsity"),
+            ({"sink": 10**6}, "more than"),
+        ):
+            error = await error_of(call(serving, **thinking(heads=types_pb2.ThinkingHeads(**wish))))
+            assert isinstance(error, BadQuestion)
+            assert word in error.message
+        await serving.idle()
+
+
+@pytest.mark.parametrize(
+    "wish", [{"rollover": {"round_tokens": 9, "summary_tokens": 5}}, {"eviction": {"window": 4}}]
+)
+async def test_leaving_in_the_middle_frees_everything(
+    model: VisionLanguageModel, blocks: list[Block], wish: dict[str, Any]
+) -> None:
+    async with serve(model, prefill_chunk=4) as serving:
+        await serving.open()
+        serving.publish(*blocks)
+        for pieces in (1, 6, 12):
+            running = call(serving, **thinking(max_tokens=400, **wish))
+            for _ in range(pieces):
+                await running.read()
+            running.cancel()
+            await serving.idle()

@@ -89,11 +89,39 @@ def mixed(model):
     return [*long_prefill(model), *workers(model), *sink_and_window(model), *equal_workers(model)]
 
 
+def some_heads(model):
+    """Parts that some heads see in some layers, beside the same tokens for all heads of another reader."""
+    prefix, tail = filled(model, 30, 1), filled(model, 9, 2)
+    only = (((0, 1),), (), ((1, 2),))
+    parts = (
+        Part(segment=prefix, end=4),
+        Part(segment=prefix, first_visible=torch.tensor([4]), end=25, heads=only),
+        Part(segment=prefix, first_visible=torch.tensor([25])),
+        Part(segment=tail, base=(30, 30, 30), end=6, heads=only),
+    )
+    view = View(parts=parts, tail=Part(segment=tail, base=(30, 30, 30), first_visible=torch.tensor([6])))
+    whole = Part(segment=prefix, first_visible=torch.tensor([4, 4]), end=25)
+    other = View(parts=(whole,), tail=Part(segment=model.new_segment()))
+    return [
+        Step(embeds=embeds(model, 1, 3), positions=text_positions(39, 1), view=view),
+        Step(embeds=embeds(model, 2, 4), positions=text_positions(30, 2), view=other),
+    ]
+
+
 def captured(steps):
     return [replace(step, capture=True) for step in steps]
 
 
-CASES = [sink_and_window, long_prefill, bounded_part, half_hidden_part, workers, equal_workers, mixed]
+CASES = [
+    sink_and_window,
+    long_prefill,
+    bounded_part,
+    half_hidden_part,
+    workers,
+    equal_workers,
+    mixed,
+    some_heads,
+]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -165,6 +193,35 @@ def test_workers_who_see_all_of_each_other_are_one_span_of_each_read():
     assert [(rows.token, rows.end - rows.start) for read in plan.rectangles for rows in read.rows] == [
         (0, 3)
     ] * 4
+
+
+@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
+@pytest.mark.parametrize("case", [mixed, some_heads])
+def test_the_log_sum_exp_is_that_of_all_that_a_query_saw(case, backend):
+    """It is told to who asks, layer by layer, and asking changes nothing."""
+
+    def run(model, asks):
+        told, steps = {}, case(model)
+        for number, step in enumerate(steps):
+
+            def tell(layer, queries, lse, scale, number=number):
+                told[number, layer] = (queries.clone(), lse.clone(), scale)
+
+            if asks and number % 2 == 0:
+                steps[number] = replace(step, view=replace(step.view, after_layer=tell))
+        return told, model.forward_many(steps)
+
+    model = load_model("dummy:tiny", backend=backend)
+    told, asked = run(model, asks=True)
+    expected, _ = run(load_model("dummy:tiny", backend="reference"), asks=True)
+    assert set(told) == set(expected)
+    assert len({layer for _, layer in told}) == 3
+    for key, (queries, lse, scale) in told.items():
+        assert relative_error(queries, expected[key][0]) < 1e-5
+        assert float((lse - expected[key][1]).abs().max()) < 1e-5
+        assert scale == expected[key][2]
+    for one, other in zip(asked, run(model, asks=False)[1], strict=True):
+        assert torch.equal(one.hidden, other.hidden)
 
 
 def test_the_hook_sees_raw_queries_of_its_own_step_before_the_layer_reads():

@@ -23,7 +23,8 @@ class Backend(Protocol):
     ) -> Tensor:
         """Attention output [T, query heads, D].
 
-        `query_THD` is raw; `key_THD` is rotated (relative to the tail) and already written to the tail.
+        `query_THD` is raw; `key_THD` is rotated (relative to the tail) and already written to the tail. When
+        ``plan.wants_lse``, ``plan.lse_TQ`` is set.
         """
         ...
 

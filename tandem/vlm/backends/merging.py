@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tandem.vlm.backends.base import Kernel, Partial
-from tandem.vlm.plan import Plan, Rows
+from tandem.vlm.plan import Plan, Rectangle, Rows
 from tandem.vlm.rope import turn
 
 
@@ -34,7 +34,12 @@ class Merging:
             if not read.keys[layer].shape[1]:
                 continue  # nothing was retrieved in this layer
             lo, hi = read.rows[0].start, read.rows[-1].end
-            output, lse = self._rectangle(turned_RQD[lo:hi], read.keys[layer], read.values[layer], scale)
+            if read.heads is None:
+                output, lse = self._rectangle(turned_RQD[lo:hi], read.keys[layer], read.values[layer], scale)
+            elif read.heads[layer]:
+                output, lse = self._of_heads(turned_RQD[lo:hi], read, layer, scale)
+            else:
+                continue  # no head of this layer sees it
             if len(read.rows) == 1:
                 partials.append((read.rows[0], (output, lse)))
                 continue
@@ -45,6 +50,8 @@ class Merging:
             queries, own = turned_RQD[squares.rows.start : squares.rows.end], squares.rows.tokens
             partial = self._squares(queries, key_THD[own], value_THD[own], squares.length, scale)
             partials.append((squares.rows, partial))
+        if plan.wants_lse:
+            plan.lse_TQ = joint_lse(partials, query_THD.shape[0], plan.slots)
         return merge(partials, query_THD.shape[0], plan.slots)
 
     def _rectangle(self, query_NQD: Tensor, key_HMD: Tensor, value_HMD: Tensor, scale: float) -> Partial:
@@ -62,6 +69,20 @@ class Merging:
         output, lse = self.kernel.rectangle(grouped, key_HMD, value_HMD, scale)
         output = output.view(-1, rows, groups, head_dim).transpose(0, 1).reshape(rows, heads, head_dim)
         return output, lse.reshape(-1, rows, groups).transpose(0, 1).reshape(rows, heads)
+
+    def _of_heads(self, query_NQD: Tensor, read: Rectangle, layer: int, scale: float) -> Partial:
+        """Heads that do not see the read have nothing of it: weight 0 when partial results are merged."""
+        assert read.heads is not None, "all heads see it"
+        groups = query_NQD.shape[1] // read.keys[layer].shape[0]
+        output_NQD = torch.zeros_like(query_NQD)
+        lse_NQ = query_NQD.new_full(query_NQD.shape[:2], -torch.inf, dtype=torch.float32)
+        for first, end in read.heads[layer]:
+            own = slice(first * groups, end * groups)
+            key, value = read.keys[layer][first:end], read.values[layer][first:end]
+            output_NQD[:, own], lse_NQ[:, own] = self._rectangle(
+                query_NQD[:, own].contiguous(), key, value, scale
+            )
+        return output_NQD, lse_NQ
 
     def _squares(
         self, query_NQD: Tensor, key_NHD: Tensor, value_NHD: Tensor, length: int, scale: float
@@ -89,6 +110,15 @@ def merge(partials: list[tuple[Rows, Partial]], tokens: int, slots: int) -> Tens
         output_PTQD, lse_PTQ = _sort_in(partials, tokens, slots)
     weights = lse_PTQ.softmax(0)[..., None]
     return (output_PTQD * weights).sum(0).to(output_PTQD.dtype)
+
+
+def joint_lse(partials: list[tuple[Rows, Partial]], tokens: int, slots: int) -> Tensor:
+    """Log-sum-exp [T, Q] over all that each token saw."""
+    heads = partials[0][1][1].shape[1]
+    lse_PTQ = partials[0][1][1].new_full((slots, tokens, heads), -torch.inf)
+    for rows, (_, lse) in partials:
+        lse_PTQ[rows.slot, rows.tokens] = lse
+    return lse_PTQ.float().logsumexp(0)
 
 
 def _sort_in(partials: list[tuple[Rows, Partial]], tokens: int, slots: int) -> Partial:

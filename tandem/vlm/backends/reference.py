@@ -26,24 +26,29 @@ class Reference:
         self, plan: Plan, layer: int, query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, scale: float
     ) -> Tensor:
         """See `base.Backend`."""
-        outputs = []
+        outputs, lse = [], []
         for reader in plan.readers:
             query = query_THD[reader.token : reader.token + reader.tokens]
-            outputs.append(_attend_view(plan.rope, reader.view, layer, query, reader.positions_3N, scale))
+            output, own = _attend_view(plan.rope, reader.view, layer, query, reader.positions_3N, scale)
+            outputs.append(output)
+            lse.append(own)
+        plan.lse_TQ = torch.cat(lse)
         return torch.cat(outputs)
 
 
 def _attend_view(
     rope: Rope, view: View, layer: int, query_TQD: Tensor, positions_3T: Tensor, scale: float
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
+    """Output [T, Q, D] and log-sum-exp [T, Q]."""
     scores, values = [], []
     for part in (*view.parts, view.tail):
         causal = part is view.tail
         score_QTM, value_QMD = _score(rope, part, layer, query_TQD, positions_3T, scale, causal)
         scores.append(score_QTM)
         values.append(value_QMD)
-    weights = torch.cat(scores, -1).softmax(-1)
-    return (weights @ torch.cat(values, 1)).transpose(0, 1).to(query_TQD.dtype)
+    score_QTM = torch.cat(scores, -1)
+    output_QTD = score_QTM.softmax(-1) @ torch.cat(values, 1)
+    return output_QTD.transpose(0, 1).to(query_TQD.dtype), score_QTM.logsumexp(-1).T
 
 
 def _score(
@@ -72,4 +77,10 @@ def _score(
     if causal:
         visible_TM &= numbers_M <= now_end + torch.arange(tokens)[:, None]
     score_QTM = turned.transpose(0, 1) @ key_QMD.transpose(1, 2) * scale
+    if part.heads is not None:
+        sees_H = torch.zeros(key_HMD.shape[0], dtype=torch.bool, device=score_QTM.device)
+        for first, end in part.heads[layer]:
+            sees_H[first:end] = True
+        blind_Q = ~sees_H.repeat_interleave(groups)
+        score_QTM = score_QTM.masked_fill(blind_Q[:, None, None], -torch.inf)
     return score_QTM.masked_fill(~visible_TM.to(score_QTM.device), -torch.inf), value_QMD

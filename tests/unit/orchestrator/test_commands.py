@@ -137,13 +137,18 @@ def test_what_workers_may_do_reaches_every_reasoner(tmp_path: Path) -> None:
         parse(f"--worker-templates={path}")
     with pytest.raises(InvalidInput, match="--max-workers is 0"):
         parse("--max-workers=0")
+    for option in ("--difficulty-probe", "--head-scores"):
+        with pytest.raises(InvalidInput, match=f"{option} .*no such file"):
+            parse(f"{option}={path}")
     path.write_text("")
     options = ["--max-workers=3", f"--worker-templates={path}", "--worker-template=plain"]
+    options += [f"--difficulty-probe={path}", f"--head-scores={path}"]
     settings = parse(*options).services
     line = command(Wanted("reasoner-0", Role.REASONER), "127.0.0.1:1", Path("secret"), settings)
-    assert line[-3:] == options
+    assert line[-5:] == options
     parsed = reasoner_parser().parse_args(line[3:])
     assert (parsed.max_workers, parsed.worker_templates, parsed.worker_template) == (3, str(path), "plain")
+    assert parsed.difficulty_probe == parsed.head_scores == str(path)
     own = vars(reasoner_parser().parse_args(["--name", "x", "--secret-file", "s"]))
     handed_on = reasoner_parser().parse_args(
         ["--name", "x", "--secret-file", "s", *thinking_flags(Thinking())]

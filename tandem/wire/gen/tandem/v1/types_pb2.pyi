@@ -571,6 +571,12 @@ class Thinking(_message.Message):
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     LOOP_GUARD_FIELD_NUMBER: _builtins.int
     CONVERGENCE_FIELD_NUMBER: _builtins.int
+    EVICTION_FIELD_NUMBER: _builtins.int
+    ROLLOVER_FIELD_NUMBER: _builtins.int
+    SUBTASKS_FIELD_NUMBER: _builtins.int
+    VERIFIER_FIELD_NUMBER: _builtins.int
+    ADAPTIVE_FIELD_NUMBER: _builtins.int
+    HEADS_FIELD_NUMBER: _builtins.int
     open: _builtins.str
     """Put at the end of the prompt so that the model begins to think, at most 64 characters. Unset: "<think>" and
     a new line. Empty: nothing, the model begins by itself.
@@ -589,6 +595,28 @@ class Thinking(_message.Message):
     """End thinking, or the answer, that repeats the same run of tokens again and again."""
     convergence: _builtins.bool
     """End thinking that states the same answer three times in a row, or does not get anywhere."""
+    adaptive: _builtins.bool
+    """Let the server's probe decide, by how hard the question looks, how much is thought. Refused without a probe."""
+    @_builtins.property
+    def eviction(self) -> Global___ThinkingEviction:
+        """Keep what the model generated small on the device: what is not attended to again leaves. Unset: it all stays."""
+
+    @_builtins.property
+    def rollover(self) -> Global___ThinkingRollover:
+        """Think in rounds, each on the summary of the one before it. Unset: in one. Not together with `eviction`."""
+
+    @_builtins.property
+    def subtasks(self) -> Global___ThinkingSubtasks:
+        """Drop finished sub-tasks from the thinking in view. Unset: it all stays. Not together with `eviction`."""
+
+    @_builtins.property
+    def verifier(self) -> Global___ThinkingVerifier:
+        """Ask the model itself, apart, what each segment of the thinking states, and end it by that. Unset: nobody asks."""
+
+    @_builtins.property
+    def heads(self) -> Global___ThinkingHeads:
+        """Heads that need not see everything see less. Refused by servers without scores. Not together with `eviction`."""
+
     def __init__(
         self,
         *,
@@ -598,10 +626,16 @@ class Thinking(_message.Message):
         max_tokens: _builtins.int | None = ...,
         loop_guard: _builtins.bool = ...,
         convergence: _builtins.bool = ...,
+        eviction: Global___ThinkingEviction | None = ...,
+        rollover: Global___ThinkingRollover | None = ...,
+        subtasks: Global___ThinkingSubtasks | None = ...,
+        verifier: Global___ThinkingVerifier | None = ...,
+        adaptive: _builtins.bool = ...,
+        heads: Global___ThinkingHeads | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_open", b"_open", "max_tokens", b"max_tokens", "open", b"open"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_open", b"_open", "eviction", b"eviction", "heads", b"heads", "max_tokens", b"max_tokens", "open", b"open", "rollover", b"rollover", "subtasks", b"subtasks", "verifier", b"verifier"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_open", b"_open", "close", b"close", "closing", b"closing", "convergence", b"convergence", "loop_guard", b"loop_guard", "max_tokens", b"max_tokens", "open", b"open"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_open", b"_open", "adaptive", b"adaptive", "close", b"close", "closing", b"closing", "convergence", b"convergence", "eviction", b"eviction", "heads", b"heads", "loop_guard", b"loop_guard", "max_tokens", b"max_tokens", "open", b"open", "rollover", b"rollover", "subtasks", b"subtasks", "verifier", b"verifier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
@@ -613,6 +647,170 @@ class Thinking(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__open) -> _WhichOneofReturnType__open | None: ...
 
 Global___Thinking: _TypeAlias = Thinking  # noqa: Y015
+
+@_typing.final
+class ThinkingHeads(_message.Message):
+    """Classes of heads (RLKV, arXiv 2510.08525), from the first generated token on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPARSITY_FIELD_NUMBER: _builtins.int
+    SINK_FIELD_NUMBER: _builtins.int
+    RECENT_FIELD_NUMBER: _builtins.int
+    WHOLE_VIEW_FIELD_NUMBER: _builtins.int
+    sparsity: _builtins.float
+    """Share of all key/value heads, 0 to 1, that do not see everything: those with the lowest scores."""
+    sink: _builtins.int
+    """First tokens that these see; unset means 16."""
+    recent: _builtins.int
+    """Newest tokens that these see; 0 means 64."""
+    whole_view: _builtins.bool
+    """Sink and recent are of the whole view, video included. False: of the generated text; all see all the rest."""
+    def __init__(
+        self,
+        *,
+        sparsity: _builtins.float = ...,
+        sink: _builtins.int | None = ...,
+        recent: _builtins.int = ...,
+        whole_view: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sink", b"_sink", "sink", b"sink"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sink", b"_sink", "recent", b"recent", "sink", b"sink", "sparsity", b"sparsity", "whole_view", b"whole_view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__sink: _TypeAlias = _typing.Literal["sink"]  # noqa: Y015
+    _WhichOneofArgType__sink: _TypeAlias = _typing.Literal["_sink", b"_sink"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sink) -> _WhichOneofReturnType__sink | None: ...
+
+Global___ThinkingHeads: _TypeAlias = ThinkingHeads  # noqa: Y015
+
+@_typing.final
+class ThinkingVerifier(_message.Message):
+    """Verdicts of a second question to the same model, which sees the text alone (TrimR, arXiv 2505.17155)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    YES_FIELD_NUMBER: _builtins.int
+    NO_FIELD_NUMBER: _builtins.int
+    yes: _builtins.str
+    """Words between which it chooses, at most 64 characters; their first tokens must differ. Empty: "Yes", "No"."""
+    no: _builtins.str
+    """See `yes`."""
+    def __init__(
+        self,
+        *,
+        yes: _builtins.str = ...,
+        no: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["no", b"no", "yes", b"yes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ThinkingVerifier: _TypeAlias = ThinkingVerifier  # noqa: Y015
+
+@_typing.final
+class ThinkingRollover(_message.Message):
+    """Thinking in rounds (InftyThink, arXiv 2503.06692): a summary in the prompt takes the place of a round."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUND_TOKENS_FIELD_NUMBER: _builtins.int
+    SUMMARY_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_ROUNDS_FIELD_NUMBER: _builtins.int
+    OPEN_FIELD_NUMBER: _builtins.int
+    CLOSE_FIELD_NUMBER: _builtins.int
+    round_tokens: _builtins.int
+    """Tokens of a round after which a summary is asked for, 0 means 4096."""
+    summary_tokens: _builtins.int
+    """Most tokens of a summary, at most 2048; 0 means 512. Those of all rounds together have the server's limit of
+    thinking.
+    """
+    max_rounds: _builtins.int
+    """Most rounds, at most 64; 0 means 10. When they are used up the model has to answer."""
+    open: _builtins.str
+    """What stands before a summary in the model's own text, at most 64 characters. Empty: "<summary>"."""
+    close: _builtins.str
+    """What stands behind it. Empty: "</summary>"."""
+    def __init__(
+        self,
+        *,
+        round_tokens: _builtins.int = ...,
+        summary_tokens: _builtins.int = ...,
+        max_rounds: _builtins.int = ...,
+        open: _builtins.str = ...,
+        close: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "max_rounds", b"max_rounds", "open", b"open", "round_tokens", b"round_tokens", "summary_tokens", b"summary_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ThinkingRollover: _TypeAlias = ThinkingRollover  # noqa: Y015
+
+@_typing.final
+class ThinkingSubtasks(_message.Message):
+    """Dropping finished sub-tasks (TIM, arXiv 2507.16784); what follows them is read again without them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPEN_FIELD_NUMBER: _builtins.int
+    CLOSE_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
+    open: _builtins.str
+    """What stands before a list of sub-tasks in the model's own text, at most 64 characters. Empty: "<subtasks>"."""
+    close: _builtins.str
+    """What stands behind it; neither may be part of the other. Empty: "</subtasks>"."""
+    keep: _builtins.int
+    """Finished lists that stay in view, at most 16."""
+    def __init__(
+        self,
+        *,
+        open: _builtins.str = ...,
+        close: _builtins.str = ...,
+        keep: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "keep", b"keep", "open", b"open"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ThinkingSubtasks: _TypeAlias = ThinkingSubtasks  # noqa: Y015
+
+@_typing.final
+class ThinkingEviction(_message.Message):
+    """Recurrence-aware eviction of generated text, thinking and answer (LazyEviction, arXiv 2506.15969). Prompt,
+    notes and video always stay.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAPACITY_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    capacity: _builtins.int
+    """Generated tokens that stay when a window ends, at least `window`; 0 means 1024."""
+    window: _builtins.int
+    """Tokens from one look to the next, 1 to 512; as many of the newest always stay. 0 means 128."""
+    threshold: _builtins.float
+    """Probability from which on a token counts as attended to, below 1; 0 means 0.0001. It belongs to a model."""
+    def __init__(
+        self,
+        *,
+        capacity: _builtins.int = ...,
+        window: _builtins.int = ...,
+        threshold: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "threshold", b"threshold", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ThinkingEviction: _TypeAlias = ThinkingEviction  # noqa: Y015
 
 @_typing.final
 class Workers(_message.Message):
@@ -905,6 +1103,7 @@ class Usage(_message.Message):
     THINKING_TOKENS_FIELD_NUMBER: _builtins.int
     THINKING_CLOSED_BY_FIELD_NUMBER: _builtins.int
     NOTES_TOKENS_FIELD_NUMBER: _builtins.int
+    THINKING_FIELD_NUMBER: _builtins.int
     context_tokens: _builtins.int
     """Tokens in view before the question."""
     prompt_tokens: _builtins.int
@@ -917,6 +1116,10 @@ class Usage(_message.Message):
     """Which rule ended its thinking, or its loop, and why; empty when none did."""
     notes_tokens: _builtins.int
     """Those of `context_tokens` that are of notes."""
+    @_builtins.property
+    def thinking(self) -> Global___ThinkingUsage:
+        """What policies did to its thinking; unset when it did not think."""
+
     def __init__(
         self,
         *,
@@ -926,14 +1129,53 @@ class Usage(_message.Message):
         thinking_tokens: _builtins.int = ...,
         thinking_closed_by: _builtins.str = ...,
         notes_tokens: _builtins.int = ...,
+        thinking: Global___ThinkingUsage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["thinking", b"thinking"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_tokens", b"answer_tokens", "context_tokens", b"context_tokens", "notes_tokens", b"notes_tokens", "prompt_tokens", b"prompt_tokens", "thinking_closed_by", b"thinking_closed_by", "thinking_tokens", b"thinking_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_tokens", b"answer_tokens", "context_tokens", b"context_tokens", "notes_tokens", b"notes_tokens", "prompt_tokens", b"prompt_tokens", "thinking", b"thinking", "thinking_closed_by", b"thinking_closed_by", "thinking_tokens", b"thinking_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Usage: _TypeAlias = Usage  # noqa: Y015
+
+@_typing.final
+class ThinkingUsage(_message.Message):
+    """What policies did to a question's own thinking."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DROPPED_TOKENS_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
+    VERIFIER_QUESTIONS_FIELD_NUMBER: _builtins.int
+    VERIFIER_TOKENS_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    dropped_tokens: _builtins.int
+    """Tokens of its own text that left the view again before it ended."""
+    rounds: _builtins.int
+    """Rounds of thinking, with a summary between two; at least 1."""
+    verifier_questions: _builtins.int
+    """Questions to the verifier."""
+    verifier_tokens: _builtins.int
+    """Tokens of their prompts."""
+    plan: _builtins.str
+    """What the probe chose, "easy", "normal" or "hard", and its probability; empty when nobody asked it."""
+    def __init__(
+        self,
+        *,
+        dropped_tokens: _builtins.int = ...,
+        rounds: _builtins.int = ...,
+        verifier_questions: _builtins.int = ...,
+        verifier_tokens: _builtins.int = ...,
+        plan: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_tokens", b"dropped_tokens", "plan", b"plan", "rounds", b"rounds", "verifier_questions", b"verifier_questions", "verifier_tokens", b"verifier_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ThinkingUsage: _TypeAlias = ThinkingUsage  # noqa: Y015
 
 @_typing.final
 class Timings(_message.Message):
