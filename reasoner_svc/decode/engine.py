@@ -124,7 +124,7 @@ class Engine:
             finally:
                 self._post(done)
 
-        self._commands.submit(command)
+        self._commands.submit(lambda: self._watchers.in_line(run, command))
 
     def forget_before(self, run: int, number: int) -> None:
         """Blocks below `number` left memory."""
@@ -183,7 +183,7 @@ class Engine:
             else:
                 self._open[question.number] = question
 
-        self._commands.submit(command)
+        self._commands.submit(lambda: self._watchers.in_line(asked.run, command))
         return question
 
     def cancel(self, question: HeldQuestion) -> None:
@@ -288,10 +288,10 @@ class Engine:
     def _end(self, error: TandemError) -> None:
         """Fail every question, then carry out what is left: pins go, flushes are answered, late asks fail."""
         self._ending = True
+        self._runs.clear()
         self._watchers.end(error)
         for question in self._open.values():
             question.fail(error)
         self._open.clear()
-        self._runs.clear()
         self._note()
         self._commands.finish()

@@ -4,6 +4,10 @@
 segment, of what came before it and of the notes so far. *Clip thinking* (Video Streaming Thinking): the same
 with room to think, so that thinking is paid for while the video plays and an answer needs few tokens. The two
 differ in prompt and budget alone.
+
+*Interleaved* watching is the baseline of Think-as-You-See (arXiv 2603.02872): one line on which a thought
+follows every segment, and what arrives meanwhile waits. *Concurrent* watching is its method: a thought goes
+on while video arrives, and sees it (`growing`).
 """
 
 from __future__ import annotations
@@ -14,8 +18,15 @@ from tandem.core.watching import Watching, WatchMode
 _PROMPTS = {
     WatchMode.SEGMENT_NOTES: "Note in one short sentence what happened from {start} to {end}.",
     WatchMode.CLIP_THINKING: "Think about what happened from {start} to {end}, and what may matter later.",
+    WatchMode.INTERLEAVED: "Note in one short sentence what happened from {start} to {end}.",
+    WatchMode.CONCURRENT: "Say what happens from {start} on, as you see it.",
 }
-_TOKENS = {WatchMode.SEGMENT_NOTES: 32, WatchMode.CLIP_THINKING: 192}
+_TOKENS = {
+    WatchMode.SEGMENT_NOTES: 32,
+    WatchMode.CLIP_THINKING: 192,
+    WatchMode.INTERLEAVED: 32,
+    WatchMode.CONCURRENT: 32,
+}
 
 
 def most_tokens(rules: Watching) -> int:

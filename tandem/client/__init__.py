@@ -39,7 +39,7 @@ from tandem.client.types import (
     Usage,
 )
 from tandem.client.workers import WorkerFinish, WorkerLayout, Workers, WorkerUsage
-from tandem.core.watching import Watching, WatchMode
+from tandem.core.watching import TextPositions, Watching, WatchMode
 
 __all__ = [
     "DEFAULT_ADDRESS",
@@ -70,6 +70,7 @@ __all__ = [
     "Status",
     "Stream",
     "StreamSummary",
+    "TextPositions",
     "Thinking",
     "Thought",
     "Timings",

@@ -75,17 +75,26 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--notes",
         nargs="?",
         const="segment-notes",
-        default="",
-        choices=("segment-notes", "clip-thinking", "off"),
-        help="take notes of the stream as it plays, which questions see and which are shown: short ones (the "
-        "default), or with room to think; docs/watching.md has what they cost",
+        default=None,
+        type=_mode,
+        metavar="MODE",
+        help="take notes of the stream as it plays, which questions see and which are shown: segment-notes "
+        "(the default), clip-thinking, concurrent, interleaved or off; docs/watching.md compares them",
+    )
+    parser.add_argument(
+        "--note-positions",
+        default="one-line",
+        choices=("one-line", "two-counters"),
+        help="how concurrent notes are counted: behind the video (the default), or apart from it, for "
+        "checkpoints that were trained so",
     )
     parser.add_argument(
         "--note-every",
         type=count,
         default=0,
         metavar="N",
-        help="units of the model (frames, or pairs of frames) from one note to the next (default 16)",
+        help="units of the model (frames, or pairs of frames) from one note to the next (default 16, or 1 of "
+        "concurrent)",
     )
     parser.add_argument("--stream-id", default="", metavar="ID", help="name of the stream (default: chosen)")
     add_question_options(parser)
@@ -116,18 +125,32 @@ def _speed(text: str) -> float | None:
     return None if text == "max" else positive(text)
 
 
+def _mode(text: str) -> str:
+    modes = ("segment-notes", "clip-thinking", "concurrent", "interleaved", "off")
+    if text not in modes:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is none of the modes {', '.join(modes)}; if it is what to watch, put it before --notes"
+        )
+    return text
+
+
 def _run(arguments: argparse.Namespace) -> int:
     from tandem.client.sources import open_source
 
+    try:
+        watching = watching_of(arguments)
+    except TandemError as error:
+        print(f"tandem: {error.message} [{error.code.value}]", file=sys.stderr)
+        return Exit.USAGE
     try:
         source = open_source(arguments.source, fps=arguments.fps)
     except TandemError as error:
         print(f"tandem: {error.message} [{error.code.value}]", file=sys.stderr)
         return source_exit_code(error)
-    return asyncio.run(_watch(arguments, source))
+    return asyncio.run(_watch(arguments, source, watching))
 
 
-async def _watch(arguments: argparse.Namespace, source: Source) -> int:
+async def _watch(arguments: argparse.Namespace, source: Source, watching: Watching | None) -> int:
     from tandem.client import connect
     from tandem.commands.asking import Asker, Planned
     from tandem.commands.show import make_view
@@ -142,7 +165,7 @@ async def _watch(arguments: argparse.Namespace, source: Source) -> int:
     }
     async with (
         connect(arguments.address) as t,
-        t.watch(source, stream_id=arguments.stream_id, watching=watching_of(arguments)) as stream,
+        t.watch(source, stream_id=arguments.stream_id, watching=watching) as stream,
     ):
         view.start(source.name)
         _end_on_first_interrupt(source)
@@ -158,11 +181,15 @@ async def _watch(arguments: argparse.Namespace, source: Source) -> int:
 
 def watching_of(arguments: argparse.Namespace) -> Watching | None:
     """How the stream is watched; None when nothing was said of it."""
-    from tandem.core.watching import Watching, WatchMode
+    from tandem.core.watching import TextPositions, Watching, WatchMode
 
     if not arguments.notes:
         return None
-    return Watching(mode=WatchMode(arguments.notes), segment_units=arguments.note_every)
+    return Watching(
+        mode=WatchMode(arguments.notes),
+        segment_units=arguments.note_every,
+        positions=TextPositions(arguments.note_positions),
+    )
 
 
 async def play(

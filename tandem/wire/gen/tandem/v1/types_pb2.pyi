@@ -221,6 +221,10 @@ class _WatchModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WatchMode.V
     """A short note after every segment."""
     WATCH_MODE_CLIP_THINKING: _WatchMode.ValueType  # 2
     """The same with room to think."""
+    WATCH_MODE_INTERLEAVED: _WatchMode.ValueType  # 3
+    """Watching and thinking take turns: while a note is written, what arrives waits."""
+    WATCH_MODE_CONCURRENT: _WatchMode.ValueType  # 4
+    """Thinking while watching: every token of a note sees what had arrived when it was made."""
 
 class WatchMode(_WatchMode, metaclass=_WatchModeEnumTypeWrapper):
     """What a watcher does. docs/watching.md compares the modes."""
@@ -231,7 +235,31 @@ WATCH_MODE_SEGMENT_NOTES: WatchMode.ValueType  # 1
 """A short note after every segment."""
 WATCH_MODE_CLIP_THINKING: WatchMode.ValueType  # 2
 """The same with room to think."""
+WATCH_MODE_INTERLEAVED: WatchMode.ValueType  # 3
+"""Watching and thinking take turns: while a note is written, what arrives waits."""
+WATCH_MODE_CONCURRENT: WatchMode.ValueType  # 4
+"""Thinking while watching: every token of a note sees what had arrived when it was made."""
 Global___WatchMode: _TypeAlias = WatchMode  # noqa: Y015
+
+class _TextPositions:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TextPositionsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TextPositions.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TEXT_POSITIONS_ONE_LINE: _TextPositions.ValueType  # 0
+    """Behind the video, as in any prompt."""
+    TEXT_POSITIONS_TWO_COUNTERS: _TextPositions.ValueType  # 1
+    """Counted apart from the video, from 0. For WATCH_MODE_CONCURRENT only."""
+
+class TextPositions(_TextPositions, metaclass=_TextPositionsEnumTypeWrapper):
+    """Where notes and answers stand; what a checkpoint was trained with."""
+
+TEXT_POSITIONS_ONE_LINE: TextPositions.ValueType  # 0
+"""Behind the video, as in any prompt."""
+TEXT_POSITIONS_TWO_COUNTERS: TextPositions.ValueType  # 1
+"""Counted apart from the video, from 0. For WATCH_MODE_CONCURRENT only."""
+Global___TextPositions: _TypeAlias = TextPositions  # noqa: Y015
 
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -775,16 +803,21 @@ class Watching(_message.Message):
     SEGMENT_UNITS_FIELD_NUMBER: _builtins.int
     NOTE_TOKENS_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
     mode: Global___WatchMode.ValueType
     """What the watcher does."""
     segment_units: _builtins.int
-    """Units of the model (frames, or pairs of frames) from one note to the next, at most 4096; 0 means 16."""
+    """Units of the model (frames, or pairs of frames) from one note to the next, at most 4096; 0 means the mode's
+    own: 16, or 1 of WATCH_MODE_CONCURRENT.
+    """
     note_tokens: _builtins.int
-    """Most tokens of one note, at most 1024; 0 means the mode's own: 32, or 192 to think."""
+    """Most tokens of one note, at most 1024; 0 means the mode's own: 32, or 192 of WATCH_MODE_CLIP_THINKING."""
     prompt: _builtins.str
     """What the watcher is asked, at most 2000 characters; {start} and {end} become stream times. Empty means the
     mode's own.
     """
+    positions: Global___TextPositions.ValueType
+    """Where the notes stand, and the answers to questions about the stream."""
     def __init__(
         self,
         *,
@@ -792,10 +825,11 @@ class Watching(_message.Message):
         segment_units: _builtins.int = ...,
         note_tokens: _builtins.int = ...,
         prompt: _builtins.str = ...,
+        positions: Global___TextPositions.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "note_tokens", b"note_tokens", "prompt", b"prompt", "segment_units", b"segment_units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "note_tokens", b"note_tokens", "positions", b"positions", "prompt", b"prompt", "segment_units", b"segment_units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
