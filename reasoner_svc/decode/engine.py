@@ -219,7 +219,7 @@ class Engine:
         try:
             with torch.inference_mode():
                 while not self._commands.closing:
-                    if self._commands.take(lambda: bool(self._open)):
+                    if self._commands.take(self._is_busy, lambda: bool(self._open)):
                         self._note()
                     self._begin_notes()
                     self._tick()
@@ -230,6 +230,9 @@ class Engine:
             log.critical("the engine's thread died", exc_info=True)
             self._post(self._on_fatal)
             self._end(Unavailable("the reasoner failed and is being restarted"))
+
+    def _is_busy(self) -> bool:
+        return any(not question.rests for question in self._open.values())
 
     def _begin_notes(self) -> None:
         """Before a tick, for what was fed; after it, for what came while a note was written."""

@@ -56,6 +56,11 @@ class HeldQuestion(ABC):
         """What the schedule needs to know."""
 
     @property
+    def rests(self) -> bool:
+        """True while it wants no part of a pass, and nobody needs to hurry for it."""
+        return False
+
+    @property
     @abstractmethod
     def tail_bytes(self) -> int:
         """Device bytes of its own."""

@@ -17,6 +17,7 @@ from reasoner_svc.decode.question import AnswerRecord, AskedQuestion
 from reasoner_svc.notes.box import NoteRecord, Thought, ThoughtBox
 from reasoner_svc.notes.growing import GrowingNote
 from reasoner_svc.notes.line import Line
+from reasoner_svc.notes.pace import Pace
 from reasoner_svc.notes.rules import is_due, most_tokens, stamp, words
 from reasoner_svc.notes.taking import NoteTaking, Written
 from reasoner_svc.notes.view import Arrival
@@ -86,6 +87,7 @@ class Watcher:
         self._run = run
         self._clock = clock
         self._keep = keep
+        self._pace = Pace()
         self._unseen = 0
         self._from_us = 0
         self._until_us = 0
@@ -100,6 +102,7 @@ class Watcher:
     def saw(self, header: BlockHeader) -> None:
         """A block stands in the run."""
         if header.kind is BlockKind.VISUAL:
+            self._pace.arrived(self._clock(), header.time)
             self._count(header.time)
 
     def leave(self) -> None:
@@ -140,7 +143,7 @@ class Watcher:
         )
         self._writing, self._unseen = True, 0
         outbox = _NoteOutbox(self.box, note, time)
-        kind = partial(GrowingNote, on_seen=outbox.saw) if grows else NoteTaking
+        kind = partial(GrowingNote, on_seen=outbox.saw, pace=self._pace) if grows else NoteTaking
         return kind(
             take_number(),
             self._model,

@@ -93,7 +93,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=count,
         default=0,
         metavar="N",
-        help="units of the model (frames, or pairs of frames) from one note to the next (default 16, or 1 of "
+        help="units of the model (frames, or pairs of frames) from one note to the next (default 16, or 4 of "
         "concurrent)",
     )
     parser.add_argument("--stream-id", default="", metavar="ID", help="name of the stream (default: chosen)")

@@ -10,7 +10,7 @@ from tandem.core.errors import InvalidInput
 MAX_SEGMENT_UNITS = 4096
 MAX_NOTE_TOKENS = 1024
 MAX_PROMPT_CHARS = 2000
-_SEGMENT_UNITS = {"concurrent": 1}
+_SEGMENT_UNITS = {"concurrent": 4}
 DEFAULT_SEGMENT_UNITS = 16
 """Of every mode that is not in the table above."""
 
@@ -45,7 +45,7 @@ class Watching:
 
     mode: WatchMode = WatchMode.SEGMENT_NOTES
     segment_units: int = 0
-    """Units of the model (frames, or pairs of them) from one note to the next; 0: 16, or 1 of CONCURRENT."""
+    """Units of the model (frames, or pairs of them) from one note to the next; 0: 16, or 4 of CONCURRENT."""
     note_tokens: int = 0
     """Most tokens of one note; 0: the mode's own."""
     prompt: str = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -10,7 +11,10 @@ import pytest
 
 from kv_transfer.block import Block
 from reasoner_svc.decode.engine import Engine
+from reasoner_svc.decode.question import Phase
+from reasoner_svc.decode.schedule import ScheduleLimits, Waiting, plan_tick
 from reasoner_svc.notes.line import Line
+from reasoner_svc.notes.pace import Pace
 from tandem.core.errors import InvalidInput, NotFound, Unavailable
 from tandem.core.timeline import TimeRange
 from tandem.core.watching import TextPositions, Watching, WatchMode
@@ -197,3 +201,30 @@ def test_a_line_stands_and_moves() -> None:
     done.append(-1)
     line.move()
     assert done == [0, 1, -1, 2, 3]
+
+
+def test_a_watcher_steps_back_while_its_stream_comes_late() -> None:
+    pace = Pace()
+
+    def arrive(second: int, late_s: float) -> bool:
+        pace.arrived(100 + second + late_s, TimeRange((second - 1) * 10**6, second * 10**6))
+        return pace.is_late
+
+    assert not pace.is_late
+    assert not any(arrive(second, 0.1 * (second % 3)) for second in range(20)), "half a unit is no delay"
+    pace.passed(120.0, 120.1)
+    assert not pace.rests(120.2)
+    assert arrive(21, 0.9)
+    assert pace.rests(120.9)
+    assert not pace.rests(121.01), "a stream that stays late is watched a tenth of the time"
+    pace.passed(121.1, 121.2)
+    assert pace.rests(121.3)
+    assert not arrive(22, 0.2)
+    assert not pace.rests(121.3), "it has caught up"
+
+
+def test_a_watcher_that_rests_takes_no_tick() -> None:
+    limits = ScheduleLimits(max_running=4, prefill_chunk=8, tick_tokens=16)
+    watcher = Waiting(1, Phase.DECODING, 0, watcher=True)
+    assert plan_tick([watcher], 0, limits).items
+    assert not plan_tick([replace(watcher, rests=True)], 0, limits).items

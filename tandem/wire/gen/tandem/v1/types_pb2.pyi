@@ -808,7 +808,7 @@ class Watching(_message.Message):
     """What the watcher does."""
     segment_units: _builtins.int
     """Units of the model (frames, or pairs of frames) from one note to the next, at most 4096; 0 means the mode's
-    own: 16, or 1 of WATCH_MODE_CONCURRENT.
+    own: 16, or 4 of WATCH_MODE_CONCURRENT.
     """
     note_tokens: _builtins.int
     """Most tokens of one note, at most 1024; 0 means the mode's own: 32, or 192 of WATCH_MODE_CLIP_THINKING."""
