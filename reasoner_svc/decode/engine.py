@@ -54,10 +54,8 @@ class Engine:
         notes_tokens: int = 0,
         keep_note: Callable[[Block], None] = lambda block: None,
     ) -> None:
-        """`on_fatal` is called in the loop when the thread died; every question fails with it.
-
-        Without `recaller`, what left a stream's run never comes back into view. `notes_tokens`: most tokens
-        of notes in a view; `keep_note` is called in the loop with every note.
+        """`on_fatal` is called in the loop when the thread died. Without `recaller`, what left a stream's run
+        never comes back. `notes_tokens`: most of notes in a view; `keep_note` is called in the loop.
         """
         self._model = model
         self._limits = limits
@@ -73,8 +71,7 @@ class Engine:
         self._runs: dict[int, StreamRun] = {}
         self._broken: set[int] = set()
         self._open: dict[int, HeldQuestion] = {}
-        self._turn = 0
-        self._ending = False
+        self._turn, self._ending = 0, False
         self._notes_tokens = notes_tokens
         self._watchers = Watchers(model, clock, lambda block: self._post(lambda: keep_note(block)))
         self.stats = EngineStats()
@@ -114,8 +111,7 @@ class Engine:
 
         def command() -> None:
             try:
-                target = self._runs.get(run)
-                if target is not None:
+                if (target := self._runs.get(run)) is not None:
                     target.append(block)
                     self._watchers.saw(run, block.header)
             except Exception:
@@ -172,10 +168,14 @@ class Engine:
         """Take no more notes for this box; one that is being written is finished."""
         self._commands.submit(lambda: self._watchers.close(run, box, Unavailable("nobody watches any more")))
 
+    def finish_notes(self, run: int, done: Callable[[int], None]) -> None:
+        """See `Watchers.finish`; `done` is called in the loop."""
+        self._commands.submit(lambda: self._watchers.finish(run, lambda last: self._post(lambda: done(last))))
+
     def ask(self, asked: AskedQuestion, outbox: Outbox) -> HeldQuestion:
         """Begin to answer, after everything that was handed over before. Event loop only."""
-        kind = kind_of(asked)
-        question = kind(next(self._numbers), self._model, asked, outbox, self._clock, self._recaller)
+        made = (next(self._numbers), self._model, asked, outbox, self._clock, self._recaller)
+        question = kind_of(asked)(*made)
 
         def command() -> None:
             if self._ending:

@@ -42,9 +42,12 @@ def words(rules: Watching, time: TimeRange) -> str:
     return text
 
 
-def is_due(rules: Watching, unseen_units: int, writing: bool) -> bool:
-    """Is it time for a note? A watcher that fell behind covers all that came meanwhile with one note."""
-    return not writing and unseen_units >= rules.every_units
+def is_due(rules: Watching, unseen_units: int, writing: bool, *, ends: bool = False) -> bool:
+    """Is it time for a note? A watcher that fell behind covers all that came meanwhile with one note.
+
+    When the stream `ends`, what is shorter than a segment has one too.
+    """
+    return not writing and unseen_units >= (1 if ends else rules.every_units)
 
 
 def clock(time_us: int) -> str:

@@ -88,6 +88,9 @@ class Watcher:
         self._clock = clock
         self._keep = keep
         self._pace = Pace()
+        self._to_tell: list[Callable[[int], None]] = []
+        """Who waits for the last note; some do when the run gets no more."""
+        self._last = 0
         self._unseen = 0
         self._from_us = 0
         self._until_us = 0
@@ -97,7 +100,7 @@ class Watcher:
 
     @property
     def _due(self) -> bool:
-        return is_due(self.rules, self._unseen, self._writing)
+        return is_due(self.rules, self._unseen, self._writing, ends=bool(self._to_tell))
 
     def saw(self, header: BlockHeader) -> None:
         """A block stands in the run."""
@@ -109,6 +112,21 @@ class Watcher:
         """It watches no more; a note that is being written is finished."""
         self._run.positions = TextPositions.ONE_LINE
         self.line.clear()
+        self._tell()
+
+    def finish(self, done: Callable[[int], None]) -> None:
+        """The run gets no more: the rest of it has a note too. `done` is told the last note's number."""
+        self._to_tell.append(done)
+
+    def settle(self) -> None:
+        """Say so when all of a run that gets no more is in notes."""
+        if not (self._writing or self._unseen or len(self.line)):
+            self._tell()
+
+    def _tell(self) -> None:
+        waiting, self._to_tell = self._to_tell, []
+        for done in waiting:
+            done(self._last)
 
     def _count_all(self) -> None:
         """What no note is about."""
@@ -141,7 +159,7 @@ class Watcher:
             as_of_us=0 if grows else time.end_us,
             arrived_s=self._clock(),
         )
-        self._writing, self._unseen = True, 0
+        self._writing, self._unseen, self._last = True, 0, note
         outbox = _NoteOutbox(self.box, note, time)
         kind = partial(GrowingNote, on_seen=outbox.saw, pace=self._pace) if grows else NoteTaking
         return kind(

@@ -52,6 +52,13 @@ class Watchers:
         else:
             call()
 
+    def finish(self, number: int, done: Callable[[int], None]) -> None:
+        """Have a last note written of a run that gets no more; `done` is told the number of the last note."""
+        if number in self._of:
+            self._of[number].finish(done)
+        else:
+            done(0)
+
     def saw(self, number: int, header: BlockHeader) -> None:
         """A block stands in a run."""
         if number in self._of:
@@ -69,6 +76,7 @@ class Watchers:
                 continue
             if note is not None:
                 notes.append(note)
+            watcher.settle()
         return notes
 
     def end(self, why: TandemError) -> None:

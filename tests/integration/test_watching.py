@@ -109,7 +109,10 @@ async def test_notes_appear_as_the_stream_plays_and_survive_the_reasoner(up: Up)
             assert start_us >= found[1][2]
             third = await ask(stream)
             assert (third.notes[-1].start_us, third.notes[-1].end_us) == (start_us, end_us)
+            last = await notes(stream, 1)
             await stream.end(forget=True)
+            [(number, _, _)] = await last
+            assert number == 4, "what is shorter than a segment, before the goodbye"
         async with asyncio.timeout(30):
             while list(folder.glob("s-door*")):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)

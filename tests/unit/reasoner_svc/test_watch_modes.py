@@ -228,3 +228,36 @@ def test_a_watcher_that_rests_takes_no_tick() -> None:
     watcher = Waiting(1, Phase.DECODING, 0, watcher=True)
     assert plan_tick([watcher], 0, limits).items
     assert not plan_tick([replace(watcher, rests=True)], 0, limits).items
+
+
+@pytest.mark.parametrize("mode", [mode for mode in WatchMode if mode is not WatchMode.OFF])
+async def test_what_is_shorter_than_a_segment_has_a_last_note(
+    model: VisionLanguageModel, blocks: list[Block], mode: WatchMode
+) -> None:
+    async with running(model) as (engine, kept):
+        last = asyncio.get_running_loop().create_future()
+        watch(engine, mode=mode)
+        feed(engine, blocks[: 1 + SEGMENT + 2])
+        engine.finish_notes(1, last.set_result)
+        assert await asyncio.wait_for(last, 20) == kept[-1].key.number
+        assert kept[-1].header.time.end_us == blocks[SEGMENT + 2].header.time.end_us
+        assert (await engine.flush()).questions == 0
+        again = asyncio.get_running_loop().create_future()
+        engine.finish_notes(1, again.set_result)
+        assert await again == await last, "there is nothing left to note"
+        nobody = asyncio.get_running_loop().create_future()
+        engine.finish_notes(7, nobody.set_result)
+        assert await nobody == 0
+
+
+async def test_who_waits_for_the_last_note_is_told_when_watching_ends(
+    model: VisionLanguageModel, blocks: list[Block]
+) -> None:
+    async with running(model) as (engine, _):
+        last = asyncio.get_running_loop().create_future()
+        watch(engine, note_tokens=800)
+        feed(engine, blocks[: 1 + SEGMENT])
+        engine.finish_notes(1, last.set_result)
+        await engine.flush()
+        engine.close_run(1)
+        await asyncio.wait_for(last, 20)
