@@ -64,7 +64,8 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
 
     async def ListStreams(self, request: Any, context: Any) -> client_pb2.ListStreamsResponse:
         """Lists the streams that are held."""
-        summaries = (summary_of(stream.session, self._clock()) for stream in self._streams)
+        now_s = self._clock()
+        summaries = (summary_of(each.session, len(each.standing), now_s) for each in self._streams)
         return client_pb2.ListStreamsResponse(streams=summaries)
 
     async def GetStatus(self, request: Any, context: Any) -> client_pb2.GetStatusResponse:

@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from tandem.client.sources import Fed, Source
     from tandem.commands.asking import Asker, Outcome
     from tandem.commands.show import View
+    from tandem.core.standing import StandingQuestion
     from tandem.core.watching import Watching
 
 _EXAMPLE = """\
 tandem watch clip.mp4 --ask 'What was shown?' --ask-at 00:12 'What is shown now?'
 tandem watch /dev/video0 --stream-id door
 tandem watch clip.mp4 --notes --note-every 8 --ask 'What happened?'
+tandem watch door.mp4 --alert 'Is somebody at the door?' yes
 tandem watch rtsp://camera.local/stream --json
 cat clip.ts | tandem watch - --speed max"""
 
@@ -96,6 +98,15 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="units of the model (frames, or pairs of frames) from one note to the next (default 16, or 4 of "
         "concurrent)",
     )
+    parser.add_argument(
+        "--alert",
+        action="append",
+        nargs=2,
+        default=[],
+        metavar=("QUESTION", "ANSWER"),
+        help="ask this every second of the video, and tell when its answer comes to hold these words; may be "
+        "repeated",
+    )
     parser.add_argument("--stream-id", default="", metavar="ID", help="name of the stream (default: chosen)")
     add_question_options(parser)
     add_address(parser)
@@ -138,7 +149,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from tandem.client.sources import open_source
 
     try:
-        watching = watching_of(arguments)
+        watching, alerts = watching_of(arguments), alerts_of(arguments)
     except TandemError as error:
         print(f"tandem: {error.message} [{error.code.value}]", file=sys.stderr)
         return Exit.USAGE
@@ -147,10 +158,15 @@ def _run(arguments: argparse.Namespace) -> int:
     except TandemError as error:
         print(f"tandem: {error.message} [{error.code.value}]", file=sys.stderr)
         return source_exit_code(error)
-    return asyncio.run(_watch(arguments, source, watching))
+    return asyncio.run(_watch(arguments, source, watching, alerts))
 
 
-async def _watch(arguments: argparse.Namespace, source: Source, watching: Watching | None) -> int:
+async def _watch(
+    arguments: argparse.Namespace,
+    source: Source,
+    watching: Watching | None,
+    alerts: Sequence[StandingQuestion],
+) -> int:
     from tandem.client import connect
     from tandem.commands.asking import Asker, Planned
     from tandem.commands.show import make_view
@@ -168,6 +184,8 @@ async def _watch(arguments: argparse.Namespace, source: Source, watching: Watchi
         t.watch(source, stream_id=arguments.stream_id, watching=watching) as stream,
     ):
         view.start(source.name)
+        for standing in alerts:
+            stream.stand(standing)
         _end_on_first_interrupt(source)
         try:
             asker = Asker(stream, view, plan, options)
@@ -190,6 +208,16 @@ def watching_of(arguments: argparse.Namespace) -> Watching | None:
         segment_units=arguments.note_every,
         positions=TextPositions(arguments.note_positions),
     )
+
+
+def alerts_of(arguments: argparse.Namespace) -> list[StandingQuestion]:
+    """What is to be told when it becomes true."""
+    from tandem.core.standing import StandingQuestion
+
+    return [
+        StandingQuestion(question_id=f"alert-{number}", text=question, expect=expect)
+        for number, (question, expect) in enumerate(arguments.alert, 1)
+    ]
 
 
 async def play(

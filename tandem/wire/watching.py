@@ -21,6 +21,11 @@ _POSITIONS_TO_PROTO = {
 _POSITIONS_FROM_PROTO = {value: positions for positions, value in _POSITIONS_TO_PROTO.items()}
 
 
+def mode_from_proto(mode: int) -> WatchMode:
+    """The mode; OFF for one that this version does not know."""
+    return _FROM_PROTO.get(types_pb2.WatchMode.ValueType(mode), WatchMode.OFF)
+
+
 def watching_to_proto(watching: Watching) -> types_pb2.Watching:
     """The options for the wire."""
     return types_pb2.Watching(

@@ -11,7 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from tandem.client import Answer, Client, MediaKind, PictureFormat, Sampling, Stream, Watching, connect
+from tandem.client import (
+    Answer,
+    Client,
+    MediaKind,
+    PictureFormat,
+    Sampling,
+    StandingQuestion,
+    Stream,
+    Watching,
+    WatchMode,
+    connect,
+)
 from tests.integration.up_processes import PERIOD_MS, START_S, Up, picture
 
 SEGMENT = 4
@@ -166,3 +177,22 @@ async def test_the_command_shows_notes_as_json(up: Up, tmp_path: Path) -> None:
     assert any(thought["done"] and thought["note"] == 1 for thought in thoughts)
     [answer] = [event for event in events if event["event"] == "answer"]
     assert answer["notes"]
+
+
+async def test_streams_show_how_they_are_watched_and_alerts_come(up: Up) -> None:
+    async with (
+        client_of(up) as client,
+        client.watch(MediaKind.PICTURES, stream_id="shown", watching=WATCHING) as stream,
+    ):
+        await push(stream, 0, 3)
+        said = (await ask(stream)).text
+        stream.stand(StandingQuestion(question_id="same", text="What was shown?", expect=said, max_tokens=8))
+        alerts = stream.alerts()
+        [summary] = [each for each in await client.streams() if each.stream_id == "shown"]
+        assert summary.watching is WatchMode.SEGMENT_NOTES
+        async with asyncio.timeout(START_S):
+            while not summary.standing_questions:
+                [summary] = [each for each in await client.streams() if each.stream_id == "shown"]
+        await stream.end(forget=True)
+        found = [alert async for alert in alerts]
+        assert all(alert.evidence and alert.question_id == "same" for alert in found)

@@ -740,6 +740,9 @@ class StreamSummary(_message.Message):
     AGE_S_FIELD_NUMBER: _builtins.int
     BACKLOG_BYTES_FIELD_NUMBER: _builtins.int
     ATTACHED_FIELD_NUMBER: _builtins.int
+    WATCHING_FIELD_NUMBER: _builtins.int
+    LAST_NOTE_FIELD_NUMBER: _builtins.int
+    STANDING_QUESTIONS_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
     """The stream."""
     state: _builtins.str
@@ -758,6 +761,12 @@ class StreamSummary(_message.Message):
     """Bytes that the orchestrator keeps for replay."""
     attached: _builtins.bool
     """True while a client feeds it."""
+    watching: _types_pb2.WatchMode.ValueType
+    """How it is watched."""
+    last_note: _builtins.int
+    """Number of its last note that was told to its end; 0 when there is none."""
+    standing_questions: _builtins.int
+    """Questions that stand for it."""
     @_builtins.property
     def progress(self) -> Global___WatchResponse.Progress:
         """What has been watched."""
@@ -775,10 +784,13 @@ class StreamSummary(_message.Message):
         age_s: _builtins.float = ...,
         backlog_bytes: _builtins.int = ...,
         attached: _builtins.bool = ...,
+        watching: _types_pb2.WatchMode.ValueType = ...,
+        last_note: _builtins.int = ...,
+        standing_questions: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "attached", b"attached", "backlog_bytes", b"backlog_bytes", "encoder", b"encoder", "open_questions", b"open_questions", "progress", b"progress", "reasoner", b"reasoner", "sample_fps", b"sample_fps", "state", b"state", "stream_id", b"stream_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "attached", b"attached", "backlog_bytes", b"backlog_bytes", "encoder", b"encoder", "last_note", b"last_note", "open_questions", b"open_questions", "progress", b"progress", "reasoner", b"reasoner", "sample_fps", b"sample_fps", "standing_questions", b"standing_questions", "state", b"state", "stream_id", b"stream_id", "watching", b"watching"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
