@@ -94,10 +94,12 @@ async def test_notes_appear_as_the_stream_plays_and_survive_the_reasoner(up: Up)
     folder = up.run_dir.parent / "blocks"
     async with client_of(up) as client:
         async with client.watch(MediaKind.PICTURES, stream_id="door", watching=WATCHING) as stream:
-            first = await notes(stream, 2)
-            await push(stream, 0, FRAMES_A_NOTE + 1)
-            await push(stream, FRAMES_A_NOTE + 1, 2 * FRAMES_A_NOTE)
-            found = await asyncio.wait_for(first, START_S)
+            found = []
+            for start, end in ((0, FRAMES_A_NOTE + 1), (FRAMES_A_NOTE + 1, 2 * FRAMES_A_NOTE)):
+                # One after the other: a watcher that falls behind writes one note about both.
+                one = await notes(stream, 1)
+                await push(stream, start, end)
+                found += await asyncio.wait_for(one, START_S)
             assert [number for number, _, _ in found] == [1, 2]
             assert found[0][1] == 0
             assert found[0][2] == found[1][1]
@@ -122,8 +124,8 @@ async def test_notes_appear_as_the_stream_plays_and_survive_the_reasoner(up: Up)
             assert (third.notes[-1].start_us, third.notes[-1].end_us) == (start_us, end_us)
             last = await notes(stream, 1)
             await stream.end(forget=True)
-            [(number, _, _)] = await last
-            assert number == 4, "what is shorter than a segment, before the goodbye"
+            # What is shorter than a segment, before the goodbye; none when the third note had seen all.
+            assert [number for number, _, _ in await last] in ([4], [])
         async with asyncio.timeout(30):
             while list(folder.glob("s-door*")):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
