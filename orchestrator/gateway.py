@@ -17,6 +17,7 @@ import grpc
 from orchestrator.asking import answer, ask
 from orchestrator.cluster import Cluster
 from orchestrator.intake import receive_chunk, receive_picture
+from orchestrator.last_words import wait_for_last_words
 from orchestrator.messages import goodbye_of, progress_of, refusal_of, summary_of, welcome_of
 from orchestrator.outbox import Outbox, pump
 from orchestrator.questions import admit
@@ -63,7 +64,8 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
 
     async def ListStreams(self, request: Any, context: Any) -> client_pb2.ListStreamsResponse:
         """Lists the streams that are held."""
-        summaries = (summary_of(stream.session, self._clock()) for stream in self._streams)
+        now_s = self._clock()
+        summaries = (summary_of(each.session, len(each.standing), now_s) for each in self._streams)
         return client_pb2.ListStreamsResponse(streams=summaries)
 
     async def GetStatus(self, request: Any, context: Any) -> client_pb2.GetStatusResponse:
@@ -84,6 +86,7 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
             await context.send_initial_metadata(())
             outbox.welcome(welcome_of(session, self._cluster.secret, is_resumed=stream.is_resumed))
             outbox.mark_progress()
+            stream.standing.tell()
             is_new, stream.is_resumed = False, True
             await self._run(context, stream, outbox)
         finally:
@@ -95,7 +98,7 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
         ended = asyncio.Event()
         reader = asyncio.ensure_future(_Reader(context, stream, outbox, ended).run())
         writer = asyncio.ensure_future(pump(outbox, context.write, self._slow_s))
-        closer = asyncio.ensure_future(_say_goodbye(stream, outbox, ended))
+        closer = asyncio.ensure_future(_say_goodbye(stream, outbox, ended, self._cluster))
         tasks = (reader, writer, closer)
         try:
             done, _ = await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
@@ -140,6 +143,7 @@ class _Reader:
         self._context = context
         self._session = stream.session
         self._questions = stream.questions
+        self._standing = stream.standing
         self._outbox = outbox
         self._ended = ended
         self._sent_nothing_new = True
@@ -165,6 +169,9 @@ class _Reader:
             self._ask(request)
         elif event == "cancel":
             self._questions.cancel(request.cancel.question_id)
+            self._standing.cancel(request.cancel.question_id)
+        elif event == "stand":
+            self._stand(request)
         elif event == "end":
             self._session.end(forget=request.end.forget)
             self._ended.set()
@@ -196,6 +203,12 @@ class _Reader:
         except TandemError as error:
             self._outbox.put(refusal_of(error, question_id=request.ask.question_id))
 
+    def _stand(self, request: client_pb2.WatchRequest) -> None:
+        try:
+            self._standing.set(request.stand)
+        except TandemError as error:
+            self._outbox.put(refusal_of(error, question_id=request.stand.question_id))
+
 
 async def _first_message(context: Any) -> client_pb2.WatchRequest.Open:
     try:
@@ -218,7 +231,7 @@ async def _until_open(session: Session) -> None:
         raise session.error or WrongState(f"stream {session.stream_id} was closed")
 
 
-async def _say_goodbye(stream: Stream, outbox: Outbox, ended: asyncio.Event) -> None:
+async def _say_goodbye(stream: Stream, outbox: Outbox, ended: asyncio.Event, cluster: Cluster) -> None:
     """Once End came on this very call, and everything is published and answered.
 
     A client that comes back says End again, after the questions that it repeats.
@@ -227,5 +240,6 @@ async def _say_goodbye(stream: Stream, outbox: Outbox, ended: asyncio.Event) -> 
     await ended.wait()
     while not (session.state is State.ENDED and stream.questions.is_empty):
         await session.changed.wait()
+    await wait_for_last_words(stream, cluster)
     outbox.put(goodbye_of(session))
     outbox.close(None)

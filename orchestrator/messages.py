@@ -74,8 +74,8 @@ def thought_of(thought: reasoner_pb2.WatchStreamResponse, dropped: int) -> clien
     )
 
 
-def summary_of(session: Session, now_s: float) -> client_pb2.StreamSummary:
-    """One line of `tandem streams`."""
+def summary_of(session: Session, standing: int, now_s: float) -> client_pb2.StreamSummary:
+    """One line of `tandem streams`; so many questions stand for it."""
     return client_pb2.StreamSummary(
         stream_id=session.stream_id,
         state=session.state,
@@ -87,6 +87,9 @@ def summary_of(session: Session, now_s: float) -> client_pb2.StreamSummary:
         age_s=now_s - session.opened_s,
         backlog_bytes=session.backlog.bytes,
         attached=session.outbox is not None,
+        watching=session.watching.mode,
+        last_note=session.last_note,
+        standing_questions=standing,
     )
 
 

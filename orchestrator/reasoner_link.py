@@ -81,6 +81,14 @@ class ReasonerLink:
         finally:
             call.cancel()
 
+    async def finish_notes(self, stream_id: StreamId, timeout_s: float) -> int:
+        """Have a last note written of a stream that has ended, and wait for it; its number, 0: none."""
+        request = reasoner_pb2.FinishNotesRequest(stream_id=stream_id)
+        doing = f"finishing the notes of {stream_id}"
+        response = await self._call(self._stub.FinishNotes, request, doing, timeout_s)
+        last: int = response.last_note
+        return last
+
     async def follow(self) -> AsyncGenerator[reasoner_pb2.StreamState, None]:
         """What changes in the streams it holds."""
         call = self._stub.Follow(reasoner_pb2.FollowRequest())

@@ -54,6 +54,8 @@ class Session:
         """Of this incarnation: a token of a former stream of this id does not have it."""
         self.media = media
         self.watching = types_pb2.Watching()
+        self.last_note = 0
+        """Number of the last note that was told to its end."""
         self.settings = settings
         self.clock = clock
         self.changed = Signal()

@@ -16,6 +16,7 @@ from orchestrator.limits import check_rates, check_stream_id
 from orchestrator.questions import Questions
 from orchestrator.restore import place_of, restore, to_record
 from orchestrator.session import Session, SessionSettings
+from orchestrator.standing import StandingQuestions
 from orchestrator.stream import Event, State
 from orchestrator.tokens import check_token
 from orchestrator.waiting import stop
@@ -40,6 +41,7 @@ class Stream:
 
     session: Session
     questions: Questions
+    standing: StandingQuestions
     driver: asyncio.Task[None]
     is_resumed: bool = field(default=False)
     journal_at_s: float = 0.0
@@ -185,7 +187,8 @@ class Streams:
             raise LimitExceeded(f"{len(self._streams)} streams are open, no more fit", retry_after_s=5.0)
         driver = Driver(session, self._cluster, self._clock)
         task = asyncio.create_task(driver.run(), name=f"stream {session.stream_id}")
-        stream = Stream(session, Questions(session, self._cluster, self._clock), task)
+        services = (session, self._cluster, self._clock)
+        stream = Stream(session, Questions(*services), StandingQuestions(*services), task)
         self._streams[session.stream_id] = stream
         return stream
 
@@ -218,6 +221,7 @@ class Streams:
 
     async def _free(self, stream: Stream, error: TandemError) -> None:
         await stream.questions.close(error)
+        await stream.standing.close()
         await stop(stream.driver, *((stream.watcher,) if stream.watcher else ()))
         service = self._cluster.service(stream.session.reasoner)
         if service is None or self._stopping:

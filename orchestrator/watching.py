@@ -96,3 +96,6 @@ class Watcher:
             self._dropped = 0
         else:
             self._dropped = dropped + 1
+        if thought.done:
+            self._session.last_note = thought.note
+            self._session.changed.notify()

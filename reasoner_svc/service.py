@@ -157,6 +157,15 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         except TandemError as error:
             await abort_with(context, error)
 
+    async def FinishNotes(
+        self, request: reasoner_pb2.FinishNotesRequest, context: _Context
+    ) -> reasoner_pb2.FinishNotesResponse:
+        """Have a last note written."""
+        try:
+            return reasoner_pb2.FinishNotesResponse(last_note=await self._watches.finish(request.stream_id))
+        except TandemError as error:
+            await abort_with(context, error)
+
     async def Follow(  # type: ignore[override]
         self, request: reasoner_pb2.FollowRequest, context: _Context
     ) -> None:

@@ -10,6 +10,8 @@ from tandem.core.clock import Clock
 
 COMMAND_SLICE_S = 0.02
 """Longest time for commands before running questions get their tick: an answer stutters by no more."""
+LOOK_S = 0.005
+"""How often questions that rest are looked at."""
 
 Command = Callable[[], None]
 
@@ -46,14 +48,14 @@ class Commands:
             self._closing = True
             self._wake.notify()
 
-    def take(self, is_busy: Callable[[], bool]) -> bool:
+    def take(self, is_busy: Callable[[], bool], is_open: Callable[[], bool]) -> bool:
         """Carry out what waits, for a slice of time while busy; wait when there is nothing else to do.
 
-        True when there was any.
+        True when there was any. While it is open it may become busy by itself.
         """
         with self._wake:
             while not (self._waiting or is_busy() or self._closing):
-                self._wake.wait()
+                self._wake.wait(LOOK_S if is_open() else None)
         until_s = self._clock() + COMMAND_SLICE_S
         took = bool(self._waiting)
         while self._waiting and (not is_busy() or self._clock() < until_s):

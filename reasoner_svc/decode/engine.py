@@ -54,10 +54,8 @@ class Engine:
         notes_tokens: int = 0,
         keep_note: Callable[[Block], None] = lambda block: None,
     ) -> None:
-        """`on_fatal` is called in the loop when the thread died; every question fails with it.
-
-        Without `recaller`, what left a stream's run never comes back into view. `notes_tokens`: most tokens
-        of notes in a view; `keep_note` is called in the loop with every note.
+        """`on_fatal` is called in the loop when the thread died. Without `recaller`, what left a stream's run
+        never comes back. `notes_tokens`: most of notes in a view; `keep_note` is called in the loop.
         """
         self._model = model
         self._limits = limits
@@ -73,8 +71,7 @@ class Engine:
         self._runs: dict[int, StreamRun] = {}
         self._broken: set[int] = set()
         self._open: dict[int, HeldQuestion] = {}
-        self._turn = 0
-        self._ending = False
+        self._turn, self._ending = 0, False
         self._notes_tokens = notes_tokens
         self._watchers = Watchers(model, clock, lambda block: self._post(lambda: keep_note(block)))
         self.stats = EngineStats()
@@ -114,8 +111,7 @@ class Engine:
 
         def command() -> None:
             try:
-                target = self._runs.get(run)
-                if target is not None:
+                if (target := self._runs.get(run)) is not None:
                     target.append(block)
                     self._watchers.saw(run, block.header)
             except Exception:
@@ -124,7 +120,7 @@ class Engine:
             finally:
                 self._post(done)
 
-        self._commands.submit(command)
+        self._commands.submit(lambda: self._watchers.in_line(run, command))
 
     def forget_before(self, run: int, number: int) -> None:
         """Blocks below `number` left memory."""
@@ -172,10 +168,14 @@ class Engine:
         """Take no more notes for this box; one that is being written is finished."""
         self._commands.submit(lambda: self._watchers.close(run, box, Unavailable("nobody watches any more")))
 
+    def finish_notes(self, run: int, done: Callable[[int], None]) -> None:
+        """See `Watchers.finish`; `done` is called in the loop."""
+        self._commands.submit(lambda: self._watchers.finish(run, lambda last: self._post(lambda: done(last))))
+
     def ask(self, asked: AskedQuestion, outbox: Outbox) -> HeldQuestion:
         """Begin to answer, after everything that was handed over before. Event loop only."""
-        kind = kind_of(asked)
-        question = kind(next(self._numbers), self._model, asked, outbox, self._clock, self._recaller)
+        made = (next(self._numbers), self._model, asked, outbox, self._clock, self._recaller)
+        question = kind_of(asked)(*made)
 
         def command() -> None:
             if self._ending:
@@ -183,7 +183,7 @@ class Engine:
             else:
                 self._open[question.number] = question
 
-        self._commands.submit(command)
+        self._commands.submit(lambda: self._watchers.in_line(asked.run, command))
         return question
 
     def cancel(self, question: HeldQuestion) -> None:
@@ -219,7 +219,7 @@ class Engine:
         try:
             with torch.inference_mode():
                 while not self._commands.closing:
-                    if self._commands.take(lambda: bool(self._open)):
+                    if self._commands.take(self._is_busy, lambda: bool(self._open)):
                         self._note()
                     self._begin_notes()
                     self._tick()
@@ -230,6 +230,9 @@ class Engine:
             log.critical("the engine's thread died", exc_info=True)
             self._post(self._on_fatal)
             self._end(Unavailable("the reasoner failed and is being restarted"))
+
+    def _is_busy(self) -> bool:
+        return any(not question.rests for question in self._open.values())
 
     def _begin_notes(self) -> None:
         """Before a tick, for what was fed; after it, for what came while a note was written."""
@@ -288,10 +291,10 @@ class Engine:
     def _end(self, error: TandemError) -> None:
         """Fail every question, then carry out what is left: pins go, flushes are answered, late asks fail."""
         self._ending = True
+        self._runs.clear()
         self._watchers.end(error)
         for question in self._open.values():
             question.fail(error)
         self._open.clear()
-        self._runs.clear()
         self._note()
         self._commands.finish()

@@ -56,6 +56,11 @@ class HeldQuestion(ABC):
         """What the schedule needs to know."""
 
     @property
+    def rests(self) -> bool:
+        """True while it wants no part of a pass, and nobody needs to hurry for it."""
+        return False
+
+    @property
     @abstractmethod
     def tail_bytes(self) -> int:
         """Device bytes of its own."""
@@ -89,7 +94,7 @@ class HeldQuestion(ABC):
     def begin(self, run: StreamRun) -> None:
         """Compose the view and take what is needed. Raises WrongState, DataLost or BadQuestion."""
         self._lease = run.lease(
-            prompt_tokens=len(self.asked.prompt_ids),
+            prompt_tokens=self._before_answer,
             as_of_us=self.asked.as_of_us,
             request=self._recaller.request(self.asked, run) if self._recaller else None,
             make_recall=self._recaller.maker(self.asked) if self._recaller else None,
@@ -110,6 +115,11 @@ class HeldQuestion(ABC):
         if not self.progress.phase.final:
             self._leave(Phase.CANCELLED)
             self._outbox.end(error)
+
+    @property
+    def _before_answer(self) -> int:
+        """Tokens of the prompt that stand on the video's line of positions."""
+        return len(self.asked.prompt_ids)
 
     @property
     def _recall(self) -> Recall | None:

@@ -50,6 +50,8 @@ class Waiting:
     """How many of `max_running` it takes."""
     watcher: bool = False
     """Nobody waits for it: it takes no place, and no tick in which a question's prompt is read."""
+    rests: bool = False
+    """A watcher that steps back: it takes no tick now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ def plan_tick(waiting: Sequence[Waiting], turn: int, limits: ScheduleLimits) -> 
     by_number = {q.number: q for q in questions}
     left = limits.tick_tokens - sum(by_number[item.number].tokens for item in tick.items)
     items = list(tick.items)
-    for watcher in (q for q in waiting if q.watcher):
+    for watcher in (q for q in waiting if q.watcher and not q.rests):
         tokens = min(limits.prefill_chunk, watcher.prompt_left, left)
         if watcher.phase is Phase.DECODING and left > 0:
             items.append(Item(watcher.number, 0))

@@ -9,10 +9,21 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from reasoner_svc.notes.view import Arrival
 from tandem.core.errors import TandemError
 from tandem.core.timeline import TimeRange
+
+
+@dataclass(frozen=True, slots=True)
+class NoteRecord:
+    """How a finished note came about."""
+
+    token_ids: tuple[int, ...]
+    """What was written, without what ended it."""
+    arrivals: tuple[Arrival, ...]
+    """What its tokens saw; empty when all saw the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +39,8 @@ class Thought:
     """The note is finished with this; its text may be empty."""
     dropped: int = 0
     """Pieces before this one that were not read in time."""
+    record: NoteRecord | None = None
+    """With the last piece of a note that was written to its end."""
 
 
 class ThoughtBox:
@@ -67,7 +80,7 @@ class ThoughtBox:
                     piece = self._pieces.popleft()
                     self._chars -= len(piece.text) + 1
                     dropped, self._dropped = self._dropped, 0
-                    return Thought(piece.number, piece.time, piece.text, piece.done, dropped)
+                    return replace(piece, dropped=dropped)
                 if self._end is not None:
                     raise self._end
                 self._wake.clear()

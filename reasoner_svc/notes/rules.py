@@ -4,6 +4,10 @@
 segment, of what came before it and of the notes so far. *Clip thinking* (Video Streaming Thinking): the same
 with room to think, so that thinking is paid for while the video plays and an answer needs few tokens. The two
 differ in prompt and budget alone.
+
+*Interleaved* watching is the baseline of Think-as-You-See (arXiv 2603.02872): one line on which a thought
+follows every segment, and what arrives meanwhile waits. *Concurrent* watching is its method: a thought goes
+on while video arrives, and sees it (`growing`).
 """
 
 from __future__ import annotations
@@ -14,8 +18,15 @@ from tandem.core.watching import Watching, WatchMode
 _PROMPTS = {
     WatchMode.SEGMENT_NOTES: "Note in one short sentence what happened from {start} to {end}.",
     WatchMode.CLIP_THINKING: "Think about what happened from {start} to {end}, and what may matter later.",
+    WatchMode.INTERLEAVED: "Note in one short sentence what happened from {start} to {end}.",
+    WatchMode.CONCURRENT: "Say what happens from {start} on, as you see it.",
 }
-_TOKENS = {WatchMode.SEGMENT_NOTES: 32, WatchMode.CLIP_THINKING: 192}
+_TOKENS = {
+    WatchMode.SEGMENT_NOTES: 32,
+    WatchMode.CLIP_THINKING: 192,
+    WatchMode.INTERLEAVED: 32,
+    WatchMode.CONCURRENT: 32,
+}
 
 
 def most_tokens(rules: Watching) -> int:
@@ -31,9 +42,12 @@ def words(rules: Watching, time: TimeRange) -> str:
     return text
 
 
-def is_due(rules: Watching, unseen_units: int, writing: bool) -> bool:
-    """Is it time for a note? A watcher that fell behind covers all that came meanwhile with one note."""
-    return not writing and unseen_units >= rules.every_units
+def is_due(rules: Watching, unseen_units: int, writing: bool, *, ends: bool = False) -> bool:
+    """Is it time for a note? A watcher that fell behind covers all that came meanwhile with one note.
+
+    When the stream `ends`, what is shorter than a segment has one too.
+    """
+    return not writing and unseen_units >= (1 if ends else rules.every_units)
 
 
 def clock(time_us: int) -> str:

@@ -68,6 +68,13 @@ class WatchCalls:
             self._engine.unwatch(record.run, box)
             self._boxes.discard(box)
 
+    async def finish(self, stream_id: str) -> int:
+        """Have a last note written of a stream that has ended; number of the last note, 0: there is none."""
+        run, loop = self._streams.get(StreamId(stream_id)).run, asyncio.get_running_loop()
+        finished: asyncio.Future[int] = loop.create_future()
+        self._engine.finish_notes(run, lambda last: None if finished.done() else finished.set_result(last))
+        return await finished
+
     def end(self, why: TandemError) -> None:
         """End every call."""
         for box in self._boxes:

@@ -21,4 +21,14 @@ class NotesInView:
         return self.end_token - self.first_token
 
 
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """From which token on a note saw which blocks: with all of a note's, its writing can be repeated."""
+
+    token: int
+    """Counted from the first of the note's prompt."""
+    numbers: tuple[int, int]
+    """Half-open range of the numbers of the blocks in view."""
+
+
 NO_NOTES = NotesInView()

@@ -1,28 +1,33 @@
 """Tensor. One stream's watcher: decides when a note is due, has it written, and puts it on the shelf.
 
 Owned by the engine's thread. What a note sees is what a question would see that is asked at its end: the
-recent video and the notes so far.
+recent video and the notes so far. While an interleaved watcher writes, its run stands still (`line`).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from kv_transfer.block import Block, pack_block
 from reasoner_svc.decode.outbox import Outbox
 from reasoner_svc.decode.params import SamplingParams
 from reasoner_svc.decode.question import AnswerRecord, AskedQuestion
-from reasoner_svc.notes.box import Thought, ThoughtBox
+from reasoner_svc.notes.box import NoteRecord, Thought, ThoughtBox
+from reasoner_svc.notes.growing import GrowingNote
+from reasoner_svc.notes.line import Line
+from reasoner_svc.notes.pace import Pace
 from reasoner_svc.notes.rules import is_due, most_tokens, stamp, words
 from reasoner_svc.notes.taking import NoteTaking, Written
+from reasoner_svc.notes.view import Arrival
 from reasoner_svc.view.run import StreamRun
 from tandem.core.blocks import BlockGeometry, BlockHeader, BlockKey, BlockKind
 from tandem.core.clock import Clock
 from tandem.core.errors import TandemError
 from tandem.core.ids import QuestionId, StreamId, notes_of
 from tandem.core.timeline import TimeRange
-from tandem.core.watching import Watching
+from tandem.core.watching import TextPositions, Watching, WatchMode
 from tandem.vlm.model import VisionLanguageModel
 
 log = logging.getLogger(__name__)
@@ -36,6 +41,12 @@ class _NoteOutbox(Outbox):
 
     def __init__(self, box: ThoughtBox, number: int, time: TimeRange) -> None:
         self._box, self._number, self._time = box, number, time
+        self._arrivals: list[Arrival] = []
+
+    def saw(self, time: TimeRange, arrival: Arrival) -> None:
+        """The note is about more of the stream from now on."""
+        self._time = time
+        self._arrivals.append(arrival)
 
     def put(self, text: str) -> None:
         """See `Outbox`."""
@@ -45,7 +56,10 @@ class _NoteOutbox(Outbox):
         """See `Outbox`."""
         if isinstance(end, TandemError):
             log.warning("note %d about %s was not written: %s", self._number, self._time, end)
-        self._box.put(Thought(self._number, self._time, "", done=True))
+            record = None
+        else:
+            record = NoteRecord(end.token_ids, tuple(self._arrivals))
+        self._box.put(Thought(self._number, self._time, "", done=True, record=record))
 
 
 class Watcher:
@@ -65,23 +79,60 @@ class Watcher:
         """What stands in the run already, and no note is about, is the first thing to take note of."""
         self.rules = rules
         self.box = box
+        self.line = Line(lambda: rules.mode is WatchMode.INTERLEAVED and (self._writing or self._due))
+        """What arrives for the run, in order."""
         self._model = model
         self._stream = stream
         self._run_number = run_number
         self._run = run
         self._clock = clock
         self._keep = keep
+        self._pace = Pace()
+        self._to_tell: list[Callable[[int], None]] = []
+        """Who waits for the last note; some do when the run gets no more."""
+        self._last = 0
         self._unseen = 0
         self._from_us = 0
         self._until_us = 0
         self._writing = False
-        for time in run.shown_after(run.notes.covered_us):
-            self._count(time)
+        run.positions = rules.positions
+        self._count_all()
+
+    @property
+    def _due(self) -> bool:
+        return is_due(self.rules, self._unseen, self._writing, ends=bool(self._to_tell))
 
     def saw(self, header: BlockHeader) -> None:
         """A block stands in the run."""
         if header.kind is BlockKind.VISUAL:
+            self._pace.arrived(self._clock(), header.time)
             self._count(header.time)
+
+    def leave(self) -> None:
+        """It watches no more; a note that is being written is finished."""
+        self._run.positions = TextPositions.ONE_LINE
+        self.line.clear()
+        self._tell()
+
+    def finish(self, done: Callable[[int], None]) -> None:
+        """The run gets no more: the rest of it has a note too. `done` is told the last note's number."""
+        self._to_tell.append(done)
+
+    def settle(self) -> None:
+        """Say so when all of a run that gets no more is in notes."""
+        if not (self._writing or self._unseen or len(self.line)):
+            self._tell()
+
+    def _tell(self) -> None:
+        waiting, self._to_tell = self._to_tell, []
+        for done in waiting:
+            done(self._last)
+
+    def _count_all(self) -> None:
+        """What no note is about."""
+        self._unseen = 0
+        for time in self._run.shown_after(self._run.notes.covered_us):
+            self._count(time)
 
     def _count(self, time: TimeRange) -> None:
         if not self._unseen:
@@ -91,9 +142,10 @@ class Watcher:
 
     def begin(self, take_number: Callable[[], int]) -> NoteTaking | None:
         """The next note as a question, when one is due. Raises a TandemError when its prompt is no good."""
-        if not is_due(self.rules, self._unseen, self._writing):
+        if not self._due:
             return None
         time = TimeRange(self._from_us, self._until_us)
+        grows = self.rules.mode is WatchMode.CONCURRENT
         prompt, note = self._model.prompt, self._run.notes.take_number()
         marks = prompt.encode_text(stamp(time))
         asked = AskedQuestion(
@@ -104,15 +156,17 @@ class Watcher:
             sampling=SamplingParams(),
             stops=(),
             max_tokens=most_tokens(self.rules),
-            as_of_us=time.end_us,
+            as_of_us=0 if grows else time.end_us,
             arrived_s=self._clock(),
         )
-        self._writing, self._unseen = True, 0
-        return NoteTaking(
+        self._writing, self._unseen, self._last = True, 0, note
+        outbox = _NoteOutbox(self.box, note, time)
+        kind = partial(GrowingNote, on_seen=outbox.saw, pace=self._pace) if grows else NoteTaking
+        return kind(
             take_number(),
             self._model,
             asked,
-            _NoteOutbox(self.box, note, time),
+            outbox,
             self._clock,
             time=time,
             stamp_tokens=len(marks),
@@ -135,4 +189,6 @@ class Watcher:
             written.values,
         )
         self._run.notes.append(block)
+        if self.rules.mode is WatchMode.CONCURRENT:
+            self._count_all()
         self._keep(block)

@@ -38,11 +38,26 @@ class Watchers:
         self._of[number] = Watcher(self._model, stream, number, run, rules, box, self._clock, self._keep)
 
     def close(self, number: int, box: ThoughtBox | None, why: TandemError) -> None:
-        """Stop watching; with `box` only if it is still that watcher."""
+        """Stop watching; with `box` only if it is still that watcher. What it held up goes on."""
         known = self._of.get(number)
         if known is not None and box in (None, known.box):
             known.box.end(why)
             del self._of[number]
+            known.leave()
+
+    def in_line(self, number: int, call: Callable[[], None]) -> None:
+        """Do what happens to a run, at once or when its watcher lets it go on, in order."""
+        if number in self._of:
+            self._of[number].line.put(call)
+        else:
+            call()
+
+    def finish(self, number: int, done: Callable[[int], None]) -> None:
+        """Have a last note written of a run that gets no more; `done` is told the number of the last note."""
+        if number in self._of:
+            self._of[number].finish(done)
+        else:
+            done(0)
 
     def saw(self, number: int, header: BlockHeader) -> None:
         """A block stands in a run."""
@@ -53,6 +68,7 @@ class Watchers:
         """Notes to be written now. A watcher whose prompt cannot be made ends with its error."""
         notes = []
         for number, watcher in list(self._of.items()):
+            watcher.line.move()
             try:
                 note = watcher.begin(take_number)
             except TandemError as error:
@@ -60,6 +76,7 @@ class Watchers:
                 continue
             if note is not None:
                 notes.append(note)
+            watcher.settle()
         return notes
 
     def end(self, why: TandemError) -> None:

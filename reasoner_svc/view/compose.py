@@ -22,6 +22,7 @@ from tandem.core.blocks import BlockGeometry
 from tandem.core.errors import DataLost, Internal, WrongState
 from tandem.core.ids import StreamId
 from tandem.core.timeline import TimeRange, format_time, merge_ranges
+from tandem.core.watching import TextPositions
 
 if TYPE_CHECKING:
     from tandem.vlm.families.base import Placement
@@ -80,6 +81,16 @@ class ViewPlan:
     """Notes in view, between the run and the prompt."""
     notes_base: Position = (0, 0, 0)
     """Where the shelf's origin stands in the reader's frame."""
+    positions: TextPositions = TextPositions.ONE_LINE
+    """How notes and what is generated are counted."""
+
+    def check_held(self, start: int, end: int) -> None:
+        """Raise Internal unless a run that holds the tokens [start, end) has all that is in view."""
+        if self.blocks and not start <= self.first_token < self.end_token <= end:
+            raise Internal(
+                f"a view of {self.numbers} reads [{self.first_token}, {self.end_token}) "
+                f"of a run that holds [{start}, {end})"
+            )
 
 
 def compose(
@@ -94,13 +105,16 @@ def compose(
     places: int = 0,
     usual: BlockGeometry | None = None,
     notes: NotesInView = NO_NOTES,
+    positions: TextPositions = TextPositions.ONE_LINE,
 ) -> ViewPlan:
     """The newest blocks that start before `as_of_us` (0: all) and fit the budget.
 
     Between the sink and them lie `places` for older blocks of the geometry `usual`, so that positions stay
     small however long the stream is (ReKV, arXiv 2503.00540, section 3.2: retrieved blocks stand contiguous).
-    `placement` is a fresh one of the model's layout. Raises WrongState when there is no video yet, DataLost
-    when there was, it has left the view and there are no places for it.
+    With two counters the notes stand at 0 and what is generated behind them, whatever the video takes
+    (Think-as-You-See, arXiv 2603.02872, section 3). `placement` is a fresh one of the model's layout. Raises
+    WrongState when there is no video yet, DataLost when there was, it has left the view and there are no
+    places for it.
     """
     chosen = choose(spans, budget_tokens=budget_tokens, as_of_us=as_of_us)
     if not chosen and not places:
@@ -109,14 +123,18 @@ def compose(
     older = [usual] * places if usual is not None else []
     bases = placement.place_units([*older, *(span.geometry for span in chosen)])
     after = placement.after_units()
+    question = _plus(after, notes.tokens)
+    answer_start, shelf = placement.generation_start(prompt_tokens) + notes.tokens, after
+    if positions is TextPositions.TWO_COUNTERS:
+        question, answer_start, shelf = after, notes.tokens, (0, 0, 0)
     return ViewPlan(
         stream=stream,
         numbers=(chosen[0].number, chosen[-1].number + 1) if chosen else (0, 0),
         first_token=chosen[0].first_token if chosen else 0,
         end_token=chosen[-1].end_token if chosen else 0,
         run_base=_minus(bases[-1], chosen[-1].base) if chosen else (0, 0, 0),
-        question_base=_plus(after, notes.tokens),
-        answer_start=placement.generation_start(prompt_tokens) + notes.tokens,
+        question_base=question,
+        answer_start=answer_start,
         context_tokens=sink_tokens + sum(span.geometry.tokens for span in chosen) + notes.tokens,
         evidence=tuple(merge_ranges(span.time for span in chosen)),
         blocks=len(chosen),
@@ -124,7 +142,8 @@ def compose(
         places=places,
         places_end=placement.base_of(places) if places else (0, 0, 0),
         notes=notes,
-        notes_base=_plus(after, -notes.first_token),
+        notes_base=_plus(shelf, -notes.first_token),
+        positions=positions,
     )
 
 
@@ -139,6 +158,14 @@ def choose(spans: Sequence[Span], *, budget_tokens: int, as_of_us: int = 0) -> S
     ):
         start -= 1
     return spans[start:end]
+
+
+def seen_until(spans: Sequence[Span], as_of_us: int) -> int:
+    """The end of the last block that starts before `as_of_us`: a note may be about that block too. 0: now."""
+    if not as_of_us:
+        return 0
+    last = next((span.time.end_us for span in reversed(spans) if span.time.start_us < as_of_us), as_of_us)
+    return max(last, as_of_us)
 
 
 def _check(chosen: Sequence[Span], stream: StreamId) -> None:

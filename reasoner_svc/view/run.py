@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -26,13 +27,14 @@ from kv_transfer.block import Block
 from reasoner_svc.notes.shelf import NoteShelf
 from reasoner_svc.retrieve.index_view import IndexView
 from reasoner_svc.retrieve.select import Selector
-from reasoner_svc.view.compose import Position, Span, ViewPlan, choose, compose
+from reasoner_svc.view.compose import Position, Span, ViewPlan, choose, compose, seen_until
 from reasoner_svc.view.memory import Row, StreamMemory
 from reasoner_svc.view.recall import Recall, RecallRequest
 from tandem.core.blocks import BlockGeometry, BlockKind
 from tandem.core.errors import DataLost, Internal, WrongState
 from tandem.core.ids import StreamId
 from tandem.core.timeline import TimeRange
+from tandem.core.watching import TextPositions
 from tandem.vlm.model import VisionLanguageModel
 from tandem.vlm.segment import Segment
 from tandem.vlm.view import Part
@@ -74,6 +76,8 @@ class StreamRun:
         self._memory = memory
         self._usual: BlockGeometry | None = None
         self.notes = NoteShelf(model, notes_tokens)
+        self.positions = TextPositions.ONE_LINE
+        """Where later views have notes and answers."""
 
     @property
     def front(self) -> int:
@@ -191,18 +195,9 @@ class StreamRun:
         places = 0 if older is None or request is None else min(request.limits.blocks, len(older))
         if not spans and not places and self._next_number > 1:
             raise DataLost(f"all that stream {self._stream!r} showed has left memory")
-        plan = compose(
-            spans,
-            self._model.prompt.placement(),
-            stream=self._stream,
-            sink_tokens=self._sink.length,
-            prompt_tokens=prompt_tokens,
-            budget_tokens=self._view_tokens,
-            as_of_us=as_of_us,
-            places=places,
-            usual=self._usual,
-            notes=self.notes.in_view(_seen_until(spans, as_of_us)),
-        )
+        notes = self.notes.in_view(seen_until(spans, as_of_us))
+        seen: dict[str, Any] = {"notes": notes, "positions": self.positions}
+        plan = self._compose(spans, prompt_tokens, as_of_us=as_of_us, places=places, **seen)
         recall = None
         if places and request is not None and older is not None:
             assert make_recall is not None, "older blocks are wanted, and nobody can fetch them"
@@ -211,6 +206,32 @@ class StreamRun:
         lease = Lease(plan, recall)
         self._leases.add(lease)
         return lease
+
+    def renew(self, lease: Lease, prompt_tokens: int) -> ViewPlan:
+        """Let the view of a lease without recall grow by what was appended since; its notes stay as they are.
+
+        Only between the passes of its question. Raises DataLost when all it saw has left memory.
+        """
+        assert lease in self._leases, "a view grows without a lease"
+        seen = {"notes": lease.plan.notes, "positions": lease.plan.positions}
+        ends = (self._spans[0].number, self._spans[-1].number + 1) if self._spans else (0, 0)
+        if ends != lease.plan.numbers:
+            lease.plan = self._compose(tuple(self._spans), prompt_tokens, **seen)
+            self._settle()
+        return lease.plan
+
+    def _compose(self, spans: Sequence[Span], prompt_tokens: int, **options: Any) -> ViewPlan:
+        assert self._sink is not None, "a view without a sink"
+        return compose(
+            spans,
+            self._model.prompt.placement(),
+            stream=self._stream,
+            sink_tokens=self._sink.length,
+            prompt_tokens=prompt_tokens,
+            budget_tokens=self._view_tokens,
+            usual=self._usual,
+            **options,
+        )
 
     def _older(self, spans: Sequence[Span], as_of_us: int) -> IndexView | None:
         """What of the stream lies before the run's part of a view; None: nothing, or no memory."""
@@ -236,12 +257,7 @@ class StreamRun:
         plan = lease.plan
         if lease not in self._leases or self._sink is None:
             raise Internal(f"a view of {plan.numbers} is read without a lease")
-        within = self._segment.start <= plan.first_token < plan.end_token <= self._segment.end
-        if plan.blocks and not within:
-            raise Internal(
-                f"a view of {plan.numbers} reads [{plan.first_token}, {plan.end_token}) "
-                f"of a run that holds [{self._segment.start}, {self._segment.end})"
-            )
+        plan.check_held(self._segment.start, self._segment.end)
         parts = [Part(segment=self._sink, base=ORIGIN)]
         if lease.recall is not None:
             parts.append(Part(segment=lease.recall.segment, base=ORIGIN))
@@ -278,11 +294,3 @@ class StreamRun:
             self._segment.drop_front(dead)
         noted = (lease.plan.notes.first_token for lease in self._leases if lease.plan.notes.tokens)
         self.notes.settle(min(noted, default=None))
-
-
-def _seen_until(spans: Sequence[Span], as_of_us: int) -> int:
-    """The end of the last block that starts before `as_of_us`: a note may be about that block too. 0: now."""
-    if not as_of_us:
-        return 0
-    last = next((span.time.end_us for span in reversed(spans) if span.time.start_us < as_of_us), as_of_us)
-    return max(last, as_of_us)

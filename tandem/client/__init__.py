@@ -13,6 +13,7 @@ from tandem.client.events import EventReader
 from tandem.client.overview import BuildInfo, ServiceStatus, Status, StreamSummary
 from tandem.client.questions import OpenQuestion
 from tandem.client.settings import ClientSettings
+from tandem.client.standing import Alert
 from tandem.client.stream import Stream
 from tandem.client.thinking import (
     Thinking,
@@ -47,12 +48,15 @@ from tandem.client.types import (
     Usage,
 )
 from tandem.client.workers import WorkerFinish, WorkerLayout, Workers, WorkerUsage
-from tandem.core.watching import Watching, WatchMode
+from tandem.core.standing import AnswerMatch, StandingQuestion
+from tandem.core.watching import TextPositions, Watching, WatchMode
 
 __all__ = [
     "DEFAULT_ADDRESS",
+    "Alert",
     "Answer",
     "AnswerDelta",
+    "AnswerMatch",
     "BuildInfo",
     "Client",
     "ClientSettings",
@@ -75,9 +79,11 @@ __all__ = [
     "Retrieval",
     "Sampling",
     "ServiceStatus",
+    "StandingQuestion",
     "Status",
     "Stream",
     "StreamSummary",
+    "TextPositions",
     "Thinking",
     "ThinkingEviction",
     "ThinkingHeads",

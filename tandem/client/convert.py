@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tandem.client.retrieving import retrieval_to_proto
+from tandem.client.standing import Alert
 from tandem.client.thinking import Thinking, thinking_to_proto, thinking_usage
 from tandem.client.types import (
     Answer,
@@ -176,6 +177,18 @@ def thought_from_proto(message: client_pb2.WatchResponse.Thought) -> Thought:
         time=range_from_proto(message.range),
         done=message.done,
         dropped=message.dropped,
+    )
+
+
+def alert_from_proto(message: client_pb2.WatchResponse.Alert) -> Alert:
+    """A standing question became true."""
+    return Alert(
+        question_id=message.question_id,
+        time_us=message.time_us,
+        onset=message.onset,
+        text=message.text,
+        evidence=tuple(range_from_proto(item) for item in message.evidence.seen),
+        evidence_blocks=message.evidence.blocks,
     )
 
 

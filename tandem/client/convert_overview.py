@@ -5,6 +5,7 @@ from __future__ import annotations
 from tandem.client.convert import model_from_proto, progress_from_proto
 from tandem.client.overview import BuildInfo, ServiceStatus, Status, StreamSummary
 from tandem.wire.gen.tandem.v1 import client_pb2, types_pb2
+from tandem.wire.watching import mode_from_proto
 
 
 def summary_from_proto(message: client_pb2.StreamSummary) -> StreamSummary:
@@ -20,6 +21,9 @@ def summary_from_proto(message: client_pb2.StreamSummary) -> StreamSummary:
         age_s=message.age_s,
         backlog_bytes=message.backlog_bytes,
         attached=message.attached,
+        watching=mode_from_proto(message.watching),
+        last_note=message.last_note,
+        standing_questions=message.standing_questions,
     )
 
 

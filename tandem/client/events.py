@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from itertools import islice
 
+from tandem.client.standing import Alert
 from tandem.client.types import Event, GapNoticed, Progress, Thought
 from tandem.core.errors import SlowReader, TandemError
 from tandem.core.timeline import Gap, TimeRange
@@ -104,6 +105,13 @@ async def thoughts_of(events: AsyncIterator[Event]) -> AsyncIterator[Thought]:
     """Of these events, what a watcher thinks."""
     async for event in events:
         if isinstance(event, Thought) and event.note:
+            yield event
+
+
+async def alerts_of(events: AsyncIterator[Event]) -> AsyncIterator[Alert]:
+    """Of these events, what standing questions say."""
+    async for event in events:
+        if isinstance(event, Alert):
             yield event
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from tandem.client import convert
-from tandem.client.outbox import Ask, Cancel, End, Entry, Media
+from tandem.client.outbox import Ask, Cancel, End, Entry, Media, Stand
 from tandem.client.types import Event, MediaOptions
 from tandem.core.watching import Watching
 from tandem.wire.gen.tandem.v1 import client_pb2, types_pb2
+from tandem.wire.standing import standing_to_proto
 from tandem.wire.watching import watching_to_proto
 
 MESSAGE_OVERHEAD_BYTES = 256
@@ -48,6 +49,8 @@ def entry_message(entry: Entry) -> client_pb2.WatchRequest:
         case Cancel():
             cancel = client_pb2.WatchRequest.CancelQuestion(question_id=entry.question_id)
             return client_pb2.WatchRequest(cancel=cancel)
+        case Stand():
+            return client_pb2.WatchRequest(stand=standing_to_proto(entry.standing))
         case End():
             return client_pb2.WatchRequest(end=client_pb2.WatchRequest.End(forget=entry.forget))
 
@@ -65,6 +68,8 @@ def event_of(response: client_pb2.WatchResponse) -> Event | None:
             return convert.delta_from_proto(response.answer_delta)
         case "answer":
             return convert.answer_from_proto(response.answer)
+        case "alert":
+            return convert.alert_from_proto(response.alert)
         case "refusal":
             return convert.refusal_from_proto(response.refusal)
         case "goodbye":

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from tandem.client.thinking import Thinking
 from tandem.client.types import PictureFormat, Retrieval, Sampling
 from tandem.client.workers import Workers
+from tandem.core.standing import StandingQuestion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +77,19 @@ class End:
     forget: bool
 
 
-Entry = Media | Ask | Cancel | End
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """A question that stands until it is cancelled."""
+
+    standing: StandingQuestion
+
+    @property
+    def question_id(self) -> str:
+        """Its id."""
+        return self.standing.question_id
+
+
+Entry = Media | Ask | Cancel | End | Stand
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +142,7 @@ class Outbox:
         """True when `size` more bytes fit into the window; one message always fits into an empty one."""
         return self._in_flight_bytes == 0 or self._in_flight_bytes + size <= self._window_bytes
 
-    def add(self, entry: Ask | Cancel | End) -> None:
+    def add(self, entry: Ask | Cancel | End | Stand) -> None:
         """Append what is not media."""
         self._append(entry)
 
@@ -192,12 +205,16 @@ class Outbox:
             self._in_flight.remove(media)
             self._in_flight_bytes -= len(media.data)
 
+    def stands(self, question_id: str) -> bool:
+        """True for a standing question that was not cancelled."""
+        return any(isinstance(e, Stand) and e.question_id == question_id for e in self._log.values())
+
     def settle(self, question_id: str) -> None:
         """A question was answered or refused: it and its cancel are not sent again."""
         done = [
             serial
             for serial, entry in self._log.items()
-            if isinstance(entry, Ask | Cancel) and entry.question_id == question_id
+            if isinstance(entry, Ask | Cancel | Stand) and entry.question_id == question_id
         ]
         for serial in done:
             del self._log[serial]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tandem.client.types import ModelInfo, Progress
+from tandem.core.watching import WatchMode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,10 @@ class StreamSummary:
     backlog_bytes: int
     attached: bool
     """True while a client feeds it."""
+    watching: WatchMode = WatchMode.OFF
+    last_note: int = 0
+    """Number of its last finished note; 0: none."""
+    standing_questions: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,11 +14,12 @@ import grpc
 
 from tandem.client import messages
 from tandem.client.failures import CALL_ERRORS, GONE, NobodyThere, is_worth_another_try, typed_error
-from tandem.client.outbox import Ask, Cancel, End, Forgotten, Media, Outbox
+from tandem.client.outbox import Ask, Cancel, End, Forgotten, Media, Outbox, Stand
 from tandem.client.settings import ClientSettings, backoff_s
 from tandem.client.types import ConnectionLost, Event, GapNoticed, MediaOptions, Opened, Progress, Refusal
 from tandem.core.clock import Clock
 from tandem.core.errors import TandemError, Unavailable
+from tandem.core.standing import StandingQuestion
 from tandem.core.timeline import Gap, GapReason, TimeRange
 from tandem.core.watching import Watching
 from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc
@@ -77,10 +78,21 @@ class Session:
         self._to_send.set()
         return media
 
-    def submit(self, entry: Ask | Cancel | End) -> None:
+    def submit(self, entry: Ask | Cancel | End | Stand) -> None:
         """Add what is not media."""
         self._outbox.add(entry)
         self._to_send.set()
+
+    def stand(self, standing: StandingQuestion) -> None:
+        """Have a question stand, in place of one under its id."""
+        self.settle(standing.question_id)
+        self.submit(Stand(standing))
+
+    def unstand(self, question_id: str) -> None:
+        """A question stands no more; an unknown id is ignored."""
+        if self._outbox.stands(question_id):
+            self.settle(question_id)
+            self.submit(Cancel(question_id=question_id))
 
     def settle(self, question_id: str) -> None:
         """A question needs no answer any more."""

@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Unpack
 
-from tandem.client.events import EventHub, EventReader, thoughts_of
+from tandem.client.events import EventHub, EventReader, alerts_of, thoughts_of
 from tandem.client.messages import MESSAGE_OVERHEAD_BYTES
 from tandem.client.outbox import Ask, Cancel, End
 from tandem.client.questions import AskOptions, OpenQuestion, QuestionBook, WishOptions, check_question
 from tandem.client.session import Session
+from tandem.client.standing import Alert
 from tandem.client.types import (
     Answer,
     Event,
@@ -21,6 +22,7 @@ from tandem.client.types import (
     Opened,
     PictureFormat,
     Progress,
+    Refusal,
     Thought,
 )
 from tandem.core.errors import (
@@ -33,6 +35,7 @@ from tandem.core.errors import (
     WrongState,
 )
 from tandem.core.ids import is_valid_id
+from tandem.core.standing import StandingQuestion
 
 _UNKNOWN_LIMIT_BYTES = 4 * 1024 * 1024  # gRPC's own default, while the server told no limit for a chunk
 
@@ -197,10 +200,28 @@ class Stream:
         finally:
             self._drop(question)
 
+    def stand(self, standing: StandingQuestion) -> None:
+        """Have a question asked as the stream plays; `alerts` tells when it becomes true. `cancel` ends it.
+
+        It is told again to a server that was lost. A refusal comes as an event.
+        """
+        self._check_live()
+        check_question(standing.text, standing.question_id, self.limits)
+        self._session.stand(standing)
+
+    def alerts(self) -> AsyncIterator[Alert]:
+        """What standing questions say from now on."""
+        return alerts_of(self._hub.reader())
+
     async def cancel(self, question_id: str) -> None:
-        """Stop a question; its record comes with `FinishReason.CANCELLED`. An unknown id is ignored."""
+        """Stop a question; its record comes with `FinishReason.CANCELLED`. An unknown id is ignored.
+
+        A standing question is simply asked no more.
+        """
         if self._questions.is_open(question_id):
             self._session.submit(Cancel(question_id=question_id))
+        else:
+            self._session.unstand(question_id)
 
     async def end(self, *, forget: bool = False) -> Progress:
         """No more media: wait until all is watched and answered; returns the last progress.
@@ -250,6 +271,8 @@ class Stream:
         settled = self._questions.take(event)
         if settled is not None:
             self._session.settle(settled)
+        elif isinstance(event, Refusal) and event.question_id:
+            self._session.settle(event.question_id)
         self._hub.publish(event)
 
     def _drop(self, question: OpenQuestion) -> None:

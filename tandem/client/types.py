@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from tandem.client.standing import Alert
 from tandem.client.thinking import ThinkingUsage
 from tandem.client.workers import WorkerUsage
 from tandem.core.errors import TandemError
@@ -296,4 +297,4 @@ class ConnectionLost:
     retry_in_s: float
 
 
-Event = Opened | Progress | GapNoticed | Thought | AnswerDelta | Answer | Refusal | ConnectionLost
+Event = Opened | Progress | GapNoticed | Thought | Alert | AnswerDelta | Answer | Refusal | ConnectionLost

@@ -6,6 +6,7 @@ import json
 import sys
 from typing import Protocol, TextIO
 
+from tandem.client.standing import Alert
 from tandem.client.types import (
     Answer,
     ConnectionLost,
@@ -17,7 +18,15 @@ from tandem.client.types import (
     Thought,
 )
 from tandem.commands.thinking import ThoughtLines
-from tandem.commands.words import Notes, answer_words, durable_words, event_json, gap_words, plain
+from tandem.commands.words import (
+    Notes,
+    alert_words,
+    answer_words,
+    durable_words,
+    event_json,
+    gap_words,
+    plain,
+)
 from tandem.core.clock import Clock, monotonic_clock
 from tandem.core.errors import TandemError
 from tandem.core.timeline import format_time
@@ -119,11 +128,13 @@ class PlainView:
                     self._say(f"note      {note}")
             case Thought():
                 self._think(self._thoughts.add(event))
+            case Alert():
+                self._say(f"alert     {alert_words(event)}")
             case Answer() if event.error is None:
                 self._think(self._thoughts.rest(event.question_id))
                 question = self._questions.get(event.question_id, event.question_id)
                 self._say(f"answer    {question} -> {event.text}  [{answer_words(event)}]")
-            case Refusal() if not event.question_id:
+            case Refusal() if event.question_id not in self._questions:
                 where = f" at position {event.position}" if event.position is not None else ""
                 self._say(f"refused   {event.error.message}{where} [{event.error.code.value}]")
             case ConnectionLost() if event.error.message != self._lost:

@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from tandem.client.standing import Alert
 from tandem.client.types import (
     Answer,
     AnswerDelta,
@@ -22,7 +23,15 @@ from tandem.client.types import (
     Thought,
 )
 from tandem.commands.thinking import ThoughtLines
-from tandem.commands.words import Notes, durable_words, evidence_words, gap_words, notes_words, recall_words
+from tandem.commands.words import (
+    Notes,
+    alert_words,
+    durable_words,
+    evidence_words,
+    gap_words,
+    notes_words,
+    recall_words,
+)
 from tandem.core.errors import TandemError
 from tandem.core.timeline import format_time
 
@@ -83,12 +92,14 @@ class LiveView:
                 self._notice(gap_words(event.gap), "yellow")
             case Thought():
                 self._think(event)
+            case Alert():
+                self._notice(alert_words(event), "bold magenta")
             case AnswerDelta() if event.question_id in self._rows:
                 self._rows[event.question_id].answer += event.text
             case Answer() if event.error is None and event.question_id in self._rows:
                 self._answer(self._rows[event.question_id], event)
                 self._lines.rest(event.question_id)
-            case Refusal() if not event.question_id:
+            case Refusal() if event.question_id not in self._rows:
                 self._notice(event.error.message, "yellow")
             case ConnectionLost():
                 self._state = "reconnecting"

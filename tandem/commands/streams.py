@@ -26,6 +26,7 @@ _HEADINGS = (
     "LAG",
     "GAPS",
     "QUESTIONS",
+    "NOTES",
     "ENCODER",
     "REASONER",
 )
@@ -67,10 +68,19 @@ def _row(stream: StreamSummary) -> tuple[str, ...]:
         format_time(max(0, progress.received_us - progress.watermark_us)),
         f"{progress.lag_ms:.0f} ms",
         str(len(progress.gaps)),
-        str(stream.open_questions),
+        str(stream.open_questions) + (f" + {stream.standing_questions}" if stream.standing_questions else ""),
+        notes_words(stream),
         stream.encoder or "-",
         stream.reasoner or "-",
     )
+
+
+def notes_words(stream: StreamSummary) -> str:
+    """Who takes notes, and how many there are."""
+    mode, notes = stream.watching.value, stream.last_note
+    if mode == "off":
+        return str(notes) if notes else "-"
+    return f"{mode} ({notes})"
 
 
 def columns(rows: list[tuple[str, ...]]) -> list[str]:

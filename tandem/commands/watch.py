@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from tandem.client.sources import Fed, Source
     from tandem.commands.asking import Asker, Outcome
     from tandem.commands.show import View
+    from tandem.core.standing import StandingQuestion
     from tandem.core.watching import Watching
 
 _EXAMPLE = """\
 tandem watch clip.mp4 --ask 'What was shown?' --ask-at 00:12 'What is shown now?'
 tandem watch /dev/video0 --stream-id door
 tandem watch clip.mp4 --notes --note-every 8 --ask 'What happened?'
+tandem watch door.mp4 --alert 'Is somebody at the door?' yes
 tandem watch rtsp://camera.local/stream --json
 cat clip.ts | tandem watch - --speed max"""
 
@@ -75,17 +77,35 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--notes",
         nargs="?",
         const="segment-notes",
-        default="",
-        choices=("segment-notes", "clip-thinking", "off"),
-        help="take notes of the stream as it plays, which questions see and which are shown: short ones (the "
-        "default), or with room to think; docs/watching.md has what they cost",
+        default=None,
+        type=_mode,
+        metavar="MODE",
+        help="take notes of the stream as it plays, which questions see and which are shown: segment-notes "
+        "(the default), clip-thinking, concurrent, interleaved or off; docs/watching.md compares them",
+    )
+    parser.add_argument(
+        "--note-positions",
+        default="one-line",
+        choices=("one-line", "two-counters"),
+        help="how concurrent notes are counted: behind the video (the default), or apart from it, for "
+        "checkpoints that were trained so",
     )
     parser.add_argument(
         "--note-every",
         type=count,
         default=0,
         metavar="N",
-        help="units of the model (frames, or pairs of frames) from one note to the next (default 16)",
+        help="units of the model (frames, or pairs of frames) from one note to the next (default 16, or 4 of "
+        "concurrent)",
+    )
+    parser.add_argument(
+        "--alert",
+        action="append",
+        nargs=2,
+        default=[],
+        metavar=("QUESTION", "ANSWER"),
+        help="ask this every second of the video, and tell when its answer comes to hold these words; may be "
+        "repeated",
     )
     parser.add_argument("--stream-id", default="", metavar="ID", help="name of the stream (default: chosen)")
     add_question_options(parser)
@@ -116,18 +136,37 @@ def _speed(text: str) -> float | None:
     return None if text == "max" else positive(text)
 
 
+def _mode(text: str) -> str:
+    modes = ("segment-notes", "clip-thinking", "concurrent", "interleaved", "off")
+    if text not in modes:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is none of the modes {', '.join(modes)}; if it is what to watch, put it before --notes"
+        )
+    return text
+
+
 def _run(arguments: argparse.Namespace) -> int:
     from tandem.client.sources import open_source
 
+    try:
+        watching, alerts = watching_of(arguments), alerts_of(arguments)
+    except TandemError as error:
+        print(f"tandem: {error.message} [{error.code.value}]", file=sys.stderr)
+        return Exit.USAGE
     try:
         source = open_source(arguments.source, fps=arguments.fps)
     except TandemError as error:
         print(f"tandem: {error.message} [{error.code.value}]", file=sys.stderr)
         return source_exit_code(error)
-    return asyncio.run(_watch(arguments, source))
+    return asyncio.run(_watch(arguments, source, watching, alerts))
 
 
-async def _watch(arguments: argparse.Namespace, source: Source) -> int:
+async def _watch(
+    arguments: argparse.Namespace,
+    source: Source,
+    watching: Watching | None,
+    alerts: Sequence[StandingQuestion],
+) -> int:
     from tandem.client import connect
     from tandem.commands.asking import Asker, Planned
     from tandem.commands.show import make_view
@@ -142,9 +181,11 @@ async def _watch(arguments: argparse.Namespace, source: Source) -> int:
     }
     async with (
         connect(arguments.address) as t,
-        t.watch(source, stream_id=arguments.stream_id, watching=watching_of(arguments)) as stream,
+        t.watch(source, stream_id=arguments.stream_id, watching=watching) as stream,
     ):
         view.start(source.name)
+        for standing in alerts:
+            stream.stand(standing)
         _end_on_first_interrupt(source)
         try:
             asker = Asker(stream, view, plan, options)
@@ -158,11 +199,25 @@ async def _watch(arguments: argparse.Namespace, source: Source) -> int:
 
 def watching_of(arguments: argparse.Namespace) -> Watching | None:
     """How the stream is watched; None when nothing was said of it."""
-    from tandem.core.watching import Watching, WatchMode
+    from tandem.core.watching import TextPositions, Watching, WatchMode
 
     if not arguments.notes:
         return None
-    return Watching(mode=WatchMode(arguments.notes), segment_units=arguments.note_every)
+    return Watching(
+        mode=WatchMode(arguments.notes),
+        segment_units=arguments.note_every,
+        positions=TextPositions(arguments.note_positions),
+    )
+
+
+def alerts_of(arguments: argparse.Namespace) -> list[StandingQuestion]:
+    """What is to be told when it becomes true."""
+    from tandem.core.standing import StandingQuestion
+
+    return [
+        StandingQuestion(question_id=f"alert-{number}", text=question, expect=expect)
+        for number, (question, expect) in enumerate(arguments.alert, 1)
+    ]
 
 
 async def play(

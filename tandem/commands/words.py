@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 
+from tandem.client.standing import Alert
 from tandem.client.types import Answer, Event, Opened, Progress, Thought
 from tandem.core.errors import TandemError
 from tandem.core.timeline import Gap, TimeRange, format_time, merge_ranges
@@ -67,6 +68,11 @@ def answer_words(answer: Answer) -> str:
     seen = f"seen {evidence_words(answer)}"
     parts = (seen, recall_words(answer), notes_words(answer), timing_words(answer))
     return "; ".join(part for part in parts if part)
+
+
+def alert_words(alert: Alert) -> str:
+    """Which standing question became true, when, and what it was answered."""
+    return f"{alert.question_id} at {format_time(alert.time_us)} -> {alert.text.strip()}"
 
 
 def workers_words(answer: Answer) -> str:

@@ -64,6 +64,8 @@ class FakeReasoner(reasoner_pb2_grpc.ReasonerServiceServicer):
         """Open calls of `WatchStream`."""
         self.watch_error: TandemError | None = None
         self.note_text = " seen"
+        self.words = lambda view: [f"{t // 1000}" for t in view]
+        """What it answers about blocks that start at these times."""
         self.durable_us: int | None = None
         """What it says is on disk; None: it has no disk tier."""
 
@@ -105,7 +107,7 @@ class FakeReasoner(reasoner_pb2_grpc.ReasonerServiceServicer):
         self.active += 1
         try:
             view = [t for t in held.blocks if not request.as_of_us or t < request.as_of_us]
-            words = [f"{t // 1000}" for t in view]
+            words = self.words(view)
             for number in range(request.question.workers.count):
                 thought = reasoner_pb2.AnswerResponse.Thought(
                     number=number, worker=f"w{number}", time_us=held.watermark_us, text="hm "
@@ -156,6 +158,11 @@ class FakeReasoner(reasoner_pb2_grpc.ReasonerServiceServicer):
             await abort_with(context, NotFound("closed"))
         finally:
             self.watching -= 1
+
+    async def FinishNotes(self, request: Any, context: Any) -> reasoner_pb2.FinishNotesResponse:
+        held = self.streams.get(request.stream_id)
+        watched = held is not None and self.watching
+        return reasoner_pb2.FinishNotesResponse(last_note=len(held.blocks) if held and watched else 0)
 
     async def Follow(self, request: Any, context: Any) -> AsyncIterator[reasoner_pb2.FollowResponse]:
         while True:
@@ -382,6 +389,7 @@ class Client:
         self.deltas: dict[str, str] = {}
         self.thoughts: list[client_pb2.WatchResponse.Thought] = []
         self.refusals: list[client_pb2.WatchResponse.Refusal] = []
+        self.alerts: list[client_pb2.WatchResponse.Alert] = []
         self.goodbye: client_pb2.WatchResponse.Goodbye | None = None
         self.error: grpc.aio.AioRpcError | None = None
         self.sequence = 0
@@ -436,6 +444,8 @@ class Client:
             self.thoughts.append(message.thought)
         elif event == "refusal":
             self.refusals.append(message.refusal)
+        elif event == "alert":
+            self.alerts.append(message.alert)
         elif event == "goodbye":
             self.goodbye = message.goodbye
 
@@ -455,6 +465,11 @@ class Client:
     async def ask(self, question_id: str = "q", text: str = "what?", **fields: Any) -> None:
         question = types_pb2.Question(question_id=question_id, text=text, **fields)
         await self.call.write(client_pb2.WatchRequest(ask=question))
+
+    async def stand(self, question_id: str = "s", expect: str = "yes", **fields: Any) -> None:
+        fields = {"text": "is it?"} | fields
+        standing = types_pb2.StandingQuestion(question_id=question_id, expect=expect, **fields)
+        await self.call.write(client_pb2.WatchRequest(stand=standing))
 
     async def cancel(self, question_id: str) -> None:
         cancel = client_pb2.WatchRequest.CancelQuestion(question_id=question_id)

@@ -54,7 +54,7 @@ async def test_live_streams_with_questions_cancelled_at_random() -> None:
         """Watchers one after the other, some over the former, all cancelled at some moment."""
         former = None
         for _ in range(8):
-            watching = types_pb2.Watching(mode=rng.choice((1, 2)), segment_units=rng.randint(1, 6))
+            watching = types_pb2.Watching(mode=rng.choice((1, 2, 3, 4)), segment_units=rng.randint(1, 6))
             call = s.stub.WatchStream(reasoner_pb2.WatchStreamRequest(stream_id=name, watching=watching))
             reading = asyncio.create_task(_read_all(call))
             await asyncio.sleep(rng.uniform(0, 0.2))

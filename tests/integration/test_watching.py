@@ -11,7 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from tandem.client import Answer, Client, MediaKind, PictureFormat, Sampling, Stream, Watching, connect
+from tandem.client import (
+    Answer,
+    Client,
+    MediaKind,
+    PictureFormat,
+    Sampling,
+    StandingQuestion,
+    Stream,
+    Watching,
+    WatchMode,
+    connect,
+)
 from tests.integration.up_processes import PERIOD_MS, START_S, Up, picture
 
 SEGMENT = 4
@@ -83,10 +94,12 @@ async def test_notes_appear_as_the_stream_plays_and_survive_the_reasoner(up: Up)
     folder = up.run_dir.parent / "blocks"
     async with client_of(up) as client:
         async with client.watch(MediaKind.PICTURES, stream_id="door", watching=WATCHING) as stream:
-            first = await notes(stream, 2)
-            await push(stream, 0, FRAMES_A_NOTE + 1)
-            await push(stream, FRAMES_A_NOTE + 1, 2 * FRAMES_A_NOTE)
-            found = await asyncio.wait_for(first, START_S)
+            found = []
+            for start, end in ((0, FRAMES_A_NOTE + 1), (FRAMES_A_NOTE + 1, 2 * FRAMES_A_NOTE)):
+                # One after the other: a watcher that falls behind writes one note about both.
+                one = await notes(stream, 1)
+                await push(stream, start, end)
+                found += await asyncio.wait_for(one, START_S)
             assert [number for number, _, _ in found] == [1, 2]
             assert found[0][1] == 0
             assert found[0][2] == found[1][1]
@@ -109,7 +122,10 @@ async def test_notes_appear_as_the_stream_plays_and_survive_the_reasoner(up: Up)
             assert start_us >= found[1][2]
             third = await ask(stream)
             assert (third.notes[-1].start_us, third.notes[-1].end_us) == (start_us, end_us)
+            last = await notes(stream, 1)
             await stream.end(forget=True)
+            # What is shorter than a segment, before the goodbye; none when the third note had seen all.
+            assert [number for number, _, _ in await last] in ([4], [])
         async with asyncio.timeout(30):
             while list(folder.glob("s-door*")):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
@@ -163,3 +179,22 @@ async def test_the_command_shows_notes_as_json(up: Up, tmp_path: Path) -> None:
     assert any(thought["done"] and thought["note"] == 1 for thought in thoughts)
     [answer] = [event for event in events if event["event"] == "answer"]
     assert answer["notes"]
+
+
+async def test_streams_show_how_they_are_watched_and_alerts_come(up: Up) -> None:
+    async with (
+        client_of(up) as client,
+        client.watch(MediaKind.PICTURES, stream_id="shown", watching=WATCHING) as stream,
+    ):
+        await push(stream, 0, 3)
+        said = (await ask(stream)).text
+        stream.stand(StandingQuestion(question_id="same", text="What was shown?", expect=said, max_tokens=8))
+        alerts = stream.alerts()
+        [summary] = [each for each in await client.streams() if each.stream_id == "shown"]
+        assert summary.watching is WatchMode.SEGMENT_NOTES
+        async with asyncio.timeout(START_S):
+            while not summary.standing_questions:
+                [summary] = [each for each in await client.streams() if each.stream_id == "shown"]
+        await stream.end(forget=True)
+        found = [alert async for alert in alerts]
+        assert all(alert.evidence and alert.question_id == "same" for alert in found)

@@ -166,3 +166,12 @@ def test_free_addresses_are_loopback() -> None:
 @pytest.mark.parametrize("host", ["::1", "no-such-host.invalid"])
 def test_the_doctor_can_look_at_any_address(host: str) -> None:
     assert doctor._nobody(f"[{host}]:9", host, 9).mark is doctor.Mark.NOTE
+
+
+def test_what_is_watched_is_not_taken_for_a_mode(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exited:
+        cli.main(["watch", "--notes", "clip.mp4"])
+    assert exited.value.code == Exit.USAGE
+    assert "put it before --notes" in capsys.readouterr().err
+    assert cli.main(["watch", "none.mp4", "--notes", "--note-positions", "two-counters"]) == Exit.USAGE
+    assert "concurrent" in capsys.readouterr().err

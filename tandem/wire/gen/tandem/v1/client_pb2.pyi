@@ -109,6 +109,7 @@ class WatchRequest(_message.Message):
     ASK_FIELD_NUMBER: _builtins.int
     CANCEL_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
+    STAND_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def open(self) -> Global___WatchRequest.Open:
         """First message, exactly once."""
@@ -127,11 +128,17 @@ class WatchRequest(_message.Message):
 
     @_builtins.property
     def cancel(self) -> Global___WatchRequest.CancelQuestion:
-        """Stops a question."""
+        """Stops a question, a standing one too."""
 
     @_builtins.property
     def end(self) -> Global___WatchRequest.End:
         """Last message: no more media. Open questions are still answered, then the call ends."""
+
+    @_builtins.property
+    def stand(self) -> _types_pb2.StandingQuestion:
+        """Has a question asked as the stream plays; Alert tells when it becomes true. At most 8 a stream. A client
+        that resumes may send it again: the same one goes on.
+        """
 
     def __init__(
         self,
@@ -142,12 +149,13 @@ class WatchRequest(_message.Message):
         ask: _types_pb2.Question | None = ...,
         cancel: Global___WatchRequest.CancelQuestion | None = ...,
         end: Global___WatchRequest.End | None = ...,
+        stand: _types_pb2.StandingQuestion | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ask", b"ask", "cancel", b"cancel", "chunk", b"chunk", "end", b"end", "event", b"event", "open", b"open", "picture", b"picture"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ask", b"ask", "cancel", b"cancel", "chunk", b"chunk", "end", b"end", "event", b"event", "open", b"open", "picture", b"picture", "stand", b"stand"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ask", b"ask", "cancel", b"cancel", "chunk", b"chunk", "end", b"end", "event", b"event", "open", b"open", "picture", b"picture"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ask", b"ask", "cancel", b"cancel", "chunk", b"chunk", "end", b"end", "event", b"event", "open", b"open", "picture", b"picture", "stand", b"stand"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["open", "picture", "chunk", "ask", "cancel", "end"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["open", "picture", "chunk", "ask", "cancel", "end", "stand"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -354,6 +362,44 @@ class WatchResponse(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
+    class Alert(_message.Message):
+        """A standing question became true. Told once an onset; while no client is there the latest 16 are kept."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        QUESTION_ID_FIELD_NUMBER: _builtins.int
+        TIME_US_FIELD_NUMBER: _builtins.int
+        ONSET_FIELD_NUMBER: _builtins.int
+        TEXT_FIELD_NUMBER: _builtins.int
+        EVIDENCE_FIELD_NUMBER: _builtins.int
+        question_id: _builtins.str
+        """The standing question."""
+        time_us: _builtins.int
+        """Stream time that had been watched when it was found true."""
+        onset: _builtins.int
+        """How often it has become true, this time counted."""
+        text: _builtins.str
+        """The answer."""
+        @_builtins.property
+        def evidence(self) -> _types_pb2.Evidence:
+            """What the answer rests on."""
+
+        def __init__(
+            self,
+            *,
+            question_id: _builtins.str = ...,
+            time_us: _builtins.int = ...,
+            onset: _builtins.int = ...,
+            text: _builtins.str = ...,
+            evidence: _types_pb2.Evidence | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "onset", b"onset", "question_id", b"question_id", "text", b"text", "time_us", b"time_us"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class Refusal(_message.Message):
         """Something was refused."""
 
@@ -414,6 +460,7 @@ class WatchResponse(_message.Message):
     ANSWER_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
     GOODBYE_FIELD_NUMBER: _builtins.int
+    ALERT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___WatchResponse.Welcome:
         """First message."""
@@ -444,6 +491,10 @@ class WatchResponse(_message.Message):
     def goodbye(self) -> Global___WatchResponse.Goodbye:
         """Last message after End."""
 
+    @_builtins.property
+    def alert(self) -> Global___WatchResponse.Alert:
+        """A standing question became true."""
+
     def __init__(
         self,
         *,
@@ -454,12 +505,13 @@ class WatchResponse(_message.Message):
         answer: Global___Answer | None = ...,
         refusal: Global___WatchResponse.Refusal | None = ...,
         goodbye: Global___WatchResponse.Goodbye | None = ...,
+        alert: Global___WatchResponse.Alert | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "answer_delta", b"answer_delta", "event", b"event", "goodbye", b"goodbye", "progress", b"progress", "refusal", b"refusal", "thought", b"thought", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alert", b"alert", "answer", b"answer", "answer_delta", b"answer_delta", "event", b"event", "goodbye", b"goodbye", "progress", b"progress", "refusal", b"refusal", "thought", b"thought", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "answer_delta", b"answer_delta", "event", b"event", "goodbye", b"goodbye", "progress", b"progress", "refusal", b"refusal", "thought", b"thought", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert", b"alert", "answer", b"answer", "answer_delta", b"answer_delta", "event", b"event", "goodbye", b"goodbye", "progress", b"progress", "refusal", b"refusal", "thought", b"thought", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["welcome", "progress", "thought", "answer_delta", "answer", "refusal", "goodbye"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["welcome", "progress", "thought", "answer_delta", "answer", "refusal", "goodbye", "alert"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -688,6 +740,9 @@ class StreamSummary(_message.Message):
     AGE_S_FIELD_NUMBER: _builtins.int
     BACKLOG_BYTES_FIELD_NUMBER: _builtins.int
     ATTACHED_FIELD_NUMBER: _builtins.int
+    WATCHING_FIELD_NUMBER: _builtins.int
+    LAST_NOTE_FIELD_NUMBER: _builtins.int
+    STANDING_QUESTIONS_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
     """The stream."""
     state: _builtins.str
@@ -706,6 +761,12 @@ class StreamSummary(_message.Message):
     """Bytes that the orchestrator keeps for replay."""
     attached: _builtins.bool
     """True while a client feeds it."""
+    watching: _types_pb2.WatchMode.ValueType
+    """How it is watched."""
+    last_note: _builtins.int
+    """Number of its last note that was told to its end; 0 when there is none."""
+    standing_questions: _builtins.int
+    """Questions that stand for it."""
     @_builtins.property
     def progress(self) -> Global___WatchResponse.Progress:
         """What has been watched."""
@@ -723,10 +784,13 @@ class StreamSummary(_message.Message):
         age_s: _builtins.float = ...,
         backlog_bytes: _builtins.int = ...,
         attached: _builtins.bool = ...,
+        watching: _types_pb2.WatchMode.ValueType = ...,
+        last_note: _builtins.int = ...,
+        standing_questions: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "attached", b"attached", "backlog_bytes", b"backlog_bytes", "encoder", b"encoder", "open_questions", b"open_questions", "progress", b"progress", "reasoner", b"reasoner", "sample_fps", b"sample_fps", "state", b"state", "stream_id", b"stream_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "attached", b"attached", "backlog_bytes", b"backlog_bytes", "encoder", b"encoder", "last_note", b"last_note", "open_questions", b"open_questions", "progress", b"progress", "reasoner", b"reasoner", "sample_fps", b"sample_fps", "standing_questions", b"standing_questions", "state", b"state", "stream_id", b"stream_id", "watching", b"watching"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

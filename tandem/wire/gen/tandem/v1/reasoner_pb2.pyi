@@ -434,6 +434,50 @@ class WatchStreamResponse(_message.Message):
 Global___WatchStreamResponse: _TypeAlias = WatchStreamResponse  # noqa: Y015
 
 @_typing.final
+class FinishNotesRequest(_message.Message):
+    """The stream has ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STREAM_ID_FIELD_NUMBER: _builtins.int
+    stream_id: _builtins.str
+    """The stream. REQUIRED."""
+    def __init__(
+        self,
+        *,
+        stream_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stream_id", b"stream_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FinishNotesRequest: _TypeAlias = FinishNotesRequest  # noqa: Y015
+
+@_typing.final
+class FinishNotesResponse(_message.Message):
+    """Its last note is written."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAST_NOTE_FIELD_NUMBER: _builtins.int
+    last_note: _builtins.int
+    """Number of the last note that its watcher began; 0 when there is none."""
+    def __init__(
+        self,
+        *,
+        last_note: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_note", b"last_note"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FinishNotesResponse: _TypeAlias = FinishNotesResponse  # noqa: Y015
+
+@_typing.final
 class FollowRequest(_message.Message):
     """Follows all streams of this reasoner."""
 

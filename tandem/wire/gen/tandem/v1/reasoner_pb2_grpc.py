@@ -55,6 +55,11 @@ class ReasonerServiceStub:
                 request_serializer=tandem_dot_v1_dot_reasoner__pb2.WatchStreamRequest.SerializeToString,
                 response_deserializer=tandem_dot_v1_dot_reasoner__pb2.WatchStreamResponse.FromString,
                 _registered_method=True)
+        self.FinishNotes = channel.unary_unary(
+                '/tandem.v1.ReasonerService/FinishNotes',
+                request_serializer=tandem_dot_v1_dot_reasoner__pb2.FinishNotesRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_reasoner__pb2.FinishNotesResponse.FromString,
+                _registered_method=True)
         self.Follow = channel.unary_stream(
                 '/tandem.v1.ReasonerService/Follow',
                 request_serializer=tandem_dot_v1_dot_reasoner__pb2.FollowRequest.SerializeToString,
@@ -95,6 +100,14 @@ class ReasonerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FinishNotes(self, request, context):
+        """Has a last note written about what no note is about, and returns when it is: the stream has ended. Returns at
+        once for a stream that nobody watches.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Follow(self, request, context):
         """Tells when something of the held streams changes (evictions above all).
         """
@@ -124,6 +137,11 @@ def add_ReasonerServiceServicer_to_server(servicer, server):
                     servicer.WatchStream,
                     request_deserializer=tandem_dot_v1_dot_reasoner__pb2.WatchStreamRequest.FromString,
                     response_serializer=tandem_dot_v1_dot_reasoner__pb2.WatchStreamResponse.SerializeToString,
+            ),
+            'FinishNotes': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinishNotes,
+                    request_deserializer=tandem_dot_v1_dot_reasoner__pb2.FinishNotesRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_reasoner__pb2.FinishNotesResponse.SerializeToString,
             ),
             'Follow': grpc.unary_stream_rpc_method_handler(
                     servicer.Follow,
@@ -240,6 +258,33 @@ class ReasonerService:
             '/tandem.v1.ReasonerService/WatchStream',
             tandem_dot_v1_dot_reasoner__pb2.WatchStreamRequest.SerializeToString,
             tandem_dot_v1_dot_reasoner__pb2.WatchStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FinishNotes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.ReasonerService/FinishNotes',
+            tandem_dot_v1_dot_reasoner__pb2.FinishNotesRequest.SerializeToString,
+            tandem_dot_v1_dot_reasoner__pb2.FinishNotesResponse.FromString,
             options,
             channel_credentials,
             insecure,

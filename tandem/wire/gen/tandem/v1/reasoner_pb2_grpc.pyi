@@ -45,6 +45,10 @@ class ReasonerServiceStub:
     """Takes notes of a stream for as long as the call is open, and tells them as they are written. The notes stay
     when it ends. A second call for the same stream takes over from the first.
     """
+    FinishNotes: _grpc.UnaryUnaryMultiCallable[_reasoner_pb2.FinishNotesRequest, _reasoner_pb2.FinishNotesResponse]
+    """Has a last note written about what no note is about, and returns when it is: the stream has ended. Returns at
+    once for a stream that nobody watches.
+    """
     Follow: _grpc.UnaryStreamMultiCallable[_reasoner_pb2.FollowRequest, _reasoner_pb2.FollowResponse]
     """Tells when something of the held streams changes (evictions above all)."""
 
@@ -62,6 +66,10 @@ class ReasonerServiceAsyncStub(ReasonerServiceStub):
     WatchStream: _aio.UnaryStreamMultiCallable[_reasoner_pb2.WatchStreamRequest, _reasoner_pb2.WatchStreamResponse]  # type: ignore[assignment]
     """Takes notes of a stream for as long as the call is open, and tells them as they are written. The notes stay
     when it ends. A second call for the same stream takes over from the first.
+    """
+    FinishNotes: _aio.UnaryUnaryMultiCallable[_reasoner_pb2.FinishNotesRequest, _reasoner_pb2.FinishNotesResponse]  # type: ignore[assignment]
+    """Has a last note written about what no note is about, and returns when it is: the stream has ended. Returns at
+    once for a stream that nobody watches.
     """
     Follow: _aio.UnaryStreamMultiCallable[_reasoner_pb2.FollowRequest, _reasoner_pb2.FollowResponse]  # type: ignore[assignment]
     """Tells when something of the held streams changes (evictions above all)."""
@@ -101,6 +109,16 @@ class ReasonerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_reasoner_pb2.WatchStreamResponse], _abc.AsyncIterator[_reasoner_pb2.WatchStreamResponse]]:
         """Takes notes of a stream for as long as the call is open, and tells them as they are written. The notes stay
         when it ends. A second call for the same stream takes over from the first.
+        """
+
+    @_abc_1.abstractmethod
+    def FinishNotes(
+        self,
+        request: _reasoner_pb2.FinishNotesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reasoner_pb2.FinishNotesResponse, _abc.Awaitable[_reasoner_pb2.FinishNotesResponse]]:
+        """Has a last note written about what no note is about, and returns when it is: the stream has ended. Returns at
+        once for a stream that nobody watches.
         """
 
     @_abc_1.abstractmethod

@@ -221,6 +221,10 @@ class _WatchModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WatchMode.V
     """A short note after every segment."""
     WATCH_MODE_CLIP_THINKING: _WatchMode.ValueType  # 2
     """The same with room to think."""
+    WATCH_MODE_INTERLEAVED: _WatchMode.ValueType  # 3
+    """Watching and thinking take turns: while a note is written, what arrives waits."""
+    WATCH_MODE_CONCURRENT: _WatchMode.ValueType  # 4
+    """Thinking while watching: every token of a note sees what had arrived when it was made."""
 
 class WatchMode(_WatchMode, metaclass=_WatchModeEnumTypeWrapper):
     """What a watcher does. docs/watching.md compares the modes."""
@@ -231,7 +235,51 @@ WATCH_MODE_SEGMENT_NOTES: WatchMode.ValueType  # 1
 """A short note after every segment."""
 WATCH_MODE_CLIP_THINKING: WatchMode.ValueType  # 2
 """The same with room to think."""
+WATCH_MODE_INTERLEAVED: WatchMode.ValueType  # 3
+"""Watching and thinking take turns: while a note is written, what arrives waits."""
+WATCH_MODE_CONCURRENT: WatchMode.ValueType  # 4
+"""Thinking while watching: every token of a note sees what had arrived when it was made."""
 Global___WatchMode: _TypeAlias = WatchMode  # noqa: Y015
+
+class _TextPositions:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TextPositionsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TextPositions.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TEXT_POSITIONS_ONE_LINE: _TextPositions.ValueType  # 0
+    """Behind the video, as in any prompt."""
+    TEXT_POSITIONS_TWO_COUNTERS: _TextPositions.ValueType  # 1
+    """Counted apart from the video, from 0. For WATCH_MODE_CONCURRENT only."""
+
+class TextPositions(_TextPositions, metaclass=_TextPositionsEnumTypeWrapper):
+    """Where notes and answers stand; what a checkpoint was trained with."""
+
+TEXT_POSITIONS_ONE_LINE: TextPositions.ValueType  # 0
+"""Behind the video, as in any prompt."""
+TEXT_POSITIONS_TWO_COUNTERS: TextPositions.ValueType  # 1
+"""Counted apart from the video, from 0. For WATCH_MODE_CONCURRENT only."""
+Global___TextPositions: _TypeAlias = TextPositions  # noqa: Y015
+
+class _AnswerMatch:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AnswerMatchEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AnswerMatch.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ANSWER_MATCH_WORDS: _AnswerMatch.ValueType  # 0
+    """It holds the expected words, one after the other."""
+    ANSWER_MATCH_WHOLE: _AnswerMatch.ValueType  # 1
+    """It is them and nothing else."""
+
+class AnswerMatch(_AnswerMatch, metaclass=_AnswerMatchEnumTypeWrapper):
+    """When an answer says what is expected. Case and signs do not count."""
+
+ANSWER_MATCH_WORDS: AnswerMatch.ValueType  # 0
+"""It holds the expected words, one after the other."""
+ANSWER_MATCH_WHOLE: AnswerMatch.ValueType  # 1
+"""It is them and nothing else."""
+Global___AnswerMatch: _TypeAlias = AnswerMatch  # noqa: Y015
 
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -973,16 +1021,21 @@ class Watching(_message.Message):
     SEGMENT_UNITS_FIELD_NUMBER: _builtins.int
     NOTE_TOKENS_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
     mode: Global___WatchMode.ValueType
     """What the watcher does."""
     segment_units: _builtins.int
-    """Units of the model (frames, or pairs of frames) from one note to the next, at most 4096; 0 means 16."""
+    """Units of the model (frames, or pairs of frames) from one note to the next, at most 4096; 0 means the mode's
+    own: 16, or 4 of WATCH_MODE_CONCURRENT.
+    """
     note_tokens: _builtins.int
-    """Most tokens of one note, at most 1024; 0 means the mode's own: 32, or 192 to think."""
+    """Most tokens of one note, at most 1024; 0 means the mode's own: 32, or 192 of WATCH_MODE_CLIP_THINKING."""
     prompt: _builtins.str
     """What the watcher is asked, at most 2000 characters; {start} and {end} become stream times. Empty means the
     mode's own.
     """
+    positions: Global___TextPositions.ValueType
+    """Where the notes stand, and the answers to questions about the stream."""
     def __init__(
         self,
         *,
@@ -990,14 +1043,71 @@ class Watching(_message.Message):
         segment_units: _builtins.int = ...,
         note_tokens: _builtins.int = ...,
         prompt: _builtins.str = ...,
+        positions: Global___TextPositions.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "note_tokens", b"note_tokens", "prompt", b"prompt", "segment_units", b"segment_units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "note_tokens", b"note_tokens", "positions", b"positions", "prompt", b"prompt", "segment_units", b"segment_units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Watching: _TypeAlias = Watching  # noqa: Y015
+
+@_typing.final
+class StandingQuestion(_message.Message):
+    """A question that is asked again and again as the stream plays, and alerts when its answer becomes the
+    expected one.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUESTION_ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    EXPECT_FIELD_NUMBER: _builtins.int
+    MATCH_FIELD_NUMBER: _builtins.int
+    EVERY_MS_FIELD_NUMBER: _builtins.int
+    CONFIRM_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
+    MIN_INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    question_id: _builtins.str
+    """1 to 40 characters of [A-Za-z0-9._-]. Another one under the same id replaces it. REQUIRED."""
+    text: _builtins.str
+    """The question. REQUIRED."""
+    expect: _builtins.str
+    """What the answer says when it is true: a word or more, at most 200 characters. REQUIRED."""
+    match: Global___AnswerMatch.ValueType
+    """How the two are compared."""
+    every_ms: _builtins.int
+    """Milliseconds of stream time from one check to the next, 100 to 3600000; 0 means 1000."""
+    confirm: _builtins.int
+    """Checks in a row that must be true for an onset, at most 16; 0 means 1."""
+    release: _builtins.int
+    """Checks in a row that must be false before the next onset can come, at most 16; 0 means 1."""
+    min_interval_ms: _builtins.int
+    """Least milliseconds of stream time between two alerts, at most a day; an onset before that stays silent."""
+    max_tokens: _builtins.int
+    """Most tokens of an answer, at most 32; 0 means 8."""
+    def __init__(
+        self,
+        *,
+        question_id: _builtins.str = ...,
+        text: _builtins.str = ...,
+        expect: _builtins.str = ...,
+        match: Global___AnswerMatch.ValueType = ...,
+        every_ms: _builtins.int = ...,
+        confirm: _builtins.int = ...,
+        release: _builtins.int = ...,
+        min_interval_ms: _builtins.int = ...,
+        max_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirm", b"confirm", "every_ms", b"every_ms", "expect", b"expect", "match", b"match", "max_tokens", b"max_tokens", "min_interval_ms", b"min_interval_ms", "question_id", b"question_id", "release", b"release", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StandingQuestion: _TypeAlias = StandingQuestion  # noqa: Y015
 
 @_typing.final
 class Evidence(_message.Message):

@@ -1,0 +1,259 @@
+"""Watching modes on a live stream: what a question costs, what was spent before it, and how late frames are.
+
+A stream of the default model's own world plays at a pace that the machine sustains when nobody watches
+(`LOAD` of what the encoder can do alone), the modes one after the other in every turn. Each mode plays it
+twice: with the times of that pace, for delays, questions being asked at fixed places; and with a second a
+frame, as the model was trained, for tokens and for accuracy: at its end every question whose answer is known.
+
+Per mode, with `off` as the baseline (off over the mode, so that more is better; accuracy the other way):
+``first_token_<mode>``, ``answer_<mode>``: milliseconds from a question while the stream plays to the first
+token and to the whole answer, waiting included. ``tokens_before_<mode>``: tokens that the watcher wrote a
+stream. ``tokens_after_<mode>``: tokens of an answer. ``accuracy_<mode>``: answers at the end that are right,
+word for word. ``frame_lag_<mode>``: milliseconds from the camera to where questions see a frame.
+``frame_lag_growth_<mode>``: how much later the last quarter of a stream is than its first.
+
+Most notes of a model that is not trained to take them end at once. So the same is played with random weights
+that use a note's whole budget (`BUSY`): ``frame_lag_busy_<mode>``, ``frame_lag_growth_busy_<mode>``,
+``first_token_busy_<mode>`` and ``tokens_before_busy_<mode>``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import torch
+
+from bench._decoding import Row
+from bench._live import Encoder, play
+from bench._streams import ANSWER_TOKENS, FULL, RECALLED, SECRET, STREAM, Asking, Parts
+from reasoner_svc.app import Reasoner
+from reasoner_svc.config import ReasonerConfig
+from reasoner_svc.inbox import LinkInbox
+from reasoner_svc.notes.box import ThoughtBox
+from tandem.core.errors import TandemError
+from tandem.core.ids import StreamId
+from tandem.core.watching import Watching, WatchMode
+from tandem.shapes.questions import Question
+from tandem.shapes.streams import draw_stream
+from tandem.wire.channel import make_channel
+from tandem.wire.gen.tandem.v1 import reasoner_pb2, reasoner_pb2_grpc, types_pb2
+
+MODES = (
+    WatchMode.OFF,
+    WatchMode.INTERLEAVED,
+    WatchMode.CONCURRENT,
+    WatchMode.SEGMENT_NOTES,
+    WatchMode.CLIP_THINKING,
+)
+BUSY = "dummy:tiny"
+LOAD = 0.4
+PROBE_EVERY = 10
+"""Units from one question to the next while the stream plays."""
+
+
+def settings(quick: bool) -> dict[str, Any]:
+    """What `run` is going to do."""
+    return {
+        "model": "default",
+        "busy_model": BUSY,
+        "threads": 1,
+        "modes": [mode.value for mode in MODES],
+        "units": 60 if quick else 240,
+        "turns": 1 if quick else 3,
+        "load": LOAD,
+        "probe_every_units": PROBE_EVERY,
+        "recalled_blocks": RECALLED,
+    }
+
+
+@dataclass
+class Measured:
+    """One mode, over all turns."""
+
+    first_ms: list[float] = field(default_factory=list)
+    answer_ms: list[float] = field(default_factory=list)
+    before: list[float] = field(default_factory=list)
+    after: list[float] = field(default_factory=list)
+    right: list[float] = field(default_factory=list)
+    lags_ms: list[float] = field(default_factory=list)
+    growth_ms: list[float] = field(default_factory=list)
+
+    def take(self, asked: Measured) -> None:
+        """Tokens and accuracy of a play with the model's own times."""
+        self.before[-1:] = asked.before
+        self.after[-len(asked.after) :] = asked.after
+        self.right += asked.right
+
+
+def run(*, quick: bool = False) -> list[Row]:
+    """Rows of ``{metric, value, unit, baseline, ratio, n, spread}``."""
+    chosen = settings(quick)
+    torch.set_num_threads(chosen["threads"])
+    rows: list[Row] = []
+    for source in (chosen["model"], BUSY):
+        parts, is_busy = Parts(source), source == BUSY
+        period_s = _pace(parts)
+        found: dict[WatchMode, Measured] = defaultdict(Measured)
+        for turn in range(chosen["turns"]):
+            for mode in MODES:
+                asyncio.run(_turn(parts, mode, turn, chosen["units"], period_s, period_s, found[mode]))
+                if not is_busy:
+                    asked = Measured()
+                    asyncio.run(_turn(parts, mode, turn, chosen["units"], period_s, 1.0, asked))
+                    found[mode].take(asked)
+        of_modes = _busy_rows if is_busy else _rows
+        rows += [row for mode in MODES for row in of_modes(mode, found[mode], found[WatchMode.OFF])]
+        rows.append(_row(f"unit_period{'_busy' if is_busy else ''}", [1000 * period_s], "ms"))
+    return rows
+
+
+def _pace(parts: Parts) -> float:
+    """Seconds from one unit to the next that load the encoder, alone, by `LOAD`."""
+    encoder, seconds = Encoder(parts, draw_stream(0, 60)), []
+    with torch.inference_mode():
+        encoder.sink()
+        for unit in range(30):
+            began_s = time.perf_counter()
+            encoder.blocks(unit, 1)
+            seconds.append(time.perf_counter() - began_s)
+    return statistics.median(seconds[10:]) / LOAD
+
+
+async def _turn(
+    parts: Parts, mode: WatchMode, seed: int, units: int, period_s: float, unit_s: float, into: Measured
+) -> None:
+    """One stream, played and asked about; a unit is `unit_s` of stream time."""
+    stream = draw_stream(seed, units)
+    config = ReasonerConfig(
+        name="reasoner", secret=SECRET, view_tokens=parts.recent_tokens, retrieve_blocks=RECALLED
+    )
+    reasoner = Reasoner(config, parts.model, embedder=parts.text)
+    address = await reasoner.start()
+    try:
+        async with make_channel(address) as channel:
+            stub = reasoner_pb2_grpc.ReasonerServiceStub(channel)
+            await stub.OpenStream(reasoner_pb2.OpenStreamRequest(stream_id=STREAM, epoch=1))
+            asking = Asking(stub, LinkInbox(reasoner.inbox, lambda: "encoder"))
+            box = _watch(reasoner, mode)
+            tokens = asyncio.create_task(_tokens(box))
+            probes: list[asyncio.Task[None]] = []
+
+            def on_unit(number: int) -> None:
+                if number and number % PROBE_EVERY == 0:
+                    question = stream.questions[len(probes) % len(stream.questions)]
+                    probes.append(asyncio.create_task(_probe(stub, question, len(probes), into)))
+
+            played = await play(reasoner, asking, Encoder(parts, stream, unit_s), units, period_s, on_unit)
+            await asyncio.gather(*probes)
+            await _quiet(reasoner)
+            for question in stream.questions if unit_s == 1.0 else ():
+                into.right.append(float((await asking.ask(question, FULL)).right))
+            box.end(TandemError("over"))
+            into.before.append(float(await tokens))
+    finally:
+        await reasoner.stop(grace_s=0.0)
+    quarter = units // 4
+    into.lags_ms += played.lags_ms
+    into.growth_ms.append(
+        statistics.median(played.lags_ms[-quarter:]) - statistics.median(played.lags_ms[:quarter])
+    )
+
+
+def _watch(reasoner: Reasoner, mode: WatchMode) -> ThoughtBox:
+    box = ThoughtBox(asyncio.get_running_loop(), 1 << 24)
+    if mode is not WatchMode.OFF:
+        run_number = reasoner.streams.get(StreamId(STREAM)).run
+        reasoner.engine.watch(run_number, StreamId(STREAM), Watching(mode=mode), box)
+    return box
+
+
+async def _tokens(box: ThoughtBox) -> int:
+    """How many a watcher wrote, until its box ends."""
+    count = 0
+    try:
+        while True:
+            thought = await box.get()
+            count += len(thought.record.token_ids) if thought.record else 0
+    except TandemError:
+        return count
+
+
+async def _quiet(reasoner: Reasoner) -> None:
+    """Until the watcher has nothing left to write."""
+    async with asyncio.timeout(60):
+        while (await reasoner.engine.flush()).questions:  # noqa: ASYNC110 (it has no event)
+            await asyncio.sleep(0.05)
+
+
+async def _probe(stub: Any, question: Question, number: int, into: Measured) -> None:
+    """A question while the stream plays: when its first token and its end came."""
+    wired = types_pb2.Question(
+        question_id=f"probe-{number}",
+        text=question.text,
+        sampling=types_pb2.Sampling(max_tokens=ANSWER_TOKENS),
+    )
+    began_s, first_s = time.perf_counter(), 0.0
+    call = stub.Answer(reasoner_pb2.AnswerRequest(stream_id=STREAM, question=wired))
+    while (response := await call.read()) is not grpc.aio.EOF:
+        first_s = first_s or time.perf_counter()
+        if response.WhichOneof("event") == "final":
+            into.after.append(float(response.final.usage.answer_tokens))
+    into.first_ms.append(1000 * (first_s - began_s))
+    into.answer_ms.append(1000 * (time.perf_counter() - began_s))
+
+
+def _rows(mode: WatchMode, ours: Measured, off: Measured) -> list[Row]:
+    name = mode.value.replace("-", "_")
+    return [
+        _time("first_token", name, ours.first_ms, off.first_ms),
+        _time("answer", name, ours.answer_ms, off.answer_ms),
+        _time("frame_lag", name, ours.lags_ms, off.lags_ms),
+        _row(f"frame_lag_growth_{name}", ours.growth_ms, "ms", baseline=statistics.median(off.growth_ms)),
+        _row(f"tokens_before_{name}", ours.before, "tokens"),
+        _row(f"tokens_after_{name}", ours.after, "tokens"),
+        _row(f"accuracy_{name}", [statistics.fmean(ours.right)], "fraction", baseline=_mean(off.right)),
+    ]
+
+
+def _busy_rows(mode: WatchMode, ours: Measured, off: Measured) -> list[Row]:
+    name = "busy_" + mode.value.replace("-", "_")
+    return [
+        _time("first_token", name, ours.first_ms, off.first_ms),
+        _time("frame_lag", name, ours.lags_ms, off.lags_ms),
+        _row(f"frame_lag_growth_{name}", ours.growth_ms, "ms", baseline=statistics.median(off.growth_ms)),
+        _row(f"tokens_before_{name}", ours.before, "tokens"),
+    ]
+
+
+def _time(metric: str, name: str, values: list[float], base: list[float]) -> Row:
+    return _row(f"{metric}_{name}", values, "ms", baseline=statistics.median(base), faster=True)
+
+
+def _mean(values: list[float]) -> float:
+    return statistics.fmean(values)
+
+
+def _row(
+    metric: str, values: list[float], unit: str, *, baseline: float | None = None, faster: bool = False
+) -> Row:
+    """The median, and the distance of the quartiles over it."""
+    middle = statistics.median(values)
+    quarters = statistics.quantiles(values, n=4) if len(values) > 1 else [middle] * 3
+    ratio = None
+    if baseline is not None and faster and middle > 0:
+        ratio = round(baseline / middle, 4)
+    return {
+        "metric": metric,
+        "value": round(middle, 4),
+        "unit": unit,
+        "baseline": None if baseline is None else round(baseline, 4),
+        "ratio": ratio,
+        "n": len(values),
+        "spread": round((quarters[2] - quarters[0]) / middle, 3) if middle > 0 else None,
+    }
