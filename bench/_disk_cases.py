@@ -119,7 +119,7 @@ def _stop(folder: Path, random: Random, counts: Counts) -> None:
     if store is not None:
         store.close_all(sync=False)
     if mode is not Fsync.NEVER and random.random() < 0.5:
-        lose_power(copy, files.synced, random)
+        lose_power(copy, files, random)
     check(copy, truth, counts, random, harmed=False)
 
 

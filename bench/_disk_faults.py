@@ -1,4 +1,9 @@
-"""Ways to hurt a disk store: a system that stops or refuses at the n-th call, power loss, damaged files."""
+"""Ways to hurt a disk store: a system that stops or refuses at the n-th call, power loss, damaged files.
+
+What the loss of power takes is taken as POSIX allows it: bytes that were not synced, in data files and at the
+end of the catalogue's log, and names whose directory was not synced since they were made, even where the
+file itself was.
+"""
 
 from __future__ import annotations
 
@@ -44,19 +49,61 @@ class FaultyFiles(Files):
         self.step = 0
         self.synced: dict[str, int] = {}
         """Bytes of each file that would survive the loss of power."""
+        self.named: dict[str, int] = {}
+        """Inodes of the names that would survive it."""
+        self.unnamed: list[str] = []
+        """Names that were there at the stop and might not survive it."""
 
     def call(self, name: str, work: Callable[[], Result]) -> Result:
         self.step += 1
         if self.step == self.at and self.fault in STOPS:
-            if self.fault is Fault.STOP_AFTER:
+            logs = self._logs()
+            if self.fault is Fault.STOP_AFTER or (self.fault is Fault.STOP_INSIDE and name == "commit"):
                 work()
+            if self.fault is Fault.STOP_INSIDE:
+                self.synced |= (
+                    logs  # The commit is on its way: of what it added to the log, any part may last.
+                )
+            elif self.fault is Fault.STOP_AFTER and name == "commit":
+                self._committed()
             self.stop()
         if self.fault not in STOPS and self.at <= self.step < self.at + self.lasting:
             self.refuse(name)
-        return work()
+        result = work()
+        if name == "commit":
+            self._committed()
+        return result
+
+    def _logs(self) -> dict[str, int]:
+        """Bytes of every catalogue's log."""
+        return {self._of(path): path.stat().st_size for path in self.root.rglob("*-wal")}
+
+    def _of(self, path: Path) -> str:
+        return str(path.relative_to(self.root))
+
+    def _committed(self) -> None:
+        """SQLite has synced its log, and the directory when the log was new."""
+        self.synced |= (logs := self._logs())
+        for log in logs:
+            path = self.root / log
+            if self.named.get(log) != path.stat().st_ino:
+                self._keep_names(path.parent)
+
+    def _keep_names(self, folder: Path) -> None:
+        for path in folder.iterdir():
+            self.named[self._of(path)] = path.stat().st_ino
+
+    def sync_folder(self, path: Path) -> None:
+        super().sync_folder(path)
+        self._keep_names(path)
 
     def stop(self) -> None:
         """Keep the bytes as they are at this moment."""
+        self.unnamed = [
+            name
+            for path in sorted(self.root.rglob("*"))
+            if self.named.get(name := self._of(path)) != path.stat().st_ino
+        ]
         shutil.copytree(self.root, self.copy)
         raise Stopped
 
@@ -80,11 +127,18 @@ class FaultyFiles(Files):
     def fdatasync(self, fd: int) -> None:
         super().fdatasync(fd)
         path = Path(os.readlink(f"/proc/self/fd/{fd}"))
-        self.synced[str(path.relative_to(self.root))] = os.fstat(fd).st_size
+        self.synced[self._of(path)] = os.fstat(fd).st_size
 
 
-def lose_power(root: Path, synced: dict[str, int], random: Random) -> None:
-    """Of data that was not synced, some is cut off and some is other bytes."""
+def lose_power(root: Path, files: FaultyFiles, random: Random) -> None:
+    """Of data that was not synced, some is cut off and some is other bytes; some names are gone."""
+    synced = files.synced
+    for name in files.unnamed:
+        if random.random() < 0.5:
+            _forget_name(root / name)
+    for path in sorted(root.rglob("*-wal")):  # A damaged end is `damage`'s business: SQLite sums its log.
+        safe, size = min(synced.get(str(path.relative_to(root)), 0), path.stat().st_size), path.stat().st_size
+        os.truncate(path, random.randint(safe, size))
     for path in sorted(root.rglob("*.tkv")):
         safe, size = synced.get(str(path.relative_to(root)), 0), path.stat().st_size
         if safe >= size:
@@ -97,6 +151,13 @@ def lose_power(root: Path, synced: dict[str, int], random: Random) -> None:
                 file.seek(start)
                 length = min(end - start, 4096)
                 file.write(random.choice((bytes(length), random.randbytes(length))))
+
+
+def _forget_name(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def damage(root: Path, random: Random) -> list[str]:

@@ -53,6 +53,8 @@ class Answered:
     question: Question
     text: str
     evidence: types_pb2.Evidence
+    start: int = 0
+    """The second at which frame 0 stands."""
 
     @property
     def right(self) -> bool:
@@ -61,7 +63,7 @@ class Answered:
 
     def layers(self, of: int) -> float:
         """The part of `of` layers that had the evidence frame in view which most layers had; 0 to 1."""
-        times = [frame * MICROSECONDS for frame in self.question.evidence]
+        times = [(self.start + frame) * MICROSECONDS for frame in self.question.evidence]
         recalled = {block.time.start_us: block.layers for block in self.evidence.recalled}
         seen = [t for t in times if any(r.start_us <= t < r.end_us for r in self.evidence.seen)]
         return max((recalled.get(time, of) / of for time in seen), default=0.0)
@@ -103,7 +105,8 @@ def encode(parts: Parts, stream: Stream) -> Iterator[list[Block]]:
     shown = stream.shown.tolist()
     for first in range(0, len(shown), RUN_UNITS):
         run = shown[first : first + RUN_UNITS]
-        units = tuple(_unit(model, stream.pictures[row], first + i) for i, row in enumerate(run))
+        start = stream.timeline.start + first
+        units = tuple(_unit(model, stream.pictures[row], start + i) for i, row in enumerate(run))
         visual = VisualUnits(once.embeds[torch.tensor(run)], once.grid)
         tokens = model.unit_embeds(visual, [unit.time.start_us for unit in units])
         by = embedder_digits(parts.pictures)
@@ -138,7 +141,7 @@ class Asking:
             buffer.copy_(block.payload)
             self.link.publish(block.header, buffer)
 
-    async def ask(self, question: Question, strategy: str) -> Answered:
+    async def ask(self, question: Question, strategy: str, start: int = 0) -> Answered:
         """The whole answer, greedy, about everything published. `FULL` leaves the strategy out."""
         wish = None if strategy == FULL else types_pb2.Retrieval(strategy=strategy, blocks=RECALLED)
         wired = types_pb2.Question(
@@ -155,7 +158,7 @@ class Asking:
             else:
                 evidence = response.final.evidence
         assert evidence is not None, "the answer has no final record"
-        return Answered(question, text, evidence)
+        return Answered(question, text, evidence, start)
 
 
 @asynccontextmanager
@@ -183,7 +186,7 @@ async def asking(parts: Parts, units: int, view_tokens: int) -> AsyncIterator[As
 
 async def ask_all(parts: Parts, stream: Stream, full: bool) -> dict[str, list[Answered]]:
     """Every question of a stream, asked at its end, by strategy; with `full` also with everything in view."""
-    frames = stream.timeline.frames
+    frames, start = stream.timeline.frames, stream.timeline.start
     async with AsyncExitStack() as stack:
         retrieving = await stack.enter_async_context(asking(parts, frames, parts.recent_tokens))
         reasoners = dict.fromkeys(parts.strategies, retrieving)
@@ -196,6 +199,6 @@ async def ask_all(parts: Parts, stream: Stream, full: bool) -> dict[str, list[An
                 reasoner.publish(blocks)
             await asyncio.sleep(0)  # the reasoners take up what was published
         return {
-            strategy: [await reasoner.ask(question, strategy) for question in stream.questions]
+            strategy: [await reasoner.ask(question, strategy, start) for question in stream.questions]
             for strategy, reasoner in reasoners.items()
         }

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 
 from encoder_svc.config import EncoderConfig
 from encoder_svc.links import Dial, LinkPool, OpenLink
@@ -35,10 +36,12 @@ from tandem.vlm.load import load_model
 from tandem.vlm.model import VisionLanguageModel
 from tandem.wire.attach import Attachment, ServiceIdentity, ServiceLoad, make_boot_id, model_info
 from tandem.wire.channel import bind, make_channel, make_server
-from tandem.wire.gen.tandem.v1 import encoder_pb2_grpc
+from tandem.wire.gen.tandem.v1 import encoder_pb2, encoder_pb2_grpc
 from tandem.wire.transfer import ClientControlChannel
 
 log = logging.getLogger(__name__)
+
+_SERVICE = encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name
 
 DEFAULT_WINDOW_UNITS = 64
 """For checkpoints that do not say: about a minute at one unit a second."""
@@ -159,10 +162,13 @@ class EncoderApp:
         """Listen and attach; returns the address."""
         encoder_pb2_grpc.add_EncoderServiceServicer_to_server(self.servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if self.config.reflection:
+            reflection.enable_server_reflection((_SERVICE, reflection.SERVICE_NAME), self._server)
         self.address = bind(self._server, self.config.listen)
         self.loop.start()
         await self._server.start()
-        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        for name in ("", _SERVICE):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         if self.config.orchestrator:
             self._attach()
         return self.address
@@ -197,7 +203,8 @@ class EncoderApp:
 
     async def stop(self) -> None:
         """Drain, then end everything; returns when nothing is held any more."""
-        await self._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+        for name in ("", _SERVICE):
+            await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
         await self.servicer.drain(self.config.drain_s)
         if self._attachment is not None:
             await self._attachment.close()

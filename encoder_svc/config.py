@@ -77,6 +77,8 @@ class EncoderConfig:
     lanes: tuple[str, ...] = ("shm", "gloo")
     gloo_host: str = "127.0.0.1"
     log_level: str = "info"
+    reflection: bool = False
+    """Let tools list the services of this process."""
     die_with_parent: bool = False
     limits: MediaLimits = field(default_factory=MediaLimits)
 
@@ -174,6 +176,9 @@ def _parser() -> argparse.ArgumentParser:
         default="shm,gloo",
         metavar="LIST",
         help="lane kinds by preference: shm, nccl, gloo",
+    )
+    parser.add_argument(
+        "--reflection", action="store_true", help="let tools list the services of this process"
     )
     parser.add_argument("--die-with-parent", action="store_true", help="end when the parent process ends")
     return parser

@@ -58,6 +58,7 @@ class Orchestrator:
         settings = SessionSettings(limits=config.limits, bounds=config.bounds)
         self.streams = Streams(self.cluster, journal, settings, clock, config.max_streams)
         self.backend = self._make_backend(say)
+        self.cluster.wanted = tuple(service.name for service in self.backend.wanted)
         self._supervisor = Supervisor(self.cluster, self.streams, self.backend)
         self._health = health_aio.HealthServicer()
         self._build = build_info(make_boot_id())

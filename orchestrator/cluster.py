@@ -54,7 +54,11 @@ class Cluster:
         self.changed = Signal()
         self.placed: Counter[str] = Counter()
         """Streams on each service by name, by our own account."""
+        self.wanted: tuple[str, ...] = ()
+        """Names of the services that are started for us, and come back when they end."""
         self._clock = clock
+        # Services of a former orchestrator attach again one by one: the first ones are not all there are.
+        self._settled_s = clock() + lease_s
         self._membership = Membership(lease_s, fresh_s)
         self._services: dict[str, Service] = {}
         self._pair_epoch = 0
@@ -107,7 +111,9 @@ class Cluster:
 
     def place(self, encoder: str, reasoner: str) -> Placed | NotPlaced:
         """A pair for a stream that was on `encoder` and `reasoner`."""
-        return place(self.members, self.placed, encoder=encoder, reasoner=reasoner)
+        ready = {member.identity.name for member in self.members if member.is_ready}
+        more_come = self._clock() < self._settled_s or not ready.issuperset(self.wanted)
+        return place(self.members, self.placed, encoder=encoder, reasoner=reasoner, more_come=more_come)
 
     def ticket(self, placed: Placed) -> bytes:
         """Permission for a pair to connect. Each rises above all earlier ones, restarts of ours included."""

@@ -24,6 +24,8 @@ PLACE_TIMEOUT_S = 120.0
 """The same for a stream that lost its services; then it fails and its client is told to come again."""
 MAX_FAILURES = 8
 """Placements in a row that broke before any progress."""
+_LOOK_S = 1.0
+"""A stream without a place looks again so often: that no more services are to come is not an event."""
 _BACKOFF_FIRST_S = 0.1
 _BACKOFF_MAX_S = 2.0
 
@@ -99,11 +101,13 @@ class Driver:
                 assert encoder is not None, placed
                 assert reasoner is not None, placed
                 return placed, encoder, reasoner
+            if placed.hopeless:
+                raise Incompatible(f"{placed.reason}; start them all with the same model and version")
             if placed.reason != said:
                 log.info("stream %s waits: %s", session.stream_id, placed.reason)
                 said = placed.reason
             remaining_s = deadline_s - self._clock()
-            if not await self._cluster.changed.wait(remaining_s) and remaining_s <= 0:
+            if not await self._cluster.changed.wait(min(remaining_s, _LOOK_S)) and remaining_s <= 0:
                 error = Unavailable(f"no place for the stream: {placed.reason}", retry_after_s=5.0)
                 session.fail(error)
                 raise error

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from orchestrator.membership import Identity, Member, Role
+from orchestrator.membership import Identity, Member, Role, Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,8 @@ class NotPlaced:
     """Why there is no place now."""
 
     reason: str
+    hopeless: bool = False
+    """Services are there, of different models, and none that fits may come: waiting is no use."""
 
 
 def place(
@@ -34,6 +36,7 @@ def place(
     *,
     encoder: str = "",
     reasoner: str = "",
+    more_come: bool = False,
 ) -> Placed | NotPlaced:
     """Choose a pair.
 
@@ -42,17 +45,13 @@ def place(
         streams: how many streams this orchestrator has placed on each name.
         encoder: where the stream was, or "".
         reasoner: where its blocks are, or "".
+        more_come: services may attach soon of which nothing is known.
     """
-    ready = [m.identity for m in members if m.is_ready]
-    pairs = [
-        (e, r)
-        for e in ready
-        if e.role is Role.ENCODER
-        for r in ready
-        if r.role is Role.REASONER and r.fingerprint == e.fingerprint
-    ]
+    known = list(members)
+    ready = [m.identity for m in known if m.is_ready]
+    pairs = _pairs(ready)
     if not pairs:
-        return NotPlaced(_why_none(ready))
+        return _none(ready, known, more_come=more_come)
 
     def rank(pair: tuple[Identity, Identity]) -> tuple[bool, bool, int, int, str, str]:
         e, r = pair
@@ -73,10 +72,28 @@ def place(
     return Placed(best_encoder, best_reasoner, why)
 
 
-def _why_none(ready: list[Identity]) -> str:
+def _pairs(services: list[Identity]) -> list[tuple[Identity, Identity]]:
+    """Every encoder with every reasoner of its model."""
+    return [
+        (e, r)
+        for e in services
+        if e.role is Role.ENCODER
+        for r in services
+        if r.role is Role.REASONER and r.fingerprint == e.fingerprint
+    ]
+
+
+def _none(ready: list[Identity], known: list[Member], *, more_come: bool) -> NotPlaced:
     missing = [role.value for role in Role if all(member.role is not role for member in ready)]
     if missing:
-        return f"no {' and no '.join(missing)} is ready"
-    encoders = sorted({m.fingerprint[:8] for m in ready if m.role is Role.ENCODER})
-    reasoners = sorted({m.fingerprint[:8] for m in ready if m.role is Role.REASONER})
-    return f"models differ: encoders have {', '.join(encoders)}, reasoners have {', '.join(reasoners)}"
+        return NotPlaced(f"no {' and no '.join(missing)} is ready")
+    # One that was lost may come back as it was.
+    possible = _pairs([m.identity for m in known if m.is_ready or m.standing is Standing.LOST])
+    encoders, reasoners = (
+        ", ".join(sorted({m.fingerprint for m in ready if m.role is role}))
+        for role in (Role.ENCODER, Role.REASONER)
+    )
+    return NotPlaced(
+        f"models differ: encoders have {encoders}, reasoners have {reasoners}",
+        hopeless=not possible and not more_come,
+    )

@@ -183,6 +183,7 @@ def _describe(address: str, status: object) -> list[Finding]:
 
     assert isinstance(status, Status), status
     findings = [Finding(Mark.OK, f"Tandem {status.build.version} answers at {address}")]
+    runs = {service.model.fingerprint for service in status.services if service.state == "ready"}
     if status.build.version != __version__:
         findings.append(
             Finding(
@@ -194,12 +195,22 @@ def _describe(address: str, status: object) -> list[Finding]:
             f"{service.name} ({service.role} at {service.address}) is {service.state}, "
             f"{service.streams} streams, {service.restarts} restarts"
         )
+        if service.model.fingerprint:
+            what += f", model {service.model.source} {service.model.fingerprint}"
         lost = service.state not in ("ready", "starting", "draining")
         findings.append(
             Finding(Mark.BAD if lost else Mark.OK, what, "see its log in --run-dir" if lost else "")
         )
     if not status.ready:
         findings.append(Finding(Mark.BAD, "no encoder and reasoner are ready", "wait, or see the logs"))
+    if len(runs) > 1:
+        findings.append(
+            Finding(
+                Mark.BAD,
+                f"the services run {len(runs)} models: {', '.join(sorted(runs))}",
+                "start all of them with the same model and version",
+            )
+        )
     findings += [_listener(listener) for listener in status.listeners]
     return findings
 

@@ -254,7 +254,15 @@ class FakeEncoder(encoder_pb2_grpc.EncoderServiceServicer):
 class Hosted:
     """A fake behind its own server, attached like a real one."""
 
-    def __init__(self, name: str, role: str, servicer: Any, orchestrator: Orchestrator) -> None:
+    def __init__(
+        self,
+        name: str,
+        role: str,
+        servicer: Any,
+        orchestrator: Orchestrator,
+        model: types_pb2.ModelInfo = MODEL,
+    ) -> None:
+        self.model = model
         self.name, self.role, self.servicer = name, role, servicer
         self._orchestrator = orchestrator
         self.server: grpc.aio.Server | None = None
@@ -271,7 +279,7 @@ class Hosted:
         await self.server.start()
         self.boot_id = make_boot_id()
         identity = ServiceIdentity(
-            name=self.name, role=self.role, address=address, boot_id=self.boot_id, model=MODEL
+            name=self.name, role=self.role, address=address, boot_id=self.boot_id, model=self.model
         )
 
         async def on_drain(grace_s: float) -> None:
@@ -346,7 +354,7 @@ class World:
     def reasoner(self) -> FakeReasoner:
         return self.reasoners["reasoner-0"]
 
-    async def add(self, name: str) -> Hosted:
+    async def add(self, name: str, model: types_pb2.ModelInfo = MODEL) -> Hosted:
         """Start a fake; under a known name, a new process with nothing in it."""
         role = name.rpartition("-")[0]
         servicer: Any
@@ -354,7 +362,7 @@ class World:
             servicer = self.reasoners[name] = FakeReasoner()
         else:
             servicer = FakeEncoder(self.reasoners)
-        hosted = self.hosted[name] = Hosted(name, role, servicer, self.app)
+        hosted = self.hosted[name] = Hosted(name, role, servicer, self.app, model)
         await hosted.start()
         return hosted
 

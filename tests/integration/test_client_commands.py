@@ -17,6 +17,7 @@ from PIL import Image
 
 from tandem.commands.base import Exit
 from tandem.wire.gen.tandem.v1 import types_pb2
+from tests.integration.orchestrator_fakes import MODEL, World
 from tests.integration.scripted_server import Script, ScriptedServer, serve
 from tests.unit.client.media_files import write_video
 
@@ -285,6 +286,17 @@ async def test_doctor_looks_at_a_running_server(server: tuple[str, ScriptedServe
     assert f"Tandem 0.1.0 answers at {address}" in ran.out
     assert "encoder-0 (encoder at 127.0.0.1:1) is ready" in ran.out
     assert ran.code == 0, ran.out
+
+
+async def test_doctor_shows_the_models_that_differ(tmp_path: Path) -> None:
+    other = types_pb2.ModelInfo(source="other", fingerprint="0" * 32)
+    async with World(tmp_path) as world:
+        await world.add("reasoner-1", other)
+        await world.until(lambda: sum(member.is_ready for member in world.app.cluster.members) == 3)
+        ran = await tandem("doctor", "--no-model", "--address", world.app.address)
+    assert f"model other {other.fingerprint}" in ran.out
+    assert f"the services run 2 models: {other.fingerprint}, {MODEL.fingerprint}" in ran.out
+    assert ran.code == 1, ran.out
 
 
 async def test_doctor_says_what_to_do_when_nothing_runs() -> None:

@@ -10,11 +10,13 @@ from pathlib import Path
 import grpc
 import pytest
 
+import tandem
 from orchestrator import streams
 from orchestrator.backlog import Bounds
+from tandem.client.types import MediaKind
 from tandem.core.errors import Incompatible, Unavailable
 from tandem.wire.gen.tandem.v1 import client_pb2, types_pb2
-from tests.integration.orchestrator_fakes import Client, World
+from tests.integration.orchestrator_fakes import MODEL, Client, World
 
 NOTHING_KEPT = Bounds(keep_us=0)
 
@@ -267,6 +269,21 @@ async def test_an_encoder_that_cannot_read_the_media_ends_the_stream(tmp_path: P
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await world.watch()
         assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        await world.until(lambda: len(world.app.streams) == 0)
+
+
+async def test_services_of_different_models_end_the_stream_at_once(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        await world.hosted["reasoner-0"].close()
+        await world.add("reasoner-0", types_pb2.ModelInfo(source="other", fingerprint="0" * 32))
+        await world.until(lambda: all(member.is_ready for member in world.app.cluster.members))
+        with pytest.raises(Incompatible, match=f"{MODEL.fingerprint}.*{'0' * 32}"):
+            async with (
+                asyncio.timeout(5),
+                tandem.connect(world.app.address) as client,
+                client.watch(MediaKind.PICTURES, stream_id="cam"),
+            ):
+                pass
         await world.until(lambda: len(world.app.streams) == 0)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bench._streams import FULL, RECALLED, Answered, Parts, ask_all, encode
-from bench.accuracy import stream_rows
+from bench.accuracy import held_out_stream, stream_rows, wilson
 from tandem.core.timeline import MICROSECONDS
 from tandem.shapes.questions import Question
 from tandem.shapes.streams import draw_stream
@@ -59,11 +61,26 @@ def test_the_part_of_the_layers_is_that_of_the_best_frame() -> None:
     assert (layers(), layers(5), layers(1), layers(1, 2), layers(2, 9)) == (0.0, 0.0, 0.25, 0.75, 1.0)
 
 
+async def test_clips_that_begin_later_go_through_the_parts(parts: Parts) -> None:
+    late = next(s for s in (held_out_stream(seed, 4) for seed in range(9)) if s.timeline.start)
+    blocks = [block for run in encode(parts, late) for block in run]
+    assert blocks[1].header.time.start_us == late.timeline.start * MICROSECONDS
+    asked = [question for question in late.questions if question.evidence][:2]
+    answered = await ask_all(parts, replace(late, questions=tuple(asked)), full=True)
+    assert [answer.layers(parts.model.layout.layers) for answer in answered[FULL]] == [1.0, 1.0]
+
+
+def test_the_interval_is_wilsons() -> None:
+    assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    assert wilson(1.0, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
+
+
 def test_rows_name_strategy_frames_and_kind(parts: Parts) -> None:
-    rows = {row["metric"]: row for row in stream_rows(parts, [FRAMES], 1)}
-    for strategy in (FULL, "rekv", "recent", "uniform"):
+    rows = {row["metric"]: row for row in stream_rows(parts, [FRAMES], 1, "_r4")}
+    assert "accuracy_full_r4_24" not in rows  # it has no newest blocks of its own
+    for strategy in (FULL, "rekv_r4", "recent_r4", "uniform_r4"):
         for metric in ("accuracy", "recall", "bytes_loaded", "blocks_loaded"):
             assert f"{metric}_{strategy}_{FRAMES}" in rows
         assert f"accuracy_{strategy}_{FRAMES}_shown_at" in rows
-    assert rows[f"blocks_loaded_rekv_{FRAMES}"]["value"] == FRAMES - RECENT
-    assert rows[f"recall_layers_rekv_{FRAMES}"]["value"] == 1.0
+    assert rows[f"blocks_loaded_rekv_r4_{FRAMES}"]["value"] == FRAMES - RECENT
+    assert rows[f"recall_layers_rekv_r4_{FRAMES}"]["value"] == 1.0

@@ -37,7 +37,23 @@ def test_models_must_agree() -> None:
     mixed = [member("encoder-0", "aaaa"), member("reasoner-0", "bbbb"), member("reasoner-1", "aaaa")]
     assert names(place(mixed, {}, reasoner="reasoner-0")) == ("encoder-0", "reasoner-1")
     refused = place(mixed[:2], {})
-    assert refused == NotPlaced("models differ: encoders have aaaa, reasoners have bbbb")
+    assert refused == NotPlaced("models differ: encoders have aaaa, reasoners have bbbb", hopeless=True)
+
+
+def test_different_models_are_hopeless_only_when_nothing_that_fits_can_come() -> None:
+    mixed = [member("encoder-0", "aaaa"), member("reasoner-0", "bbbb")]
+    for others, more_come, hopeless in (
+        ([], False, True),
+        ([], True, False),
+        ([member("reasoner-1", "aaaa", Standing.LOST)], False, False),
+        ([member("reasoner-1", "cccc", Standing.LOST)], False, True),
+        ([member("reasoner-1", "aaaa", Standing.DRAINING)], False, True),
+    ):
+        found = place([*mixed, *others], {}, more_come=more_come)
+        assert isinstance(found, NotPlaced)
+        assert found.hopeless is hopeless, others
+    only = place(mixed[:1], {})
+    assert only == NotPlaced("no reasoner is ready")
 
 
 def test_what_is_missing_is_named() -> None:
