@@ -48,7 +48,7 @@ class Entry:
     """Where its bytes are on disk."""
     pins: int = 0
     reads: int = 0
-    """How often a question read it."""
+    """How many questions retrieved it."""
     removed: bool = False
 
     @property

@@ -144,16 +144,26 @@ class BlockStore:
         self.unpin(ticket.entries)
 
     def pin(self, stream: StreamId, numbers: Iterable[int]) -> list[Entry]:
-        """Pin those of a stream's published blocks that are held: they stay where they are. Owes `unpin`."""
+        """Pin those of a stream's published blocks that are held: they stay where they are. Owes `unpin`.
+
+        Does not count as a question's use of them: see `use`.
+        """
         with self._lock:
             entries = []
             for number in numbers:
                 entry = self._directory.number(stream, number)
                 if entry is not None and entry.state is BlockState.PUBLISHED:
                     self._directory.pin(entry)
-                    self._directory.touch(entry)
                     entries.append(entry)
             return entries
+
+    def use(self, stream: StreamId, numbers: Iterable[int]) -> None:
+        """Tell the eviction policy that a question retrieved these: once per question, not per layer."""
+        with self._lock:
+            for number in numbers:
+                entry = self._directory.number(stream, number)
+                if entry is not None and entry.state is BlockState.PUBLISHED:
+                    self._directory.touch(entry)
 
     def unpin(self, entries: Iterable[Entry]) -> None:
         """The caller no longer reads them."""

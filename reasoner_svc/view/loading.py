@@ -106,6 +106,10 @@ class LayerLoader:
                 self._on_lost(entry, error)
         return found
 
+    def use(self, stream: StreamId, numbers: Sequence[int]) -> None:
+        """A question retrieved these blocks: once for each question."""
+        self._store.use(stream, numbers)
+
     def read_ahead(self, run: int, stream: StreamId, numbers: Sequence[int], layer: int) -> None:
         """Tell the disk which blocks the next layer will probably want: those that this one picked."""
         if self._disk is None:

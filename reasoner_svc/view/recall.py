@@ -102,11 +102,12 @@ class Recall:
         self._clock = clock
         self._once: Selection | None = None
         self._read_s = 0.0
+        self._used: set[int] = set()
         self._placed: tuple[tuple[BlockGeometry, ...], Tensor] | None = None
 
     def before_layer(self, layer: int, raw_queries: Tensor) -> None:
         """Choose and read this layer's blocks; `raw_queries` [heads, T, D] are those of the whole prompt."""
-        if layer == 0:  # also when a pass that broke is repeated
+        if layer == 0:  # also when a pass that broke is repeated; what was used stays counted
             self.report = RecallReport(self._request.selector.name)
             self._read_s = 0.0
         chosen = self._select(layer, raw_queries)
@@ -117,6 +118,10 @@ class Recall:
         )
         self._read_s += found.read_s
         self._note(chosen, found)
+        # Each layer chooses for itself, and most choose the same: a block counts once for this question.
+        fresh = [h.key.number for h in found.headers if h.key.number not in self._used]
+        self._used.update(fresh)
+        self._loader.use(self._stream, fresh)
         if layer + 1 < self._model.layout.layers:
             self._loader.read_ahead(self._run, self._stream, ranked, layer + 1)
 

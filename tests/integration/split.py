@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import tandem
-from tandem.client import Client, MediaKind, PictureFormat, Stream
+from tandem.client import Client, MediaKind, MediaOptions, PictureFormat, Stream
 from tandem.commands.local import local_services
 from tandem.vlm.load import load_model
 from tandem.vlm.model import VisionLanguageModel
@@ -71,6 +71,42 @@ class Split:
         per_unit = self.model.prompt.frames_per_unit
         whole = len(pictures) // per_unit
         return pictures[: whole * per_unit].reshape(whole, per_unit, *pictures.shape[1:])
+
+    @property
+    def pictures(self) -> MediaOptions:
+        """Pictures at the rate of the model's frames."""
+        return MediaOptions(kind=MediaKind.PICTURES, sample_fps=SECOND_US / self._period_us)
+
+    def times_us(self, frames: int) -> list[int]:
+        """Times of so many frames at the model's rate."""
+        return [round(i * self._period_us) for i in range(frames)]
+
+    @property
+    def _period_us(self) -> float:
+        return SECOND_US * self.model.prompt.seconds_per_unit / self.model.prompt.frames_per_unit
+
+    def check_sensitive(
+        self,
+        frames: np.ndarray[Any, Any],
+        times_us: Sequence[int],
+        questions: Sequence[str],
+        expected: Sequence[Sequence[int]],
+        max_tokens: int,
+    ) -> None:
+        """Assert that some expected answer changes with any unit left out and any two neighbours swapped.
+
+        Where answers do not depend on a unit, equal tokens say nothing about it.
+        """
+        order = list(range(len(frames)))
+        dropped = [[k for k in order if k != unit] for unit in order]
+        swapped = [[*order[:i], i + 1, i, *order[i + 2 :]] for i in order[:-1]]
+        for kept in dropped + swapped:
+            # A unit that is left out leaves its time out too; swapped pictures swap between times.
+            times = [times_us[k] for k in sorted(kept)]
+            assert any(
+                self.stock_tokens(frames[kept], times, question, max_tokens) != answer
+                for question, answer in zip(questions, expected, strict=True)
+            ), f"no answer tells units {kept} from {order}: take other questions or pictures"
 
 
 @contextlib.asynccontextmanager

@@ -30,6 +30,20 @@ OPTIONS = (
 
 
 @pytest.fixture(scope="module")
+def expected_text() -> dict[str, str]:
+    """What an undisturbed stream was answered, once it was asked."""
+    return {}
+
+
+async def check_text(front: Front, known: dict[str, str], answer: client_pb2.Answer) -> None:
+    """Every kind of `up` here has the same model and options, so any may answer for the undisturbed one."""
+    if "text" not in known:
+        known["text"] = (await undisturbed(front)).text
+    assert answer.text == known["text"]
+    assert answer.text
+
+
+@pytest.fixture(scope="module")
 def on_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     folder = tmp_path_factory.mktemp("disk")
     running = Up(folder / "run", "--data-dir", str(folder / "blocks"), *OPTIONS)
@@ -100,7 +114,9 @@ async def test_what_is_on_disk_is_not_missed_after_a_killed_reasoner(on_disk: Up
         await client.finished(30)
 
 
-async def test_what_is_on_disk_is_not_missed_after_a_killed_orchestrator(on_disk: Up) -> None:
+async def test_what_is_on_disk_is_not_missed_after_a_killed_orchestrator(
+    on_disk: Up, expected_text: dict[str, str]
+) -> None:
     async with front_of(on_disk) as front:
         first = await front.watch("orchestrator")
         await half(first)
@@ -114,6 +130,7 @@ async def test_what_is_on_disk_is_not_missed_after_a_killed_orchestrator(on_disk
         await push(second, at, FRAMES)
         answer = await ask(second, "after")
         assert seen(answer) == [(0, FRAMES * PERIOD_MS * 1000)]
+        await check_text(front, expected_text, answer)
         assert not second.progress.gaps
         await second.end(forget=True)
         await second.finished(30)
@@ -121,7 +138,7 @@ async def test_what_is_on_disk_is_not_missed_after_a_killed_orchestrator(on_disk
 
 @pytest.mark.parametrize("record", [None, ""])
 async def test_what_is_on_disk_stays_its_clients_when_the_record_is_lost(
-    on_disk: Up, record: str | None
+    on_disk: Up, expected_text: dict[str, str], record: str | None
 ) -> None:
     async with front_of(on_disk) as front:
         first = await front.watch("unrecorded")
@@ -137,6 +154,7 @@ async def test_what_is_on_disk_stays_its_clients_when_the_record_is_lost(
         await push(second, KILLED_AT, FRAMES)
         answer = await ask(second, "after")
         assert seen(answer) == [(0, FRAMES * PERIOD_MS * 1000)]
+        await check_text(front, expected_text, answer)
         assert not second.progress.gaps
         await second.end(forget=True)
         await second.finished(30)
@@ -159,7 +177,9 @@ async def test_a_new_stream_of_a_known_name_begins_with_nothing(on_disk: Up) -> 
         await second.finished(30)
 
 
-async def test_another_reasoner_takes_a_stream_up_from_the_shared_folder(tmp_path: Path) -> None:
+async def test_another_reasoner_takes_a_stream_up_from_the_shared_folder(
+    tmp_path: Path, expected_text: dict[str, str]
+) -> None:
     up = Up(tmp_path / "run", "--reasoners", "2", "--data-dir", str(tmp_path / "blocks"), *OPTIONS)
     try:
         async with front_of(up) as front:
@@ -172,6 +192,7 @@ async def test_another_reasoner_takes_a_stream_up_from_the_shared_folder(tmp_pat
             answer = await ask(client, "after")
             assert seen(answer) == [(0, FRAMES * PERIOD_MS * 1000)]
             assert not client.progress.gaps
+            await check_text(front, expected_text, answer)
             await client.end(forget=True)
             await client.finished(30)
             await client.until(lambda: not list((tmp_path / "blocks").glob("s-*")))
