@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 
@@ -44,6 +45,8 @@ class NoteShelf:
         self._budget = budget_tokens
         self._notes: deque[Note] = deque()
         self.next_number = 1
+        self.writing = False
+        """A note is on its way to this shelf: one at a time, whoever watches by now."""
         self.covered_us = 0
         """End of what the newest note is about."""
 
@@ -86,8 +89,12 @@ class NoteShelf:
         return note
 
     def in_view(self, until_us: int = 0) -> NotesInView:
-        """What a question sees that sees the video up to a stream time (0: all of it): notes about that."""
-        seen = [note for note in self._notes if not until_us or note.time.end_us <= until_us]
+        """What a question sees that sees the video up to a stream time (0: all of it): notes about that.
+
+        A view has a range of the shelf, so it ends before the first note about anything later: notes may
+        stand out of order when older ones were found late.
+        """
+        seen = list(takewhile(lambda note: not until_us or note.time.end_us <= until_us, self._notes))
         if not seen:
             return NO_NOTES
         return NotesInView(seen[0].first_token, seen[-1].end_token, tuple(note.time for note in seen))

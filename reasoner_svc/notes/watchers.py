@@ -68,6 +68,7 @@ class Watchers:
         """Notes to be written now. A watcher whose prompt cannot be made ends with its error."""
         notes = []
         for number, watcher in list(self._of.items()):
+            watcher.follow()
             watcher.line.move()
             try:
                 note = watcher.begin(take_number)
