@@ -51,6 +51,14 @@ def test_a_view_ends_before_the_first_note_about_anything_later(model: VisionLan
     assert len(shelf.in_view().times) == len(shelf.in_view(12).times) == 3
 
 
+def test_a_stream_without_notes_pays_nothing_for_them(model: VisionLanguageModel) -> None:
+    shelf = NoteShelf(model, MANY)
+    assert (shelf.nbytes, shelf.in_view().tokens) == (0, 0)
+    shelf.settle(None)
+    shelf.append(text_block(model, 1, TimeRange(0, 4)))
+    assert shelf.nbytes > 0
+
+
 async def test_what_is_in_a_note_and_arrives_again_is_not_noted_again(
     model: VisionLanguageModel, blocks: list[Block]
 ) -> None:
@@ -77,7 +85,7 @@ async def test_a_watcher_that_follows_begins_where_the_note_under_way_ends(
         feed(engine, blocks[1 + SEGMENT :])
         engine.finish_notes(1, last.set_result)
         await asyncio.wait_for(last, 20)
-        while (await engine.flush()).questions:
+        while (await engine.flush()).questions:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         times = [block.header.time for block in kept]
         assert times[0].start_us == 0
