@@ -61,6 +61,7 @@ class WatchCalls:
                         range=range_to_proto(thought.time),
                         text=thought.text,
                         done=thought.done,
+                        failed=thought.failed,
                         dropped=thought.dropped,
                     )
                 )

@@ -25,7 +25,7 @@ from reasoner_svc.notes.view import Arrival
 from reasoner_svc.view.run import StreamRun
 from tandem.core.blocks import BlockGeometry, BlockHeader, BlockKey, BlockKind
 from tandem.core.clock import Clock
-from tandem.core.errors import TandemError
+from tandem.core.errors import Internal, TandemError
 from tandem.core.ids import QuestionId, StreamId, notes_of
 from tandem.core.timeline import TimeRange
 from tandem.core.watching import TextPositions, Watching, WatchMode
@@ -43,6 +43,8 @@ class _NoteOutbox(Outbox):
     def __init__(self, box: ThoughtBox, number: int, time: TimeRange) -> None:
         self._box, self._number, self._time = box, number, time
         self._arrivals: list[Arrival] = []
+        self.lost: TandemError | None = None
+        """Why the note is not kept, though it was written."""
 
     def saw(self, time: TimeRange, arrival: Arrival) -> None:
         """The note is about more of the stream from now on."""
@@ -55,12 +57,13 @@ class _NoteOutbox(Outbox):
 
     def end(self, end: AnswerRecord | TandemError) -> None:
         """See `Outbox`."""
-        if isinstance(end, TandemError):
-            log.warning("note %d about %s was not written: %s", self._number, self._time, end)
-            record = None
-        else:
+        record, error = None, end if isinstance(end, TandemError) else self.lost
+        if error is not None:
+            log.warning("note %d about %s was not written: %s", self._number, self._time, error)
+        elif not isinstance(end, TandemError):
             record = NoteRecord(end.token_ids, tuple(self._arrivals))
-        self._box.put(Thought(self._number, self._time, "", done=True, record=record))
+        failed = error is not None
+        self._box.put(Thought(self._number, self._time, "", done=True, failed=failed, record=record))
 
 
 class Watcher:
@@ -83,7 +86,7 @@ class Watcher:
         self.line = Line(lambda: rules.mode is WatchMode.INTERLEAVED and (self._writing or self._due))
         """What arrives for the run, in order."""
         self._model = model
-        self._stream = stream
+        self.stream = stream
         self._run_number = run_number
         self._run = run
         self._clock = clock
@@ -154,7 +157,7 @@ class Watcher:
         prompt, note = self._model.prompt, self._run.notes.take_number()
         marks = prompt.encode_text(stamp(time))
         asked = AskedQuestion(
-            stream=self._stream,
+            stream=self.stream,
             question_id=QuestionId(f"note-{note}"),
             run=self._run_number,
             prompt_ids=(*prompt.question_tokens(words(self.rules, time)), *marks),
@@ -174,23 +177,31 @@ class Watcher:
             self._clock,
             time=time,
             stamp_tokens=len(marks),
-            on_end=lambda phase, written: self._end(note, phase, written),
+            on_end=lambda phase, written: self._end(note, phase, written, outbox),
         )
         self._run.notes.writing, self._last = True, note
         self._tally.take()
         return taking
 
-    def _end(self, number: int, phase: Phase, written: Written | None) -> None:
+    def _end(self, number: int, phase: Phase, written: Written | None, outbox: _NoteOutbox) -> None:
         self._run.notes.writing = False
         if phase is not Phase.DONE:
             self._tally.give_back()
             return
-        self._tally.settled()
-        if written is None:
-            return  # It had nothing to say about this.
+        try:
+            if written is not None:  # Otherwise it had nothing to say about this.
+                self._put(number, written)
+            self._tally.settled()
+        except Exception:
+            # Whoever reads it must learn that it is not there; the engine does not expect an error here.
+            log.exception("note %d of stream %s is lost", number, self.stream)
+            outbox.lost = Internal("the note could not be kept; the server's log has details")
+            self._tally.give_back()
+
+    def _put(self, number: int, written: Written) -> None:
         tokens = written.keys.shape[2]
         block = pack_block(
-            BlockKey(notes_of(self._stream), number),
+            BlockKey(notes_of(self.stream), number),
             BlockKind.TEXT,
             BlockGeometry(text_before=tokens, grid_t=0, grid_h=0, grid_w=0, text_after=0),
             self._model.layout,

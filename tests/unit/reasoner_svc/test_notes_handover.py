@@ -13,13 +13,13 @@ from kv_transfer.block import Block, pack_block
 from reasoner_svc.notes.shelf import NoteShelf
 from reasoner_svc.notes.tally import Tally
 from tandem.core.blocks import BlockGeometry, BlockKey, BlockKind
-from tandem.core.errors import DataLost
+from tandem.core.errors import DataLost, Internal
 from tandem.core.ids import notes_of
 from tandem.core.timeline import TimeRange
 from tandem.core.watching import WatchMode
 from tandem.vlm.load import load_model
 from tandem.vlm.model import VisionLanguageModel
-from tests.unit.reasoner_svc.engines import CAM, MANY
+from tests.unit.reasoner_svc.engines import CAM, MANY, answer, ask
 from tests.unit.reasoner_svc.making import encode_clip, make_frames
 from tests.unit.reasoner_svc.test_notes import SEGMENT, UNITS, feed, note, running, watch
 
@@ -133,6 +133,45 @@ async def test_what_a_note_was_about_that_failed_is_in_the_next(
             blocks[1 + SEGMENT].header.time.start_us, blocks[-1].header.time.end_us
         )
         assert len(kept) == 2
+
+
+async def test_a_note_that_is_lost_when_it_is_kept_says_so(
+    model: VisionLanguageModel, blocks: list[Block], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any) -> Block:
+        raise RuntimeError("no memory")
+
+    async with running(model) as (engine, kept):
+        box = watch(engine)
+        with monkeypatch.context() as patched:
+            patched.setattr("reasoner_svc.notes.watcher.pack_block", broken)
+            feed(engine, blocks[: 1 + SEGMENT])
+            async with asyncio.timeout(20):
+                while not (end := await box.get()).done:
+                    pass
+        assert (end.number, end.failed, end.record) == (1, True, None)
+        feed(engine, blocks[1 + SEGMENT : 1 + 2 * SEGMENT])
+        async with asyncio.timeout(20):
+            while not kept:
+                end = await box.get()
+                await engine.flush()
+        assert kept[0].header.time.start_us == 0
+
+
+async def test_a_watcher_that_breaks_ends_alone(
+    model: VisionLanguageModel, blocks: list[Block], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any) -> str:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("reasoner_svc.notes.watcher.words", broken)
+    async with running(model) as (engine, _):
+        box = watch(engine)
+        feed(engine, blocks[: 1 + SEGMENT])
+        with pytest.raises(Internal):
+            await asyncio.wait_for(box.get(), 20)
+        assert (await answer(ask(engine, model)[1])).token_ids
+        assert (await engine.flush()).watchers == 0
 
 
 def test_a_tally_gives_back_what_came_to_nothing() -> None:
