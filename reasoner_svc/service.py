@@ -207,7 +207,12 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
             if self._spiller is not None and known is None:
                 claim = Claim(name, request.fresh)
                 found = await self._spiller.take_up(stream, self._view_tokens, claim)
-                notes = await self._keeper.find(stream, claim)
+                try:
+                    notes = await self._keeper.find(stream, claim)
+                except BaseException:
+                    # The caller left: nobody knows the stream, and nobody else could take it up.
+                    self._spiller.let_go_later(stream)
+                    raise
             record = self._inbox.open_stream(stream, epoch, request.encoder, found)
             self._keeper.shelve(record.run, notes)
             record.incarnation = name or record.incarnation

@@ -33,6 +33,10 @@ class WatchCalls:
         self._notes_tokens = notes_tokens
         self._limit_chars = limit_chars
         self._boxes: set[ThoughtBox] = set()
+        self._opening: set[asyncio.Task[None]] = set()
+        """Notes that are being opened, whether anybody waits for it or not."""
+        self._why: TandemError | None = None
+        """Why no call is taken any more."""
 
     def __len__(self) -> int:
         return len(self._boxes)
@@ -44,10 +48,11 @@ class WatchCalls:
         watching = watching_from_proto(request.watching)
         record = self._streams.get(StreamId(request.stream_id))
         self._check(watching, record)
-        found = await self._keeper.make(record.stream, Claim(record.incarnation))
+        await self._have_notes(record)
         if self._streams.find(record.stream) is not record:
             raise NotFound(f"stream {record.stream!r} was closed")
-        self._keeper.shelve(record.run, found)
+        if self._why is not None:
+            raise self._why
         box = ThoughtBox(asyncio.get_running_loop(), self._limit_chars)
         self._boxes.add(box)
         self._engine.watch(record.run, record.stream, watching, box)
@@ -69,6 +74,21 @@ class WatchCalls:
             self._engine.unwatch(record.run, box)
             self._boxes.discard(box)
 
+    async def _have_notes(self, record: StreamRecord) -> None:
+        """Open the notes of a stream. What is found is shelved also when the caller leaves meanwhile: it is
+        found once.
+        """
+
+        async def work() -> None:
+            found = await self._keeper.make(record.stream, Claim(record.incarnation))
+            if self._streams.find(record.stream) is record:
+                self._keeper.shelve(record.run, found)
+
+        task = asyncio.create_task(work(), name=f"notes of {record.stream}")
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+        await asyncio.shield(task)
+
     async def finish(self, stream_id: str) -> int:
         """Have a last note written of a stream that has ended; number of the last note, 0: there is none."""
         run, loop = self._streams.get(StreamId(stream_id)).run, asyncio.get_running_loop()
@@ -77,7 +97,8 @@ class WatchCalls:
         return await finished
 
     def end(self, why: TandemError) -> None:
-        """End every call."""
+        """End every call, one that is about to begin too."""
+        self._why = why
         for box in self._boxes:
             box.end(why)
 
