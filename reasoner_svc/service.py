@@ -72,9 +72,7 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         self._clock = clock
         self._spiller = spiller
         self._keeper = keeper
-        self._watches = WatchCalls(
-            engine, streams, keeper, notes_tokens=config.notes_tokens, limit_chars=config.outbox_chars
-        )
+        self._watches = WatchCalls(engine, streams, keeper, prompt, config)
         self._view_tokens = view_tokens
         self._tools = tools
         self._templates = load_templates(config.worker_templates)

@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 
 from kv_transfer.block import Block
+from reasoner_svc.config import ReasonerConfig
 from reasoner_svc.notes import keeping
-from tandem.core.errors import Unavailable
+from reasoner_svc.notes.serving import within
+from tandem.core.errors import BadQuestion, Unavailable
 from tandem.core.ids import StreamId
+from tandem.core.watching import Watching
 from tandem.vlm.load import load_model
 from tandem.vlm.model import VisionLanguageModel
 from tandem.wire.gen.tandem.v1 import reasoner_pb2
@@ -32,6 +35,16 @@ def model() -> VisionLanguageModel:
 @pytest.fixture(scope="module")
 def blocks(model: VisionLanguageModel) -> list[Block]:
     return encode_clip(model, make_frames(model, 12))
+
+
+def test_watchers_keep_to_the_limits_of_questions(model: VisionLanguageModel) -> None:
+    config = ReasonerConfig(
+        name="r", secret=b"s" * 32, max_prompt_tokens=200, max_answer_tokens=20, default_answer_tokens=9
+    )
+    assert within(Watching(), model.prompt, config).note_tokens == 20
+    assert within(Watching(note_tokens=8), model.prompt, config).note_tokens == 8
+    with pytest.raises(BadQuestion):
+        within(Watching(prompt="x " * 300), model.prompt, config)
 
 
 class Slow:
