@@ -69,6 +69,7 @@ def thought_of(thought: reasoner_pb2.WatchStreamResponse, dropped: int) -> clien
             note=thought.note,
             range=thought.range,
             done=thought.done,
+            failed=thought.failed,
             dropped=dropped,
         )
     )

@@ -130,6 +130,7 @@ class Outbox:
             if waiting is not message:
                 waiting.thought.text += thought.text
                 waiting.thought.time_us, waiting.thought.done = thought.time_us, thought.done
+                waiting.thought.failed = thought.failed
                 waiting.thought.dropped += thought.dropped
             return waiting is not message
         if kind != "answer_delta":

@@ -72,9 +72,7 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         self._clock = clock
         self._spiller = spiller
         self._keeper = keeper
-        self._watches = WatchCalls(
-            engine, streams, keeper, notes_tokens=config.notes_tokens, limit_chars=config.outbox_chars
-        )
+        self._watches = WatchCalls(engine, streams, keeper, prompt, config)
         self._view_tokens = view_tokens
         self._tools = tools
         self._templates = load_templates(config.worker_templates)
@@ -207,7 +205,12 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
             if self._spiller is not None and known is None:
                 claim = Claim(name, request.fresh)
                 found = await self._spiller.take_up(stream, self._view_tokens, claim)
-                notes = await self._keeper.find(stream, claim)
+                try:
+                    notes = await self._keeper.find(stream, claim)
+                except BaseException:
+                    # The caller left: nobody knows the stream, and nobody else could take it up.
+                    self._spiller.let_go_later(stream)
+                    raise
             record = self._inbox.open_stream(stream, epoch, request.encoder, found)
             self._keeper.shelve(record.run, notes)
             record.incarnation = name or record.incarnation

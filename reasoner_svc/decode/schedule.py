@@ -49,7 +49,7 @@ class Waiting:
     places: int = 1
     """How many of `max_running` it takes."""
     watcher: bool = False
-    """Nobody waits for it: it takes no place, and no tick in which a question's prompt is read."""
+    """Nobody waits for it: it begins where a question leaves a place, and takes what is left of a tick."""
     rests: bool = False
     """A watcher that steps back: it takes no tick now."""
 
@@ -75,25 +75,41 @@ class Tick:
 def plan_tick(waiting: Sequence[Waiting], turn: int, limits: ScheduleLimits) -> Tick:
     """Plan one tick. `turn` is that of the tick before, 0 at first.
 
-    Watchers write beside answers, of what is left of the budget, but never delay a question's first token.
+    Questions step as if nobody watched; watchers write beside them.
     """
     questions = [q for q in waiting if not q.watcher]
     tick = _plan_questions(questions, turn, limits)
-    reading = any(item.prompt_tokens for item in tick.items)
-    if reading or len(questions) == len(waiting):
+    if len(questions) == len(waiting):
         return tick
-    by_number = {q.number: q for q in questions}
-    left = limits.tick_tokens - sum(by_number[item.number].tokens for item in tick.items)
-    items = list(tick.items)
-    for watcher in (q for q in waiting if q.watcher and not q.rests):
-        tokens = min(limits.prefill_chunk, watcher.prompt_left, left)
-        if watcher.phase is Phase.DECODING and left > 0:
-            items.append(Item(watcher.number, 0))
-            left -= 1
-        elif tokens > 0:
-            items.append(Item(watcher.number, tokens))
-            left -= tokens
-    return Tick(tuple(items), tick.turn)
+    return Tick((*tick.items, *_plan_watchers(waiting, tick.items, limits)), tick.turn)
+
+
+def _plan_watchers(waiting: Sequence[Waiting], taken: Sequence[Item], limits: ScheduleLimits) -> list[Item]:
+    """What watchers do beside the questions' items.
+
+    None begins in a tick in which a question's prompt is read, and a begun one gets one token: it holds the
+    tokens that it sees, and its stream goes on growing. So the oldest has its token even in a full tick.
+    """
+    by_number = {q.number: q for q in waiting}
+    reading = any(item.prompt_tokens for item in taken)
+    left = limits.tick_tokens - sum(item.prompt_tokens or by_number[item.number].tokens for item in taken)
+    running = {item.number for item in taken}
+    places = sum(
+        q.places for q in waiting if not q.watcher and (q.phase is not Phase.QUEUED or q.number in running)
+    )
+    begun = sum(q.watcher and q.phase is not Phase.QUEUED for q in waiting)
+    to_begin = 0 if reading else max(limits.max_running - places, 1) - begun
+    most, left = (1, max(left, 1)) if reading else (limits.prefill_chunk, left)
+    items: list[Item] = []
+    for watcher in (q for q in waiting if q.watcher and not q.rests and left > 0):
+        if watcher.phase is Phase.QUEUED:
+            to_begin -= 1
+            if to_begin < 0:
+                continue
+        tokens = 0 if watcher.phase is Phase.DECODING else min(most, watcher.prompt_left, left)
+        items.append(Item(watcher.number, tokens))
+        left -= max(tokens, 1)
+    return items
 
 
 def _plan_questions(questions: Sequence[Waiting], turn: int, limits: ScheduleLimits) -> Tick:

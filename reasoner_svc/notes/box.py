@@ -37,6 +37,8 @@ class Thought:
     text: str
     done: bool = False
     """The note is finished with this; its text may be empty."""
+    failed: bool = False
+    """It is finished because it came to nothing: what was told of it is not kept."""
     dropped: int = 0
     """Pieces before this one that were not read in time."""
     record: NoteRecord | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 
@@ -18,6 +19,9 @@ from tandem.core.blocks import BlockKind
 from tandem.core.timeline import TimeRange
 from tandem.vlm.model import VisionLanguageModel
 from tandem.vlm.segment import Segment
+
+FIRST_TOKENS = 1024
+"""Room that is made with the first note, where the budget allows as much; it grows with the notes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,27 +44,31 @@ class NoteShelf:
 
     def __init__(self, model: VisionLanguageModel, budget_tokens: int) -> None:
         """At most `budget_tokens` are in a view; the newest note always is."""
-        self._segment = model.new_segment(capacity=min(budget_tokens, 1024))
+        self._model = model
+        self._segment: Segment | None = None
+        """Made with the first note: most streams are never watched."""
         self._budget = budget_tokens
         self._notes: deque[Note] = deque()
         self.next_number = 1
+        self.writing = False
+        """A note is on its way to this shelf: one at a time, whoever watches by now."""
         self.covered_us = 0
         """End of what the newest note is about."""
 
     @property
-    def segment(self) -> Segment:
-        """What views read."""
+    def segment(self) -> Segment | None:
+        """What views read; None before the first note."""
         return self._segment
 
     @property
     def nbytes(self) -> int:
         """Bytes of device memory."""
-        return self._segment.nbytes
+        return self._segment.nbytes if self._segment else 0
 
     @property
     def front(self) -> int:
         """First token that a new view may see."""
-        return self._notes[0].first_token if self._notes else self._segment.end
+        return self._notes[0].first_token if self._notes else 0
 
     def __len__(self) -> int:
         return len(self._notes)
@@ -74,6 +82,8 @@ class NoteShelf:
         """Put a note behind the others; the oldest leave when the budget is passed."""
         header = block.header
         assert header.kind is BlockKind.TEXT, header.kind
+        if self._segment is None:
+            self._segment = self._model.new_segment(capacity=min(self._budget, FIRST_TOKENS))
         first = self._segment.end
         positions = torch.arange(first, first + header.tokens).expand(3, -1)
         self._segment.append_raw(block.keys().unbind(0), block.values().unbind(0), positions)
@@ -86,14 +96,20 @@ class NoteShelf:
         return note
 
     def in_view(self, until_us: int = 0) -> NotesInView:
-        """What a question sees that sees the video up to a stream time (0: all of it): notes about that."""
-        seen = [note for note in self._notes if not until_us or note.time.end_us <= until_us]
+        """What a question sees that sees the video up to a stream time (0: all of it): notes about that.
+
+        A view has a range of the shelf, so it ends before the first note about anything later: notes may
+        stand out of order when older ones were found late.
+        """
+        seen = list(takewhile(lambda note: not until_us or note.time.end_us <= until_us, self._notes))
         if not seen:
             return NO_NOTES
         return NotesInView(seen[0].first_token, seen[-1].end_token, tuple(note.time for note in seen))
 
     def settle(self, oldest_leased: int | None) -> None:
         """Give up the room of notes that left, as far as no running question sees them."""
+        if self._segment is None:
+            return
         held = self.front if oldest_leased is None else min(oldest_leased, self.front)
         dead = held - self._segment.start
         if dead > 0:

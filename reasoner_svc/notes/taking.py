@@ -46,9 +46,12 @@ class NoteTaking(Answering):
         *,
         time: TimeRange,
         stamp_tokens: int,
-        on_end: Callable[[Written | None], None],
+        on_end: Callable[[Phase, Written | None], None],
     ) -> None:
-        """The last `stamp_tokens` of the prompt are the note's first. `on_end` is called once."""
+        """The last `stamp_tokens` of the prompt are the note's first.
+
+        `on_end` is called once, with the note if there is one.
+        """
         super().__init__(number, model, asked, outbox, clock)
         self._time = time
         self._kept_from = len(asked.prompt_ids) - stamp_tokens
@@ -89,4 +92,4 @@ class NoteTaking(Answering):
         super()._leave(phase)
         self._keys.clear()
         self._values.clear()
-        self._on_end(written)
+        self._on_end(phase, written)

@@ -12,7 +12,7 @@ from reasoner_svc.notes.watcher import Watcher
 from reasoner_svc.view.run import StreamRun
 from tandem.core.blocks import BlockHeader
 from tandem.core.clock import Clock
-from tandem.core.errors import TandemError
+from tandem.core.errors import Internal, TandemError
 from tandem.core.ids import StreamId
 from tandem.core.watching import Watching
 from tandem.vlm.model import VisionLanguageModel
@@ -68,11 +68,17 @@ class Watchers:
         """Notes to be written now. A watcher whose prompt cannot be made ends with its error."""
         notes = []
         for number, watcher in list(self._of.items()):
+            watcher.follow()
             watcher.line.move()
             try:
                 note = watcher.begin(take_number)
             except TandemError as error:
                 self.close(number, None, error)
+                continue
+            except Exception:
+                # Our fault, and one stream's: the thread serves all the others.
+                log.exception("stream %s is not watched any more", watcher.stream)
+                self.close(number, None, Internal("the watcher failed; the server's log has details"))
                 continue
             if note is not None:
                 notes.append(note)

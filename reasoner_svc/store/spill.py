@@ -94,7 +94,6 @@ class Spiller:
 
     async def take_up(self, stream: StreamId, recent_tokens: int, claim: Claim) -> TakenUp:
         """Open a stream on disk, with the blocks that its run begins with. Raises StreamHeld and others.
-
         Cancelled, it leaves nothing open: what waits is not carried out, what is under way is undone.
         """
         work = self._worker.submit(self._take_up, stream, recent_tokens, claim)
@@ -108,6 +107,10 @@ class Spiller:
     async def let_go(self, stream: StreamId) -> None:
         """Close a stream on disk; what is there stays."""
         await self._loop.run_in_executor(self._worker, self._let_go, stream)
+
+    def let_go_later(self, stream: StreamId) -> None:
+        """The same in its turn, for one who cannot wait."""
+        self._worker.submit(self._let_go, stream)
 
     async def run(self, work: Callable[[DiskStore], T]) -> T:
         """Something to do with the disk, in its turn."""

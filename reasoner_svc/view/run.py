@@ -273,6 +273,8 @@ class StreamRun:
 
     def _notes_part(self, plan: ViewPlan, queries: int) -> Part:
         segment, seen = self.notes.segment, plan.notes
+        if segment is None:
+            raise Internal(f"a view reads notes {seen} of an empty shelf")
         if not segment.start <= seen.first_token < seen.end_token <= segment.end:
             raise Internal(f"a view reads notes {seen} of a shelf of [{segment.start}, {segment.end})")
         first = None

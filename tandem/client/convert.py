@@ -176,6 +176,7 @@ def thought_from_proto(message: client_pb2.WatchResponse.Thought) -> Thought:
         note=message.note,
         time=range_from_proto(message.range),
         done=message.done,
+        failed=message.failed,
         dropped=message.dropped,
     )
 

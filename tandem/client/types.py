@@ -164,9 +164,8 @@ class GapNoticed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thought:
-    """More text of a worker: on a question, or of one that watches (then `note` is set).
-
-    After the loss of a server the thoughts of a question may begin again.
+    """More text of a worker: on a question, or of one that watches (then `note` is set). After the loss of a
+    server the thoughts of a question may begin again.
     """
 
     worker: str
@@ -181,7 +180,8 @@ class Thought:
     time: TimeRange = _NO_TIME
     """What the note is about."""
     done: bool = False
-    """The note is finished with this; its text may be empty."""
+    """The note is finished with this; its text may be empty. If it `failed` it came to nothing, not kept."""
+    failed: bool = False
     dropped: int = 0
     """Pieces before this one that were not sent: they were not read in time, or nobody was there."""
 

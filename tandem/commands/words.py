@@ -60,7 +60,8 @@ class Notes:
         text = self._texts.pop(thought.note, "") + thought.text
         if not thought.done:
             self._texts = {thought.note: text}
-        return f"{range_words(thought.time)}  {' '.join(text.split())}"
+        lost = "  [not kept]" if thought.failed else ""
+        return f"{range_words(thought.time)}  {' '.join(text.split())}{lost}"
 
 
 def answer_words(answer: Answer) -> str:

@@ -29,7 +29,7 @@ from tandem.commands.demo_view import DemoView, is_right
 from tandem.commands.show import JsonView, PlainView, View
 from tandem.commands.show_live import LiveView
 from tandem.commands.thinking import ThoughtLines
-from tandem.commands.words import event_json, event_name, evidence_words, plain, recall_words
+from tandem.commands.words import Notes, event_json, event_name, evidence_words, plain, recall_words
 from tandem.core.clock import ManualClock
 from tandem.core.errors import BadMedia, LimitExceeded, Unavailable, WrongState
 from tandem.core.timeline import Gap, GapReason, TimeRange
@@ -248,3 +248,9 @@ def test_thoughts_come_out_as_lines_of_each_worker() -> None:
     assert [worker for worker, _ in lines.rest("q")] == ["w0", "w1"]
     assert lines.rest() == []
     assert lines.add(Thought(worker="w", time_us=0, text=" a note ")) == [("w", "a note")]
+
+
+def test_a_note_that_came_to_nothing_is_shown_as_such() -> None:
+    told = Thought(worker="watcher", time_us=S, text="a door", note=3, done=True, failed=True)
+    assert Notes().add(told).endswith("a door  [not kept]")
+    assert Notes().add(replace(told, failed=False)).endswith("a door")

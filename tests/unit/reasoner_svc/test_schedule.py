@@ -157,8 +157,35 @@ def test_watchers_delay_no_first_token(shape: list[tuple[bool, Phase, int]], tur
     tick, alone = plan_tick(waiting, turn, LIMITS), plan_tick(questions, turn, LIMITS)
     theirs = tuple(item for item in tick.items if item.number in {one.number for one in questions})
     assert (theirs, tick.turn) == (alone.items, alone.turn), "questions step as if nobody watched"
+    by_number, own = {one.number: one for one in waiting}, tick.items[len(theirs) :]
+    begins = [item for item in own if by_number[item.number].phase is Phase.QUEUED]
+    begun = [one for one in waiting if one.watcher and one.phase is not Phase.QUEUED]
+    spent = sum(max(1, item.prompt_tokens) for item in tick.items)
     if any(item.prompt_tokens for item in theirs):
-        assert tick.items == theirs, "a watcher stepped while a question's prompt was read"
-    assert sum(max(1, item.prompt_tokens) for item in tick.items) <= LIMITS.tick_tokens
-    if not any(one.phase is not Phase.DECODING for one in questions) and len(tick.items) < len(waiting):
-        assert sum(max(1, item.prompt_tokens) for item in tick.items) == LIMITS.tick_tokens
+        assert not begins, "a note was begun while a question's prompt was read"
+        assert all(item.prompt_tokens <= 1 for item in own)
+        assert bool(own) == bool(begun), "a note that holds a view gets on"
+        assert spent <= LIMITS.tick_tokens + 1
+        return
+    assert spent <= LIMITS.tick_tokens
+    assert not begins or len(begun) + len(begins) + len(theirs) <= max(LIMITS.max_running, 1 + len(theirs))
+    if not theirs and not begun and any(one.watcher for one in waiting):
+        assert begins, "where nothing runs a note begins"
+
+
+def test_only_so_many_notes_run_at_once_the_oldest_first() -> None:
+    queued = [watcher(number, Phase.QUEUED, 1) for number in range(1, 9)]
+    assert [item.number for item in plan_tick(queued, 0, LIMITS).items] == [1, 2, 3, 4]
+    begun = [watcher(1, Phase.DECODING, 0), *queued[1:], Waiting(9, Phase.DECODING, 0)]
+    assert [item.number for item in plan_tick(begun, 0, LIMITS).items] == [9, 1, 2, 3]
+    answers = [Waiting(number, Phase.DECODING, 0) for number in range(11, 15)]
+    assert [item.number for item in plan_tick([*queued, *answers], 0, LIMITS).items] == [11, 12, 13, 14, 1]
+    assert len(plan_tick([*begun, *answers[1:]], 0, LIMITS).items) == 5, "one that is begun goes on"
+
+
+def test_a_begun_note_gets_on_though_prompts_are_read_all_the_time() -> None:
+    limits = ScheduleLimits(max_running=4, prefill_chunk=10, tick_tokens=10)
+    reading = [Waiting(1, Phase.PREFILL, 10**6), watcher(2, Phase.DECODING, 0), watcher(3, Phase.PREFILL, 30)]
+    assert plan_tick(reading, 0, limits).items == (Item(1, 10), Item(2, 0))
+    assert plan_tick([reading[0], reading[2]], 0, limits).items == (Item(1, 10), Item(3, 1))
+    assert plan_tick(reading, 0, LIMITS).items == (Item(1, 10), Item(2, 0), Item(3, 1))

@@ -322,6 +322,7 @@ class WatchResponse(_message.Message):
         RANGE_FIELD_NUMBER: _builtins.int
         DONE_FIELD_NUMBER: _builtins.int
         DROPPED_FIELD_NUMBER: _builtins.int
+        FAILED_FIELD_NUMBER: _builtins.int
         worker: _builtins.str
         """Which worker: its name; "watcher" for one that watches."""
         time_us: _builtins.int
@@ -338,6 +339,8 @@ class WatchResponse(_message.Message):
         """The note is finished with this; its text may be empty."""
         dropped: _builtins.int
         """Pieces of notes before this one that the client was not sent: it did not read in time, or was not there."""
+        failed: _builtins.bool
+        """With `done`: the note came to nothing, what was told of it is not kept."""
         @_builtins.property
         def range(self) -> _types_pb2.TimeRange:
             """What the note is about."""
@@ -354,10 +357,11 @@ class WatchResponse(_message.Message):
             range: _types_pb2.TimeRange | None = ...,
             done: _builtins.bool = ...,
             dropped: _builtins.int = ...,
+            failed: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["range", b"range"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "dropped", b"dropped", "note", b"note", "number", b"number", "question_id", b"question_id", "range", b"range", "text", b"text", "time_us", b"time_us", "worker", b"worker"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "dropped", b"dropped", "failed", b"failed", "note", b"note", "number", b"number", "question_id", b"question_id", "range", b"range", "text", b"text", "time_us", b"time_us", "worker", b"worker"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -404,6 +404,7 @@ class WatchStreamResponse(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
     note: _builtins.int
     """Of the note, from 1; rises within a stream."""
     text: _builtins.str
@@ -412,6 +413,8 @@ class WatchStreamResponse(_message.Message):
     """The note is finished with this."""
     dropped: _builtins.int
     """Pieces before this one that were not read in time."""
+    failed: _builtins.bool
+    """With `done`: the note came to nothing, what was told of it is not kept."""
     @_builtins.property
     def range(self) -> _types_pb2.TimeRange:
         """What the note is about."""
@@ -424,10 +427,11 @@ class WatchStreamResponse(_message.Message):
         text: _builtins.str = ...,
         done: _builtins.bool = ...,
         dropped: _builtins.int = ...,
+        failed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["range", b"range"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "dropped", b"dropped", "note", b"note", "range", b"range", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "dropped", b"dropped", "failed", b"failed", "note", b"note", "range", b"range", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
