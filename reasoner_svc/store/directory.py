@@ -13,7 +13,7 @@ its place in RAM until the last pin goes. Not thread-safe: the store guards it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -109,6 +109,11 @@ class Directory:
     def number(self, stream: StreamId, number: int) -> Entry | None:
         """The entry of a stream's block, in any state."""
         return self._by_stream.get(stream, {}).get(number)
+
+    def published(self, stream: StreamId, numbers: Iterable[int]) -> list[Entry]:
+        """The entries of those of a stream's blocks that readers may see."""
+        found = [self.number(stream, number) for number in numbers]
+        return [entry for entry in found if entry is not None and entry.state is BlockState.PUBLISHED]
 
     def stream_bytes(self, stream: StreamId) -> StreamBytes:
         """Payload bytes of a stream's entries."""

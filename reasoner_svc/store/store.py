@@ -144,26 +144,18 @@ class BlockStore:
         self.unpin(ticket.entries)
 
     def pin(self, stream: StreamId, numbers: Iterable[int]) -> list[Entry]:
-        """Pin those of a stream's published blocks that are held: they stay where they are. Owes `unpin`.
-
-        Does not count as a question's use of them: see `use`.
-        """
+        """Pin those of a stream's published blocks that are held: they stay where they are. Owes `unpin`."""
         with self._lock:
-            entries = []
-            for number in numbers:
-                entry = self._directory.number(stream, number)
-                if entry is not None and entry.state is BlockState.PUBLISHED:
-                    self._directory.pin(entry)
-                    entries.append(entry)
+            entries = self._directory.published(stream, numbers)
+            for entry in entries:
+                self._directory.pin(entry)
             return entries
 
     def use(self, stream: StreamId, numbers: Iterable[int]) -> None:
-        """Tell the eviction policy that a question retrieved these: once per question, not per layer."""
+        """Tell the eviction policy that a question retrieved these: once per question, not once per pin."""
         with self._lock:
-            for number in numbers:
-                entry = self._directory.number(stream, number)
-                if entry is not None and entry.state is BlockState.PUBLISHED:
-                    self._directory.touch(entry)
+            for entry in self._directory.published(stream, numbers):
+                self._directory.touch(entry)
 
     def unpin(self, entries: Iterable[Entry]) -> None:
         """The caller no longer reads them."""
