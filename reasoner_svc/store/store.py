@@ -7,8 +7,7 @@
     prepare_load  ─▶ (ticket's blocks are read)      ─▶ complete_load
 
 *Prepare* takes room or pins; somebody else moves the bytes; *complete* keeps or rolls back. Methods may be
-called from any thread and never wait for a disk: a lock guards the books, and bytes of what was prepared are
-moved outside of it.
+called from any thread and never wait for a disk: a lock guards the books, bytes are moved outside of it.
 """
 
 from __future__ import annotations
@@ -185,10 +184,7 @@ class BlockStore:
             return True
 
     def prepare_spill(self, most_bytes: int) -> list[LoadTicket]:
-        """Pin blocks that are not on disk yet, oldest first, about `most_bytes` of one stream.
-
-        One ticket a block; each is owed a `complete_spill`.
-        """
+        """Pin blocks of one stream that are not on disk yet, oldest first; each is owed a `complete_spill`."""
         with self._lock:
             entries = self._unwritten.take(most_bytes)
             for entry in entries:
