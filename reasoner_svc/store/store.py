@@ -184,7 +184,7 @@ class BlockStore:
             return True
 
     def prepare_spill(self, most_bytes: int) -> list[LoadTicket]:
-        """Pin blocks of one stream that are not on disk yet, oldest first; each is owed a `complete_spill`."""
+        """Pin about `most_bytes` of a stream's unwritten blocks, oldest first; each is owed `complete_spill`."""
         with self._lock:
             entries = self._unwritten.take(most_bytes)
             for entry in entries:
