@@ -184,7 +184,7 @@ class BlockStore:
             return True
 
     def prepare_spill(self, most_bytes: int) -> list[LoadTicket]:
-        """Pin about `most_bytes` of a stream's unwritten blocks, oldest first; each is owed `complete_spill`."""
+        """Pin about `most_bytes` of a stream's unwritten blocks, oldest first; each owes `complete_spill`."""
         with self._lock:
             entries = self._unwritten.take(most_bytes)
             for entry in entries:
