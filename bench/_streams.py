@@ -173,13 +173,20 @@ async def asking(parts: Parts, units: int, view_tokens: int) -> AsyncIterator[As
         retrieve_blocks=RECALLED,
         other_retrieval=("uniform", "recent"),
     )
+    async with serving(parts, config) as (_, asked):
+        yield asked
+
+
+@asynccontextmanager
+async def serving(parts: Parts, config: ReasonerConfig) -> AsyncIterator[tuple[Reasoner, Asking]]:
+    """A reasoner on a port of this process, with one stream open."""
     reasoner = Reasoner(config, parts.model, embedder=parts.text)
     address = await reasoner.start()
     try:
         async with make_channel(address) as channel:
             stub = reasoner_pb2_grpc.ReasonerServiceStub(channel)
             await stub.OpenStream(reasoner_pb2.OpenStreamRequest(stream_id=STREAM, epoch=1))
-            yield Asking(stub, LinkInbox(reasoner.inbox, lambda: "encoder"))
+            yield reasoner, Asking(stub, LinkInbox(reasoner.inbox, lambda: "encoder"))
     finally:
         await reasoner.stop(grace_s=0.0)
 

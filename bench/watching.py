@@ -31,18 +31,16 @@ import torch
 
 from bench._decoding import Row
 from bench._live import Encoder, play
-from bench._streams import ANSWER_TOKENS, FULL, RECALLED, SECRET, STREAM, Asking, Parts
+from bench._streams import ANSWER_TOKENS, FULL, RECALLED, SECRET, STREAM, Parts, serving
 from reasoner_svc.app import Reasoner
 from reasoner_svc.config import ReasonerConfig
-from reasoner_svc.inbox import LinkInbox
 from reasoner_svc.notes.box import ThoughtBox
 from tandem.core.errors import TandemError
 from tandem.core.ids import StreamId
 from tandem.core.watching import Watching, WatchMode
 from tandem.shapes.questions import Question
 from tandem.shapes.streams import draw_stream
-from tandem.wire.channel import make_channel
-from tandem.wire.gen.tandem.v1 import reasoner_pb2, reasoner_pb2_grpc, types_pb2
+from tandem.wire.gen.tandem.v1 import reasoner_pb2, types_pb2
 
 MODES = (
     WatchMode.OFF,
@@ -133,31 +131,23 @@ async def _turn(
     config = ReasonerConfig(
         name="reasoner", secret=SECRET, view_tokens=parts.recent_tokens, retrieve_blocks=RECALLED
     )
-    reasoner = Reasoner(config, parts.model, embedder=parts.text)
-    address = await reasoner.start()
-    try:
-        async with make_channel(address) as channel:
-            stub = reasoner_pb2_grpc.ReasonerServiceStub(channel)
-            await stub.OpenStream(reasoner_pb2.OpenStreamRequest(stream_id=STREAM, epoch=1))
-            asking = Asking(stub, LinkInbox(reasoner.inbox, lambda: "encoder"))
-            box = _watch(reasoner, mode)
-            tokens = asyncio.create_task(_tokens(box))
-            probes: list[asyncio.Task[None]] = []
+    async with serving(parts, config) as (reasoner, asking):
+        box = _watch(reasoner, mode)
+        tokens = asyncio.create_task(_tokens(box))
+        probes: list[asyncio.Task[None]] = []
 
-            def on_unit(number: int) -> None:
-                if number and number % PROBE_EVERY == 0:
-                    question = stream.questions[len(probes) % len(stream.questions)]
-                    probes.append(asyncio.create_task(_probe(stub, question, len(probes), into)))
+        def on_unit(number: int) -> None:
+            if number and number % PROBE_EVERY == 0:
+                question = stream.questions[len(probes) % len(stream.questions)]
+                probes.append(asyncio.create_task(_probe(asking.stub, question, len(probes), into)))
 
-            played = await play(reasoner, asking, Encoder(parts, stream, unit_s), units, period_s, on_unit)
-            await asyncio.gather(*probes)
-            await _quiet(reasoner)
-            for question in stream.questions if unit_s == 1.0 else ():
-                into.right.append(float((await asking.ask(question, FULL)).right))
-            box.end(TandemError("over"))
-            into.before.append(float(await tokens))
-    finally:
-        await reasoner.stop(grace_s=0.0)
+        played = await play(reasoner, asking, Encoder(parts, stream, unit_s), units, period_s, on_unit)
+        await asyncio.gather(*probes)
+        await _quiet(reasoner)
+        for question in stream.questions if unit_s == 1.0 else ():
+            into.right.append(float((await asking.ask(question, FULL)).right))
+        box.end(TandemError("over"))
+        into.before.append(float(await tokens))
     quarter = units // 4
     into.lags_ms += played.lags_ms
     into.growth_ms.append(

@@ -27,8 +27,7 @@ NO_TOOLS = ThinkingTools()
 def load_tools(probe: str, head_scores: str, model: VisionLanguageModel) -> ThinkingTools:
     """Read what is named; empty: it is not there. Raises InvalidInput that names file and mistake."""
     layout = model.layout
-    hidden_size = model.embed([0]).shape[1]
     return ThinkingTools(
-        probe=load_probe(probe, hidden_size, model.fingerprint) if probe else None,
+        probe=load_probe(probe, model.embed([0]).shape[1], model.fingerprint) if probe else None,
         head_scores=load_head_scores(head_scores, layout.layers, layout.kv_heads) if head_scores else None,
     )

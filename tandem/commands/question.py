@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from tandem.commands.base import positive, whole
+from tandem.commands.base import positive, share, whole
 from tandem.commands.thinking_options import add_thinking_options, thinking_of
 
 if TYPE_CHECKING:
@@ -127,17 +127,6 @@ def retrieval_of(arguments: argparse.Namespace) -> Retrieval | None:
         load_budget_s=arguments.load_budget,
     )
     return wish if wish != Retrieval() else None
-
-
-def share(text: str) -> float:
-    """Argument type: a number from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, not {text!r}")
-    return value
 
 
 def count(text: str) -> int:

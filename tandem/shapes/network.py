@@ -94,7 +94,8 @@ def patches(pictures: Tensor) -> Tensor:
     return x.permute(0, 1, 4, 2, 5, 7, 3, 6).reshape(len(pictures), 16, 3 * PATCH * PATCH)
 
 
-def _rotate_half(x: Tensor) -> Tensor:
+def rotate_half(x: Tensor) -> Tensor:
+    """The second half of the last dimension, negated, before the first: what RoPE weighs by sines."""
     a, b = x.chunk(2, dim=-1)
     return torch.cat((-b, a), dim=-1)
 
@@ -113,7 +114,7 @@ def tower_forward(visual: Any, x: Tensor) -> Tensor:
         heads = block.attn.num_heads
         qkv = block.attn.qkv(block.norm1(x)).view(n, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
-        q, k = q * cos + _rotate_half(q) * sin, k * cos + _rotate_half(k) * sin
+        q, k = q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
         seen = nn.functional.scaled_dot_product_attention(q, k, v)
         x = x + block.attn.proj(seen.transpose(1, 2).reshape(n, length, -1))
         x = x + block.mlp(block.norm2(x))

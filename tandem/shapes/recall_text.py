@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tandem.shapes.batches import BLOCK_OFFSETS, COUNTS, GUIDED, SINK_PIECES, window_mask
 from tandem.shapes.layout import BLOCK_SPAN, BLOCK_TOKENS
 from tandem.shapes.moments import RETRIEVED
+from tandem.shapes.network import rotate_half
 from tandem.shapes.questions import KINDS
 from tandem.shapes.recall_batches import CHUNK, RecallBatch
 
@@ -51,13 +52,8 @@ class Recalled:
     hits: list[Tensor]  # and how often it does
 
 
-def _rotate_half(x: Tensor) -> Tensor:
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((-b, a), dim=-1)
-
-
 def _turn(x: Tensor, tables: Table) -> Tensor:
-    return x * tables[0] + _rotate_half(x) * tables[1]
+    return x * tables[0] + rotate_half(x) * tables[1]
 
 
 class _Places:

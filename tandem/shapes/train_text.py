@@ -15,7 +15,7 @@ from tandem.shapes.batches import Batch, make_batch
 from tandem.shapes.events import LAST_SECOND
 from tandem.shapes.guides import FIND, find_loss, look_losses
 from tandem.shapes.layout import BLOCK_TOKENS
-from tandem.shapes.network import HIDDEN
+from tandem.shapes.network import HIDDEN, rotate_half
 from tandem.shapes.questions import KINDS
 from tandem.shapes.recall_batches import CHUNK, RecallBatch, make_recall_batch
 from tandem.shapes.recall_text import Layers, recall_forward
@@ -54,11 +54,6 @@ class Stage:
     recall: float = 0.0  # part of the steps whose questions see what they retrieve of a long stream
 
 
-def _rotate_half(x: Tensor) -> Tensor:
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((-b, a), dim=-1)
-
-
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:
     return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 
@@ -89,7 +84,7 @@ def text_forward(
             far, hit = find_loss(q, k, batch)
             guides.append(far)
             hits.append(hit)
-        q, k = q * cos + _rotate_half(q) * sin, k * cos + _rotate_half(k) * sin
+        q, k = q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
         k, v = (t.repeat_interleave(a.num_key_value_groups, dim=1) for t in (k, v))
         guides += look_losses(number, q, k, batch)
         n = batch.video

@@ -88,7 +88,6 @@ async def watch(s: Serving, recording: Recording, positions: TextPositions) -> t
 
     engine._watchers._keep = keep_too
     box = ThoughtBox(asyncio.get_running_loop(), 10**6)
-    recording.passes.clear()  # the reasoner looks at an embedding when it starts
     rules = Watching(
         mode=WatchMode.CONCURRENT, note_tokens=TOKENS, prompt=PROMPT, segment_units=FIRST, positions=positions
     )
