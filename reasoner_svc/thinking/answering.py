@@ -29,6 +29,7 @@ from reasoner_svc.thinking.said import Said
 from reasoner_svc.thinking.second import SecondQuestion, says_yes
 from reasoner_svc.thinking.wish import Adaptive, ThinkingRecord
 from tandem.core.clock import Clock
+from tandem.core.watching import TextPositions
 from tandem.vlm.model import ForwardResult, Step, VisionLanguageModel
 
 
@@ -131,7 +132,8 @@ class ThinkingAnswering(Answering):
     def _open(self) -> None:
         prompt_ids, plan = self.asked.prompt_ids, self._plan
         self._own = OwnText(self._model, self._wish, len(prompt_ids))
-        self._line = Line(prompt_ids, plan.question_base, plan.answer_start)
+        apart = plan.positions is TextPositions.TWO_COUNTERS
+        self._line = Line(prompt_ids, plan.question_base, plan.answer_start, apart=apart)
 
     def _free(self) -> None:
         self._own = self._line = self._second = None

@@ -34,6 +34,9 @@ class Line:
     """Position, on all axes, of the first generated token behind the prompt that there was at first."""
     text_ids: list[int] = field(default_factory=list)
     """Generated and in view, the newest included, which may not be read yet."""
+    apart: bool = False
+    """What is generated is counted apart from prompt and video (two counters): it begins at `answer_start`,
+    whatever the prompt."""
     _least_start: int = field(init=False)
     """No generated token stands before this: the video may reach farther than its text (native layout)."""
 
@@ -78,4 +81,6 @@ class Line:
         return Reread(keep, ids[keep:], dropped)
 
     def _text_start(self) -> int:
+        if self.apart:
+            return self.answer_start
         return max(self.question_base[0] + len(self.prompt_ids), self._least_start)

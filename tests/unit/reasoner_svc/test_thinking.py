@@ -252,6 +252,10 @@ def test_a_line_knows_what_is_read_again() -> None:
     far = Line((1, 2), (10, 10, 10), 40, [4])
     assert (far.place(1), far.place(2)) == ((11, 11, 11), (40, 40, 40))
     assert far.restart((1, 2)) == Reread(1, (2,), 1)
+    apart = Line((1, 2), (10, 10, 10), 4, [4], apart=True)
+    assert (apart.place(1), apart.place(2)) == ((11, 11, 11), (4, 4, 4))
+    apart.restart((1, 2, 9))
+    assert (apart.place(2), apart.place(3)) == ((12, 12, 12), (4, 4, 4))
 
 
 def judged(segments: list[str], budget: int = 0) -> tuple[Verdict, list[str]]:

@@ -15,11 +15,13 @@ from reasoner_svc.decode.question import Phase
 from reasoner_svc.decode.schedule import ScheduleLimits, Waiting, plan_tick
 from reasoner_svc.notes.line import Line
 from reasoner_svc.notes.pace import Pace
+from reasoner_svc.thinking.asking import thinking_wish
 from tandem.core.errors import InvalidInput, NotFound, Unavailable
 from tandem.core.timeline import TimeRange
 from tandem.core.watching import TextPositions, Watching, WatchMode
 from tandem.vlm.load import load_model
 from tandem.vlm.model import VisionLanguageModel
+from tandem.wire.gen.tandem.v1 import types_pb2
 from tandem.wire.watching import watching_from_proto, watching_to_proto
 from tests.unit.reasoner_svc.engines import answer, ask, error
 from tests.unit.reasoner_svc.making import encode_clip, make_frames
@@ -179,6 +181,24 @@ async def test_a_stream_that_is_not_watched_any_more_counts_on_one_line_again(
     assert other.plan.answer_start == 0 < plain.plan.answer_start
     assert again.token_ids == plain.token_ids
     assert again.plan == plain.plan
+
+
+@pytest.mark.parametrize("positions", list(TextPositions))
+async def test_thinking_is_counted_as_answers_are(
+    model: VisionLanguageModel, blocks: list[Block], positions: TextPositions
+) -> None:
+    """The text that a question thinks stands where the text of a plain answer to the same prompt does."""
+    bare = tuple(model.prompt.question_tokens("what?"))
+    wish, _ = thinking_wish(types_pb2.Thinking(open=""), model.prompt, 64, "what?", len(bare))
+    async with running(model) as (engine, _):
+        feed(engine, blocks)
+        box = concurrent(engine, segment_units=1, positions=positions)
+        await note(box)
+        plain = await answer(ask(engine, model, prompt_ids=bare, max_tokens=16)[1])
+        thought = await answer(ask(engine, model, prompt_ids=bare, thinking=wish)[1])
+    assert plain.plan == thought.plan
+    assert plain.plan.positions is positions
+    assert thought.token_ids[: len(plain.token_ids)] == plain.token_ids
 
 
 def test_two_counters_are_for_concurrent_watchers() -> None:
