@@ -32,6 +32,9 @@ from tandem.core.clock import Clock
 from tandem.core.watching import TextPositions
 from tandem.vlm.model import ForwardResult, Step, VisionLanguageModel
 
+BLANK_TOKENS = 32
+"""What may stand between thinking and a summary, beside the summary's opening; more of it is the answer."""
+
 
 class ThinkingAnswering(Answering):
     """One question on its way through the model, thinking first."""
@@ -58,6 +61,8 @@ class ThinkingAnswering(Answering):
         self._reading: tuple[int, ...] = ()
         """What is left to read again, behind a change of the text."""
         self._dropped = 0
+        self._undecided = 0
+        """Tokens in a row that may stand before a summary or begin the answer."""
         self._second: SecondQuestion | None = None
         """Asked beside it, before its next token."""
         self._asked = self._asked_tokens = 0
@@ -173,8 +178,9 @@ class ThinkingAnswering(Answering):
         self.progress.token_ids.append(token)
         self._line.text_ids.append(token)
         piece = self._said.push(token)
-        if undecided and self._said.region is Region.ANSWER:
-            region = Region.ANSWER  # it says that what follows the marker is no summary
+        self._undecided = self._undecided + 1 if undecided and not self._forced else 0
+        if undecided and (self._said.region is Region.ANSWER or self._is_no_summary):
+            region = Region.ANSWER  # it says that what follows the marker is no summary, or says nothing
         self._tokens[region] += 1
         self._think(piece.thinking)
         if piece.answer and self._speech.say(piece.answer):
@@ -182,6 +188,12 @@ class ThinkingAnswering(Answering):
             return
         moment = Moment(token, region, self._tokens[region], piece.thinking, piece.raw)
         self._obey(self._chain.on_token(moment))
+
+    @property
+    def _is_no_summary(self) -> bool:
+        """What does not come to a summary for so long is counted to the answer, which has an end."""
+        wish = self._wish.rollover
+        return wish is not None and self._undecided > BLANK_TOKENS + len(wish.opens.encode())
 
     def _obey(self, verdict: Verdict) -> None:
         if verdict.act is Act.STOP:

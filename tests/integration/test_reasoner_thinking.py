@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,27 @@ async def test_a_model_that_summarises_by_itself_begins_another_round(
         assert (heard.thoughts, heard.answer) == ("oneso fartwo", " red")
         assert (usage.thinking.rounds, usage.thinking.dropped_tokens) == (2, len(spoken[0]))
         assert usage.answer_tokens == len("red"), "a blank alone may still be before a summary"
+        await serving.idle()
+
+
+@pytest.mark.parametrize("forced", [False, True])
+async def test_white_space_behind_the_marker_is_the_answers(
+    model: VisionLanguageModel, blocks: list[Block], monkeypatch: pytest.MonkeyPatch, forced: bool
+) -> None:
+    """It could still become a summary, but not for ever: the answer's budget ends it."""
+    script = iter([] if forced else model.prompt.encode_text("hm</think>"))
+    blank = model.prompt.encode_text(" ")[0]
+    monkeypatch.setattr(
+        "reasoner_svc.decode.sampler.Sampler.choose", lambda self, logits: next(script, blank)
+    )
+    rounds = types_pb2.ThinkingRollover(round_tokens=100, summary_tokens=20, max_rounds=2)
+    async with serve(model) as serving, asyncio.timeout(30):
+        await serving.open()
+        serving.publish(*blocks)
+        heard = await hear(serving, **thinking(max_tokens=5 if forced else 50, rollover=rounds))
+        assert heard.final.finish_reason == types_pb2.FINISH_REASON_LENGTH
+        assert heard.final.usage.answer_tokens == ANSWER_TOKENS
+        assert heard.answer.strip() == ""
         await serving.idle()
 
 
