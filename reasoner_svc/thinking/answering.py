@@ -165,9 +165,12 @@ class ThinkingAnswering(Answering):
         assert self._line is not None, "not begun"
         if token in self._model.prompt.eos_ids:
             if self._said.region is Region.SUMMARY:
-                self._roll()
-                return
-            if self._said.owes_answer and not self._closed_by:
+                if not self._said.is_last:
+                    self._roll()
+                    return
+                self._end_summary()
+                token = self._forced.popleft()
+            elif self._said.owes_answer and not self._closed_by:
                 # It was read nowhere: the closing words follow on what was said before.
                 self._close("the model ended its turn while it thought")
                 token = self._forced.popleft()
@@ -212,7 +215,7 @@ class ThinkingAnswering(Answering):
             if self._said.owes_answer:
                 self._forced.extend(self._wish.rollover.asking_ids)
         elif verdict.act is Act.ROLL:
-            self._roll()
+            self._end_summary()
         elif verdict.act is Act.ASK and self._said.owes_answer:
             self._second = SecondQuestion(self._model, verdict.text)
             self._asked += 1
@@ -226,6 +229,14 @@ class ThinkingAnswering(Answering):
         # While a summary is asked for, it comes first.
         if not self._forced:
             self._forced.extend(self._wish.closing_ids)
+
+    def _end_summary(self) -> None:
+        """There is enough of it. In the last round its end is said for the model, and the answer follows."""
+        assert self._wish.rollover is not None, "a summary of nobody"
+        if not self._said.is_last:
+            self._roll()
+        elif not self._forced:
+            self._forced.extend(self._wish.rollover.ending_ids)
 
     def _roll(self) -> None:
         """The summary takes the place of the thinking, in the prompt."""

@@ -161,6 +161,7 @@ def _rollover(
         opens=opens,
         ends=ends,
         asking_ids=_spelled(prompt, f"\n{close}\n{opens}", opens, "rollover.open"),
+        ending_ids=_spelled(prompt, ends, ends, "rollover.close"),
         question_end=question_end,
         before_ids=tuple(prompt.encode_text(HISTORY_OPEN)),
         after_ids=tuple(prompt.encode_text(HISTORY_CLOSE)),

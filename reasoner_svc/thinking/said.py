@@ -87,11 +87,15 @@ class Said:
             self._parts, self._round = self._new_round(), self._new_round()
 
     def _new_round(self) -> Round:
-        wish, rules = self._wish.rollover, self._wish.rules.rollover
+        wish = self._wish.rollover
         assert wish is not None, "nobody thinks in rounds"
-        assert rules is not None, "rounds without rules"
-        last = self.rounds >= rules.max_rounds
-        return Round(self._wish.close, wish.opens, wish.ends, last=last)
+        return Round(self._wish.close, wish.opens, wish.ends, last=self.is_last)
+
+    @property
+    def is_last(self) -> bool:
+        """No other round follows this one."""
+        rules = self._wish.rules.rollover
+        return rules is None or self.rounds >= rules.max_rounds
 
     @property
     def region(self) -> Region:

@@ -35,6 +35,8 @@ class Rollover:
     """Texts around a summary in the model's own text."""
     asking_ids: tuple[int, ...]
     """Closes thinking and opens a summary, for when a round's tokens are used."""
+    ending_ids: tuple[int, ...]
+    """`ends`, for when the last round's summary does not end by itself."""
     question_end: int
     """Token of the prompt before which the history is put: the end of the user's own words."""
     before_ids: tuple[int, ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,28 @@ async def test_white_space_behind_the_marker_is_the_answers(
         assert heard.final.finish_reason == types_pb2.FINISH_REASON_LENGTH
         assert heard.final.usage.answer_tokens == ANSWER_TOKENS
         assert heard.answer.strip() == ""
+        await serving.idle()
+
+
+@pytest.mark.parametrize("ends_turn", [False, True])
+async def test_a_model_that_always_summarises_has_no_more_rounds_than_allowed(
+    model: VisionLanguageModel, blocks: list[Block], monkeypatch: pytest.MonkeyPatch, ends_turn: bool
+) -> None:
+    """No summary of its last round ends by itself: it is ended for it, and the answer follows."""
+    spoken = model.prompt.encode_text("hm</think>\n<summary>" + "x" * 8)
+    script = itertools.cycle([*spoken, next(iter(model.prompt.eos_ids))] if ends_turn else spoken)
+    monkeypatch.setattr("reasoner_svc.decode.sampler.Sampler.choose", lambda self, logits: next(script))
+    rounds = types_pb2.ThinkingRollover(round_tokens=100, summary_tokens=9 if ends_turn else 8, max_rounds=3)
+    async with serve(model) as serving, asyncio.timeout(30):
+        await serving.open()
+        serving.publish(*blocks)
+        heard = await hear(serving, **thinking(max_tokens=200, rollover=rounds))
+        usage = heard.final.usage
+        assert usage.thinking.rounds == 3
+        assert usage.answer_tokens == ANSWER_TOKENS
+        assert heard.answer
+        assert "summary" not in heard.thoughts
+        assert heard.thoughts.count("x" * 8) == 3
         await serving.idle()
 
 
