@@ -44,10 +44,10 @@ def test_a_budget_closes_thinking_and_never_the_answer() -> None:
 
 
 def loops_at(tokens: list[int], longest: int, times: int, least: int) -> int:
-    """Restated: after how many tokens some end is `times` equal runs of one to `longest` tokens."""
+    """Restated: after how many tokens some end is `times` equal runs, and `least` tokens of them."""
     for end in range(1, len(tokens) + 1):
         for period in range(1, longest + 1):
-            need = max(times * period, -(-least // period) * period)
+            need = max(times * period, least)
             if need > end:
                 continue
             tail = tokens[end - need : end]
@@ -64,9 +64,7 @@ def test_loops_are_found_when_they_are_complete_and_never_else(seed: int, period
     tokens += run * 8 + [rng.randrange(4) for _ in range(10)]
     least = rng.choice([1, period * times])
     count, verdict = first(LoopGuard(8, times, least), moments(tokens))
-    # `least` may be reached in the middle of a run: at most a run's length before the restated rule.
-    expected = loops_at(tokens, 8, times, least)
-    assert expected - 8 <= count <= expected
+    assert count == loops_at(tokens, 8, times, least)
     assert verdict.act is Act.CLOSE
 
 
