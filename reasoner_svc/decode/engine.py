@@ -23,7 +23,7 @@ from reasoner_svc.decode.kinds import kind_of
 from reasoner_svc.decode.outbox import Outbox
 from reasoner_svc.decode.question import AskedQuestion, Phase
 from reasoner_svc.decode.recaller import Recaller
-from reasoner_svc.decode.schedule import Item, ScheduleLimits, plan_tick
+from reasoner_svc.decode.schedule import FIRST_TURN, Item, ScheduleLimits, plan_tick
 from reasoner_svc.decode.stats import EngineStats, take_stats
 from reasoner_svc.notes.box import ThoughtBox
 from reasoner_svc.notes.watchers import Watchers
@@ -71,7 +71,7 @@ class Engine:
         self._runs: dict[int, StreamRun] = {}
         self._broken: set[int] = set()
         self._open: dict[int, HeldQuestion] = {}
-        self._turn, self._ending = 0, False
+        self._turn, self._ending = FIRST_TURN, False
         self._notes_tokens = notes_tokens
         self._watchers = Watchers(model, clock, lambda block: self._post(lambda: keep_note(block)))
         self.stats = EngineStats()

@@ -2,8 +2,10 @@
 
 One *tick* gives every decoding question one token (a question with k workers k), then shares what is left of
 the tick's budget among the prompts that are still being read, a chunk each, beginning with another question
-every time. So a long prompt delays a token of anybody else by at most one tick, a short prompt overtakes a
-long one, and decoding never starves a prompt (the budget is larger than the number of workers that may run).
+every time. They come first in rounds: who arrives in the meantime is first in the next round, so that the old
+get on however many come. So a long prompt delays a token of anybody else by at most one tick, a short prompt
+overtakes a long one, and decoding never starves a prompt (the budget is larger than the number of workers
+that may run).
 
 The workers of a question step together or not at all, so that what they write does not depend on what else is
 being answered. When they need more than a token each (a step opens with a text), they take turns with the
@@ -64,16 +66,28 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """Who came first in a tick, of those that take turns."""
+
+    number: int = 0
+    last: int = 0
+    """Of the round: whose number is higher came when it had begun."""
+
+
+FIRST_TURN = Turn()
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """What happens in one tick, in this order."""
 
     items: tuple[Item, ...]
-    turn: int
-    """The question that came first among those that take turns; give it to the next `plan_tick`."""
+    turn: Turn
+    """Give it to the next `plan_tick`."""
 
 
-def plan_tick(waiting: Sequence[Waiting], turn: int, limits: ScheduleLimits) -> Tick:
-    """Plan one tick. `turn` is that of the tick before, 0 at first.
+def plan_tick(waiting: Sequence[Waiting], turn: Turn, limits: ScheduleLimits) -> Tick:
+    """Plan one tick. `turn` is that of the tick before, `FIRST_TURN` at first.
 
     Questions step as if nobody watched; watchers write beside them.
     """
@@ -112,7 +126,7 @@ def _plan_watchers(waiting: Sequence[Waiting], taken: Sequence[Item], limits: Sc
     return items
 
 
-def _plan_questions(questions: Sequence[Waiting], turn: int, limits: ScheduleLimits) -> Tick:
+def _plan_questions(questions: Sequence[Waiting], turn: Turn, limits: ScheduleLimits) -> Tick:
     decoding = [q for q in questions if q.phase is Phase.DECODING and not q.prompt_left]
     reading = [
         q for q in questions if q.phase is Phase.PREFILL or (q.phase is Phase.DECODING and q.prompt_left)
@@ -127,11 +141,19 @@ def _plan_questions(questions: Sequence[Waiting], turn: int, limits: ScheduleLim
     items = [Item(q.number, 0) for q in decoding if q.tokens <= q.places]
     left = limits.tick_tokens - sum(q.tokens for q in decoding if q.tokens <= q.places)
     turns = sorted((*reading, *(q for q in decoding if q.tokens > q.places)), key=lambda q: q.number)
-    ordered = [q for q in turns if q.number > turn] + [q for q in turns if q.number <= turn]
+    ordered, last = _in_turn(turns, turn)
     for question in ordered:
         steps = question.phase is Phase.DECODING and not question.prompt_left
         tokens = question.tokens if steps else min(limits.prefill_chunk, question.prompt_left, left)
         if 0 < tokens <= left:
             items.append(Item(question.number, 0 if steps else tokens))
             left -= tokens
-    return Tick(tuple(items), ordered[0].number if ordered else turn)
+    return Tick(tuple(items), Turn(ordered[0].number, last) if ordered else turn)
+
+
+def _in_turn(turns: Sequence[Waiting], turn: Turn) -> tuple[Sequence[Waiting], int]:
+    """The same, beginning with whose turn it is, and the end of the round; when it is over one begins."""
+    ahead = [q for q in turns if turn.number < q.number <= turn.last]
+    if not ahead:
+        return turns, turns[-1].number if turns else turn.last
+    return [*ahead, *(q for q in turns if not turn.number < q.number <= turn.last)], turn.last

@@ -7,30 +7,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reasoner_svc.decode.question import Phase
-from reasoner_svc.decode.schedule import Item, ScheduleLimits, Waiting, plan_tick
+from reasoner_svc.decode.schedule import FIRST_TURN, Item, ScheduleLimits, Turn, Waiting, plan_tick
 
 LIMITS = ScheduleLimits(max_running=4, prefill_chunk=10, tick_tokens=16)
 
 
 def test_nothing_to_do() -> None:
-    assert plan_tick([], 0, LIMITS).items == ()
+    assert plan_tick([], FIRST_TURN, LIMITS).items == ()
 
 
 def test_every_decoding_question_gets_a_token_before_any_prompt_is_read() -> None:
     questions = [Waiting(1, Phase.PREFILL, 100), Waiting(2, Phase.DECODING, 0), Waiting(3, Phase.DECODING, 0)]
-    assert plan_tick(questions, 0, LIMITS).items == (Item(2, 0), Item(3, 0), Item(1, 10))
+    assert plan_tick(questions, FIRST_TURN, LIMITS).items == (Item(2, 0), Item(3, 0), Item(1, 10))
 
 
 def test_a_short_prompt_overtakes_a_long_one() -> None:
     long_one, short_one = Waiting(1, Phase.PREFILL, 1000), Waiting(2, Phase.QUEUED, 3)
-    tick = plan_tick([long_one, short_one], 0, LIMITS)
+    tick = plan_tick([long_one, short_one], FIRST_TURN, LIMITS)
     assert tick.items == (Item(1, 10), Item(2, 3))
 
 
 def test_turns_change() -> None:
     limits = ScheduleLimits(max_running=3, prefill_chunk=10, tick_tokens=10)
     questions = [Waiting(number, Phase.PREFILL, 1000) for number in (1, 2, 3)]
-    turn, first = 0, []
+    turn, first = FIRST_TURN, []
     for _ in range(6):
         tick = plan_tick(questions, turn, limits)
         turn = tick.turn
@@ -40,7 +40,7 @@ def test_turns_change() -> None:
 
 def test_only_so_many_run_at_once_and_the_others_wait_in_order() -> None:
     questions = [Waiting(number, Phase.QUEUED, 1) for number in range(1, 7)]
-    tick = plan_tick(questions, 0, LIMITS)
+    tick = plan_tick(questions, FIRST_TURN, LIMITS)
     assert {item.number for item in tick.items} == {1, 2, 3, 4}
 
 
@@ -49,11 +49,12 @@ def test_limits_must_leave_room_for_prompts() -> None:
         ScheduleLimits(max_running=4, prefill_chunk=10, tick_tokens=4)
 
 
+turns = st.builds(Turn, st.integers(0, 12), st.integers(0, 12))
 open_phases = st.sampled_from([Phase.QUEUED, Phase.PREFILL, Phase.DECODING])
 
 
-@given(st.lists(st.tuples(open_phases, st.integers(1, 50)), max_size=12), st.integers(0, 12))
-def test_a_tick_keeps_its_promises(shape: list[tuple[Phase, int]], turn: int) -> None:
+@given(st.lists(st.tuples(open_phases, st.integers(1, 50)), max_size=12), turns)
+def test_a_tick_keeps_its_promises(shape: list[tuple[Phase, int]], turn: Turn) -> None:
     running = 0
     questions = []
     for number, (phase, left) in enumerate(shape, 1):
@@ -76,7 +77,7 @@ def test_a_tick_keeps_its_promises(shape: list[tuple[Phase, int]], turn: int) ->
 def test_everybody_ends(prompts: list[int]) -> None:
     left = dict(enumerate(prompts, 1))
     phase = dict.fromkeys(left, Phase.QUEUED)
-    turn = ticks = 0
+    turn, ticks = FIRST_TURN, 0
     while left:
         ticks += 1
         assert ticks <= 200
@@ -89,25 +90,50 @@ def test_everybody_ends(prompts: list[int]) -> None:
                 del left[item.number]
 
 
+@pytest.mark.parametrize("news", [1, 2, 5])
+def test_the_old_get_on_however_many_come(news: int) -> None:
+    """A long prompt and a group whose steps open with much, beside new questions in every tick."""
+    limits = ScheduleLimits(max_running=8, prefill_chunk=20, tick_tokens=30)
+    left, phase, turn, stepped = {1: 100}, {1: Phase.PREFILL, 2: Phase.DECODING}, FIRST_TURN, 0
+    for tick_number in range(200):
+        for number in range(3 + tick_number * news, 3 + (tick_number + 1) * news):
+            left[number], phase[number] = 15, Phase.QUEUED
+        waiting = [
+            Waiting(n, phase[n], left.get(n, 0), *((20, 4) if n == 2 else (1, 1))) for n in sorted(phase)
+        ]
+        tick = plan_tick(waiting, turn, limits)
+        turn = tick.turn
+        for item in tick.items:
+            if item.number == 2:
+                stepped += 1
+            elif not item.prompt_tokens:
+                del phase[item.number]  # an answer of a token
+            else:
+                left[item.number] -= item.prompt_tokens
+                phase[item.number] = Phase.PREFILL if left[item.number] else Phase.DECODING
+    assert left[1] == 0
+    assert stepped > 20
+
+
 def group(number: int, tokens: int, places: int, phase: Phase = Phase.DECODING) -> Waiting:
     return Waiting(number, phase, 0 if phase is Phase.DECODING else 5, tokens, places)
 
 
 def test_workers_step_together_beside_everybody_else() -> None:
     questions = [group(1, 3, 3), Waiting(2, Phase.PREFILL, 100)]
-    assert plan_tick(questions, 0, LIMITS).items == (Item(1, 0), Item(2, 10))
+    assert plan_tick(questions, FIRST_TURN, LIMITS).items == (Item(1, 0), Item(2, 10))
 
 
 def test_workers_count_as_many_when_they_begin() -> None:
     waiting = [group(1, 9, 3, Phase.QUEUED), group(2, 9, 2, Phase.QUEUED), Waiting(3, Phase.QUEUED, 1)]
-    assert {item.number for item in plan_tick(waiting, 0, LIMITS).items} == {1}, "nobody overtakes"
-    assert {item.number for item in plan_tick(waiting[1:], 0, LIMITS).items} == {2, 3}
+    assert {item.number for item in plan_tick(waiting, FIRST_TURN, LIMITS).items} == {1}, "nobody overtakes"
+    assert {item.number for item in plan_tick(waiting[1:], FIRST_TURN, LIMITS).items} == {2, 3}
 
 
 def test_openings_take_turns_with_prompts_and_are_not_cut() -> None:
     limits = ScheduleLimits(max_running=4, prefill_chunk=10, tick_tokens=14)
     questions = [group(1, 12, 2), Waiting(2, Phase.PREFILL, 1000), Waiting(3, Phase.DECODING, 0)]
-    first = plan_tick(questions, 0, limits)
+    first = plan_tick(questions, FIRST_TURN, limits)
     assert first.items == (Item(3, 0), Item(1, 0), Item(2, 1))
     second = plan_tick(questions, first.turn, limits)
     assert second.items == (Item(3, 0), Item(2, 10)), "the opening waits for a tick with room"
@@ -116,7 +142,7 @@ def test_openings_take_turns_with_prompts_and_are_not_cut() -> None:
 
 def test_what_opens_an_answer_is_read_in_pieces() -> None:
     answering = Waiting(1, Phase.DECODING, 25, 1, 1)
-    assert plan_tick([answering], 0, LIMITS).items == (Item(1, 10),)
+    assert plan_tick([answering], FIRST_TURN, LIMITS).items == (Item(1, 10),)
 
 
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 10)), min_size=1, max_size=2), st.integers(0, 3))
@@ -125,7 +151,7 @@ def test_every_group_steps_before_long(groups: list[tuple[int, int]], readers: i
     limits = ScheduleLimits(max_running=9, prefill_chunk=10, tick_tokens=19)
     questions = [group(n, places + extra, places) for n, (places, extra) in enumerate(groups, 1)]
     questions += [Waiting(10 + n, Phase.PREFILL, 1000) for n in range(readers)]
-    turn, stepped = 0, set()
+    turn, stepped = FIRST_TURN, set()
     for _ in range(len(questions)):
         tick = plan_tick(questions, turn, limits)
         assert sum(_cost(item, questions) for item in tick.items) <= limits.tick_tokens
@@ -144,11 +170,11 @@ def watcher(number: int, phase: Phase, left: int) -> Waiting:
 
 def test_watchers_write_beside_answers() -> None:
     waiting = [watcher(1, Phase.DECODING, 0), Waiting(2, Phase.DECODING, 0), watcher(3, Phase.QUEUED, 30)]
-    assert plan_tick(waiting, 0, LIMITS).items == (Item(2, 0), Item(1, 0), Item(3, 10))
+    assert plan_tick(waiting, FIRST_TURN, LIMITS).items == (Item(2, 0), Item(1, 0), Item(3, 10))
 
 
-@given(st.lists(st.tuples(st.booleans(), open_phases, st.integers(1, 50)), max_size=12), st.integers(0, 12))
-def test_watchers_delay_no_first_token(shape: list[tuple[bool, Phase, int]], turn: int) -> None:
+@given(st.lists(st.tuples(st.booleans(), open_phases, st.integers(1, 50)), max_size=12), turns)
+def test_watchers_delay_no_first_token(shape: list[tuple[bool, Phase, int]], turn: Turn) -> None:
     waiting = [
         Waiting(number, phase, 0 if phase is Phase.DECODING else left, watcher=watches)
         for number, (watches, phase, left) in enumerate(shape, 1)
@@ -175,17 +201,23 @@ def test_watchers_delay_no_first_token(shape: list[tuple[bool, Phase, int]], tur
 
 def test_only_so_many_notes_run_at_once_the_oldest_first() -> None:
     queued = [watcher(number, Phase.QUEUED, 1) for number in range(1, 9)]
-    assert [item.number for item in plan_tick(queued, 0, LIMITS).items] == [1, 2, 3, 4]
+    assert [item.number for item in plan_tick(queued, FIRST_TURN, LIMITS).items] == [1, 2, 3, 4]
     begun = [watcher(1, Phase.DECODING, 0), *queued[1:], Waiting(9, Phase.DECODING, 0)]
-    assert [item.number for item in plan_tick(begun, 0, LIMITS).items] == [9, 1, 2, 3]
+    assert [item.number for item in plan_tick(begun, FIRST_TURN, LIMITS).items] == [9, 1, 2, 3]
     answers = [Waiting(number, Phase.DECODING, 0) for number in range(11, 15)]
-    assert [item.number for item in plan_tick([*queued, *answers], 0, LIMITS).items] == [11, 12, 13, 14, 1]
-    assert len(plan_tick([*begun, *answers[1:]], 0, LIMITS).items) == 5, "one that is begun goes on"
+    assert [item.number for item in plan_tick([*queued, *answers], FIRST_TURN, LIMITS).items] == [
+        11,
+        12,
+        13,
+        14,
+        1,
+    ]
+    assert len(plan_tick([*begun, *answers[1:]], FIRST_TURN, LIMITS).items) == 5, "one that is begun goes on"
 
 
 def test_a_begun_note_gets_on_though_prompts_are_read_all_the_time() -> None:
     limits = ScheduleLimits(max_running=4, prefill_chunk=10, tick_tokens=10)
     reading = [Waiting(1, Phase.PREFILL, 10**6), watcher(2, Phase.DECODING, 0), watcher(3, Phase.PREFILL, 30)]
-    assert plan_tick(reading, 0, limits).items == (Item(1, 10), Item(2, 0))
-    assert plan_tick([reading[0], reading[2]], 0, limits).items == (Item(1, 10), Item(3, 1))
-    assert plan_tick(reading, 0, LIMITS).items == (Item(1, 10), Item(2, 0), Item(3, 1))
+    assert plan_tick(reading, FIRST_TURN, limits).items == (Item(1, 10), Item(2, 0))
+    assert plan_tick([reading[0], reading[2]], FIRST_TURN, limits).items == (Item(1, 10), Item(3, 1))
+    assert plan_tick(reading, FIRST_TURN, LIMITS).items == (Item(1, 10), Item(2, 0), Item(3, 1))

@@ -12,7 +12,7 @@ import pytest
 from kv_transfer.block import Block
 from reasoner_svc.decode.engine import Engine
 from reasoner_svc.decode.question import Phase
-from reasoner_svc.decode.schedule import ScheduleLimits, Waiting, plan_tick
+from reasoner_svc.decode.schedule import FIRST_TURN, ScheduleLimits, Waiting, plan_tick
 from reasoner_svc.notes.line import Line
 from reasoner_svc.notes.pace import Pace
 from reasoner_svc.thinking.asking import thinking_wish
@@ -246,8 +246,8 @@ def test_a_watcher_steps_back_while_its_stream_comes_late() -> None:
 def test_a_watcher_that_rests_takes_no_tick() -> None:
     limits = ScheduleLimits(max_running=4, prefill_chunk=8, tick_tokens=16)
     watcher = Waiting(1, Phase.DECODING, 0, watcher=True)
-    assert plan_tick([watcher], 0, limits).items
-    assert not plan_tick([replace(watcher, rests=True)], 0, limits).items
+    assert plan_tick([watcher], FIRST_TURN, limits).items
+    assert not plan_tick([replace(watcher, rests=True)], FIRST_TURN, limits).items
 
 
 @pytest.mark.parametrize("mode", [mode for mode in WatchMode if mode is not WatchMode.OFF])
