@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,9 +26,10 @@ from tandem.core.ids import QuestionId, StreamId
 from tandem.vlm.load import load_model
 from tandem.vlm.retrieved import LayeredSegment
 from tandem.vlm.unsplit import stock_model
+from tandem.wire.gen.tandem.v1 import reasoner_pb2
 from tests.parity.literal_hogwild import Context, LiteralHogwild, Play, play
 from tests.unit.reasoner_svc.making import encode_clip, make_frames
-from tests.unit.reasoner_svc.serving import serve
+from tests.unit.reasoner_svc.serving import Serving, serve
 
 pytestmark = pytest.mark.timeout(300)
 UNITS, RECENT, RECALLED = 8, 3, 2
@@ -146,13 +148,17 @@ async def ours(
     async with serve(recording, **{"view_tokens": 10**6, "retrieve_blocks": 0, **settings}) as s:  # type: ignore[arg-type]
         await s.open()
         s.publish(*blocks)
-        outbox = Outbox(asyncio.get_running_loop(), 10**6)
-        s.reasoner.engine.ask(asked, outbox)
-        async with asyncio.timeout(100):
-            while not isinstance(out := await outbox.get(), AnswerRecord):
-                pass
-        await s.idle()
-        return out
+        return await answered(s, asked)
+
+
+async def answered(s: Serving, asked: AskedQuestion) -> AnswerRecord:
+    outbox = Outbox(asyncio.get_running_loop(), 10**6)
+    s.reasoner.engine.ask(asked, outbox)
+    async with asyncio.timeout(100):
+        while not isinstance(out := await outbox.get(), AnswerRecord):
+            pass
+    await s.idle()
+    return out
 
 
 def context(model: Any, stock: Any, blocks: list[Block], found: LayeredSegment | None = None) -> Context:
@@ -288,6 +294,31 @@ async def test_workers_see_what_was_recalled(
         assert len({block.layers for block in record.recall.blocks.values()}) > 1, "layers agree: a weak test"
     seen = context(model, stock, blocks, found)
     compare(recording, stock, seen, record, asked)
+
+
+@pytest.mark.parametrize("layout", [layout.value for layout in Layout])
+async def test_workers_over_blocks_that_left_memory_and_came_from_two_encoders(
+    model: Any, stock: Any, layout: str, tmp_path: Path
+) -> None:
+    """Most of what they see is read back from disk, and the encoder was lost in the middle of the stream."""
+    clip, recording = encode_clip(model, make_frames(model, 3 * UNITS)), Recording(model)
+    workers = wish(recording, layout, 4, MARKED, 64)
+    asked = asked_of(recording, workers)
+    settings = {"data_dir": str(tmp_path), "ram_bytes": max(65_536, 5 * clip[1].header.payload_bytes)}
+    view_tokens = RECENT * clip[-1].header.tokens
+    async with serve(recording, view_tokens=view_tokens, retrieve_blocks=len(clip), **settings) as s:  # type: ignore[arg-type]
+        await s.open()
+        for number, block in enumerate(clip):
+            if number == len(clip) // 2:
+                await s.stub.OpenStream(reasoner_pb2.OpenStreamRequest(stream_id="cam", epoch=2))
+            s.publish(block)
+            await s.until(lambda: s.reasoner.store.unwritten == 0)
+        held = s.reasoner.store.directory.stream(StreamId("cam"))
+        assert sum(entry.ram is not None for entry in held) <= len(held) // 2
+        record = await answered(s, asked)
+    assert record.recall is not None
+    assert record.recall.disk_bytes > record.recall.loaded_bytes // 3
+    assert compare(recording, stock, context(model, stock, clip), record, asked) == 4 * 64 + asked.max_tokens
 
 
 @pytest.mark.parametrize("layout", [layout.value for layout in Layout])
