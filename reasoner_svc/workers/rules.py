@@ -112,7 +112,7 @@ def is_over(lines: Iterable[Line], over: Over) -> bool:
 
 
 def answering_worker(lines: Iterable[Line]) -> int:
-    """Who states the answer: the first worker that ended its turn, else worker 0."""
+    """Who states the answer: the lowest number of those that ended their turns, else worker 0."""
     return next((w for w, line in enumerate(lines) if line.finish is WorkerFinish.END), 0)
 
 

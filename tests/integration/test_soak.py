@@ -42,7 +42,7 @@ def again(block: Block, name: str, number: int) -> Block:
 async def test_watchers_and_answerers_at_once() -> None:
     model, rng = load_model("dummy:tiny"), random.Random(7)
     clips = {n: encode_clip(model, make_frames(model, UNITS, seed), n) for seed, n in enumerate(MODES)}
-    loop, answered, cancelled = asyncio.get_running_loop(), dict.fromkeys(MODES, 0), 0
+    loop, answered, cancelled, older = asyncio.get_running_loop(), dict.fromkeys(MODES, 0), 0, 0
     ends_s = loop.time() + SECONDS
     block = clips["a"][1].header
 
@@ -54,7 +54,7 @@ async def test_watchers_and_answerers_at_once() -> None:
             await asyncio.sleep(PERIOD_S)
 
     async def ask(s: Serving, lane: int) -> None:
-        nonlocal cancelled
+        nonlocal cancelled, older
         asked = 0
         while loop.time() < ends_s:
             name, asked = rng.choice(list(MODES)), asked + 1
@@ -70,14 +70,17 @@ async def test_watchers_and_answerers_at_once() -> None:
             except DataLost:  # what it asked about left memory while it waited for its turn
                 continue
             answered[name] += 1
-            [seen] = final.evidence.seen
+            seen, recalled = final.evidence.seen, final.evidence.recalled
             # A unit is a second: what is in view is whole, in order, and ends at the watermark.
-            assert seen.end_us == final.watermark_us
-            assert seen.end_us - seen.start_us == final.evidence.blocks * SECOND_US
-            assert final.evidence.blocks <= WINDOW
+            assert seen[-1].end_us == final.watermark_us
+            assert sum(one.end_us - one.start_us for one in seen) == final.evidence.blocks * SECOND_US
+            window_us = (final.evidence.blocks - len(recalled)) * SECOND_US
+            assert 0 < window_us <= WINDOW * SECOND_US
+            assert all(one.time.end_us <= final.watermark_us - window_us for one in recalled)
+            older += len(recalled)
             assert all(noted.end_us <= final.watermark_us for noted in final.evidence.notes)
 
-    settings = {"view_tokens": WINDOW * block.tokens, "max_running": 16, "retrieve_blocks": 0}
+    settings = {"view_tokens": WINDOW * block.tokens, "max_running": 16, "retrieve_blocks": 3}
     async with serve(model, ram_bytes=max(65_536, 200 * block.payload_bytes), **settings) as s:
         calls = []
         for name, mode in MODES.items():
@@ -104,3 +107,4 @@ async def test_watchers_and_answerers_at_once() -> None:
         assert s.reasoner.store.directory.orphans == 0
     assert all(answered.values()), answered
     assert cancelled
+    assert older, "nothing older came back: a weak test"

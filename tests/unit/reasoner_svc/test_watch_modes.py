@@ -11,11 +11,16 @@ import pytest
 
 from kv_transfer.block import Block
 from reasoner_svc.decode.engine import Engine
+from reasoner_svc.decode.params import SamplingParams
 from reasoner_svc.decode.question import Phase
 from reasoner_svc.decode.schedule import FIRST_TURN, ScheduleLimits, Waiting, plan_tick
 from reasoner_svc.notes.line import Line
 from reasoner_svc.notes.pace import Pace
 from reasoner_svc.thinking.asking import thinking_wish
+from reasoner_svc.workers.layouts import Layout
+from reasoner_svc.workers.rules import Over, Rules
+from reasoner_svc.workers.templates import Template, make_prompts
+from reasoner_svc.workers.wish import WorkersWish
 from tandem.core.errors import InvalidInput, NotFound, Unavailable
 from tandem.core.timeline import TimeRange
 from tandem.core.watching import TextPositions, Watching, WatchMode
@@ -187,7 +192,7 @@ async def test_a_stream_that_is_not_watched_any_more_counts_on_one_line_again(
 async def test_thinking_is_counted_as_answers_are(
     model: VisionLanguageModel, blocks: list[Block], positions: TextPositions
 ) -> None:
-    """The text that a question thinks stands where the text of a plain answer to the same prompt does."""
+    """What a question or its worker thinks stands where a plain answer to the same prompt does."""
     bare = tuple(model.prompt.question_tokens("what?"))
     wish, _ = thinking_wish(types_pb2.Thinking(open=""), model.prompt, 64, "what?", len(bare))
     async with running(model) as (engine, _):
@@ -196,9 +201,22 @@ async def test_thinking_is_counted_as_answers_are(
         await note(box)
         plain = await answer(ask(engine, model, prompt_ids=bare, max_tokens=16)[1])
         thought = await answer(ask(engine, model, prompt_ids=bare, thinking=wish)[1])
-    assert plain.plan == thought.plan
+        alone = await answer(ask(engine, model, prompt_ids=bare, workers=one_worker(model, bare))[1])
+    assert plain.plan == thought.plan == alone.plan
     assert plain.plan.positions is positions
     assert thought.token_ids[: len(plain.token_ids)] == plain.token_ids
+    assert alone.workers[0].token_ids == plain.token_ids
+
+
+def one_worker(model: VisionLanguageModel, prompt_ids: tuple[int, ...]) -> WorkersWish:
+    return WorkersWish(
+        layout=Layout.COMBINED,
+        sampling=(SamplingParams(),),
+        rules=Rules(max_tokens=16, step_tokens=5),
+        over=Over.FIRST,
+        template=Template(),
+        prompts=make_prompts(Template(), 1, model.prompt, prompt_ids, 1000),
+    )
 
 
 def test_two_counters_are_for_concurrent_watchers() -> None:
