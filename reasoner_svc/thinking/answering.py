@@ -56,6 +56,8 @@ class ThinkingAnswering(Answering):
         self._forced: deque[int] = deque()
         self._tokens = dict.fromkeys(Region, 0)
         self._closed_by = ""
+        self._close_next = ""
+        """Why another round would be closed at once."""
         self._own: OwnText | None = None
         self._line: Line | None = None
         self._reading: tuple[int, ...] = ()
@@ -207,9 +209,11 @@ class ThinkingAnswering(Answering):
         elif self._said.complete:
             self._roll()
         elif verdict.act is Act.CLOSE:
-            # What the model closed itself, a moment ago, is not closed again.
+            # What the model closed itself, a moment ago, is not closed again; another round would be.
             if self._forced or self._said.owes_answer:
                 self._close(verdict.reason)
+            else:
+                self._close_next = verdict.reason
         elif verdict.act is Act.SUMMARISE:
             assert self._wish.rollover is not None, verdict
             if self._said.owes_answer:
@@ -250,8 +254,8 @@ class ThinkingAnswering(Answering):
         self._said.next_round()
         self._chain.rolled()
         self._forced.clear()
-        if self._closed_by:
-            self._close(self._closed_by)
+        if reason := self._closed_by or self._close_next:
+            self._close(reason)
 
     def _revise(self, reread: Reread) -> None:
         assert self._own is not None, "not begun"

@@ -226,6 +226,30 @@ async def test_a_model_that_always_summarises_has_no_more_rounds_than_allowed(
         await serving.idle()
 
 
+@pytest.mark.parametrize("late", [0, 1])
+async def test_a_budget_that_ends_as_the_model_closes_a_round_ends_the_next(
+    model: VisionLanguageModel, blocks: list[Block], monkeypatch: pytest.MonkeyPatch, late: int
+) -> None:
+    """The marker was its own, so nothing was said for it; the round that follows has no budget left."""
+    script = iter(model.prompt.encode_text("hm</think>\n<summary>so</summary>"))
+    letter = model.prompt.encode_text("x")[0]
+    monkeypatch.setattr(
+        "reasoner_svc.decode.sampler.Sampler.choose", lambda self, logits: next(script, letter)
+    )
+    budget = len("hm</think>") + late
+    async with serve(model) as serving, asyncio.timeout(30):
+        await serving.open()
+        serving.publish(*blocks)
+        rounds = types_pb2.ThinkingRollover(round_tokens=budget, summary_tokens=3, max_rounds=3)
+        heard = await hear(serving, **thinking(max_tokens=budget, rollover=rounds))
+        usage = heard.final.usage
+        assert usage.thinking.rounds == 2
+        assert usage.answer_tokens == ANSWER_TOKENS
+        assert f"{budget} tokens" in usage.thinking_closed_by
+        assert "x" not in heard.thoughts
+        await serving.idle()
+
+
 async def test_what_left_of_the_text_is_told(model: VisionLanguageModel, blocks: list[Block]) -> None:
     async with serve(model) as serving:
         await serving.open()
