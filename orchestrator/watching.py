@@ -72,6 +72,8 @@ class Watcher:
 
     async def _watch_at(self, service: Service) -> None:
         """Until the stream moves to another reasoner. Raises why the call ended before."""
+        # Another watcher, whose notes may be counted anew: those of the former say nothing about its last.
+        self._session.last_note = 0
         thoughts = asyncio.ensure_future(self._forward_all(service))
         moved = asyncio.ensure_future(self._until_moved(service))
         try:

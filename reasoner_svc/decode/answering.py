@@ -49,7 +49,7 @@ class Answering(HeldQuestion):
     def waiting(self) -> Waiting:
         """See `HeldQuestion`."""
         left = len(self.asked.prompt_ids) - self.progress.prefilled
-        return Waiting(self.number, self.progress.phase, left)
+        return Waiting(self.number, self.progress.phase, left, whole=left > 0 and self._reads_whole)
 
     @property
     def tail_bytes(self) -> int:

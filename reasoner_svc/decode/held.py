@@ -122,6 +122,11 @@ class HeldQuestion(ABC):
         return len(self.asked.prompt_ids)
 
     @property
+    def _reads_whole(self) -> bool:
+        """Older blocks are chosen by all of its prompt; before it has begun: may be."""
+        return self._recaller is not None if self._lease is None else self._recall is not None
+
+    @property
     def _recall(self) -> Recall | None:
         return self._lease.recall if self._lease else None
 

@@ -7,6 +7,9 @@ get on however many come. So a long prompt delays a token of anybody else by at 
 overtakes a long one, and decoding never starves a prompt (the budget is larger than the number of workers
 that may run).
 
+A prompt for which older blocks are chosen is read in one pass, as each layer chooses by all of it.
+One longer than a chunk waits until it is first, so there is one such pass a tick at most.
+
 The workers of a question step together or not at all, so that what they write does not depend on what else is
 being answered. When they need more than a token each (a step opens with a text), they take turns with the
 prompts; what fits beside `max_running` always gets its turn.
@@ -54,6 +57,8 @@ class Waiting:
     """Nobody waits for it: it begins where a question leaves a place, and takes what is left of a tick."""
     rests: bool = False
     """A watcher that steps back: it takes no tick now."""
+    whole: bool = False
+    """Its prompt cannot be read in pieces; before it has begun: may turn out so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,8 @@ class Item:
 
     number: int
     prompt_tokens: int
-    """Tokens to read; 0 to decode one token, or one of each worker."""
+    """Tokens to read, or all that are left of a prompt that is read whole; 0 to decode one token, or one of
+    each worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +150,13 @@ def _plan_questions(questions: Sequence[Waiting], turn: Turn, limits: ScheduleLi
     ordered, last = _in_turn(turns, turn)
     for question in ordered:
         steps = question.phase is Phase.DECODING and not question.prompt_left
+        is_long = question.whole and question.prompt_left > limits.prefill_chunk
+        if is_long and question is not ordered[0]:
+            continue
         tokens = question.tokens if steps else min(limits.prefill_chunk, question.prompt_left, left)
         if 0 < tokens <= left:
             items.append(Item(question.number, 0 if steps else tokens))
-            left -= tokens
+            left -= question.prompt_left if is_long else tokens
     return Tick(tuple(items), Turn(ordered[0].number, last) if ordered else turn)
 
 

@@ -16,6 +16,8 @@ import torch
 from kv_transfer.block import Block
 from reasoner_svc.notes.view import NO_NOTES, NotesInView
 from tandem.core.blocks import BlockKind
+from tandem.core.errors import Internal
+from tandem.core.ids import StreamId
 from tandem.core.timeline import TimeRange
 from tandem.vlm.model import VisionLanguageModel
 from tandem.vlm.segment import Segment
@@ -49,6 +51,8 @@ class NoteShelf:
         """Made with the first note: most streams are never watched."""
         self._budget = budget_tokens
         self._notes: deque[Note] = deque()
+        self._stream: StreamId | None = None
+        """Whose notes they are; the first one tells."""
         self.next_number = 1
         self.writing = False
         """A note is on its way to this shelf: one at a time, whoever watches by now."""
@@ -81,7 +85,9 @@ class NoteShelf:
     def append(self, block: Block) -> Note:
         """Put a note behind the others; the oldest leave when the budget is passed."""
         header = block.header
-        assert header.kind is BlockKind.TEXT, header.kind
+        self._stream = self._stream or header.key.stream
+        if header.kind is not BlockKind.TEXT or header.key.stream != self._stream:
+            raise Internal(f"{header.key}, a {header.kind} block, is no note of {self._stream!r}")
         if self._segment is None:
             self._segment = self._model.new_segment(capacity=min(self._budget, FIRST_TOKENS))
         first = self._segment.end

@@ -130,7 +130,8 @@ class StreamRun:
     def append(self, block: Block) -> None:
         """Put the next visible block behind the others; drops from the front what passes the budget."""
         header = block.header
-        assert header.key.stream == self._stream, f"{header.key} fed to the run of {self._stream!r}"
+        if header.key.stream != self._stream:
+            raise Internal(f"{header.key} was fed to the run of {self._stream!r}")
         assert header.key.number >= self._next_number, f"{header.key} fed twice or out of order"
         if header.kind is BlockKind.SINK:
             assert header.key.number == 0, header.key

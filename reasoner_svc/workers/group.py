@@ -85,7 +85,8 @@ class WorkerGroup(HeldQuestion):
             len(self.asked.prompt_ids) - self.progress.prefilled + sum(len(ids) for _, ids in self._to_read)
         )
         tokens = sum(len(feed.ids) for feed in self._feeds())
-        return Waiting(self.number, phase, left, tokens, self._wish.count)
+        whole = self.progress.prefilled < len(self.asked.prompt_ids) and self._reads_whole
+        return Waiting(self.number, phase, left, tokens, self._wish.count, whole=whole)
 
     @property
     def tail_bytes(self) -> int:

@@ -153,7 +153,7 @@ def test_foreign_and_repeated_blocks_are_never_appended(
     model: VisionLanguageModel, blocks: list[Block]
 ) -> None:
     run = StreamRun(model, StreamId("other"), MANY)
-    with pytest.raises(AssertionError, match="fed to the run"):
+    with pytest.raises(Internal, match="fed to the run"):
         run.append(blocks[0])
     run = run_of(model, blocks[:2])
     with pytest.raises(AssertionError, match="twice"):

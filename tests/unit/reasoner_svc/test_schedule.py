@@ -38,6 +38,20 @@ def test_turns_change() -> None:
     assert first == [1, 2, 3, 1, 2, 3]
 
 
+def test_a_long_prompt_that_is_read_whole_has_a_tick_of_its_own() -> None:
+    questions = [Waiting(1, Phase.DECODING, 0), *(Waiting(n, Phase.PREFILL, 40, whole=True) for n in (2, 3))]
+    questions += [Waiting(4, Phase.PREFILL, 3, whole=True), Waiting(5, Phase.QUEUED, 40, whole=True)]
+    tick = plan_tick(questions[:4], FIRST_TURN, LIMITS)
+    assert tick.items == (Item(1, 0), Item(2, 10))
+    tick = plan_tick(questions[:4], tick.turn, LIMITS)
+    assert tick.items == (Item(1, 0), Item(3, 10))
+    tick = plan_tick(questions[:4], tick.turn, LIMITS)
+    assert tick.items == (Item(1, 0), Item(4, 3))
+    queued = plan_tick([questions[3], questions[4]], FIRST_TURN, LIMITS)
+    assert queued.items == (Item(4, 3),)
+    assert plan_tick([questions[4]], queued.turn, LIMITS).items == (Item(5, 10),)
+
+
 def test_only_so_many_run_at_once_and_the_others_wait_in_order() -> None:
     questions = [Waiting(number, Phase.QUEUED, 1) for number in range(1, 7)]
     tick = plan_tick(questions, FIRST_TURN, LIMITS)
