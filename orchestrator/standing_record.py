@@ -10,7 +10,7 @@ from tandem.core.standing import MAX_CHECKS, MAX_STANDING, Standing
 
 MAX_KEPT = 16
 """Alerts that wait for a client that is not there; older ones are dropped."""
-MAX_MESSAGE_BYTES = 64 * 1024
+MAX_MESSAGE_BYTES = 32 * 1024
 """Of one question or alert. One that is larger is not written: the journal stays small."""
 _MAX_COUNT = 2**32 - 1
 """What the wire counts to."""
