@@ -36,6 +36,7 @@ from tests.unit.reasoner_svc.making import encode_clip
 from tests.unit.reasoner_svc.test_notes import feed as feed_blocks
 from tests.unit.reasoner_svc.test_notes import note, running
 
+pytestmark = pytest.mark.timeout(300)
 CLIPS = 20
 QUESTIONS = 5
 NOISE_QUESTIONS = (
