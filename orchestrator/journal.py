@@ -1,9 +1,10 @@
 """Shell: a few hundred bytes a stream on disk, so that a new orchestrator knows what a former one watched.
 
 Media and blocks are not here: media is the client's until it is safe, blocks are the reasoner's. What is
-here is where the client should go on, up to when the stream was watched, which gaps it had, and what a
-decoder needs to start in the middle. Written twice a second at most, replaced atomically, without fsync: it
-survives the death of the process, not of the machine, and a lost file costs a longer gap.
+here is where the client should go on, up to when the stream was watched, which gaps it had, what a decoder
+needs to start in the middle, and what the client wanted: how it is watched, what it is alerted about.
+Written twice a second at most, replaced atomically, without fsync: it survives the death of the process, not
+of the machine, and a lost file costs a longer gap.
 """
 
 from __future__ import annotations
@@ -17,6 +18,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.standing_record import (
+    StandingRecord,
+    alerts_from_json,
+    alerts_to_json,
+    standing_from_json,
+    standing_to_json,
+)
 from tandem.core.errors import TandemError
 from tandem.core.ids import StreamId, is_valid_id
 from tandem.core.timeline import Gap, GapReason, TimeRange
@@ -47,6 +55,9 @@ class Record:
     gaps: tuple[Gap, ...]
     watching: bytes = b""
     """How it is watched: the message; empty: not at all."""
+    standing: tuple[StandingRecord, ...] = ()
+    alerts: tuple[bytes, ...] = ()
+    """Messages that wait for the client."""
 
 
 class Journal:
@@ -125,6 +136,8 @@ def _to_json(record: Record) -> dict[str, object]:
         "reasoner": record.reasoner,
         "decoder_header": base64.b64encode(record.decoder_header).decode(),
         "watching": base64.b64encode(record.watching).decode(),
+        "standing": standing_to_json(record.standing),
+        "alerts": alerts_to_json(record.alerts),
         "gaps": [[gap.range.start_us, gap.range.end_us, gap.reason.value] for gap in record.gaps],
     }
 
@@ -149,6 +162,8 @@ def _from_json(stream_id: StreamId, data: dict[str, object]) -> Record:
         decoder_header=base64.b64decode(str(data["decoder_header"]), validate=True),
         gaps=tuple(Gap(TimeRange(int(a), int(b)), GapReason(reason)) for a, b, reason in gaps),
         watching=base64.b64decode(str(data.get("watching", "")), validate=True),
+        standing=standing_from_json(data.get("standing", [])),
+        alerts=alerts_from_json(data.get("alerts", [])),
     )
 
 

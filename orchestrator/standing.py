@@ -1,7 +1,8 @@
 """Shell: the standing questions of one stream: checked as it plays, told when they become true.
 
 A check is a small question about what is published, one at a time for each; one that cannot be answered is
-left out. What counts as becoming true is decided in `tandem.core.standing`.
+left out. What counts as becoming true is decided in `tandem.core.standing`. The journal has all of it, so
+that it goes on after a restart where it was.
 """
 
 from __future__ import annotations
@@ -9,25 +10,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
+
+from google.protobuf.message import DecodeError
 
 from orchestrator.asking import Asked, answer
 from orchestrator.cluster import Cluster
 from orchestrator.limits import check_question
 from orchestrator.session import Session
+from orchestrator.standing_record import MAX_KEPT, StandingRecord
 from orchestrator.stream import State
 from orchestrator.waiting import stop
 from tandem.core.clock import Clock
-from tandem.core.errors import LimitExceeded
+from tandem.core.errors import LimitExceeded, TandemError
 from tandem.core.standing import MAX_STANDING, NOTHING_SEEN, Standing, StandingQuestion, checked, says
 from tandem.wire.gen.tandem.v1 import client_pb2, types_pb2
-from tandem.wire.standing import standing_from_proto
+from tandem.wire.standing import standing_from_proto, standing_to_proto
 
 log = logging.getLogger(__name__)
 
-MAX_KEPT = 16
-"""Alerts that wait for a client that is not there; older ones are dropped."""
 _LOOK_S = 1.0
 
 
@@ -40,7 +43,12 @@ class _Held:
     state: Standing = NOTHING_SEEN
     checks: int = 0
     checked_us: int = -1
-    """Watermark that the last check began at."""
+    """Watermark that the last check began at; -1: there was none."""
+
+    @property
+    def due_us(self) -> int:
+        """Watermark from which on it is checked again."""
+        return 0 if self.checked_us < 0 else self.checked_us + self.asked.every_us
 
 
 class StandingQuestions:
@@ -51,7 +59,7 @@ class StandingQuestions:
         self._cluster = cluster
         self._clock = clock
         self._held: dict[str, _Held] = {}
-        self._kept: deque[client_pb2.WatchResponse] = deque(maxlen=MAX_KEPT)
+        self._kept: deque[client_pb2.WatchResponse.Alert] = deque(maxlen=MAX_KEPT)
 
     def __len__(self) -> int:
         return len(self._held)
@@ -76,17 +84,55 @@ class StandingQuestions:
         self.cancel(asked.question_id)
         held = self._held[asked.question_id] = _Held(asked)
         held.task = asyncio.create_task(self._run(held), name=f"standing {asked.question_id}")
+        self._session.journal_due = True
 
     def cancel(self, question_id: str) -> None:
         """Ask it no more; an unknown one is ignored."""
         held = self._held.pop(question_id, None)
         if held is not None and held.task is not None:
             held.task.cancel()
+            self._session.journal_due = True
 
     def tell(self) -> None:
         """Send what waited for a client."""
         while self._kept and self._session.outbox is not None:
-            self._session.outbox.put(self._kept.popleft())
+            self._session.outbox.put(client_pb2.WatchResponse(alert=self._kept.popleft()))
+            self._session.journal_due = True
+
+    def to_records(self) -> tuple[StandingRecord, ...]:
+        """For the journal."""
+        return tuple(
+            StandingRecord(
+                question=standing_to_proto(held.asked).SerializeToString(),
+                state=held.state,
+                checks=held.checks,
+                checked_us=held.checked_us,
+            )
+            for held in self._held.values()
+        )
+
+    def waiting_alerts(self) -> tuple[bytes, ...]:
+        """For the journal: those that no client was sent, oldest first."""
+        return tuple(alert.SerializeToString() for alert in self._kept)
+
+    def restore(self, records: Iterable[StandingRecord], alerts: Iterable[bytes]) -> None:
+        """Go on where a former orchestrator was. What is no good any more is left out, and logged."""
+        for record in records:
+            try:
+                message = types_pb2.StandingQuestion.FromString(record.question)
+                self.set(message)
+            except (DecodeError, TandemError) as error:
+                log.warning("a standing question of %s is lost: %s", self._session.stream_id, error)
+                continue
+            held = self._held[message.question_id]
+            # Of a time that was never watched it would be silent until then.
+            held.checked_us = min(record.checked_us, self._session.timeline.watermark_us)
+            held.state, held.checks = record.state, record.checks
+        for alert in alerts:
+            try:
+                self._kept.append(client_pb2.WatchResponse.Alert.FromString(alert))
+            except DecodeError as error:
+                log.warning("an alert of %s is lost: %s", self._session.stream_id, error)
 
     async def close(self) -> None:
         """Stop all."""
@@ -95,23 +141,23 @@ class StandingQuestions:
         await stop(*tasks)
 
     async def _run(self, held: _Held) -> None:
-        session, due_us = self._session, 0
+        session = self._session
         while True:
             watermark_us = session.timeline.watermark_us
             is_last = session.state is State.ENDED and watermark_us > held.checked_us
-            if not session.timeline.blocks or not (watermark_us >= due_us or is_last):
+            if not session.timeline.blocks or not (watermark_us >= held.due_us or is_last):
                 await session.changed.wait(_LOOK_S)
                 continue
             if watermark_us == held.checked_us:
                 await session.changed.wait(_LOOK_S)
                 continue
-            due_us = watermark_us + held.asked.every_us
             try:
                 record = await self._ask(held, watermark_us)
             except Exception:
                 log.exception("standing question %s of %s", held.asked.question_id, session.stream_id)
                 record = None
             held.checked_us = watermark_us
+            session.journal_due = True
             if record is not None:
                 self._judge(held, record)
             session.changed.notify()
@@ -147,5 +193,5 @@ class StandingQuestions:
                 text=record.text,
                 evidence=record.evidence,
             )
-            self._kept.append(client_pb2.WatchResponse(alert=alert))
+            self._kept.append(alert)
         self.tell()

@@ -7,7 +7,7 @@ import logging
 import secrets
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator.cluster import Cluster
 from orchestrator.driver import OPEN_TIMEOUT_S, Driver
@@ -173,14 +173,15 @@ class Streams:
         session = Session(stream_id, media, self._settings, self._clock)
         session.nonce = nonce
         session.loss = GapReason.ORCHESTRATOR_LOST
-        if record is not None and record.media_kind == media.kind:
-            restore(session, record)
-        else:
+        if record is None or record.media_kind != media.kind:
             session.lost_start = session.is_restored = True
-            session.epoch = int(
-                time.time()
-            )  # Above all that were counted from 1, and those of former losses.
-        return self._start(session)
+            # Above all that were counted from 1, and those of former losses.
+            session.epoch = int(time.time())
+            return self._start(session)
+        restore(session, record)
+        stream = self._start(session)
+        stream.standing.restore(record.standing, record.alerts)
+        return stream
 
     def _start(self, session: Session) -> Stream:
         if len(self._streams) >= self._max_streams:
@@ -237,7 +238,10 @@ class Streams:
         due = session.journal_due and session.epoch > 0
         if due and (now or now_s - stream.journal_at_s >= JOURNAL_PERIOD_S):
             stream.journal_at_s, session.journal_due = now_s, False
-            record = to_record(session)
+            standing = stream.standing
+            record = replace(
+                to_record(session), standing=standing.to_records(), alerts=standing.waiting_alerts()
+            )
             self._journal.save(record)
             session.checkpoints.announced = place_of(record)
             if session.outbox is not None:

@@ -14,20 +14,17 @@ The engine's thread only.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from reasoner_svc.decode.question import Phase
-from reasoner_svc.decode.schedule import Waiting
 from reasoner_svc.notes.pace import Pace
 from reasoner_svc.notes.taking import NoteTaking
 from reasoner_svc.notes.view import Arrival
 from reasoner_svc.view.compose import ViewPlan
 from tandem.core.timeline import TimeRange
-from tandem.vlm.model import ForwardResult, Step
+from tandem.vlm.model import Step
 from tandem.vlm.segment import Segment
 from tandem.vlm.view import Part, View
 
@@ -35,31 +32,12 @@ from tandem.vlm.view import Part, View
 class GrowingNote(NoteTaking):
     """One note of a concurrent watcher on its way through the model."""
 
-    def __init__(
-        self, *args: Any, on_seen: Callable[[TimeRange, Arrival], None], pace: Pace, **options: Any
-    ) -> None:
+    def __init__(self, *args: Any, on_seen: Callable[[TimeRange, Arrival], None], **options: Any) -> None:
         """See `NoteTaking`. `on_seen` is told what the note is about by now, whenever its view has grown."""
         super().__init__(*args, **options)
         self._on_seen = on_seen
-        self._pace = pace
-        self._began_s = 0.0
         self._seen: tuple[int, int] | None = None
         self._prompt: Segment | None = None
-
-    @property
-    def rests(self) -> bool:
-        """See `HeldQuestion`."""
-        return not self.progress.phase.final and self._pace.rests(self._clock())
-
-    @property
-    def waiting(self) -> Waiting:
-        """See `HeldQuestion`."""
-        return replace(super().waiting, rests=self.rests)
-
-    def advance(self, results: Sequence[ForwardResult]) -> list[Tensor]:
-        """See `HeldQuestion`."""
-        self._pace.passed(self._began_s, self._clock())
-        return super().advance(results)
 
     @property
     def tail_bytes(self) -> int:
@@ -107,6 +85,9 @@ class GrowingNote(NoteTaking):
             view=View(parts=parts, tail=Part(segment=segment, base=base)),
             capture=is_text,
         )
+
+    def _hold(self, pace: Pace) -> None:
+        """What slides out of the growing view is let go of."""
 
     def _open(self) -> None:
         super()._open()

@@ -17,6 +17,8 @@ LEAST_LATE_S = 0.05
 """Differences below this are noise."""
 REST = 9
 """Times that a pass took, from it to the next, while the stream is late."""
+MOST_HELD = 64
+"""Blocks that may come while a note rests whose view stands still: it keeps what it sees on the device."""
 
 
 class Pace:
@@ -26,6 +28,8 @@ class Pace:
         self._delays_s: deque[float] = deque(maxlen=BLOCKS)
         self._unit_s = 0.0
         self._until_s = 0.0
+        self._held: int | None = None
+        """Blocks that came since a view was held; None: none is."""
 
     @property
     def is_late(self) -> bool:
@@ -38,6 +42,20 @@ class Pace:
         """A block came."""
         self._delays_s.append(now_s - time.end_us / MICROSECONDS)
         self._unit_s = (time.end_us - time.start_us) / MICROSECONDS
+        if self._held is not None:
+            self._held += 1
+
+    def hold(self) -> None:
+        """A note begins whose view stays as it is."""
+        self._held = 0
+
+    def let_go(self) -> None:
+        """That note is over."""
+        self._held = None
+
+    def ended(self) -> None:
+        """No more comes: nothing can be late any more, and somebody waits for what is left to write."""
+        self._delays_s.clear()
 
     def passed(self, began_s: float, now_s: float) -> None:
         """The watcher's pass is through."""
@@ -45,4 +63,4 @@ class Pace:
 
     def rests(self, now_s: float) -> bool:
         """True while the watcher should not take another pass."""
-        return now_s < self._until_s and self.is_late
+        return now_s < self._until_s and self.is_late and (self._held or 0) <= MOST_HELD

@@ -131,6 +131,7 @@ class Watcher:
     def finish(self, done: Callable[[int], None]) -> None:
         """The run gets no more: the rest of it has a note too. `done` is told the last note's number."""
         self._to_tell.append(done)
+        self._pace.ended()
 
     def settle(self) -> None:
         """Say so when all of a run that gets no more is in notes."""
@@ -168,7 +169,9 @@ class Watcher:
             arrived_s=self._clock(),
         )
         outbox = _NoteOutbox(self.box, note, time)
-        kind = partial(GrowingNote, on_seen=outbox.saw, pace=self._pace) if grows else NoteTaking
+        kind = partial(GrowingNote, on_seen=outbox.saw) if grows else NoteTaking
+        # Where blocks wait for the note, resting would only make them later.
+        pace = None if self.rules.mode is WatchMode.INTERLEAVED else self._pace
         taking = kind(
             take_number(),
             self._model,
@@ -178,6 +181,7 @@ class Watcher:
             time=time,
             stamp_tokens=len(marks),
             on_end=lambda phase, written: self._end(note, phase, written, outbox),
+            pace=pace,
         )
         self._run.notes.writing, self._last = True, note
         self._tally.take()

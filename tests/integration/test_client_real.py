@@ -21,6 +21,7 @@ from tandem.client import (
     PictureFormat,
     Refusal,
     Sampling,
+    StandingQuestion,
     Stream,
     Thought,
     WorkerLayout,
@@ -39,7 +40,7 @@ from tandem.core.errors import (
     TandemError,
     WrongState,
 )
-from tandem.core.timeline import GapReason
+from tandem.core.timeline import GapReason, TimeRange
 from tests.unit.client.media_files import write_video
 
 pytestmark = pytest.mark.timeout(240)
@@ -214,6 +215,30 @@ async def test_questions_that_cannot_be_answered_are_typed(address: str) -> None
             async with t.watch(MediaKind.PICTURES, stream_id="asked", resume_token="wrong"):
                 pass
         assert (await stream.ask("what colour was the circle?")).text
+
+
+async def test_an_alert_comes_when_what_it_waits_for_appears(address: str) -> None:
+    """At its second, once, with what had been seen until then; and what never comes is never told."""
+    shown = ["black"] * 3 + ["red"] * 3 + ["blue"] * 2
+    async with tandem.connect(address) as t, t.watch(MediaKind.PICTURES) as stream:
+        alerts = stream.alerts()
+        for expect in ("red circle", "blue circle", "green circle"):
+            name = expect.split()[0]
+            stream.stand(StandingQuestion(question_id=name, text="what is shown now?", expect=expect))
+        found = []
+        for second, colour in enumerate(shown):
+            await stream.push_picture(disc(colour), pts_us=second * S)
+            if colour not in ("black", *shown[:second]):
+                # Nothing more is shown until it is told: so there is one time that it may tell.
+                found.append(await asyncio.wait_for(anext(alerts), 30))
+        await stream.end(forget=True)
+        found += [alert async for alert in alerts]
+    told = [(alert.question_id, alert.onset, alert.text) for alert in found]
+    assert told == [("red", 1, "a red circle"), ("blue", 1, "a blue circle")]
+    for alert, seconds in zip(found, (4, 7), strict=True):
+        assert alert.time_us == seconds * S
+        assert alert.evidence == (TimeRange(0, seconds * S),)
+        assert alert.evidence_blocks == seconds
 
 
 @pytest.mark.parametrize("layout", WorkerLayout)

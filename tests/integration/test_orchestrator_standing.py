@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.journal import Journal
 from tandem.client import Alert, MediaKind, PictureFormat, StandingQuestion, connect
 from tandem.core.standing import MAX_STANDING
 from tests.integration.orchestrator_fakes import PERIOD_US, Client, World
@@ -131,6 +133,69 @@ async def test_it_goes_on_when_the_reasoner_comes_back(tmp_path: Path) -> None:
         world.reasoner.words = yes_at(500)
         await client.picture(500)
         await client.until(lambda: len(client.alerts) == 1)
+
+
+async def test_a_restarted_orchestrator_goes_on_asking(tmp_path: Path) -> None:
+    """What had become true does not once more, and what nobody was told is told; nobody says it again."""
+    async with World(tmp_path) as world:
+        world.reasoner.words = yes_at(0, 500)
+        client = await world.watch()
+        standing, session = world.app.streams.get("cam").standing, world.app.streams.get("cam").session
+        await client.stand(every_ms=100, release=2)
+        await client.stand("late", every_ms=100, confirm=2)
+        await client.stand("gone")
+        await client.cancel("gone")
+        await play(world, client, 0, 1)
+        await client.until(lambda: len(client.alerts) == 1)
+        world.encoder.gate.clear()
+        await client.picture(500)
+        await world.until(lambda: session.backlog.end == 2)
+        await client.vanish()
+        await world.until(lambda: session.outbox is None)
+        world.encoder.gate.set()
+        await world.until(lambda: len(standing.waiting_alerts()) == 1 and standing.is_settled)
+        journal = Journal(tmp_path / "streams")
+        await world.until(lambda: (found := journal.load(session.stream_id)) and found.alerts)
+        kept = world.reasoner.streams
+    async with World(tmp_path) as world:
+        world.reasoner.streams = kept
+        world.reasoner.words = yes_at(1500, 3000)
+        again = await world.watch(token=client.welcome.resume_token)
+        assert again.welcome.next_position == 2
+        await again.until(lambda: len(again.alerts) == 1)
+        assert len(world.app.streams.get("cam").standing) == 2
+        await play(world, again, 2, 7)
+        await again.until(lambda: len(again.alerts) == 2)
+        told = [(a.question_id, a.time_us // 1000, a.onset, a.evidence.blocks) for a in again.alerts]
+        assert told == [("late", 1000, 1, 2), ("s", 3500, 2, 7)]
+        assert [name for name in world.reasoner.questions if name.startswith("s.")] == [
+            f"s.{check}" for check in range(3, 8)
+        ]
+        await again.end(forget=True)
+        await again.finished()
+
+
+async def test_what_is_no_good_in_the_journal_is_left_out(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        client = await world.watch()
+        session = world.app.streams.get("cam").session
+        for name in ("good", "long"):
+            await client.stand(name, text=f"is it {name}?", every_ms=100)
+        await play(world, client, 0, 1)
+        journal = Journal(tmp_path / "streams")
+        await world.until(lambda: (found := journal.load(session.stream_id)) and len(found.standing) == 2)
+        kept = world.reasoner.streams
+    record = journal.load(session.stream_id)
+    assert record is not None
+    good = replace(record.standing[0], checked_us=10**15)
+    journal.save(replace(record, standing=(replace(good, question=b"\xff"), good), alerts=(b"\xff",)))
+    async with World(tmp_path) as world:
+        world.reasoner.streams, world.reasoner.words = kept, yes_at(500)
+        again = await world.watch(token=client.welcome.resume_token)
+        assert len(world.app.streams.get("cam").standing) == 1
+        await again.picture(500)
+        await again.until(lambda: len(again.alerts) == 1)
+        assert again.alerts[0].question_id == "good", "a check that never was does not silence it"
 
 
 async def test_the_client_library(tmp_path: Path) -> None:

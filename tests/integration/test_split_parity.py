@@ -1,16 +1,17 @@
 """Fidelity (design 5.1, 5.6): the split pipeline gives the tokens that transformers' `generate()` gives.
 
 Everything runs for real: three processes, blocks over the wire, pictures and encoded streams, and an encoder
-that is killed in mid-stream.
+that is killed in mid-stream, also while the notes of a watcher are written.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,24 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import torch
 
-from tandem.client import MediaKind, MediaOptions
+from reasoner_svc.notes.box import ThoughtBox
+from tandem.client import MediaKind, MediaOptions, Thought, Watching, WatchMode
 from tandem.client.types import Progress
+from tandem.core.ids import StreamId
+from tandem.core.timeline import TimeRange
 from tandem.shapes.draw import jpeg_roundtrip
 from tandem.shapes.evaluate import held_out_clip
 from tandem.shapes.events import Event, Timeline
 from tandem.shapes.video import scene
 from tandem.shapes.words import SHAPES
 from tests.integration.split import PICTURES, SECOND_US, Split, push_raw, split
+from tests.unit.reasoner_svc.making import encode_clip
+from tests.unit.reasoner_svc.test_notes import feed as feed_blocks
+from tests.unit.reasoner_svc.test_notes import note, running
 
+pytestmark = pytest.mark.timeout(300)
 CLIPS = 20
 QUESTIONS = 5
 NOISE_QUESTIONS = (
@@ -36,6 +45,10 @@ NOISE_QUESTIONS = (
     "When?",
 )
 """Together sensitive to each unit of `noise(14)` and its place."""
+NOTE_UNITS = 2
+NOTES = Watching(
+    mode=WatchMode.CONCURRENT, segment_units=NOTE_UNITS, note_tokens=48, prompt="And what is it now?"
+)
 ENCODED = (
     *((seed, MediaKind.H264_ANNEX_B) for seed in range(3, 7)),
     (7, MediaKind.H265_ANNEX_B),
@@ -126,11 +139,20 @@ async def test_models_of_the_real_shape_family_answer_as_transformers_does(
         for question, theirs in zip(NOISE_QUESTIONS, expected, strict=True):
             assert await both.tokens("s", question, 24) == theirs, question
         if source == "dummy:tiny":
-            await check_killed(both, pictures, NOISE_QUESTIONS, max_tokens=24)
+            async with watched(both, pictures) as writing:
+                await check_killed(both, pictures, NOISE_QUESTIONS, max_tokens=24, before=writing)
+
+
+async def nothing() -> None:
+    """Nothing happens beside it."""
 
 
 async def check_killed(
-    both: Split, pictures: np.ndarray[Any, Any], questions: Sequence[str], max_tokens: int
+    both: Split,
+    pictures: np.ndarray[Any, Any],
+    questions: Sequence[str],
+    max_tokens: int,
+    before: Callable[[], Awaitable[None]] = nothing,
 ) -> None:
     """SIGKILL of the encoder in mid-stream: no frame is lost, and the tokens are those of `generate()`."""
     times_us = both.times_us(len(pictures))
@@ -141,6 +163,7 @@ async def check_killed(
     async with both.client.watch(both.pictures, stream_id="cut") as stream:
         await push_raw(stream, pictures[:half], times_us[:half])
         await wait_for_blocks(stream, 2)
+        await before()
         await kill_encoder(both)
         await push_raw(stream, pictures[half:], times_us[half:])
         last = await stream.end()
@@ -148,6 +171,72 @@ async def check_killed(
     assert last.gaps == ()
     for question, theirs in zip(questions, expected, strict=True):
         assert await both.tokens("cut", question, max_tokens) == theirs, question
+
+
+@contextlib.asynccontextmanager
+async def watched(
+    both: Split, pictures: np.ndarray[Any, Any]
+) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """A stream of the same pictures with a concurrent watcher; yields what has it write its second note.
+
+    The encoder is killed during that. All notes are those of a watcher in this process that nothing happens
+    to: every segment waits for the note before it, so that what a note sees is known.
+    """
+    per_segment = NOTE_UNITS * both.model.prompt.frames_per_unit
+    times_us = both.times_us(len(pictures))
+    expected = await undisturbed_notes(both, both.units(pictures))
+    texts: dict[int, str] = {}
+    told: list[tuple[int, TimeRange]] = []
+
+    async def collect(thoughts: AsyncIterator[Thought]) -> None:
+        async for piece in thoughts:
+            assert not piece.failed, piece
+            assert not piece.dropped, piece
+            texts[piece.note] = texts.get(piece.note, "") + piece.text
+            if piece.done:
+                told.append((piece.note, piece.time))
+
+    async def until(true: Callable[[], bool]) -> None:
+        async with asyncio.timeout(60):
+            while not true():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    async def show(segment: int) -> None:
+        part = slice(segment * per_segment, (segment + 1) * per_segment)
+        await push_raw(stream, pictures[part], times_us[part])
+
+    async def second() -> None:
+        await show(1)
+        await until(lambda: 2 in texts)
+
+    async with both.client.watch(both.pictures, stream_id="noted", watching=NOTES) as stream:
+        collecting = asyncio.create_task(collect(stream.thoughts()))
+        await show(0)
+        await until(lambda: len(told) == 1)
+        yield second
+        for segment in range(2, len(expected)):
+            await until(lambda segment=segment: len(told) == segment)
+            await show(segment)
+        last = await stream.end()
+        await collecting
+    assert last.gaps == ()
+    assert [(number, time, texts[number]) for number, time in told] == expected
+
+
+async def undisturbed_notes(both: Split, units: np.ndarray[Any, Any]) -> list[tuple[int, TimeRange, str]]:
+    """What a watcher says about units that come segment by segment."""
+    blocks = encode_clip(both.model, torch.from_numpy(units))
+    notes = []
+    async with running(both.model) as (engine, _):
+        box = ThoughtBox(asyncio.get_running_loop(), 10**6)
+        engine.watch(1, StreamId("cam"), NOTES, box)
+        engine.feed(1, blocks[0], lambda: None)
+        for first in range(1, len(blocks), NOTE_UNITS):
+            feed_blocks(engine, blocks[first : first + NOTE_UNITS])
+            if first + NOTE_UNITS > len(blocks):
+                engine.finish_notes(1, lambda last: None)
+            notes.append(await note(box))
+    return notes
 
 
 def encoded(kind: MediaKind, pictures: np.ndarray[Any, Any], fps: int) -> bytes:

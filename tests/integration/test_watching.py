@@ -196,6 +196,7 @@ async def test_streams_show_how_they_are_watched_and_alerts_come(up: Up) -> None
             while not summary.standing_questions:
                 [summary] = [each for each in await client.streams() if each.stream_id == "shown"]
         await stream.end(forget=True)
-        found = [alert async for alert in alerts]
-        assert found, "nothing was shown since, so the last check says it too"
-        assert all(alert.evidence and alert.question_id == "same" for alert in found)
+        [alert] = [alert async for alert in alerts]
+        assert (alert.question_id, alert.onset, alert.text) == ("same", 1, said)
+        [seen] = alert.evidence
+        assert (seen.start_us, seen.end_us) == (0, alert.time_us)

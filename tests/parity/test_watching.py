@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,25 @@ async def watch(s: Serving, recording: Recording, positions: TextPositions) -> t
     return box, kept
 
 
+def arriving(s: Serving, blocks: Sequence[Block]) -> Callable[[int], None]:
+    """Has one of these arrive after every few passes: before the next one, however busy the machine is."""
+    loop, waiting = asyncio.get_running_loop(), list(blocks)
+
+    def publish(block: Block, published: threading.Event) -> None:
+        try:
+            s.publish(block)
+        finally:
+            published.set()
+
+    def arrive(count: int) -> None:
+        if count % EVERY == 0 and waiting:
+            published = threading.Event()
+            loop.call_soon_threadsafe(publish, waiting.pop(0), published)
+            assert published.wait(30)
+
+    return arrive
+
+
 def compare(
     rig: Rig,
     recording: Recording,
@@ -137,13 +157,7 @@ async def test_notes_equal_a_replay_in_their_order_of_arrival(
     view_tokens = window * rig.blocks[-1].header.tokens
     async with serve(recording, view_tokens=view_tokens, retrieve_blocks=0) as s:  # type: ignore[arg-type]
         await s.open()
-        loop, waiting = asyncio.get_running_loop(), list(rig.blocks[1 + FIRST :])
-
-        def arrive(count: int) -> None:
-            if count % EVERY == 0 and waiting:
-                loop.call_soon_threadsafe(s.publish, waiting.pop(0))
-
-        recording.on_pass = arrive
+        recording.on_pass = arriving(s, rig.blocks[1 + FIRST :])
         box, kept = await watch(s, recording, positions)
         s.publish(*rig.blocks[: 1 + FIRST])
         records = await notes(box, 2)
@@ -169,14 +183,7 @@ async def test_replay_after_half_of_the_blocks_left_memory_and_the_encoder_resta
             await s.until(lambda: s.reasoner.store.unwritten == 0)
         # Another encoder goes on where the first one was lost.
         await s.stub.OpenStream(reasoner_pb2.OpenStreamRequest(stream_id="cam", epoch=2))
-        loop, waiting = asyncio.get_running_loop(), list(rig.blocks[UNITS // 2 :])
-        waiting = [dataclasses.replace(block) for block in waiting]
-
-        def arrive(count: int) -> None:
-            if count % EVERY == 0 and waiting:
-                loop.call_soon_threadsafe(s.publish, waiting.pop(0))
-
-        recording.on_pass = arrive
+        recording.on_pass = arriving(s, [dataclasses.replace(block) for block in rig.blocks[UNITS // 2 :]])
         box, kept = await watch(s, recording, TextPositions.ONE_LINE)
         records = await notes(box, 2)
         s.reasoner.engine.unwatch(s.reasoner.streams.get(StreamId("cam")).run, box)

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,16 @@ import pytest
 from orchestrator.arguments import add_arguments, default_run_dir, to_config
 from orchestrator.journal import Journal, Record
 from orchestrator.rundir import RunDir, read_address
+from orchestrator.standing_record import MAX_KEPT, MAX_MESSAGE_BYTES, StandingRecord
 from orchestrator.tokens import check_token, make_nonce, resume_token
 from tandem.core.errors import AlreadyExists, InvalidInput, PermissionRefused
 from tandem.core.ids import StreamId
+from tandem.core.standing import MAX_CHECKS, MAX_STANDING, NOTHING_SEEN, Standing
 from tandem.core.timeline import Gap, GapReason, TimeRange
 from tests.unit.reasoner_svc.store_disk.disk_making import make_store
 
+STOOD = ["cQ==", 9, 600, True, 2, 3, 400]
+"""One standing question, as it is written."""
 RECORD = Record(
     stream_id=StreamId("cam"),
     nonce="f00d",
@@ -30,6 +35,12 @@ RECORD = Record(
     reasoner="reasoner-0",
     decoder_header=b"\x00\xff",
     gaps=(Gap(TimeRange(1, 2), GapReason.SOURCE),),
+    watching=b"\x08\x01",
+    standing=(
+        StandingRecord(question=b"\x00\xff", state=NOTHING_SEEN, checks=0, checked_us=-1),
+        StandingRecord(question=b"q", state=Standing(True, 2, 3, 400), checks=9, checked_us=600),
+    ),
+    alerts=(b"a", b"\xfe"),
 )
 
 
@@ -142,6 +153,22 @@ def test_a_torn_record_is_no_record(tmp_path: Path, cut: int) -> None:
         ("gaps", [[1, 2]]),
         ("decoder_header", "***"),
         ("sample_fps", "fast"),
+        ("standing", 5),
+        ("standing", [5]),
+        ("standing", [STOOD[:-1]]),
+        ("standing", [STOOD] * (MAX_STANDING + 1)),
+        ("standing", [[5, *STOOD[1:]]]),
+        ("standing", [["***", *STOOD[1:]]]),
+        ("standing", [["A" * 4 * MAX_MESSAGE_BYTES, *STOOD[1:]]]),
+        ("standing", [[*STOOD[:1], -1, *STOOD[2:]]]),
+        ("standing", [[*STOOD[:2], -2, *STOOD[3:]]]),
+        ("standing", [[*STOOD[:3], 1, *STOOD[4:]]]),
+        ("standing", [[*STOOD[:4], MAX_CHECKS + 1, *STOOD[5:]]]),
+        ("standing", [[*STOOD[:5], 2**32, *STOOD[6:]]]),
+        ("standing", [[*STOOD[:6], "soon"]]),
+        ("alerts", "AAAA"),
+        ("alerts", ["***"]),
+        ("alerts", ["AAAA"] * (MAX_KEPT + 1)),
     ],
 )
 def test_a_strange_record_is_no_record(tmp_path: Path, key: str, value: object) -> None:
@@ -150,6 +177,25 @@ def test_a_strange_record_is_no_record(tmp_path: Path, key: str, value: object) 
     path = tmp_path / "cam.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     assert journal.load(RECORD.stream_id) is None
+
+
+def test_what_an_older_one_did_not_write_is_not_there(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.save(RECORD)
+    path = tmp_path / "cam.json"
+    wanted = ("watching", "standing", "alerts")
+    path.write_text(
+        json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key not in wanted})
+    )
+    assert journal.load(RECORD.stream_id) == replace(RECORD, watching=b"", standing=(), alerts=())
+
+
+def test_what_is_too_large_is_not_written(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    large = replace(RECORD.standing[0], question=b"q" * (MAX_MESSAGE_BYTES + 1))
+    most = b"a" * MAX_MESSAGE_BYTES
+    journal.save(replace(RECORD, standing=(*RECORD.standing, large), alerts=(most, most + b"a")))
+    assert journal.load(RECORD.stream_id) == replace(RECORD, alerts=(most,))
 
 
 def test_what_nobody_comes_back_for_is_removed(tmp_path: Path) -> None:
