@@ -40,7 +40,8 @@ class Workspace:
         self.prompt = model.new_segment(capacity=prompt_tokens)
         self._headers: dict[Kind, Segment] = {}
         self._history = model.new_segment(STEP_TOKENS) if layout.has_history else None
-        self._work = [model.new_segment(STEP_TOKENS) for _ in range(count)]
+        self.work = [model.new_segment(STEP_TOKENS) for _ in range(count)]
+        """Each worker's unfinished step."""
         self._closing: dict[int, Segment] = {}
         """In the order in which they join the history."""
 
@@ -48,14 +49,14 @@ class Workspace:
     def nbytes(self) -> int:
         """Bytes of all segments."""
         history = [self._history] if self._history is not None else []
-        segments = (self.prompt, *self._headers.values(), *history, *self._work, *self._closing.values())
+        segments = (self.prompt, *self._headers.values(), *history, *self.work, *self._closing.values())
         return sum(segment.nbytes for segment in segments)
 
     def close(self, worker: int, *, more: bool = False) -> None:
         """The worker's step is finished, but for `more` that `steps` feeds to it; it begins another."""
-        if self._history is not None and (more or self._work[worker].length):
-            self._closing[worker] = self._work[worker]
-            self._work[worker] = self._model.new_segment(STEP_TOKENS)
+        if self._history is not None and (more or self.work[worker].length):
+            self._closing[worker] = self.work[worker]
+            self.work[worker] = self._model.new_segment(STEP_TOKENS)
 
     def is_closing(self, worker: int) -> bool:
         """True from `close` to `settle`."""
@@ -104,7 +105,7 @@ class Workspace:
         return result
 
     def _lengths(self, feeds: Sequence[Feed]) -> Lengths:
-        work = [segment.length for segment in self._work]
+        work = [segment.length for segment in self.work]
         closing = {worker: segment.length for worker, segment in self._closing.items()}
         for feed in feeds:
             if feed.closes:
@@ -124,7 +125,7 @@ class Workspace:
 
     def _segment(self, place: Placed) -> Segment:
         if place.kind is Kind.WORK:
-            return self._work[place.worker]
+            return self.work[place.worker]
         if place.kind is Kind.CLOSING:
             return self._closing[place.worker]
         if place.kind is Kind.HISTORY:
