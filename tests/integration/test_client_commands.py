@@ -157,8 +157,8 @@ async def test_errors_are_one_line_with_their_exit_code(
         (2, "not a stream time", ("watch", "x", "--ask-at", "soon", "what?")),
         (2, "above zero", ("watch", "x", "--speed", "-1")),
     ]
-    for code, words, arguments in cases:
-        ran = await tandem(*arguments)
+    all_ran = await asyncio.gather(*(tandem(*arguments) for _, _, arguments in cases))
+    for (code, words, arguments), ran in zip(cases, all_ran, strict=True):
         assert ran.code == code, (arguments, ran)
         assert words in ran.err, (arguments, ran)
         assert "Traceback" not in ran.err

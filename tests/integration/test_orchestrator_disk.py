@@ -64,8 +64,11 @@ async def front_of(up: Up) -> AsyncIterator[Front]:
 async def half(client: Client) -> None:
     """Push what comes before the kill, and wait until some of it is durable."""
     await push(client, 0, KILLED_AT)
-    enough_us = (KILLED_AT - 8) * PERIOD_MS * 1000
-    await client.until(lambda: client.progress.durable_watermark_us >= enough_us, START_S)
+    await durable(client, (KILLED_AT - 8) * PERIOD_MS * 1000)
+
+
+async def durable(client: Client, until_us: int) -> None:
+    await client.until(lambda: client.progress.durable_watermark_us >= until_us, START_S)
 
 
 def seen(answer: client_pb2.Answer) -> list[tuple[int, int]]:
@@ -86,9 +89,12 @@ async def undisturbed(front: Front) -> client_pb2.Answer:
     return answer
 
 
-async def test_what_is_on_disk_is_not_missed_after_a_killed_reasoner(on_disk: Up) -> None:
+async def test_what_is_on_disk_is_not_missed_after_a_killed_reasoner(
+    on_disk: Up, expected_text: dict[str, str]
+) -> None:
     async with front_of(on_disk) as front:
         expected = await undisturbed(front)
+        expected_text["text"] = expected.text
         client = await front.watch("reasoner")
         await half(client)
         durable_us = client.progress.durable_watermark_us
@@ -117,64 +123,63 @@ async def test_what_is_on_disk_is_not_missed_after_a_killed_reasoner(on_disk: Up
 async def test_what_is_on_disk_is_not_missed_after_a_killed_orchestrator(
     on_disk: Up, expected_text: dict[str, str]
 ) -> None:
+    """Whatever became of a stream's record in the meantime; one kill serves all of them."""
+    names = ("recorded", "unrecorded", "damaged", "name")
+    end_us = KILLED_AT * PERIOD_MS * 1000
     async with front_of(on_disk) as front:
-        first = await front.watch("orchestrator")
-        await half(first)
-        former = await front.pid("orchestrator")
-        os.kill(former, signal.SIGKILL)
-        await first.finished(30)
-        second = await front.watch("orchestrator", first.welcome.resume_token)
-        assert second.welcome.resumed
-        at = second.welcome.next_position
-        assert first.progress.safe_position <= at <= KILLED_AT
-        await push(second, at, FRAMES)
-        answer = await ask(second, "after")
-        assert seen(answer) == [(0, FRAMES * PERIOD_MS * 1000)]
-        await check_text(front, expected_text, answer)
-        assert not second.progress.gaps
-        await second.end(forget=True)
-        await second.finished(30)
-
-
-@pytest.mark.parametrize("record", [None, ""])
-async def test_what_is_on_disk_stays_its_clients_when_the_record_is_lost(
-    on_disk: Up, expected_text: dict[str, str], record: str | None
-) -> None:
-    async with front_of(on_disk) as front:
-        first = await front.watch("unrecorded")
-        await push(first, 0, KILLED_AT)
-        end_us = KILLED_AT * PERIOD_MS * 1000
-        await first.until(lambda: first.progress.durable_watermark_us >= end_us, START_S)
+        firsts = {name: await front.watch(name) for name in names}
+        for name, pushed, durable_us in (
+            ("unrecorded", KILLED_AT, end_us),
+            ("damaged", KILLED_AT, end_us),
+            ("name", FRAMES, 4 * BLOCK_US),
+        ):
+            await push(firsts[name], 0, pushed)
+            await durable(firsts[name], durable_us)
+        await half(firsts["recorded"])
         os.kill(await front.pid("orchestrator"), signal.SIGKILL)
-        await first.finished(30)
-        journal = on_disk.run_dir / "streams" / "unrecorded.json"
-        journal.unlink() if record is None else journal.write_text(record)
-        second = await front.watch("unrecorded", first.welcome.resume_token)
-        assert second.welcome.resumed
-        await push(second, KILLED_AT, FRAMES)
-        answer = await ask(second, "after")
-        assert seen(answer) == [(0, FRAMES * PERIOD_MS * 1000)]
-        await check_text(front, expected_text, answer)
-        assert not second.progress.gaps
-        await second.end(forget=True)
-        await second.finished(30)
+        await firsts["unrecorded"].finished(30)
+        records = on_disk.run_dir / "streams"
+        (records / "unrecorded.json").unlink()
+        (records / "damaged.json").write_text("")
+        for first in firsts.values():
+            await first.finished(30)
+        await check_recorded(front, firsts["recorded"], expected_text)
+        for name in ("unrecorded", "damaged"):
+            await check_goes_on(front, name, firsts[name], KILLED_AT, expected_text)
+        (records / "name.json").unlink()  # as after `resume_seconds`
+        await check_begins_with_nothing(front, "name")
 
 
-async def test_a_new_stream_of_a_known_name_begins_with_nothing(on_disk: Up) -> None:
-    async with front_of(on_disk) as front:
-        first = await front.watch("name")
-        await push(first, 0, FRAMES)
-        await first.until(lambda: first.progress.durable_watermark_us >= 4 * BLOCK_US, START_S)
-        os.kill(await front.pid("orchestrator"), signal.SIGKILL)
-        await first.finished(30)
-        await front.status()
-        (on_disk.run_dir / "streams" / "name.json").unlink()  # as after `resume_seconds`
-        second = await front.watch("name")
-        await push(second, 0, 4)
-        answer = await ask(second, "q")
-        assert seen(answer) == [(0, 2 * BLOCK_US)]
-        await second.end(forget=True)
-        await second.finished(30)
+async def check_recorded(front: Front, first: Client, expected_text: dict[str, str]) -> None:
+    """It goes on where its record says."""
+    second = await check_goes_on(front, "recorded", first, None, expected_text)
+    assert first.progress.safe_position <= second.welcome.next_position <= KILLED_AT
+
+
+async def check_goes_on(
+    front: Front, name: str, first: Client, at: int | None, expected_text: dict[str, str]
+) -> Client:
+    """The stream is its client's still, and nothing of it is missing."""
+    second = await front.watch(name, first.welcome.resume_token)
+    assert second.welcome.resumed
+    await push(second, second.welcome.next_position if at is None else at, FRAMES)
+    answer = await ask(second, "after")
+    assert seen(answer) == [(0, FRAMES * PERIOD_MS * 1000)]
+    await check_text(front, expected_text, answer)
+    assert not second.progress.gaps
+    await second.end(forget=True)
+    await second.finished(30)
+    return second
+
+
+async def check_begins_with_nothing(front: Front, name: str) -> None:
+    """A new stream of a known name."""
+    second = await front.watch(name)
+    await push(second, 0, 4)
+    answer = await ask(second, "q")
+    assert seen(answer) == [(0, 2 * BLOCK_US)]
+    await second.end(forget=True)
+    await second.finished(30)
 
 
 async def test_another_reasoner_takes_a_stream_up_from_the_shared_folder(

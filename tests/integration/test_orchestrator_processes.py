@@ -9,7 +9,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,8 @@ from tests.integration.up_processes import PERIOD_MS, START_S, Front, Up, ask, h
 
 FRAMES = 16
 """Two to a block of the dummy model."""
+PIECES = h264(frames=80, fps=10, keyframe_every=15)
+STREAM = b"".join(PIECES)
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -66,20 +68,55 @@ async def check_whole(
     assert answer.text == reference["text"]
 
 
+async def begin_encoded(front: Front, name: str) -> Client:
+    """An encoded stream beside one of pictures: the first two thirds of it, and some blocks published."""
+    client = await front.watch(f"h264-{name}", kind=types_pb2.MEDIA_KIND_H264_ANNEX_B, nominal_fps=10.0)
+    await push_encoded(client, PIECES[: len(PIECES) * 2 // 3], 0)
+    await client.until(lambda: client.progress.blocks >= 3, START_S)
+    return client
+
+
+async def push_encoded(client: Client, pieces: Sequence[bytes], offset: int) -> None:
+    for piece in pieces:
+        await client.chunk(offset, piece)
+        offset += len(piece)
+        await asyncio.sleep(0.01)
+
+
+async def end_encoded(front: Front, name: str, client: Client, reference: dict[str, str]) -> None:
+    """The rest of it; nothing is missing, and the text is that of the others."""
+    at = len(PIECES) * 2 // 3
+    await push_encoded(client, PIECES[at:], sum(map(len, PIECES[:at])))
+    await client.end()
+    await client.finished(START_S)
+    # Asked over another call: this one may end as soon as all is published.
+    answer = await front.ask(f"h264-{name}")
+    assert client.goodbye is not None
+    assert not client.goodbye.progress.gaps
+    assert client.goodbye.progress.watermark_us == 8_000_000
+    assert answer.evidence.blocks == 8
+    assert answer.text == reference.setdefault("h264", answer.text)
+    assert not client.refusals
+
+
 async def test_undisturbed(front: Front, reference: dict[str, str]) -> None:
+    encoded = await begin_encoded(front, "undisturbed")
     client = await front.watch("undisturbed")
     await push(client, 0, FRAMES)
     await check_whole(front, client, await ask(client, "q"), reference)
     await client.end(forget=True)
     await client.finished(30)
     assert client.goodbye is not None
+    await end_encoded(front, "undisturbed", encoded, reference)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 async def test_a_lost_encoder_loses_nothing(
     front: Front, reference: dict[str, str], how: signal.Signals
 ) -> None:
-    client = await front.watch(f"encoder-{how.name}")
+    name = f"encoder-{how.name}"
+    encoded = await begin_encoded(front, name)
+    client = await front.watch(name)
     await push(client, 0, FRAMES // 2)
     await client.until(lambda: client.progress.blocks >= 2, START_S)
     os.kill(await front.pid("encoder-0"), how)
@@ -93,13 +130,16 @@ async def test_a_lost_encoder_loses_nothing(
     await check_whole(front, client, answer, reference)
     await client.end(forget=True)
     await client.finished(30)
+    await end_encoded(front, name, encoded, reference)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 async def test_a_lost_reasoner_is_rebuilt_from_the_backlog(
     front: Front, reference: dict[str, str], how: signal.Signals
 ) -> None:
-    client = await front.watch(f"reasoner-{how.name}")
+    name = f"reasoner-{how.name}"
+    encoded = await begin_encoded(front, name)
+    client = await front.watch(name)
     await push(client, 0, FRAMES // 2)
     await client.until(lambda: client.progress.blocks >= 2, START_S)
     os.kill(await front.pid("reasoner-0"), how)
@@ -110,30 +150,7 @@ async def test_a_lost_reasoner_is_rebuilt_from_the_backlog(
     await check_whole(front, client, answer, reference)
     await client.end(forget=True)
     await client.finished(30)
-
-
-@pytest.mark.parametrize("victim", ["", "encoder-0", "reasoner-0"])
-async def test_an_encoded_stream_survives_too(front: Front, reference: dict[str, str], victim: str) -> None:
-    pieces = h264(frames=80, fps=10, keyframe_every=15)
-    client = await front.watch(f"h264-{victim}", kind=types_pb2.MEDIA_KIND_H264_ANNEX_B, nominal_fps=10.0)
-    offset = 0
-    for index, piece in enumerate(pieces):
-        if index == len(pieces) * 2 // 3 and victim:
-            await client.until(lambda: client.progress.blocks >= 3, START_S)
-            os.kill(await front.pid(victim), signal.SIGKILL)
-        await client.chunk(offset, piece)
-        offset += len(piece)
-        await asyncio.sleep(0.01)
-    await client.end()
-    await client.finished(START_S)
-    # Asked over another call: this one may end as soon as all is published.
-    answer = await front.ask(f"h264-{victim}")
-    assert client.goodbye is not None
-    assert not client.goodbye.progress.gaps
-    assert client.goodbye.progress.watermark_us == 8_000_000
-    assert answer.evidence.blocks == 8
-    assert answer.text == reference.setdefault("h264", answer.text)
-    assert not client.refusals
+    await end_encoded(front, name, encoded, reference)
 
 
 async def test_both_services_lost_at_once(front: Front, reference: dict[str, str]) -> None:
@@ -149,6 +166,9 @@ async def test_both_services_lost_at_once(front: Front, reference: dict[str, str
 
 
 async def test_a_killed_orchestrator_is_replaced_and_says_what_is_gone(front: Front) -> None:
+    encoded = await front.watch("h264-orchestrator", kind=types_pb2.MEDIA_KIND_H264_ANNEX_B, nominal_fps=10.0)
+    await encoded.chunk(0, STREAM[: len(STREAM) * 2 // 3])
+    await encoded.until(lambda: encoded.progress.safe_position > 0 and encoded.progress.blocks >= 3, START_S)
     first = await front.watch("orchestrator")
     await push(first, 0, FRAMES // 2)
     await first.until(lambda: first.progress.safe_position >= FRAMES // 4, START_S)
@@ -174,20 +194,16 @@ async def test_a_killed_orchestrator_is_replaced_and_says_what_is_gone(front: Fr
             os.kill(pid, 0)
     await second.end(forget=True)
     await second.finished(30)
+    await encoded.finished(30)
+    await check_encoded_goes_on(front, encoded)
 
 
-async def test_an_encoded_stream_goes_on_after_the_orchestrator(front: Front) -> None:
-    stream = b"".join(h264(frames=80, fps=10, keyframe_every=15))
+async def check_encoded_goes_on(front: Front, first: Client) -> None:
     kind = types_pb2.MEDIA_KIND_H264_ANNEX_B
-    first = await front.watch("h264-orchestrator", kind=kind, nominal_fps=10.0)
-    await first.chunk(0, stream[: len(stream) * 2 // 3])
-    await first.until(lambda: first.progress.safe_position > 0 and first.progress.blocks >= 3, START_S)
-    os.kill(await front.pid("orchestrator"), signal.SIGKILL)
-    await first.finished(30)
     second = await front.watch("h264-orchestrator", first.welcome.resume_token, kind=kind)
     at = second.welcome.next_position
     assert at >= first.progress.safe_position
-    await second.chunk(at, stream[at:])
+    await second.chunk(at, STREAM[at:])
     await second.end()
     await second.finished(START_S)
     assert second.goodbye is not None

@@ -84,9 +84,10 @@ async def test_blocks_of_a_failed_sync_are_written_again(
 
 
 async def test_what_left_the_disk_leaves_ram_too(
-    model: VisionLanguageModel, blocks: list[Block], tmp_path: Path
+    model: VisionLanguageModel, blocks: list[Block], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """RAM holds more than the disk may: blocks whose files were removed must not stay for ever."""
+    monkeypatch.setattr(spill, "RETRY_S", 0.05)
     size = blocks[1].header.payload_bytes
     options = {"disk_bytes": 40 * size, "ram_bytes": max(65_536, 60 * size), "retrieve_blocks": 0}
     async with serve(model, data_dir=str(tmp_path), view_tokens=200, fsync_s=0.05, **options) as serving:

@@ -1,6 +1,6 @@
 """Hogwild! (arXiv 2504.06261) with nothing shared: every worker's cache is built anew for every step.
 
-Slow and independent of Tandem: texts are lists of raw keys and values; before each pass each reader's whole
+Slow and independent of Tandem: texts are raw keys and values; before each pass each reader's whole
 cache is laid out as one line of tokens, its keys are rotated to their places in that line by transformers'
 own rotary module, and transformers' own eager attention takes one softmax over it. The bookkeeping follows
 the paper: a common prompt, a history, a current step a worker.
@@ -20,29 +20,21 @@ from torch import Tensor
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb, eager_attention_forward
 
 
-@dataclass
 class Text:
     """Tokens with raw keys and values, per layer [kv_heads, tokens, head_dim]."""
 
-    layers: int
-    keys: list[list[Tensor]] = field(default_factory=list)
-    values: list[list[Tensor]] = field(default_factory=list)
-    tokens: int = 0
-
-    def __post_init__(self) -> None:
-        self.keys = [[] for _ in range(self.layers)]
-        self.values = [[] for _ in range(self.layers)]
+    def __init__(self, layers: int, kv_heads: int, head_dim: int) -> None:
+        self.keys = [torch.empty(kv_heads, 0, head_dim) for _ in range(layers)]
+        self.values = list(self.keys)
+        self.tokens = 0
 
     def write(self, layer: int, key: Tensor, value: Tensor) -> None:
-        for pieces, piece in ((self.keys[layer], key), (self.values[layer], value)):
-            pieces.append(piece)
-            if len(pieces) > 32:  # few large pieces are joined faster than many small ones
-                pieces[:] = [torch.cat(pieces, 1)]
+        self.keys[layer] = torch.cat((self.keys[layer], key), 1)
+        self.values[layer] = torch.cat((self.values[layer], value), 1)
 
     def extend(self, other: Text) -> None:
-        for layer in range(self.layers):
-            self.keys[layer] += other.keys[layer]
-            self.values[layer] += other.values[layer]
+        for layer, (key, value) in enumerate(zip(other.keys, other.values, strict=True)):
+            self.write(layer, key, value)
         self.tokens += other.tokens
 
 
@@ -70,12 +62,12 @@ class LiteralHogwild:
 
     def __init__(self, stock: Any, context: Context, start: int) -> None:
         self.stock, self.text, self.context, self.start = stock, stock.model.language_model, context, start
-        self.layers = len(self.text.layers)
-        self.prompt = Text(self.layers)
+        self.prompt = self.new()
         self.prompt_positions = torch.empty(3, 0, dtype=torch.int64)
 
     def new(self) -> Text:
-        return Text(self.layers)
+        config = self.text.config
+        return Text(len(self.text.layers), config.num_key_value_heads, self.text.layers[0].self_attn.head_dim)
 
     @torch.no_grad()
     def through(self, feeds: Sequence[Feed]) -> list[Tensor]:
@@ -85,6 +77,8 @@ class LiteralHogwild:
         ids = [token for feed in feeds for token in feed.ids]
         hidden = self.stock.get_input_embeddings()(torch.tensor(ids))
         counts = [len(feed.ids) for feed in feeds]
+        lines = [self._line(feed) for feed in feeds]
+        angles = [self._angles(feed, line) for feed, line in zip(feeds, lines, strict=True)]
         for index, layer in enumerate(self.text.layers):
             normed, attention = layer.input_layernorm(hidden), layer.self_attn
             query, key, value = (
@@ -96,37 +90,46 @@ class LiteralHogwild:
                 feed.own.write(index, key[:, at : at + count], value[:, at : at + count])
                 at += count
             outputs = []
-            for feed, own_query in zip(feeds, query.split(counts, 1), strict=True):
-                outputs.append(self._attend(attention, index, feed, own_query))
+            for line, at_places, own_query in zip(lines, angles, query.split(counts, 1), strict=True):
+                outputs.append(self._attend(attention, index, line, at_places, own_query))
             hidden = hidden + attention.o_proj(torch.cat(outputs))
             hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
         logits = self.stock.lm_head(self.text.norm(hidden)).float()
         return [part[-1] for part in logits.split(counts)]
 
-    def _attend(self, attention: Any, layer: int, feed: Feed, query: Tensor) -> Tensor:
+    def _line(self, feed: Feed) -> list[Text]:
+        return [*([] if feed.own is self.prompt else [self.prompt]), *feed.before, feed.own]
+
+    def _angles(self, feed: Feed, line: list[Text]) -> tuple[Tensor, Tensor]:
+        """Cosines and sines at the places of a reader's whole line: the same in all layers."""
+        if feed.positions is None:
+            behind = sum(text.tokens for text in line) - self.prompt.tokens
+            own = (self.start + torch.arange(behind)).expand(3, -1)
+        else:
+            own = feed.positions
+        positions = torch.cat((self.prompt_positions, own), 1)
+        cos, sin = self.text.rotary_emb(self.prompt.keys[0], positions[:, None])
+        return cos, sin
+
+    def _attend(
+        self, attention: Any, layer: int, line: list[Text], angles: tuple[Tensor, Tensor], query: Tensor
+    ) -> Tensor:
         """[new tokens, heads * head_dim]"""
-        texts = [*([] if feed.own is self.prompt else [self.prompt]), *feed.before, feed.own]
-        keys = torch.cat([piece for text in texts for piece in text.keys[layer]], 1)
-        values = torch.cat([piece for text in texts for piece in text.values[layer]], 1)
-        behind = keys.shape[1] - self.prompt_positions.shape[1]
-        line = (self.start + torch.arange(behind)).expand(3, -1)
-        positions = torch.cat((self.prompt_positions, line), 1)
-        if feed.positions is not None:
-            positions = torch.cat((self.prompt_positions, feed.positions), 1)
-        assert positions.shape[1] == keys.shape[1]
-        cos, sin = self.text.rotary_emb(keys, positions[:, None])
-        new = len(feed.ids)
-        # Queries are rotated beside keys of no consequence: the function wants both.
-        padded = torch.zeros(query.shape[0], keys.shape[1], query.shape[2])
-        padded[:, -new:] = query
-        turned, rotated = apply_rotary_pos_emb(padded[None], keys[None], cos, sin)
+        keys = torch.cat([text.keys[layer] for text in line], 1)
+        values = torch.cat([text.values[layer] for text in line], 1)
+        cos, sin = angles
+        assert cos.shape[-2] == keys.shape[1]
+        new = query.shape[1]
+        # The function wants queries and keys in equal places; the new tokens are the last of the line.
+        turned, _ = apply_rotary_pos_emb(query[None], query[None], cos[..., -new:, :], sin[..., -new:, :])
+        _, rotated = apply_rotary_pos_emb(keys[None], keys[None], cos, sin)
         all_keys = torch.cat((self.context.keys[layer], rotated[0]), 1)
         all_values = torch.cat((self.context.values[layer], values), 1)
         seen = torch.ones(new, all_keys.shape[1], dtype=torch.bool).tril(all_keys.shape[1] - new)
         mask = torch.zeros(new, all_keys.shape[1]).masked_fill(~seen, float("-inf"))
         output, _ = eager_attention_forward(
             attention,
-            turned[:, :, -new:],
+            turned,
             all_keys[None],
             all_values[None],
             mask[None, None],

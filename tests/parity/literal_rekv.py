@@ -39,6 +39,7 @@ class LiteralRekv:
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.keys = [[] for _ in self.text.layers]
         self.values = [[] for _ in self.text.layers]
+        self.angles: dict[int, tuple[Tensor, Tensor]] = {}
 
     @property
     def tokens(self) -> int:
@@ -46,8 +47,10 @@ class LiteralRekv:
 
     def rotated(self, x: Tensor, position: int) -> Tensor:
         """One vector at one position (all three axes of M-RoPE alike: plain RoPE)."""
-        angles = position * self.text.rotary_emb.inv_freq.double()
-        cos, sin = angles.cos().float(), angles.sin().float()
+        if position not in self.angles:
+            angles = position * self.text.rotary_emb.inv_freq.double()
+            self.angles[position] = angles.cos().float(), angles.sin().float()
+        cos, sin = self.angles[position]
         first, second = x.chunk(2)
         return torch.cat((first * cos - second * sin, second * cos + first * sin))
 
@@ -56,11 +59,9 @@ class LiteralRekv:
         outputs = []
         for head in range(self.heads):
             shared = head * self.kv_heads // self.heads
+            turned = {at: self.rotated(query[head], at) for at in {query_at for _, _, _, query_at in seen}}
             scores = torch.stack(
-                [
-                    self.rotated(query[head], query_at) @ self.rotated(key[shared], key_at)
-                    for key, _, key_at, query_at in seen
-                ]
+                [turned[query_at] @ self.rotated(key[shared], key_at) for key, _, key_at, query_at in seen]
             )
             weights = (scores / query.shape[-1] ** 0.5).softmax(0)
             outputs.append(weights @ torch.stack([value[shared] for _, value, _, _ in seen]))

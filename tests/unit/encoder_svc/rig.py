@@ -48,7 +48,6 @@ def png(index: int) -> bytes:
 @lru_cache
 def model(source: str = "dummy:tiny-timestamped") -> VisionLanguageModel:
     """One model for all tests of a process."""
-    torch.set_num_threads(1)
     return load_model(source)
 
 
