@@ -1,9 +1,9 @@
 """Workers that share one prefix and see each other's text: tokens per second next to one worker and a batch.
 
-The reasoner's own `Workspace` in the layouts of Hogwild! Inference (arXiv 2504.06261). In *contiguous* each of
-k workers sees the shared prefix, the others' tails and its own, the others' newest tokens included, each tail
-at a base that moves as the tails before it grow; in the others the tails are finished steps and stand in a
-common history. All step in one `forward_many`, each with a sampler of its own. The peer is transformers'
+The reasoner's own `Workspace` in the layouts of Hogwild! Inference (arXiv 2504.06261). In *contiguous* each
+of k workers sees the shared prefix, the others' tails and its own, the others' newest tokens included, each
+tail at a base that moves as the tails before it grow; in the others the tails are finished steps and stand
+in a common history. All step in one `forward_many`, each with a sampler of its own. The peer is transformers'
 batched decoding (see `_decoding`) of as many rows, each with a copy of the prefix and a tail as long as one
 worker's; its rows do not see each other. Same weights, dtype, threads; prefill is outside the timing.
 
