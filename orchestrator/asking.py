@@ -6,6 +6,7 @@ again only while nothing of its answer was sent; text that has left is never tak
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ RECOVERY_S = 30.0
 """Longest wait for a reasoner that can answer: a restart with its model load fits."""
 ANSWER_TIMEOUT_S = 300.0
 """Longest answer."""
+_FIRST_BLOCK_S = 0.5
+"""Grace for a stream's first block behind a latency budget that the client set."""
 _RETRY_S = 0.1
 _LOOK_S = 0.1
 _SETTLE_S = 0.3
@@ -58,6 +61,13 @@ class Asked:
     """True once its reasoner was seen gone, or a replay under way: what it is about comes back, and is waited
     for."""
     gaps: list[Gap] = field(default_factory=list)
+
+    @property
+    def patience_s(self) -> float:
+        """When to say that there is nothing to answer from, where nothing was lost."""
+        if not self.question.latency_budget_ms or self.ready_s is None:
+            return math.inf
+        return self.ready_s + _FIRST_BLOCK_S
 
 
 def ask(session: Session, question: types_pb2.Question, clock: Clock) -> Asked:
@@ -161,13 +171,13 @@ async def _reasoner_with_blocks(
         _check_alive(session)
         service = cluster.service(session.reasoner)
         asked.was_lost |= service is None or session.timeline.is_replaying
-        is_late = clock() >= deadline_s
+        is_late = clock() >= (deadline_s if asked.was_lost else min(deadline_s, asked.patience_s))
         if service is not None and session.state is not State.OPENING and session.timeline.blocks:
             if is_late or not asked.was_lost or _is_back(asked, session, clock()):
                 return service
         elif is_late:
             raise _nothing_to_answer_from(asked, session, service)
-        await session.changed.wait(min(deadline_s - clock(), _LOOK_S))
+        await session.changed.wait(_LOOK_S)
 
 
 def _is_back(asked: Asked, session: Session, now_s: float) -> bool:
