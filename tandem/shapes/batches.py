@@ -13,21 +13,32 @@ from torch import Tensor
 from tandem.shapes.events import Timeline, draw_timeline, with_jumps
 from tandem.shapes.layout import BLOCK_SPAN, BLOCK_TOKENS, QUESTION, SINK, pieces, time_tokens
 from tandem.shapes.moments import LOOKUPS, RETRIEVED, blocks_to_find, visible_frames
-from tandem.shapes.questions import KINDS, Asker, Question
+from tandem.shapes.notes import (
+    ALL_KINDS,
+    CAME_BACK,
+    NEXT,
+    NOTE,
+    WHAT,
+    came_back,
+    looks_of,
+    note_question,
+    segment,
+)
+from tandem.shapes.questions import Asker, Question
 from tandem.shapes.words import COLOURS, SHAPES
 
 # Heads that are shown where to look: layer, head, kinds of question, weight of sink or self (see _looks).
 Guided = tuple[int, int, frozenset[str], float]
-COUNTS = frozenset({"count_total", "count_shape", "count_colour", "count_thing"})
+COUNTS = frozenset({"count_total", "count_shape", "count_colour", "count_thing", CAME_BACK})
 GUIDED: tuple[Guided, ...] = (
     (2, 0, LOOKUPS, 1.0),
-    (2, 2, frozenset({"shown_at"}), 1.0),
+    (2, 2, frozenset({"shown_at", WHAT}), 1.0),
     (3, 0, COUNTS, 3.0),
     (3, 2, COUNTS, 16.0),
     (2, 4, frozenset({"after"}), 1.0),
-    (3, 4, frozenset({"before", "when"}), 1.0),
-    (4, 2, frozenset({"shown_at"}), 1.0),
-    (4, 4, frozenset({"when"}), 1.0),
+    (3, 4, frozenset({"before", "when", NEXT}), 1.0),
+    (4, 2, frozenset({"shown_at", WHAT}), 1.0),
+    (4, 4, frozenset({"when", NEXT}), 1.0),
 )
 PIECES = (0.6, 3, 24)  # part of the clips whose time jumps, fewest and most pieces of one
 NOTHING_ROW = len(SHAPES) * len(COLOURS)
@@ -61,7 +72,7 @@ class Batch:
     video_mask: Tensor | None  # [B, 1, video, video] added to scores; None: plain causal
     question_mask: Tensor  # [B, 1, Q, T] added to scores
     targets: Tensor  # [B, T] next token, -100 where none is learned
-    look_at: Tensor  # [B, guided, P, 1 + F + 1] how guided heads should look: sink, frames, the token itself
+    look_at: Tensor  # [B, guided, P, 1 + F + M + 1] how guided heads should look: sink, frames, notes, itself
     look_from: Tensor  # [B, P] learned tokens, counted from the first question token, -1 where none
     kinds: Tensor  # [B, T] the kind of the question a target belongs to
     aux: dict[str, Tensor]  # per frame targets [B, F]
@@ -69,6 +80,8 @@ class Batch:
     wanted: Tensor  # [N, B * F] the blocks that retrieval should find for each
     spared: Tensor  # [N, B * F] blocks that would do as well, or nearly: neither wanted nor unwanted
     video: int
+    note_ends: Tensor  # [B, M] last token of each thing that notes list, counted like `look_from`, -1: none
+    note_codes: Tensor  # [B, M, 2] its shape and colour
 
 
 @lru_cache(maxsize=100_000)
@@ -87,7 +100,7 @@ def frame_things(timeline: Timeline) -> NDArray[np.int64]:
 
 def aux_targets(timeline: Timeline) -> dict[str, list[int]]:
     """What the last token of each block should know: what is shown, whether it is new, what was before."""
-    things = {k: [-100] * timeline.frames for k in ("prev_shape", "prev_colour")}
+    things = {k: [-100] * timeline.frames for k in ("prev_shape", "prev_colour", "prev_second")}
     shape, colour, new = [0] * timeline.frames, [0] * timeline.frames, [0] * timeline.frames
     for index, e in enumerate(timeline.events):
         for frame in range(e.first, e.last + 1):
@@ -96,6 +109,7 @@ def aux_targets(timeline: Timeline) -> dict[str, list[int]]:
         before = timeline.events[index - 1] if index else None
         things["prev_shape"][e.first] = before.shape + 1 if before else 0
         things["prev_colour"][e.first] = before.colour + 1 if before else 0
+        things["prev_second"][e.first] = timeline.second(before.first) % 60 if before else 60
     seconds = [timeline.second(f) for f in range(timeline.frames)]
     return {
         "shape": shape,
@@ -112,19 +126,28 @@ def draw_questions(rng: np.random.Generator, timeline: Timeline, budget: int) ->
     """Questions at a few stream times of the clip, about `budget` tokens of them."""
     cuts = [timeline.frames, timeline.frames, *(int(rng.integers(1, timeline.frames + 1)) for _ in range(3))]
     askers = {cut: Asker(rng, timeline, cut) for cut in cuts}
-    weights = np.array([KIND_WEIGHTS.get(kind, 1.0) for kind in KINDS])
-    order = rng.choice(len(KINDS), size=budget, p=weights / weights.sum())
+    weights = np.array([KIND_WEIGHTS.get(kind, 1.0) for kind in ALL_KINDS])
+    order = rng.choice(len(ALL_KINDS), size=budget, p=weights / weights.sum())
     out: list[Question] = []
     spent = 0
     for number in order:
-        question = askers[cuts[int(rng.integers(len(cuts)))]].ask(KINDS[number])
+        question = _draw(rng, askers[cuts[int(rng.integers(len(cuts)))]], ALL_KINDS[number])
         if question is None:
             continue
-        spent += len(pieces(question.text)) + len(pieces(question.answer)) + 4
+        spent += len(pieces(question.text + question.lead)) + len(pieces(question.answer)) + 4
         if spent > budget:
             break
         out.append(question)
     return out
+
+
+def _draw(rng: np.random.Generator, asker: Asker, kind: str) -> Question | None:
+    timeline, cut = asker.timeline, asker.cut
+    if kind == CAME_BACK:
+        return came_back(rng, replace(timeline, events=tuple(asker.seen)), cut)
+    if kind != NOTE:
+        return asker.ask(kind)
+    return note_question(timeline, segment(rng, timeline, cut), cut)
 
 
 def video_positions(frames: int, gap: int) -> NDArray[np.int64]:
@@ -173,7 +196,7 @@ def make_batch(
         ids[b, :video] = [vocabulary[w] for w in video_words(timeline)]
         at = 0
         for number, q in enumerate(draw_questions(rng, timeline, budget)):
-            prompt = [*pieces(q.text), *QUESTION_END]
+            prompt = [*pieces(q.text), *QUESTION_END, *pieces(q.lead)]
             words = [vocabulary[w] for w in [*prompt, *pieces(q.answer), "<|im_end|>"]]
             if at + len(words) - 1 > budget:
                 break
@@ -181,19 +204,20 @@ def make_batch(
             ids[b, span] = words[:-1]
             first = video + at + len(prompt) - 1
             targets[b, first : span.stop] = words[len(prompt) :]
-            kinds[b, first : span.stop] = KINDS.index(q.kind)
+            kinds[b, first : span.stop] = ALL_KINDS.index(q.kind)
             if q.kind in RETRIEVED and q.evidence:
                 asked.append((b, at, at + len(pieces(q.text)), q))
             visible = visible_frames(rng, q, frames)
             q = replace(q, evidence=tuple(f for f in q.evidence if visible[f]))
-            looks[b] += [(place - video, place == first, q) for place in range(first, span.stop)]
+            as_asked = looks_of(q, span.stop - first)
+            looks[b] += [(first + i - video, i == 0, token) for i, token in enumerate(as_asked)]
             base = len(SINK_PIECES) + gap + BLOCK_SPAN * q.cut
             positions[:, b, span] = base + np.arange(len(words) - 1)
             owner[b, at : at + len(words) - 1] = number
             seen[b, at : at + len(words) - 1] = visible
             at += len(words) - 1
     window = rng.integers(4, 33, clips) if windowed else None
-    look_from, look_at = _looks(frames, looks)
+    look_from, look_at = looks_at(frames, looks)
     wanted, spared = blocks_to_find(timelines, asked)
     return Batch(
         ids=torch.from_numpy(ids),
@@ -210,11 +234,15 @@ def make_batch(
         wanted=torch.from_numpy(wanted),
         spared=torch.from_numpy(spared),
         video=video,
+        note_ends=torch.zeros(clips, 0, dtype=torch.int64),
+        note_codes=torch.zeros(clips, 0, 2, dtype=torch.int64),
     )
 
 
-def _looks(frames: int, looks: list[list[tuple[int, bool, Question]]]) -> tuple[Tensor, Tensor]:
+def looks_at(frames: int, looks: list[list[tuple[int, bool, Question]]]) -> tuple[Tensor, Tensor]:
     """Which tokens learn, and how much of its attention a guided head should give the sink and each frame.
+
+    What notes list counts as frames behind the real ones.
 
     Evidence is looked at evenly, and the sink where there is none. For counts the asking token keeps a fixed
     weight for itself, so that the attention it loses tells the number: the plainest way to count with a

@@ -258,4 +258,4 @@ def _hear_hour(q: Tensor, k: Tensor, batch: RecallBatch) -> Tensor:
 
 
 def _of_kinds(batch: RecallBatch, kinds: frozenset[str]) -> Tensor:
-    return torch.isin(batch.kinds, torch.tensor([KINDS.index(kind) for kind in sorted(kinds)]))
+    return torch.isin(batch.kinds, torch.tensor([KINDS.index(kind) for kind in KINDS if kind in kinds]))

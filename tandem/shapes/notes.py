@@ -1,0 +1,96 @@
+"""Notes of the default model: what a watcher writes about a segment of the stream, and what is asked of it.
+
+A note is its stamp and what began in its segment, each with the second at which it did::
+
+    [00:16 - 00:32] 17 red star 22 blue circle 30 red ring
+
+Seconds are pointers: while it writes, the model finds what comes next by the second of what came before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tandem.shapes.events import Event, Timeline
+from tandem.shapes.questions import KINDS, Question, clock
+from tandem.shapes.words import COLOUR_NAMES, NOTHING, SHAPES, thing
+
+NOTE, CAME_BACK = "note", "came_back"
+ALL_KINDS = (*KINDS, NOTE, CAME_BACK)
+NEXT, WHAT = "note_next", "note_what"
+"""A note's tokens, as guided heads see them: the next second, and what began at it."""
+SEGMENT, MOST_LISTED = (4, 24), 10
+NOTE_PROMPT = "list the shapes of {start} to {end}."
+BACK_PHRASES = (
+    "did the {x} come back?",
+    "was the {x} shown again?",
+    "did you see the {x} again?",
+    "was the {x} there more than once?",
+)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A note's text, and the events that it lists."""
+
+    text: str
+    events: tuple[Event, ...]
+
+
+def stamp(timeline: Timeline, first: int, end: int) -> str:
+    """What a note about the frames ``[first, end)`` begins with."""
+    return f"[{clock(timeline.second(first))} - {clock(timeline.second(end - 1) + 1)}]"
+
+
+def listed(timeline: Timeline, first: int, end: int) -> Listed:
+    """What a note about the frames ``[first, end)`` lists: what began there."""
+    events = tuple(e for e in timeline.events if first <= e.first < end)
+    items = [f"{timeline.second(e.first) % 60:02d} {thing(e.shape, e.colour)}" for e in events]
+    return Listed(" ".join(items) or NOTHING, events)
+
+
+def segment(rng: np.random.Generator, timeline: Timeline, cut: int) -> int:
+    """First frame of a segment that ends at `cut`, where time does not jump and not too much begins."""
+    since = max((frame for frame, _ in timeline.jumps if frame < cut), default=0)
+    first = max(since, cut - int(rng.integers(SEGMENT[0], SEGMENT[1] + 1)))
+    starts = [e.first for e in timeline.events if first <= e.first < cut]
+    return starts[-MOST_LISTED] if len(starts) > MOST_LISTED else first
+
+
+def note_question(timeline: Timeline, first: int, end: int) -> Question:
+    """The task of taking a note about the frames ``[first, end)`` as soon as they are seen."""
+    text = NOTE_PROMPT.format(start=clock(timeline.second(first)), end=clock(timeline.second(end - 1) + 1))
+    found = listed(timeline, first, end)
+    evidence = tuple(e.first for e in found.events)
+    return Question(NOTE, text, found.text, end, evidence, stamp(timeline, first, end))
+
+
+def came_back(rng: np.random.Generator, timeline: Timeline, cut: int) -> Question:
+    """Was a thing shown more than once?"""
+    events = timeline.events
+    if events and rng.random() < 0.85:
+        event = events[int(rng.integers(len(events)))]
+        shape, colour = event.shape, event.colour
+    else:
+        shape, colour = int(rng.integers(len(SHAPES))), int(rng.integers(len(COLOUR_NAMES)))
+    firsts = tuple(e.first for e in events if (e.shape, e.colour) == (shape, colour))
+    phrase = BACK_PHRASES[int(rng.integers(len(BACK_PHRASES)))]
+    answer = "yes" if len(firsts) > 1 else "no"
+    return Question(CAME_BACK, phrase.format(x=thing(shape, colour)), answer, cut, firsts)
+
+
+def looks_of(question: Question, tokens: int) -> list[Question]:
+    """The question as each of its answer's tokens asks it, for the heads that are shown where to look.
+
+    A second is looked up by what came before it, what follows it by the second.
+    """
+    if question.kind != NOTE:
+        return [question] * tokens
+    out = []
+    for index in range(tokens):
+        item, part = divmod(index, 3)
+        kind = NEXT if part == 0 else WHAT
+        out.append(replace(question, kind=kind, evidence=question.evidence[item : item + 1]))
+    return out
