@@ -17,9 +17,9 @@ from tandem.shapes.guides import FIND, find_loss, look_losses
 from tandem.shapes.layout import BLOCK_TOKENS
 from tandem.shapes.network import HIDDEN, rotate_half
 from tandem.shapes.note_batches import make_note_batch
-from tandem.shapes.notes import ALL_KINDS
 from tandem.shapes.recall_batches import CHUNK, RecallBatch, make_recall_batch
 from tandem.shapes.recall_text import Layers, recall_forward
+from tandem.shapes.tally import Tally
 from tandem.shapes.words import COLOURS, SHAPES
 
 AUX_LAYER = 2
@@ -131,25 +131,6 @@ def codes(aux: dict[str, Tensor]) -> Tensor:
     colour = nn.functional.one_hot(aux["colour"], len(COLOURS) + 1)[..., 1:]
     new = aux["new"][..., None]
     return torch.cat([shape * new, colour * new, new], dim=-1).float()
-
-
-class Tally:
-    """What happened since the last report."""
-
-    def __init__(self) -> None:
-        self.hits = np.zeros((len(ALL_KINDS), 2))
-        self.guides: list[list[float]] = []
-        self.found: list[list[float]] = []
-
-    def count(self, kinds: Tensor, right: Tensor) -> None:
-        """Tokens of answers, by kind of question."""
-        self.hits[:, 0] += np.bincount(kinds.numpy(), weights=right.numpy(), minlength=len(ALL_KINDS))
-        self.hits[:, 1] += np.bincount(kinds.numpy(), minlength=len(ALL_KINDS))
-
-    def __str__(self) -> str:
-        parts = [f"{k} {h / n:.3f}" for k, (h, n) in zip(ALL_KINDS, self.hits, strict=True) if n]
-        means = [np.mean(values, 0).round(2) if values else [] for values in (self.guides, self.found)]
-        return f"guides {means[0]} found {means[1]} | {' '.join(parts)}"
 
 
 class TextTrainer:
