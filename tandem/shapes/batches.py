@@ -35,7 +35,7 @@ GUIDED: tuple[Guided, ...] = (
     (2, 2, frozenset({"shown_at", WHAT}), 1.0),
     (3, 0, COUNTS, 3.0),
     (3, 2, COUNTS, 16.0),
-    (2, 4, frozenset({"after"}), 1.0),
+    (2, 4, frozenset({"after", NEXT}), 1.0),
     (3, 4, frozenset({"before", "when", NEXT}), 1.0),
     (4, 2, frozenset({"shown_at", WHAT}), 1.0),
     (4, 4, frozenset({"when", NEXT}), 1.0),
@@ -100,8 +100,10 @@ def frame_things(timeline: Timeline) -> NDArray[np.int64]:
 
 def aux_targets(timeline: Timeline) -> dict[str, list[int]]:
     """What the last token of each block should know: what is shown, whether it is new, what was before."""
-    things = {k: [-100] * timeline.frames for k in ("prev_shape", "prev_colour", "prev_second")}
+    things = {k: [-100] * timeline.frames for k in ("prev_shape", "prev_colour")}
     shape, colour, new = [0] * timeline.frames, [0] * timeline.frames, [0] * timeline.frames
+    for frame in range(timeline.events[0].first if timeline.events else timeline.frames):
+        things["prev_shape"][frame] = things["prev_colour"][frame] = 0
     for index, e in enumerate(timeline.events):
         for frame in range(e.first, e.last + 1):
             shape[frame], colour[frame] = e.shape + 1, e.colour + 1
@@ -109,7 +111,9 @@ def aux_targets(timeline: Timeline) -> dict[str, list[int]]:
         before = timeline.events[index - 1] if index else None
         things["prev_shape"][e.first] = before.shape + 1 if before else 0
         things["prev_colour"][e.first] = before.colour + 1 if before else 0
-        things["prev_second"][e.first] = timeline.second(before.first) % 60 if before else 60
+        ends = timeline.events[index + 1].first if index + 1 < len(timeline.events) else timeline.frames
+        for frame in range(e.last + 1, ends):
+            things["prev_shape"][frame], things["prev_colour"][frame] = e.shape + 1, e.colour + 1
     seconds = [timeline.second(f) for f in range(timeline.frames)]
     return {
         "shape": shape,

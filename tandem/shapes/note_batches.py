@@ -223,7 +223,7 @@ def _aux(row: _Row) -> dict[str, list[int]]:
         if place and row.view[place - 1] != frame - 1:
             run = place
             while run < len(row.view) and row.view[run] - frame == run - place:
-                for name in ("prev_shape", "prev_colour", "prev_second"):
+                for name in ("prev_shape", "prev_colour"):
                     out[name][run] = -100
                 run += 1
     return out

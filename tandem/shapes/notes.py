@@ -1,10 +1,11 @@
 """Notes of the default model: what a watcher writes about a segment of the stream, and what is asked of it.
 
-A note is its stamp and what began in its segment, each with the second at which it did::
+A note is its stamp, what was shown last as it began, and what began in its segment, each with its second::
 
-    [00:16 - 00:32] 17 red star 22 blue circle 30 red ring
+    [00:16 - 00:32] after red star 22 blue circle 30 red ring
 
-Seconds are pointers: while it writes, the model finds what comes next by the second of what came before.
+So each thing is what the model looks the next one up by. Where something begins with the segment, or nothing
+was shown before it, nothing stands before the first second.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from tandem.shapes.words import COLOUR_NAMES, NOTHING, SHAPES, thing
 
 NOTE, CAME_BACK = "note", "came_back"
 ALL_KINDS = (*KINDS, NOTE, CAME_BACK)
+AFTER = "after"
 NEXT, WHAT = "note_next", "note_what"
 """A note's tokens, as guided heads see them: the next second, and what began at it."""
 SEGMENT, MOST_LISTED = (4, 24), 10
@@ -48,6 +50,9 @@ def listed(timeline: Timeline, first: int, end: int) -> Listed:
     """What a note about the frames ``[first, end)`` lists: what began there."""
     events = tuple(e for e in timeline.events if first <= e.first < end)
     items = [f"{timeline.second(e.first) % 60:02d} {thing(e.shape, e.colour)}" for e in events]
+    before = [e for e in timeline.events if e.first < first]
+    if before and not (events and events[0].first == first):
+        items.insert(0, f"{AFTER} {thing(before[-1].shape, before[-1].colour)}")
     return Listed(" ".join(items) or NOTHING, events)
 
 
@@ -63,7 +68,7 @@ def note_question(timeline: Timeline, first: int, end: int) -> Question:
     """The task of taking a note about the frames ``[first, end)`` as soon as they are seen."""
     text = NOTE_PROMPT.format(start=clock(timeline.second(first)), end=clock(timeline.second(end - 1) + 1))
     found = listed(timeline, first, end)
-    evidence = tuple(e.first for e in found.events)
+    evidence = (first, *(e.first for e in found.events))
     return Question(NOTE, text, found.text, end, evidence, stamp(timeline, first, end))
 
 
@@ -84,13 +89,19 @@ def came_back(rng: np.random.Generator, timeline: Timeline, cut: int) -> Questio
 def looks_of(question: Question, tokens: int) -> list[Question]:
     """The question as each of its answer's tokens asks it, for the heads that are shown where to look.
 
-    A second is looked up by what came before it, what follows it by the second.
+    Of a note's evidence the first frame is the segment's own, the others are those of what it lists. A second
+    is looked up by what came before it, what follows it by the second.
     """
     if question.kind != NOTE:
         return [question] * tokens
     out = []
+    led = question.answer.startswith(AFTER)
     for index in range(tokens):
-        item, part = divmod(index, 3)
-        kind = NEXT if part == 0 else WHAT
-        out.append(replace(question, kind=kind, evidence=question.evidence[item : item + 1]))
+        item, part = divmod(index - 3 * led, 3)
+        evidence = question.evidence[item + 1 : item + 2]
+        if item < 0 or index == 0:
+            # What is shown, or was last, as the segment begins.
+            out.append(replace(question, kind=WHAT, evidence=question.evidence[:1]))
+        else:
+            out.append(replace(question, kind=NEXT if part == 0 else WHAT, evidence=evidence))
     return out

@@ -37,7 +37,6 @@ AUX_SIZES = {
     "new": 2,
     "prev_shape": len(SHAPES) + 1,
     "prev_colour": len(COLOURS) + 1,
-    "prev_second": 61,
     "hour": LAST_SECOND // 3600 + 1,
     "minute": 60,
     "second": 60,

@@ -25,8 +25,10 @@ TIMELINE = Timeline(
 
 def test_a_note_lists_what_began_in_its_segment() -> None:
     assert listed(TIMELINE, 0, 9).text == "57 red star 00 blue ring"
-    assert listed(TIMELINE, 3, 10).text == "00 blue ring 04 red star"
-    assert listed(TIMELINE, 13, 20).text == "nothing"
+    assert listed(TIMELINE, 2, 3).text == "57 red star"
+    assert listed(TIMELINE, 3, 10).text == "after red star 00 blue ring 04 red star"
+    assert listed(TIMELINE, 13, 20).text == "after red star"
+    assert listed(TIMELINE, 0, 2).text == "nothing"
 
 
 @pytest.mark.parametrize("start", [55, 3590, 7200])
