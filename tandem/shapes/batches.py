@@ -20,6 +20,7 @@ from tandem.shapes.notes import (
     NOTE,
     WHAT,
     came_back,
+    ends_of,
     looks_of,
     note_question,
     segment,
@@ -35,7 +36,7 @@ GUIDED: tuple[Guided, ...] = (
     (2, 2, frozenset({"shown_at", WHAT}), 1.0),
     (3, 0, COUNTS, 3.0),
     (3, 2, COUNTS, 16.0),
-    (2, 4, frozenset({"after", NEXT}), 1.0),
+    (2, 4, frozenset({"after"}), 1.0),
     (3, 4, frozenset({"before", "when", NEXT}), 1.0),
     (4, 2, frozenset({"shown_at", WHAT}), 1.0),
     (4, 4, frozenset({"when", NEXT}), 1.0),
@@ -80,7 +81,7 @@ class Batch:
     wanted: Tensor  # [N, B * F] the blocks that retrieval should find for each
     spared: Tensor  # [N, B * F] blocks that would do as well, or nearly: neither wanted nor unwanted
     video: int
-    note_ends: Tensor  # [B, M] last token of each thing that notes list, counted like `look_from`, -1: none
+    note_ends: Tensor  # [B, M] last token of each thing that notes and answers list, like `look_from`, or -1
     note_codes: Tensor  # [B, M, 2] its shape and colour
 
 
@@ -185,6 +186,7 @@ def make_batch(
     rows = np.zeros((clips, frames), np.int64)
     aux: dict[str, list[list[int]]] = {}
     looks: list[list[tuple[int, bool, Question]]] = [[] for _ in range(clips)]
+    listed: list[list[tuple[int, int, int]]] = [[] for _ in range(clips)]
     timelines: list[Timeline] = []
     asked: list[tuple[int, int, int, Question]] = []
     for b in range(clips):
@@ -213,6 +215,7 @@ def make_batch(
                 asked.append((b, at, at + len(pieces(q.text)), q))
             visible = visible_frames(rng, q, frames)
             q = replace(q, evidence=tuple(f for f in q.evidence if visible[f]))
+            listed[b] += [(first + 1 + at_word - video, *code) for at_word, *code in ends_of(q, timeline)]
             as_asked = looks_of(q, span.stop - first)
             looks[b] += [(first + i - video, i == 0, token) for i, token in enumerate(as_asked)]
             base = len(SINK_PIECES) + gap + BLOCK_SPAN * q.cut
@@ -221,7 +224,8 @@ def make_batch(
             seen[b, at : at + len(words) - 1] = visible
             at += len(words) - 1
     window = rng.integers(4, 33, clips) if windowed else None
-    look_from, look_at = looks_at(frames, looks)
+    note_ends, note_codes = listed_places(listed)
+    look_from, look_at = looks_at(frames + note_ends.shape[1], looks)
     wanted, spared = blocks_to_find(timelines, asked)
     return Batch(
         ids=torch.from_numpy(ids),
@@ -238,9 +242,18 @@ def make_batch(
         wanted=torch.from_numpy(wanted),
         spared=torch.from_numpy(spared),
         video=video,
-        note_ends=torch.zeros(clips, 0, dtype=torch.int64),
-        note_codes=torch.zeros(clips, 0, 2, dtype=torch.int64),
+        note_ends=note_ends,
+        note_codes=note_codes,
     )
+
+
+def listed_places(listed: list[list[tuple[int, int, int]]]) -> tuple[Tensor, Tensor]:
+    """`note_ends` and `note_codes` of a batch from each row's places, shapes and colours."""
+    most = max(len(row) for row in listed)
+    out = torch.full((len(listed), most, 3), -1)
+    for b, row in enumerate(listed):
+        out[b, : len(row)] = torch.tensor(row, dtype=torch.int64).view(-1, 3)
+    return out[..., 0], out[..., 1:].clamp(min=0)
 
 
 def looks_at(frames: int, looks: list[list[tuple[int, bool, Question]]]) -> tuple[Tensor, Tensor]:

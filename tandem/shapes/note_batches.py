@@ -15,13 +15,23 @@ from tandem.shapes.batches import (
     aux_targets,
     block_words,
     frame_things,
+    listed_places,
     looks_at,
     video_positions,
     window_mask,
 )
 from tandem.shapes.events import Event, Timeline, draw_start, draw_timeline
 from tandem.shapes.layout import BLOCK_SPAN, BLOCK_TOKENS, pieces
-from tandem.shapes.notes import ALL_KINDS, CAME_BACK, came_back, listed, looks_of, note_question, stamp
+from tandem.shapes.notes import (
+    ALL_KINDS,
+    CAME_BACK,
+    came_back,
+    ends_of,
+    listed,
+    looks_of,
+    note_question,
+    stamp,
+)
 from tandem.shapes.questions import Asker, Question
 from tandem.shapes.streams import draw_events
 
@@ -30,7 +40,7 @@ NOTES = (60, 640)  # tokens of notes for which a batch has room
 PER_UNIT = 1.7  # tokens of notes a frame, about: how long a stream may be
 SEGMENTS = (8, 24)  # frames that a note is about
 LONG = 0.6  # part of the streams whose things come back as those of long streams do
-TAIL = 0.3  # part of the rows that end with a note to be taken
+TAIL = 0.45  # part of the rows that end with a note to be taken
 BLIND = 0.5  # part of the rows whose notes do not see the blocks
 WEIGHTS = {
     "count_thing": 5.0,
@@ -54,6 +64,7 @@ class _Row:
     ends: list[int] = field(default_factory=list)  # of the things listed: place of their last word
     things: list[Event] = field(default_factory=list)
     asked: list[Question] = field(default_factory=list)
+    taken: Question | None = None  # the note that is to be taken, its evidence as frames of the stream
 
 
 def make_note_batch(rng: np.random.Generator, vocabulary: dict[str, int], tokens: int, budget: int) -> Batch:
@@ -64,15 +75,13 @@ def make_note_batch(rng: np.random.Generator, vocabulary: dict[str, int], tokens
     rows = [_draw_row(rng, frames, room, budget) for _ in range(clips)]
     video = len(SINK_PIECES) + BLOCK_TOKENS * frames
     space = room + budget
-    listed_most = max(1, max(len(row.ends) for row in rows))
     ids = np.zeros((clips, video + space), np.int64)
     targets = np.full((clips, video + space), -100)
     kinds = np.zeros((clips, video + space), np.int64)
     positions = np.zeros((3, clips, video + space), np.int64)
     owner = np.full((clips, space), -1)
     blind = rng.random(clips) < BLIND
-    note_ends = np.full((clips, listed_most), -1)
-    note_codes = np.zeros((clips, listed_most, 2), np.int64)
+    places = [[(end, e.shape, e.colour) for end, e in zip(row.ends, row.things, strict=True)] for row in rows]
     bank_rows = np.zeros((clips, frames), np.int64)
     aux: dict[str, list[list[int]]] = {}
     looks: list[list[tuple[int, bool, Question]]] = [[] for _ in range(clips)]
@@ -91,8 +100,6 @@ def make_note_batch(rng: np.random.Generator, vocabulary: dict[str, int], tokens
         at = len(row.notes)
         positions[:, b, video : video + at] = base + np.arange(at)
         owner[b, :at] = 0
-        note_ends[b, : len(row.ends)] = row.ends
-        note_codes[b, : len(row.ends)] = [(e.shape, e.colour) for e in row.things]
         for number, q in enumerate(row.asked, 1):
             prompt = [*pieces(q.text), *QUESTION_END, *pieces(q.lead)]
             said = [vocabulary[w] for w in [*prompt, *pieces(q.answer), "<|im_end|>"]]
@@ -103,13 +110,17 @@ def make_note_batch(rng: np.random.Generator, vocabulary: dict[str, int], tokens
             first = span.start + len(prompt) - 1
             targets[b, first : span.stop] = said[len(prompt) :]
             kinds[b, first : span.stop] = ALL_KINDS.index(q.kind)
+            places[b] += [
+                (first + 1 + word - video, *code) for word, *code in ends_of(row.taken or q, row.timeline)
+            ]
             tokens_of_it = looks_of(q, span.stop - first)
             looks[b] += [(first + i - video, i == 0, token) for i, token in enumerate(tokens_of_it)]
             positions[:, b, span] = base + len(row.notes) + np.arange(len(said) - 1)
             owner[b, at : at + len(said) - 1] = number
             at += len(said) - 1
     window = rng.integers(4, 33, clips)
-    look_from, look_at = looks_at(frames + listed_most, looks)
+    note_ends, note_codes = listed_places(places)
+    look_from, look_at = looks_at(frames + note_ends.shape[1], looks)
     nothing = torch.zeros(0, clips * frames, dtype=torch.bool)
     return Batch(
         ids=torch.from_numpy(ids),
@@ -126,8 +137,8 @@ def make_note_batch(rng: np.random.Generator, vocabulary: dict[str, int], tokens
         wanted=nothing,
         spared=nothing,
         video=video,
-        note_ends=torch.from_numpy(note_ends),
-        note_codes=torch.from_numpy(note_codes),
+        note_ends=note_ends,
+        note_codes=note_codes,
     )
 
 
@@ -152,7 +163,8 @@ def _draw_row(rng: np.random.Generator, frames: int, room: int, budget: int) -> 
         row.ends += [start + 3 * i + 2 for i in range(len(note.events))]
         row.things += note.events
     if tail:
-        row.asked.append(_in_view(note_question(timeline, noted, timeline.frames), row))
+        row.taken = note_question(timeline, noted, timeline.frames)
+        row.asked.append(_in_view(row.taken, row))
     else:
         row.asked += _draw_questions(rng, row, budget)
     return row

@@ -4,8 +4,8 @@ A note is its stamp, what was shown last as it began, and what began in its segm
 
     [00:16 - 00:32] after red star 22 blue circle 30 red ring
 
-So each thing is what the model looks the next one up by. Where something begins with the segment, or nothing
-was shown before it, nothing stands before the first second.
+So each thing is what the model looks the next one up by. Where nothing was shown before the segment, nothing
+stands before the first second.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def listed(timeline: Timeline, first: int, end: int) -> Listed:
     events = tuple(e for e in timeline.events if first <= e.first < end)
     items = [f"{timeline.second(e.first) % 60:02d} {thing(e.shape, e.colour)}" for e in events]
     before = [e for e in timeline.events if e.first < first]
-    if before and not (events and events[0].first == first):
+    if before:
         items.insert(0, f"{AFTER} {thing(before[-1].shape, before[-1].colour)}")
     return Listed(" ".join(items) or NOTHING, events)
 
@@ -84,6 +84,16 @@ def came_back(rng: np.random.Generator, timeline: Timeline, cut: int) -> Questio
     phrase = BACK_PHRASES[int(rng.integers(len(BACK_PHRASES)))]
     answer = "yes" if len(firsts) > 1 else "no"
     return Question(CAME_BACK, phrase.format(x=thing(shape, colour)), answer, cut, firsts)
+
+
+def ends_of(question: Question, timeline: Timeline) -> list[tuple[int, int, int]]:
+    """Of every thing that a note's answer lists: which of the answer's tokens ends it, its shape and colour."""
+    if question.kind != NOTE:
+        return []
+    events = {e.first: e for e in timeline.events}
+    led = 3 * question.answer.startswith(AFTER)
+    things = [events[first] for first in question.evidence[1:]]
+    return [(led + 3 * i + 2, e.shape, e.colour) for i, e in enumerate(things)]
 
 
 def looks_of(question: Question, tokens: int) -> list[Question]:
