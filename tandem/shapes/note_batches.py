@@ -35,7 +35,7 @@ from tandem.shapes.notes import (
 from tandem.shapes.questions import Asker, Question
 from tandem.shapes.streams import draw_events
 
-FRAMES = (24, 80)  # fewest and most blocks in view
+FRAMES = (24, 128)  # fewest and most blocks in view
 NOTES = (60, 640)  # tokens of notes for which a batch has room
 PER_UNIT = 1.7  # tokens of notes a frame, about: how long a stream may be
 SEGMENTS = (8, 24)  # frames that a note is about
