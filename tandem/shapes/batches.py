@@ -215,7 +215,7 @@ def make_batch(
                 asked.append((b, at, at + len(pieces(q.text)), q))
             visible = visible_frames(rng, q, frames)
             q = replace(q, evidence=tuple(f for f in q.evidence if visible[f]))
-            listed[b] += [(first + 1 + at_word - video, *code) for at_word, *code in ends_of(q, timeline)]
+            listed[b] += ends_of(q, timeline, first + 1 - video)
             as_asked = looks_of(q, span.stop - first)
             looks[b] += [(first + i - video, i == 0, token) for i, token in enumerate(as_asked)]
             base = len(SINK_PIECES) + gap + BLOCK_SPAN * q.cut

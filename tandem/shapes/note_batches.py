@@ -21,7 +21,7 @@ from tandem.shapes.batches import (
     window_mask,
 )
 from tandem.shapes.events import Event, Timeline, draw_start, draw_timeline
-from tandem.shapes.layout import BLOCK_SPAN, BLOCK_TOKENS, pieces
+from tandem.shapes.layout import BLOCK_SPAN, BLOCK_TOKENS, SHELF_TOKENS, pieces
 from tandem.shapes.notes import (
     ALL_KINDS,
     CAME_BACK,
@@ -36,7 +36,7 @@ from tandem.shapes.questions import Asker, Question
 from tandem.shapes.streams import draw_events
 
 FRAMES = (24, 128)  # fewest and most blocks in view
-NOTES = (60, 640)  # tokens of notes for which a batch has room
+NOTES = (60, SHELF_TOKENS)  # tokens of notes for which a batch has room
 PER_UNIT = 1.7  # tokens of notes a frame, about: how long a stream may be
 SEGMENTS = (8, 24)  # frames that a note is about
 LONG = 0.6  # part of the streams whose things come back as those of long streams do
@@ -110,9 +110,7 @@ def make_note_batch(rng: np.random.Generator, vocabulary: dict[str, int], tokens
             first = span.start + len(prompt) - 1
             targets[b, first : span.stop] = said[len(prompt) :]
             kinds[b, first : span.stop] = ALL_KINDS.index(q.kind)
-            places[b] += [
-                (first + 1 + word - video, *code) for word, *code in ends_of(row.taken or q, row.timeline)
-            ]
+            places[b] += ends_of(row.taken or q, row.timeline, first + 1 - video)
             tokens_of_it = looks_of(q, span.stop - first)
             looks[b] += [(first + i - video, i == 0, token) for i, token in enumerate(tokens_of_it)]
             positions[:, b, span] = base + len(row.notes) + np.arange(len(said) - 1)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tandem.shapes.events import Event, Timeline
+from tandem.shapes.layout import NOTE_PROMPT
 from tandem.shapes.questions import KINDS, Question, clock
 from tandem.shapes.words import COLOUR_NAMES, NOTHING, SHAPES, thing
 
@@ -24,7 +25,6 @@ AFTER = "after"
 NEXT, WHAT = "note_next", "note_what"
 """A note's tokens, as guided heads see them: the next second, and what began at it."""
 SEGMENT, MOST_LISTED = (4, 24), 10
-NOTE_PROMPT = "list the shapes of {start} to {end}."
 BACK_PHRASES = (
     "did the {x} come back?",
     "was the {x} shown again?",
@@ -86,14 +86,14 @@ def came_back(rng: np.random.Generator, timeline: Timeline, cut: int) -> Questio
     return Question(CAME_BACK, phrase.format(x=thing(shape, colour)), answer, cut, firsts)
 
 
-def ends_of(question: Question, timeline: Timeline) -> list[tuple[int, int, int]]:
-    """Of every thing that a note's answer lists: which of the answer's tokens ends it, its shape and colour."""
+def ends_of(question: Question, timeline: Timeline, start: int) -> list[tuple[int, int, int]]:
+    """Of every thing that a note lists: place of its last word, its shape and colour, answering at `start`."""
     if question.kind != NOTE:
         return []
     events = {e.first: e for e in timeline.events}
     led = 3 * question.answer.startswith(AFTER)
     things = [events[first] for first in question.evidence[1:]]
-    return [(led + 3 * i + 2, e.shape, e.colour) for i, e in enumerate(things)]
+    return [(start + led + 3 * i + 2, e.shape, e.colour) for i, e in enumerate(things)]
 
 
 def looks_of(question: Question, tokens: int) -> list[Question]:
