@@ -87,7 +87,7 @@ def came_back(rng: np.random.Generator, timeline: Timeline, cut: int) -> Questio
 
 
 def ends_of(question: Question, timeline: Timeline, start: int) -> list[tuple[int, int, int]]:
-    """Of every thing that a note lists: place of its last word, its shape and colour, answering at `start`."""
+    """Of every thing that a note lists: place of its last word, its shape and colour, from `start`."""
     if question.kind != NOTE:
         return []
     events = {e.first: e for e in timeline.events}
