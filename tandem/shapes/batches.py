@@ -16,17 +16,16 @@ from tandem.shapes.moments import LOOKUPS, RETRIEVED, blocks_to_find, visible_fr
 from tandem.shapes.notes import (
     ALL_KINDS,
     CAME_BACK,
-    NEXT,
     NOTE,
     WHAT,
     came_back,
-    ends_of,
     looks_of,
     note_question,
+    places,
     segment,
 )
 from tandem.shapes.questions import Asker, Question
-from tandem.shapes.words import COLOURS, SHAPES
+from tandem.shapes.words import COLOUR_NAMES, COLOURS, SHAPES
 
 # Heads that are shown where to look: layer, head, kinds of question, weight of sink or self (see _looks).
 Guided = tuple[int, int, frozenset[str], float]
@@ -37,9 +36,9 @@ GUIDED: tuple[Guided, ...] = (
     (3, 0, COUNTS, 3.0),
     (3, 2, COUNTS, 16.0),
     (2, 4, frozenset({"after"}), 1.0),
-    (3, 4, frozenset({"before", "when", NEXT}), 1.0),
+    (3, 4, frozenset({"before", "when"}), 1.0),
     (4, 2, frozenset({"shown_at", WHAT}), 1.0),
-    (4, 4, frozenset({"when", NEXT}), 1.0),
+    (4, 4, frozenset({"when"}), 1.0),
 )
 PIECES = (0.6, 3, 24)  # part of the clips whose time jumps, fewest and most pieces of one
 NOTHING_ROW = len(SHAPES) * len(COLOURS)
@@ -103,8 +102,6 @@ def aux_targets(timeline: Timeline) -> dict[str, list[int]]:
     """What the last token of each block should know: what is shown, whether it is new, what was before."""
     things = {k: [-100] * timeline.frames for k in ("prev_shape", "prev_colour")}
     shape, colour, new = [0] * timeline.frames, [0] * timeline.frames, [0] * timeline.frames
-    for frame in range(timeline.events[0].first if timeline.events else timeline.frames):
-        things["prev_shape"][frame] = things["prev_colour"][frame] = 0
     for index, e in enumerate(timeline.events):
         for frame in range(e.first, e.last + 1):
             shape[frame], colour[frame] = e.shape + 1, e.colour + 1
@@ -112,9 +109,6 @@ def aux_targets(timeline: Timeline) -> dict[str, list[int]]:
         before = timeline.events[index - 1] if index else None
         things["prev_shape"][e.first] = before.shape + 1 if before else 0
         things["prev_colour"][e.first] = before.colour + 1 if before else 0
-        ends = timeline.events[index + 1].first if index + 1 < len(timeline.events) else timeline.frames
-        for frame in range(e.last + 1, ends):
-            things["prev_shape"][frame], things["prev_colour"][frame] = e.shape + 1, e.colour + 1
     seconds = [timeline.second(f) for f in range(timeline.frames)]
     return {
         "shape": shape,
@@ -215,7 +209,8 @@ def make_batch(
                 asked.append((b, at, at + len(pieces(q.text)), q))
             visible = visible_frames(rng, q, frames)
             q = replace(q, evidence=tuple(f for f in q.evidence if visible[f]))
-            listed[b] += ends_of(q, timeline, first + 1 - video)
+            if q.kind == NOTE:
+                listed[b] += listed_at(pieces(q.answer), first + 1 - video)
             as_asked = looks_of(q, span.stop - first)
             looks[b] += [(first + i - video, i == 0, token) for i, token in enumerate(as_asked)]
             base = len(SINK_PIECES) + gap + BLOCK_SPAN * q.cut
@@ -245,6 +240,11 @@ def make_batch(
         note_ends=note_ends,
         note_codes=note_codes,
     )
+
+
+def listed_at(text: list[str], start: int) -> list[tuple[int, int, int]]:
+    """Of every thing that a note's words list: where its last word stands, its shape and its colour."""
+    return [(start + i, SHAPES.index(text[i]), COLOUR_NAMES.index(text[i - 1])) for i in places(text)]
 
 
 def listed_places(listed: list[list[tuple[int, int, int]]]) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from tandem.shapes.batches import (
     aux_targets,
     block_words,
     frame_things,
+    listed_at,
     listed_places,
     looks_at,
     video_positions,
@@ -25,11 +26,13 @@ from tandem.shapes.layout import BLOCK_SPAN, BLOCK_TOKENS, SHELF_TOKENS, pieces
 from tandem.shapes.notes import (
     ALL_KINDS,
     CAME_BACK,
+    NOTE,
+    began,
     came_back,
-    ends_of,
     listed,
     looks_of,
     note_question,
+    places,
     stamp,
 )
 from tandem.shapes.questions import Asker, Question
@@ -37,7 +40,7 @@ from tandem.shapes.streams import draw_events
 
 FRAMES = (24, 128)  # fewest and most blocks in view
 NOTES = (60, SHELF_TOKENS)  # tokens of notes for which a batch has room
-PER_UNIT = 1.7  # tokens of notes a frame, about: how long a stream may be
+PER_UNIT = 2.4  # tokens of notes a frame, about: how long a stream may be
 SEGMENTS = (8, 24)  # frames that a note is about
 LONG = 0.6  # part of the streams whose things come back as those of long streams do
 TAIL = 0.45  # part of the rows that end with a note to be taken
@@ -64,7 +67,6 @@ class _Row:
     ends: list[int] = field(default_factory=list)  # of the things listed: place of their last word
     things: list[Event] = field(default_factory=list)
     asked: list[Question] = field(default_factory=list)
-    taken: Question | None = None  # the note that is to be taken, its evidence as frames of the stream
 
 
 def make_note_batch(rng: np.random.Generator, vocabulary: dict[str, int], tokens: int, budget: int) -> Batch:
@@ -81,7 +83,7 @@ def make_note_batch(rng: np.random.Generator, vocabulary: dict[str, int], tokens
     positions = np.zeros((3, clips, video + space), np.int64)
     owner = np.full((clips, space), -1)
     blind = rng.random(clips) < BLIND
-    places = [[(end, e.shape, e.colour) for end, e in zip(row.ends, row.things, strict=True)] for row in rows]
+    told = [[(end, e.shape, e.colour) for end, e in zip(row.ends, row.things, strict=True)] for row in rows]
     bank_rows = np.zeros((clips, frames), np.int64)
     aux: dict[str, list[list[int]]] = {}
     looks: list[list[tuple[int, bool, Question]]] = [[] for _ in range(clips)]
@@ -110,14 +112,15 @@ def make_note_batch(rng: np.random.Generator, vocabulary: dict[str, int], tokens
             first = span.start + len(prompt) - 1
             targets[b, first : span.stop] = said[len(prompt) :]
             kinds[b, first : span.stop] = ALL_KINDS.index(q.kind)
-            places[b] += ends_of(row.taken or q, row.timeline, first + 1 - video)
+            if q.kind == NOTE:
+                told[b] += listed_at(pieces(q.answer), first + 1 - video)
             tokens_of_it = looks_of(q, span.stop - first)
             looks[b] += [(first + i - video, i == 0, token) for i, token in enumerate(tokens_of_it)]
             positions[:, b, span] = base + len(row.notes) + np.arange(len(said) - 1)
             owner[b, at : at + len(said) - 1] = number
             at += len(said) - 1
     window = rng.integers(4, 33, clips)
-    note_ends, note_codes = listed_places(places)
+    note_ends, note_codes = listed_places(told)
     look_from, look_at = looks_at(frames + note_ends.shape[1], looks)
     nothing = torch.zeros(0, clips * frames, dtype=torch.bool)
     return Batch(
@@ -150,19 +153,16 @@ def _draw_row(rng: np.random.Generator, frames: int, room: int, budget: int) -> 
     row = _Row(timeline, _draw_view(rng, timeline, frames, tail))
     for first in range(0, noted, size):
         end = min(first + size, noted)
-        note = listed(timeline, first, end)
-        words = [*pieces(stamp(timeline, first, end)), *pieces(note.text)]
+        words = [*pieces(stamp(timeline, first, end)), *pieces(listed(timeline, first, end))]
         if len(words) > room:
             continue
         # What the oldest notes listed is not known any more once they left the shelf.
         _drop(row, len(row.notes) + len(words) - room)
-        start = len(row.notes) + len(words) - 3 * len(note.events)
+        row.ends += [len(row.notes) + place for place in places(words)]
+        row.things += began(timeline, first, end)
         row.notes += words
-        row.ends += [start + 3 * i + 2 for i in range(len(note.events))]
-        row.things += note.events
     if tail:
-        row.taken = note_question(timeline, noted, timeline.frames)
-        row.asked.append(_in_view(row.taken, row))
+        row.asked.append(_in_view(note_question(timeline, noted, timeline.frames), row))
     else:
         row.asked += _draw_questions(rng, row, budget)
     return row

@@ -12,7 +12,17 @@ from tandem.shapes.batches import GUIDED, make_batch
 from tandem.shapes.events import Event, Timeline
 from tandem.shapes.layout import pieces
 from tandem.shapes.note_batches import make_note_batch
-from tandem.shapes.notes import ALL_KINDS, NOTE, came_back, listed, note_question, segment, stamp
+from tandem.shapes.notes import (
+    ALL_KINDS,
+    NOTE,
+    WHAT,
+    came_back,
+    listed,
+    looks_of,
+    note_question,
+    segment,
+    stamp,
+)
 from tandem.shapes.tokenizer import UNKNOWN, build, vocabulary
 from tandem.shapes.words import COLOUR_NAMES, SHAPES
 
@@ -24,11 +34,19 @@ TIMELINE = Timeline(
 
 
 def test_a_note_lists_what_began_in_its_segment() -> None:
-    assert listed(TIMELINE, 0, 9).text == "57 red star 00 blue ring"
-    assert listed(TIMELINE, 2, 3).text == "57 red star"
-    assert listed(TIMELINE, 3, 10).text == "after red star 00 blue ring 04 red star"
-    assert listed(TIMELINE, 13, 20).text == "after red star"
-    assert listed(TIMELINE, 0, 2).text == "nothing"
+    assert listed(TIMELINE, 0, 7) == "55 56 57 red star 58 59 00 blue ring 01"
+    assert listed(TIMELINE, 3, 5) == "58 59"
+    assert listed(TIMELINE, 9, 11) == "04 red star 05"
+
+
+def test_a_token_of_a_note_looks_for_the_second_it_is_about() -> None:
+    note = note_question(TIMELINE, 1, 4)
+    words = [*pieces(note.answer), "<|im_end|>"]
+    assert words == ["56", "57", "red", "star", "58", "<|im_end|>"]
+    looks = [(q.kind, q.evidence) for q in looks_of(note, len(words))]
+    assert looks[1:4] == [(WHAT, (1,)), (WHAT, (2,)), (WHAT, (2,))]
+    assert looks[5] == (WHAT, (3,))
+    assert looks[0][0] == looks[4][0] == NOTE
 
 
 @pytest.mark.parametrize("start", [55, 3590, 7200])
