@@ -12,34 +12,22 @@ from torch import Tensor
 
 from tandem.shapes.events import Timeline, draw_timeline, with_jumps
 from tandem.shapes.layout import BLOCK_SPAN, BLOCK_TOKENS, QUESTION, SINK, pieces, time_tokens
-from tandem.shapes.moments import LOOKUPS, RETRIEVED, blocks_to_find, visible_frames
+from tandem.shapes.looks import listed_places, looks_at
+from tandem.shapes.moments import RETRIEVED, blocks_to_find, visible_frames
 from tandem.shapes.notes import (
     ALL_KINDS,
     CAME_BACK,
     NOTE,
-    WHAT,
     came_back,
+    listed_at,
     looks_of,
     note_question,
-    places,
+    seconds_of,
     segment,
 )
 from tandem.shapes.questions import Asker, Question
-from tandem.shapes.words import COLOUR_NAMES, COLOURS, SHAPES
+from tandem.shapes.words import COLOURS, SHAPES
 
-# Heads that are shown where to look: layer, head, kinds of question, weight of sink or self (see _looks).
-Guided = tuple[int, int, frozenset[str], float]
-COUNTS = frozenset({"count_total", "count_shape", "count_colour", "count_thing", CAME_BACK})
-GUIDED: tuple[Guided, ...] = (
-    (2, 0, LOOKUPS, 1.0),
-    (2, 2, frozenset({"shown_at", WHAT}), 1.0),
-    (3, 0, COUNTS, 3.0),
-    (3, 2, COUNTS, 16.0),
-    (2, 4, frozenset({"after"}), 1.0),
-    (3, 4, frozenset({"before", "when"}), 1.0),
-    (4, 2, frozenset({"shown_at", WHAT}), 1.0),
-    (4, 4, frozenset({"when"}), 1.0),
-)
 PIECES = (0.6, 3, 24)  # part of the clips whose time jumps, fewest and most pieces of one
 NOTHING_ROW = len(SHAPES) * len(COLOURS)
 SINK_PIECES = pieces(SINK)
@@ -74,6 +62,7 @@ class Batch:
     targets: Tensor  # [B, T] next token, -100 where none is learned
     look_at: Tensor  # [B, guided, P, 1 + F + M + 1] how guided heads should look: sink, frames, notes, itself
     look_from: Tensor  # [B, P] learned tokens, counted from the first question token, -1 where none
+    seconds: Tensor  # [B, P] the second that each of them is about, of a note's; -100 elsewhere
     kinds: Tensor  # [B, T] the kind of the question a target belongs to
     aux: dict[str, Tensor]  # per frame targets [B, F]
     asked: Tensor  # [N, 3] questions about a moment: row, first and end of its words among question tokens
@@ -179,7 +168,7 @@ def make_batch(
     seen = np.zeros((clips, budget, frames), bool)
     rows = np.zeros((clips, frames), np.int64)
     aux: dict[str, list[list[int]]] = {}
-    looks: list[list[tuple[int, bool, Question]]] = [[] for _ in range(clips)]
+    looks: list[list[tuple[int, bool, int, Question]]] = [[] for _ in range(clips)]
     listed: list[list[tuple[int, int, int]]] = [[] for _ in range(clips)]
     timelines: list[Timeline] = []
     asked: list[tuple[int, int, int, Question]] = []
@@ -212,7 +201,10 @@ def make_batch(
             if q.kind == NOTE:
                 listed[b] += listed_at(pieces(q.answer), first + 1 - video)
             as_asked = looks_of(q, span.stop - first)
-            looks[b] += [(first + i - video, i == 0, token) for i, token in enumerate(as_asked)]
+            about = seconds_of(q, span.stop - first)
+            looks[b] += [
+                (first + i - video, i == 0, *both) for i, both in enumerate(zip(about, as_asked, strict=True))
+            ]
             base = len(SINK_PIECES) + gap + BLOCK_SPAN * q.cut
             positions[:, b, span] = base + np.arange(len(words) - 1)
             owner[b, at : at + len(words) - 1] = number
@@ -220,7 +212,7 @@ def make_batch(
             at += len(words) - 1
     window = rng.integers(4, 33, clips) if windowed else None
     note_ends, note_codes = listed_places(listed)
-    look_from, look_at = looks_at(frames + note_ends.shape[1], looks)
+    look_from, seconds, look_at = looks_at(frames + note_ends.shape[1], looks)
     wanted, spared = blocks_to_find(timelines, asked)
     return Batch(
         ids=torch.from_numpy(ids),
@@ -231,6 +223,7 @@ def make_batch(
         targets=torch.from_numpy(targets),
         look_at=look_at,
         look_from=look_from,
+        seconds=seconds,
         kinds=torch.from_numpy(kinds),
         aux={name: torch.tensor(values) for name, values in aux.items()},
         asked=torch.tensor([question[:3] for question in asked]).view(-1, 3),
@@ -240,46 +233,6 @@ def make_batch(
         note_ends=note_ends,
         note_codes=note_codes,
     )
-
-
-def listed_at(text: list[str], start: int) -> list[tuple[int, int, int]]:
-    """Of every thing that a note's words list: where its last word stands, its shape and its colour."""
-    return [(start + i, SHAPES.index(text[i]), COLOUR_NAMES.index(text[i - 1])) for i in places(text)]
-
-
-def listed_places(listed: list[list[tuple[int, int, int]]]) -> tuple[Tensor, Tensor]:
-    """`note_ends` and `note_codes` of a batch from each row's places, shapes and colours."""
-    most = max(len(row) for row in listed)
-    out = torch.full((len(listed), most, 3), -1)
-    for b, row in enumerate(listed):
-        out[b, : len(row)] = torch.tensor(row, dtype=torch.int64).view(-1, 3)
-    return out[..., 0], out[..., 1:].clamp(min=0)
-
-
-def looks_at(frames: int, looks: list[list[tuple[int, bool, Question]]]) -> tuple[Tensor, Tensor]:
-    """Which tokens learn, and how much of its attention a guided head should give the sink and each frame.
-
-    What notes list counts as frames behind the real ones.
-
-    Evidence is looked at evenly, and the sink where there is none. For counts the asking token keeps a fixed
-    weight for itself, so that the attention it loses tells the number: the plainest way to count with a
-    softmax. (The sink would do but for its distance, which varies, and with it the weight.)
-    """
-    longest = max(1, max(len(row) for row in looks))
-    places = np.full((len(looks), longest), -1)
-    at = np.zeros((len(looks), len(GUIDED), longest, frames + 2), np.float32)
-    for b, row in enumerate(looks):
-        for p, (place, opens, q) in enumerate(row):
-            places[b, p] = place
-            for number, (_, _, kinds, weight) in enumerate(GUIDED):
-                counting = kinds is COUNTS
-                if q.kind not in kinds or (counting and not opens):
-                    continue
-                at[b, number, p, 0] = 0.0 if counting or q.evidence else weight
-                at[b, number, p, -1] = weight if counting else 0.0
-                at[b, number, p, [1 + f for f in q.evidence]] = 1.0
-    at /= np.maximum(at.sum(-1, keepdims=True), 1e-6)
-    return torch.from_numpy(places), torch.from_numpy(at)
 
 
 def window_mask(frames: int, window: NDArray[np.int64]) -> NDArray[np.float32]:

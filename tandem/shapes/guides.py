@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from tandem.shapes.batches import COUNTS, GUIDED, Batch
+from tandem.shapes.batches import Batch
 from tandem.shapes.layout import BLOCK_TOKENS
+from tandem.shapes.looks import COUNTS, GUIDED
 
 GUIDE, COUNT_GUIDE, FIND = 0.2, 0.3, 0.3  # weights of the losses of guided heads and of retrieval
 MOST = 5.0  # what is counted too much costs less from about here

@@ -15,14 +15,12 @@ from tandem.shapes.batches import (
     aux_targets,
     block_words,
     frame_things,
-    listed_at,
-    listed_places,
-    looks_at,
     video_positions,
     window_mask,
 )
 from tandem.shapes.events import Event, Timeline, draw_start, draw_timeline
 from tandem.shapes.layout import BLOCK_SPAN, BLOCK_TOKENS, SHELF_TOKENS, pieces
+from tandem.shapes.looks import listed_places, looks_at
 from tandem.shapes.notes import (
     ALL_KINDS,
     CAME_BACK,
@@ -30,9 +28,11 @@ from tandem.shapes.notes import (
     began,
     came_back,
     listed,
+    listed_at,
     looks_of,
     note_question,
     places,
+    seconds_of,
     stamp,
 )
 from tandem.shapes.questions import Asker, Question
@@ -86,7 +86,7 @@ def make_note_batch(rng: np.random.Generator, vocabulary: dict[str, int], tokens
     told = [[(end, e.shape, e.colour) for end, e in zip(row.ends, row.things, strict=True)] for row in rows]
     bank_rows = np.zeros((clips, frames), np.int64)
     aux: dict[str, list[list[int]]] = {}
-    looks: list[list[tuple[int, bool, Question]]] = [[] for _ in range(clips)]
+    looks: list[list[tuple[int, bool, int, Question]]] = [[] for _ in range(clips)]
     for b, row in enumerate(rows):
         bank_rows[b] = frame_things(row.timeline)[row.view]
         for name, values in _aux(row).items():
@@ -115,13 +115,17 @@ def make_note_batch(rng: np.random.Generator, vocabulary: dict[str, int], tokens
             if q.kind == NOTE:
                 told[b] += listed_at(pieces(q.answer), first + 1 - video)
             tokens_of_it = looks_of(q, span.stop - first)
-            looks[b] += [(first + i - video, i == 0, token) for i, token in enumerate(tokens_of_it)]
+            about = seconds_of(q, span.stop - first)
+            looks[b] += [
+                (first + i - video, i == 0, *both)
+                for i, both in enumerate(zip(about, tokens_of_it, strict=True))
+            ]
             positions[:, b, span] = base + len(row.notes) + np.arange(len(said) - 1)
             owner[b, at : at + len(said) - 1] = number
             at += len(said) - 1
     window = rng.integers(4, 33, clips)
     note_ends, note_codes = listed_places(told)
-    look_from, look_at = looks_at(frames + note_ends.shape[1], looks)
+    look_from, seconds, look_at = looks_at(frames + note_ends.shape[1], looks)
     nothing = torch.zeros(0, clips * frames, dtype=torch.bool)
     return Batch(
         ids=torch.from_numpy(ids),
@@ -132,6 +136,7 @@ def make_note_batch(rng: np.random.Generator, vocabulary: dict[str, int], tokens
         targets=torch.from_numpy(targets),
         look_at=look_at,
         look_from=look_from,
+        seconds=seconds,
         kinds=torch.from_numpy(kinds),
         aux={name: torch.tensor(values) for name, values in aux.items()},
         asked=torch.zeros(0, 3, dtype=torch.int64),

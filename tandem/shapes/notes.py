@@ -53,6 +53,11 @@ def places(text: list[str]) -> list[int]:
     return [i for i, word in enumerate(text) if word in SHAPES]
 
 
+def listed_at(text: list[str], start: int) -> list[tuple[int, int, int]]:
+    """The same for words that stand at `start`, with its shape and its colour."""
+    return [(start + i, SHAPES.index(text[i]), COLOUR_NAMES.index(text[i - 1])) for i in places(text)]
+
+
 def segment(rng: np.random.Generator, timeline: Timeline, cut: int) -> int:
     """First frame of a segment that ends at `cut`, where time does not jump."""
     since = max((frame for frame, _ in timeline.jumps if frame < cut), default=0)
@@ -79,6 +84,17 @@ def came_back(rng: np.random.Generator, timeline: Timeline, cut: int) -> Questio
     phrase = BACK_PHRASES[int(rng.integers(len(BACK_PHRASES)))]
     answer = "yes" if len(firsts) > 1 else "no"
     return Question(CAME_BACK, phrase.format(x=thing(shape, colour)), answer, cut, firsts)
+
+
+def seconds_of(question: Question, tokens: int) -> list[int]:
+    """The second that each of an answer's tokens is about; -100 where the question is not that of a note."""
+    if question.kind != NOTE:
+        return [-100] * tokens
+    words = pieces(question.answer)
+    out = [int(words[0])]
+    for word in words[: tokens - 1]:
+        out.append(int(word) if word.isdigit() else out[-1])
+    return out
 
 
 def looks_of(question: Question, tokens: int) -> list[Question]:

@@ -29,6 +29,7 @@ FIND_LAYERS = (2, 3, 4)  # where retrieval should find the evidence
 RECALL_QUESTIONS = 64  # about one stream
 RECALL_GUIDE = 0.5  # weight of the guided heads' loss there
 NOTES_BUDGET = 160  # tokens of questions about each stream with notes
+SECOND_WEIGHT = 0.3
 SAVE_EVERY = 50
 STEADY = 0.8  # part of the clips whose events stand still
 AUX_SIZES = {
@@ -157,6 +158,7 @@ class TextTrainer:
         self.losses: list[float] = []
         self.code_errors: list[float] = []
         self.note_errors: list[float] = []
+        self.second_hits: list[float] = []
 
     def run(
         self, stages: Sequence[Stage], save: Callable[[], None], warm: int = 100, end: float = 0.02
@@ -221,6 +223,7 @@ class TextTrainer:
         sink = batch.video - batch.bank_rows.shape[1] * BLOCK_TOKENS
         ends = slice(sink + BLOCK_TOKENS - 1, batch.video, BLOCK_TOKENS)
         loss = loss + self._read(middle[:, ends], coded[:, ends], batch.aux)
+        loss = loss + self._read_seconds(middle[:, batch.video :], batch)
         return loss + self._read_notes(coded[:, batch.video :], batch)
 
     def _recall_loss(self, stage: Stage) -> Tensor:
@@ -254,6 +257,16 @@ class TextTrainer:
         self.code_errors.append(float(code.detach()))
         return loss + CODE_WEIGHT * code
 
+    def _read_seconds(self, middle: Tensor, batch: Batch) -> Tensor:
+        """Every token of a note knows early which second it is about, as blocks know theirs."""
+        rows, places = (batch.seconds >= 0).nonzero(as_tuple=True)
+        if not len(rows):
+            return torch.zeros(())
+        heard = self.readers["second"](middle[rows, batch.look_from[rows, places]])
+        wanted = batch.seconds[rows, places]
+        self.second_hits.append(float((heard.detach().argmax(-1) == wanted).float().mean()))
+        return SECOND_WEIGHT * nn.functional.cross_entropy(heard, wanted)
+
     def _read_notes(self, coded: Tensor, batch: Batch) -> Tensor:
         """What notes list should count as what is seen does: the same codes."""
         rows, places = (batch.note_ends >= 0).nonzero(as_tuple=True)
@@ -272,6 +285,7 @@ class TextTrainer:
         if self.recall.guides:
             print(f"text: recalled {self.recall}", flush=True)
         if self.notes.guides:
-            print(f"text: notes, codes {np.mean(self.note_errors):.4f} {self.notes}", flush=True)
-        self.losses, self.code_errors, self.note_errors = [], [], []
+            heard = f"codes {np.mean(self.note_errors):.4f} seconds {np.mean(self.second_hits):.3f}"
+            print(f"text: notes, {heard} {self.notes}", flush=True)
+        self.losses, self.code_errors, self.note_errors, self.second_hits = [], [], [], []
         self.clips, self.recall, self.notes = Tally(), Tally(), Tally()

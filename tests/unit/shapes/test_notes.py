@@ -8,9 +8,10 @@ import torch
 
 from reasoner_svc.notes.rules import stamp as stamp_of_reasoner
 from tandem.core.timeline import MICROSECONDS, TimeRange
-from tandem.shapes.batches import GUIDED, make_batch
+from tandem.shapes.batches import make_batch
 from tandem.shapes.events import Event, Timeline
 from tandem.shapes.layout import pieces
+from tandem.shapes.looks import GUIDED
 from tandem.shapes.note_batches import make_note_batch
 from tandem.shapes.notes import (
     ALL_KINDS,
