@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tandem.shapes.events import Timeline, draw_timeline, with_jumps
 from tandem.shapes.layout import BLOCK_SPAN, BLOCK_TOKENS, QUESTION, SINK, pieces, time_tokens
-from tandem.shapes.looks import listed_places, looks_at
+from tandem.shapes.looks import Look, listed_places, looks_at, token_looks
 from tandem.shapes.moments import RETRIEVED, blocks_to_find, visible_frames
 from tandem.shapes.notes import (
     ALL_KINDS,
@@ -20,9 +20,7 @@ from tandem.shapes.notes import (
     NOTE,
     came_back,
     listed_at,
-    looks_of,
     note_question,
-    seconds_of,
     segment,
 )
 from tandem.shapes.questions import Asker, Question
@@ -168,7 +166,7 @@ def make_batch(
     seen = np.zeros((clips, budget, frames), bool)
     rows = np.zeros((clips, frames), np.int64)
     aux: dict[str, list[list[int]]] = {}
-    looks: list[list[tuple[int, bool, int, Question]]] = [[] for _ in range(clips)]
+    looks: list[list[Look]] = [[] for _ in range(clips)]
     listed: list[list[tuple[int, int, int]]] = [[] for _ in range(clips)]
     timelines: list[Timeline] = []
     asked: list[tuple[int, int, int, Question]] = []
@@ -200,11 +198,7 @@ def make_batch(
             q = replace(q, evidence=tuple(f for f in q.evidence if visible[f]))
             if q.kind == NOTE:
                 listed[b] += listed_at(pieces(q.answer), first + 1 - video)
-            as_asked = looks_of(q, span.stop - first)
-            about = seconds_of(q, span.stop - first)
-            looks[b] += [
-                (first + i - video, i == 0, *both) for i, both in enumerate(zip(about, as_asked, strict=True))
-            ]
+            looks[b] += token_looks(q, first - video, span.stop - first)
             base = len(SINK_PIECES) + gap + BLOCK_SPAN * q.cut
             positions[:, b, span] = base + np.arange(len(words) - 1)
             owner[b, at : at + len(words) - 1] = number

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from tandem.shapes.moments import LOOKUPS
-from tandem.shapes.notes import CAME_BACK, WHAT
+from tandem.shapes.notes import CAME_BACK, NEXT, WHAT, looks_of, next_looks_of, seconds_of
 from tandem.shapes.questions import Question
 
 # Heads that are shown where to look: layer, head, kinds of question, weight of sink or self (see _looks).
 Guided = tuple[int, int, frozenset[str], float]
+Look = tuple[int, bool, int, Question]
+"""Place among the questions, whether an answer begins, the second it is about, and what it looks for."""
 COUNTS = frozenset({"count_total", "count_shape", "count_colour", "count_thing", CAME_BACK})
 GUIDED: tuple[Guided, ...] = (
     (2, 0, LOOKUPS, 1.0),
@@ -21,7 +23,7 @@ GUIDED: tuple[Guided, ...] = (
     (2, 4, frozenset({"after"}), 1.0),
     (3, 4, frozenset({"before", "when"}), 1.0),
     (4, 2, frozenset({"shown_at", WHAT}), 1.0),
-    (4, 4, frozenset({"when"}), 1.0),
+    (4, 4, frozenset({"when", NEXT}), 1.0),
 )
 
 
@@ -34,9 +36,14 @@ def listed_places(listed: list[list[tuple[int, int, int]]]) -> tuple[Tensor, Ten
     return out[..., 0], out[..., 1:].clamp(min=0)
 
 
-def looks_at(
-    frames: int, looks: list[list[tuple[int, bool, int, Question]]]
-) -> tuple[Tensor, Tensor, Tensor]:
+def token_looks(question: Question, place: int, tokens: int) -> list[Look]:
+    """What the tokens of an answer look for; the first of them is predicted at `place`."""
+    about = seconds_of(question, tokens)
+    out = [(place + i, i == 0, about[i], look) for i, look in enumerate(looks_of(question, tokens))]
+    return out + [(place + i, False, -100, look) for i, look in next_looks_of(question, tokens)]
+
+
+def looks_at(frames: int, looks: list[list[Look]]) -> tuple[Tensor, Tensor, Tensor]:
     """Which tokens learn, the second they are about, and where guided heads should look: [B, guided, P, ...].
 
     What notes list counts as frames behind the real ones.

@@ -20,7 +20,7 @@ from tandem.shapes.batches import (
 )
 from tandem.shapes.events import Event, Timeline, draw_start, draw_timeline
 from tandem.shapes.layout import BLOCK_SPAN, BLOCK_TOKENS, SHELF_TOKENS, pieces
-from tandem.shapes.looks import listed_places, looks_at
+from tandem.shapes.looks import Look, listed_places, looks_at, token_looks
 from tandem.shapes.notes import (
     ALL_KINDS,
     CAME_BACK,
@@ -29,10 +29,8 @@ from tandem.shapes.notes import (
     came_back,
     listed,
     listed_at,
-    looks_of,
     note_question,
     places,
-    seconds_of,
     stamp,
 )
 from tandem.shapes.questions import Asker, Question
@@ -86,7 +84,7 @@ def make_note_batch(rng: np.random.Generator, vocabulary: dict[str, int], tokens
     told = [[(end, e.shape, e.colour) for end, e in zip(row.ends, row.things, strict=True)] for row in rows]
     bank_rows = np.zeros((clips, frames), np.int64)
     aux: dict[str, list[list[int]]] = {}
-    looks: list[list[tuple[int, bool, int, Question]]] = [[] for _ in range(clips)]
+    looks: list[list[Look]] = [[] for _ in range(clips)]
     for b, row in enumerate(rows):
         bank_rows[b] = frame_things(row.timeline)[row.view]
         for name, values in _aux(row).items():
@@ -114,12 +112,7 @@ def make_note_batch(rng: np.random.Generator, vocabulary: dict[str, int], tokens
             kinds[b, first : span.stop] = ALL_KINDS.index(q.kind)
             if q.kind == NOTE:
                 told[b] += listed_at(pieces(q.answer), first + 1 - video)
-            tokens_of_it = looks_of(q, span.stop - first)
-            about = seconds_of(q, span.stop - first)
-            looks[b] += [
-                (first + i - video, i == 0, *both)
-                for i, both in enumerate(zip(about, tokens_of_it, strict=True))
-            ]
+            looks[b] += token_looks(q, first - video, span.stop - first)
             positions[:, b, span] = base + len(row.notes) + np.arange(len(said) - 1)
             owner[b, at : at + len(said) - 1] = number
             at += len(said) - 1

@@ -20,8 +20,8 @@ from tandem.shapes.words import COLOUR_NAMES, SHAPES, thing
 
 NOTE, CAME_BACK = "note", "came_back"
 ALL_KINDS = (*KINDS, NOTE, CAME_BACK)
-WHAT = "note_what"
-"""A note's tokens that look something up, as guided heads see them: what began at the second just written?"""
+WHAT, NEXT = "note_what", "note_next"
+"""What a note's tokens look up, as guided heads see it: what began at this second? Is there another one?"""
 SEGMENT = (4, 24)
 BACK_PHRASES = (
     "did the {x} come back?",
@@ -112,4 +112,20 @@ def looks_of(question: Question, tokens: int) -> list[Question]:
         looks = word.isdigit() or word not in SHAPES
         frame = question.evidence[written - 1 : written]
         out.append(replace(question, kind=WHAT, evidence=frame) if looks else question)
+    return out
+
+
+def next_looks_of(question: Question, tokens: int) -> list[tuple[int, Question]]:
+    """Which of an answer's tokens decide whether the note goes on, each with the frame that would be next.
+
+    That is the one behind a second and the one behind a thing. At the end there is no such frame.
+    """
+    if question.kind != NOTE:
+        return []
+    out, written = [], 0
+    for place, word in enumerate(pieces(question.answer)[: tokens - 1]):
+        written += word.isdigit()
+        if word.isdigit() or word in SHAPES:
+            evidence = question.evidence[written : written + 1]
+            out.append((place + 1, replace(question, kind=NEXT, evidence=evidence)))
     return out
