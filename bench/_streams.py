@@ -55,6 +55,8 @@ class Answered:
     evidence: types_pb2.Evidence
     start: int = 0
     """The second at which frame 0 stands."""
+    tokens: int = 0
+    """Of the answer."""
 
     @property
     def right(self) -> bool:
@@ -151,14 +153,14 @@ class Asking:
             retrieval=wish,
         )
         call = self.stub.Answer(reasoner_pb2.AnswerRequest(stream_id=STREAM, question=wired))
-        text, evidence = "", None
+        text, evidence, tokens = "", None, 0
         while (response := await call.read()) is not grpc.aio.EOF:
             if response.WhichOneof("event") == "delta":
                 text += response.delta
             else:
-                evidence = response.final.evidence
+                evidence, tokens = response.final.evidence, response.final.usage.answer_tokens
         assert evidence is not None, "the answer has no final record"
-        return Answered(question, text, evidence, start)
+        return Answered(question, text, evidence, start, tokens)
 
 
 @asynccontextmanager

@@ -9,7 +9,9 @@ Per mode, with `off` as the baseline (off over the mode, so that more is better;
 ``first_token_<mode>``, ``answer_<mode>``: milliseconds from a question while the stream plays to the first
 token and to the whole answer, waiting included. ``tokens_before_<mode>``: tokens that the watcher wrote a
 stream. ``tokens_after_<mode>``: tokens of an answer. ``accuracy_<mode>``: answers at the end that are right,
-word for word. ``frame_lag_<mode>``: milliseconds from the camera to where questions see a frame.
+word for word, about single moments; ``accuracy_several_<mode>`` those that rest on many, counts and what came
+back, and ``tokens_after_several_<mode>`` theirs. ``frame_lag_<mode>``: milliseconds from the camera to where
+questions see a frame.
 ``frame_lag_growth_<mode>``: how much later the last quarter of a stream is than its first.
 
 Most notes of a model that is not trained to take them end at once. So the same is played with random weights
@@ -39,7 +41,7 @@ from tandem.core.errors import TandemError
 from tandem.core.ids import StreamId
 from tandem.core.watching import Watching, WatchMode
 from tandem.shapes.questions import Question
-from tandem.shapes.streams import draw_stream
+from tandem.shapes.streams import SEVERAL, draw_stream
 from tandem.wire.gen.tandem.v1 import reasoner_pb2, types_pb2
 
 MODES = (
@@ -79,6 +81,8 @@ class Measured:
     before: list[float] = field(default_factory=list)
     after: list[float] = field(default_factory=list)
     right: list[float] = field(default_factory=list)
+    several_right: list[float] = field(default_factory=list)
+    several_after: list[float] = field(default_factory=list)
     lags_ms: list[float] = field(default_factory=list)
     growth_ms: list[float] = field(default_factory=list)
 
@@ -87,6 +91,8 @@ class Measured:
         self.before[-1:] = asked.before
         self.after[-len(asked.after) :] = asked.after
         self.right += asked.right
+        self.several_right += asked.several_right
+        self.several_after += asked.several_after
 
 
 def run(*, quick: bool = False) -> list[Row]:
@@ -144,8 +150,13 @@ async def _turn(
         played = await play(reasoner, asking, Encoder(parts, stream, unit_s), units, period_s, on_unit)
         await asyncio.gather(*probes)
         await _quiet(reasoner)
-        for question in stream.questions if unit_s == 1.0 else ():
-            into.right.append(float((await asking.ask(question, FULL)).right))
+        if unit_s == 1.0:
+            for question in stream.questions:
+                into.right.append(float((await asking.ask(question, FULL)).right))
+            for question in draw_stream(seed, units, SEVERAL).questions:
+                answered = await asking.ask(question, FULL)
+                into.several_right.append(float(answered.right))
+                into.several_after.append(float(answered.tokens))
         box.end(TandemError("over"))
         into.before.append(float(await tokens))
     quarter = units // 4
@@ -207,7 +218,19 @@ def _rows(mode: WatchMode, ours: Measured, off: Measured) -> list[Row]:
         _row(f"frame_lag_growth_{name}", ours.growth_ms, "ms", baseline=statistics.median(off.growth_ms)),
         _row(f"tokens_before_{name}", ours.before, "tokens"),
         _row(f"tokens_after_{name}", ours.after, "tokens"),
-        _row(f"accuracy_{name}", [statistics.fmean(ours.right)], "fraction", baseline=_mean(off.right)),
+        _row(f"accuracy_{name}", [_mean(ours.right)], "fraction", baseline=_mean(off.right)),
+        _row(
+            f"accuracy_several_{name}",
+            [_mean(ours.several_right)],
+            "fraction",
+            baseline=_mean(off.several_right),
+        ),
+        _row(
+            f"tokens_after_several_{name}",
+            [_mean(ours.several_after)],
+            "tokens",
+            baseline=_mean(off.several_after),
+        ),
     ]
 
 

@@ -40,7 +40,7 @@ class Memory:
     """0: at once; negative: when the system likes."""
     view_tokens: int = 0
     """0: what the model was made for."""
-    notes_tokens: int = 1024
+    notes_tokens: int = -1
     """0: no stream can be watched."""
     retrieval: str = "rekv"
     other_retrieval: tuple[str, ...] = OTHER_RETRIEVAL
@@ -83,7 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--notes-tokens",
         type=int,
         default=own.notes_tokens,
-        help="most tokens of a watcher's notes in view; 0: no stream can be watched (%(default)s)",
+        help="most tokens of a watcher's notes in view; 0: no stream can be watched, -1: the model's own "
+        "(%(default)s)",
     )
     add("--retrieval", default=own.retrieval, metavar="NAME", help=f"{_list(RETRIEVAL)} (%(default)s)")
     add(
@@ -141,7 +142,7 @@ def problems(memory: Memory) -> list[str]:
         "--disk-bytes": (memory.disk_bytes, MIN_DISK_BYTES),
         "--stream-disk-bytes": (memory.stream_disk_bytes, 0),
         "--view-tokens": (memory.view_tokens, 0),
-        "--notes-tokens": (memory.notes_tokens, 0),
+        "--notes-tokens": (memory.notes_tokens, -1),
         "--retrieve-blocks": (memory.retrieve_blocks, -1),
         "--pool-bytes": (memory.pool_bytes, MIN_POOL_BYTES),
     }

@@ -162,7 +162,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--fsync-seconds", type=float, default=_DEFAULTS["fsync_s"], help="0: at once; negative: never")
     add("--view-tokens", type=int, default=0, help="newest tokens in view; 0: what the model was made for")
-    add("--notes-tokens", type=int, default=_DEFAULTS["notes_tokens"], help="of notes in view (%(default)s)")
+    add(
+        "--notes-tokens",
+        type=int,
+        default=_DEFAULTS["notes_tokens"],
+        help="of notes in view; -1: the model's own",
+    )
     add("--retrieval", default=_DEFAULTS["retrieval"], help=f"one of {', '.join(RETRIEVAL)} (%(default)s)")
     add(
         "--other-retrieval",

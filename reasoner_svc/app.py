@@ -20,6 +20,7 @@ from reasoner_svc.decode.schedule import ScheduleLimits
 from reasoner_svc.inbox import Inbox
 from reasoner_svc.links import TransferServicer
 from reasoner_svc.notes.keeping import NoteKeeper
+from reasoner_svc.notes.rules import shelf_tokens
 from reasoner_svc.retrieve.select import Limits
 from reasoner_svc.service import ReasonerServicer
 from reasoner_svc.store.disk.slots import Fsync, FsyncPolicy
@@ -96,6 +97,7 @@ class Reasoner:
         policy = POLICIES[config.eviction or ("lru" if disk else "oldest-first")]()
         self.store = BlockStore(RamTier(config.ram_bytes), policy, disk.read if disk else None)
         view_tokens = config.view_tokens or model.prompt.recent_tokens or DEFAULT_VIEW_TOKENS
+        notes_tokens = shelf_tokens(config.notes_tokens, model.prompt)
         loader = LayerLoader(
             self.store,
             disk,
@@ -114,7 +116,7 @@ class Reasoner:
             loop=loop,
             on_fatal=self._on_fatal,
             recaller=_recaller(config, model, loader, embedder, clock),
-            notes_tokens=config.notes_tokens,
+            notes_tokens=notes_tokens,
             keep_note=lambda block: keeper.keep(block),
         )
         self.spiller: Spiller | None = None
@@ -138,7 +140,7 @@ class Reasoner:
             published=self.spiller.wake if self.spiller else lambda: None,
             in_order=disk is None,
         )
-        keeper = NoteKeeper(self.store, self.spiller, self.engine, self.inbox.report, config.notes_tokens)
+        keeper = NoteKeeper(self.store, self.spiller, self.engine, self.inbox.report, notes_tokens)
         self.model_info = model_info(
             config.model,
             model.fingerprint,

@@ -64,8 +64,8 @@ class ReasonerConfig:
 
     view_tokens: int = 0
     """Newest video tokens in view, held on the device per stream; 0: the checkpoint's own, or 32,768."""
-    notes_tokens: int = 1024
-    """Most tokens of a stream's notes in view; 0: no stream can be watched."""
+    notes_tokens: int = -1
+    """Most tokens of a stream's notes in view; 0: none, -1: the checkpoint's own, or 1,024."""
     retrieval: str = "rekv"
     """How older blocks are chosen when a question does not say."""
     other_retrieval: tuple[str, ...] = OTHER_RETRIEVAL
@@ -143,7 +143,7 @@ def _problems(config: ReasonerConfig) -> list[str]:
             found.append(f"{name} is {value}, at least 1 is needed")
     if config.view_tokens < 0:
         found.append(f"view_tokens is {config.view_tokens}")
-    if config.notes_tokens < 0:
+    if config.notes_tokens < -1:
         found.append(f"notes_tokens is {config.notes_tokens}")
     if config.retrieve_blocks < -1:
         found.append(f"retrieve_blocks is {config.retrieve_blocks}")

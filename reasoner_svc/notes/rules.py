@@ -12,8 +12,14 @@ on while video arrives, and sees it (`growing`).
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 from tandem.core.timeline import MICROSECONDS, TimeRange
 from tandem.core.watching import Watching, WatchMode
+
+if TYPE_CHECKING:
+    from tandem.vlm.families.base import PromptLayout
 
 _PROMPTS = {
     WatchMode.SEGMENT_NOTES: "Note in one short sentence what happened from {start} to {end}.",
@@ -28,10 +34,28 @@ _TOKENS = {
     WatchMode.CONCURRENT: 32,
 }
 
+DEFAULT_SHELF_TOKENS = 1024
+
 
 def most_tokens(rules: Watching) -> int:
     """Of one note."""
     return rules.note_tokens or _TOKENS[rules.mode]
+
+
+def shelf_tokens(asked: int, prompt: PromptLayout) -> int:
+    """Most tokens of notes in view: what was asked for, or what the checkpoint says, or 1,024."""
+    if asked >= 0:
+        return asked
+    return DEFAULT_SHELF_TOKENS if prompt.shelf_tokens is None else prompt.shelf_tokens
+
+
+def suited(watching: Watching, prompt: PromptLayout) -> Watching:
+    """The same, what the client leaves open as the checkpoint was trained for, where it says so."""
+    return replace(
+        watching,
+        prompt=watching.prompt or prompt.note_prompt,
+        note_tokens=watching.note_tokens or prompt.note_tokens,
+    )
 
 
 def words(rules: Watching, time: TimeRange) -> str:

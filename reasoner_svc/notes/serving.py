@@ -12,7 +12,7 @@ from reasoner_svc.config import ReasonerConfig
 from reasoner_svc.decode.engine import Engine
 from reasoner_svc.notes.box import ThoughtBox
 from reasoner_svc.notes.keeping import NoteKeeper
-from reasoner_svc.notes.rules import most_tokens, stamp, words
+from reasoner_svc.notes.rules import most_tokens, stamp, suited, words
 from reasoner_svc.store.disk.slots import Claim
 from reasoner_svc.streams import StreamRecord, Streams
 from tandem.core.errors import InvalidInput, NotFound, TandemError, WrongState
@@ -32,6 +32,7 @@ _LONGEST = TimeRange(0, 359_999 * MICROSECONDS)
 
 def within(watching: Watching, prompt: PromptLayout, config: ReasonerConfig) -> Watching:
     """The same under the limits that questions have here. Raises BadQuestion when the prompt is too long."""
+    watching = suited(watching, prompt)
     room = config.max_prompt_tokens - len(prompt.encode_text(stamp(_LONGEST)))
     prompt.question_tokens(words(watching, _LONGEST), max_tokens=room)
     return replace(watching, note_tokens=min(most_tokens(watching), config.max_answer_tokens))

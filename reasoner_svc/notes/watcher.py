@@ -18,7 +18,7 @@ from reasoner_svc.notes.box import NoteRecord, Thought, ThoughtBox
 from reasoner_svc.notes.growing import GrowingNote
 from reasoner_svc.notes.line import Line
 from reasoner_svc.notes.pace import Pace
-from reasoner_svc.notes.rules import is_due, most_tokens, stamp, words
+from reasoner_svc.notes.rules import is_due, most_tokens, stamp, suited, words
 from reasoner_svc.notes.taking import NoteTaking, Written
 from reasoner_svc.notes.tally import Tally
 from reasoner_svc.notes.view import Arrival
@@ -81,7 +81,7 @@ class Watcher:
         keep: Keep,
     ) -> None:
         """What stands in the run already, and no note is about, is the first thing to take note of."""
-        self.rules = rules
+        self.rules = suited(rules, model.prompt)
         self.box = box
         self.line = Line(lambda: rules.mode is WatchMode.INTERLEAVED and (self._writing or self._due))
         """What arrives for the run, in order."""

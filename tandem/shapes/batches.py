@@ -12,23 +12,20 @@ from torch import Tensor
 
 from tandem.shapes.events import Timeline, draw_timeline, with_jumps
 from tandem.shapes.layout import BLOCK_SPAN, BLOCK_TOKENS, QUESTION, SINK, pieces, time_tokens
-from tandem.shapes.moments import LOOKUPS, RETRIEVED, blocks_to_find, visible_frames
-from tandem.shapes.questions import KINDS, Asker, Question
+from tandem.shapes.looks import Look, listed_places, looks_at, token_looks
+from tandem.shapes.moments import RETRIEVED, blocks_to_find, visible_frames
+from tandem.shapes.notes import (
+    ALL_KINDS,
+    CAME_BACK,
+    NOTE,
+    came_back,
+    listed_at,
+    note_question,
+    segment,
+)
+from tandem.shapes.questions import Asker, Question
 from tandem.shapes.words import COLOURS, SHAPES
 
-# Heads that are shown where to look: layer, head, kinds of question, weight of sink or self (see _looks).
-Guided = tuple[int, int, frozenset[str], float]
-COUNTS = frozenset({"count_total", "count_shape", "count_colour", "count_thing"})
-GUIDED: tuple[Guided, ...] = (
-    (2, 0, LOOKUPS, 1.0),
-    (2, 2, frozenset({"shown_at"}), 1.0),
-    (3, 0, COUNTS, 3.0),
-    (3, 2, COUNTS, 16.0),
-    (2, 4, frozenset({"after"}), 1.0),
-    (3, 4, frozenset({"before", "when"}), 1.0),
-    (4, 2, frozenset({"shown_at"}), 1.0),
-    (4, 4, frozenset({"when"}), 1.0),
-)
 PIECES = (0.6, 3, 24)  # part of the clips whose time jumps, fewest and most pieces of one
 NOTHING_ROW = len(SHAPES) * len(COLOURS)
 SINK_PIECES = pieces(SINK)
@@ -61,14 +58,17 @@ class Batch:
     video_mask: Tensor | None  # [B, 1, video, video] added to scores; None: plain causal
     question_mask: Tensor  # [B, 1, Q, T] added to scores
     targets: Tensor  # [B, T] next token, -100 where none is learned
-    look_at: Tensor  # [B, guided, P, 1 + F + 1] how guided heads should look: sink, frames, the token itself
+    look_at: Tensor  # [B, guided, P, 1 + F + M + 1] how guided heads should look: sink, frames, notes, itself
     look_from: Tensor  # [B, P] learned tokens, counted from the first question token, -1 where none
+    seconds: Tensor  # [B, P] the second that each of them is about, of a note's; -100 elsewhere
     kinds: Tensor  # [B, T] the kind of the question a target belongs to
     aux: dict[str, Tensor]  # per frame targets [B, F]
     asked: Tensor  # [N, 3] questions about a moment: row, first and end of its words among question tokens
     wanted: Tensor  # [N, B * F] the blocks that retrieval should find for each
     spared: Tensor  # [N, B * F] blocks that would do as well, or nearly: neither wanted nor unwanted
     video: int
+    note_ends: Tensor  # [B, M] last token of each thing that notes and answers list, like `look_from`, or -1
+    note_codes: Tensor  # [B, M, 2] its shape and colour
 
 
 @lru_cache(maxsize=100_000)
@@ -112,19 +112,28 @@ def draw_questions(rng: np.random.Generator, timeline: Timeline, budget: int) ->
     """Questions at a few stream times of the clip, about `budget` tokens of them."""
     cuts = [timeline.frames, timeline.frames, *(int(rng.integers(1, timeline.frames + 1)) for _ in range(3))]
     askers = {cut: Asker(rng, timeline, cut) for cut in cuts}
-    weights = np.array([KIND_WEIGHTS.get(kind, 1.0) for kind in KINDS])
-    order = rng.choice(len(KINDS), size=budget, p=weights / weights.sum())
+    weights = np.array([KIND_WEIGHTS.get(kind, 1.0) for kind in ALL_KINDS])
+    order = rng.choice(len(ALL_KINDS), size=budget, p=weights / weights.sum())
     out: list[Question] = []
     spent = 0
     for number in order:
-        question = askers[cuts[int(rng.integers(len(cuts)))]].ask(KINDS[number])
+        question = _draw(rng, askers[cuts[int(rng.integers(len(cuts)))]], ALL_KINDS[number])
         if question is None:
             continue
-        spent += len(pieces(question.text)) + len(pieces(question.answer)) + 4
+        spent += len(pieces(question.text + question.lead)) + len(pieces(question.answer)) + 4
         if spent > budget:
             break
         out.append(question)
     return out
+
+
+def _draw(rng: np.random.Generator, asker: Asker, kind: str) -> Question | None:
+    timeline, cut = asker.timeline, asker.cut
+    if kind == CAME_BACK:
+        return came_back(rng, replace(timeline, events=tuple(asker.seen)), cut)
+    if kind != NOTE:
+        return asker.ask(kind)
+    return note_question(timeline, segment(rng, timeline, cut), cut)
 
 
 def video_positions(frames: int, gap: int) -> NDArray[np.int64]:
@@ -157,7 +166,8 @@ def make_batch(
     seen = np.zeros((clips, budget, frames), bool)
     rows = np.zeros((clips, frames), np.int64)
     aux: dict[str, list[list[int]]] = {}
-    looks: list[list[tuple[int, bool, Question]]] = [[] for _ in range(clips)]
+    looks: list[list[Look]] = [[] for _ in range(clips)]
+    listed: list[list[tuple[int, int, int]]] = [[] for _ in range(clips)]
     timelines: list[Timeline] = []
     asked: list[tuple[int, int, int, Question]] = []
     for b in range(clips):
@@ -173,7 +183,7 @@ def make_batch(
         ids[b, :video] = [vocabulary[w] for w in video_words(timeline)]
         at = 0
         for number, q in enumerate(draw_questions(rng, timeline, budget)):
-            prompt = [*pieces(q.text), *QUESTION_END]
+            prompt = [*pieces(q.text), *QUESTION_END, *pieces(q.lead)]
             words = [vocabulary[w] for w in [*prompt, *pieces(q.answer), "<|im_end|>"]]
             if at + len(words) - 1 > budget:
                 break
@@ -181,19 +191,22 @@ def make_batch(
             ids[b, span] = words[:-1]
             first = video + at + len(prompt) - 1
             targets[b, first : span.stop] = words[len(prompt) :]
-            kinds[b, first : span.stop] = KINDS.index(q.kind)
+            kinds[b, first : span.stop] = ALL_KINDS.index(q.kind)
             if q.kind in RETRIEVED and q.evidence:
                 asked.append((b, at, at + len(pieces(q.text)), q))
             visible = visible_frames(rng, q, frames)
             q = replace(q, evidence=tuple(f for f in q.evidence if visible[f]))
-            looks[b] += [(place - video, place == first, q) for place in range(first, span.stop)]
+            if q.kind == NOTE:
+                listed[b] += listed_at(pieces(q.answer), first + 1 - video)
+            looks[b] += token_looks(q, first - video, span.stop - first)
             base = len(SINK_PIECES) + gap + BLOCK_SPAN * q.cut
             positions[:, b, span] = base + np.arange(len(words) - 1)
             owner[b, at : at + len(words) - 1] = number
             seen[b, at : at + len(words) - 1] = visible
             at += len(words) - 1
     window = rng.integers(4, 33, clips) if windowed else None
-    look_from, look_at = _looks(frames, looks)
+    note_ends, note_codes = listed_places(listed)
+    look_from, seconds, look_at = looks_at(frames + note_ends.shape[1], looks)
     wanted, spared = blocks_to_find(timelines, asked)
     return Batch(
         ids=torch.from_numpy(ids),
@@ -204,37 +217,16 @@ def make_batch(
         targets=torch.from_numpy(targets),
         look_at=look_at,
         look_from=look_from,
+        seconds=seconds,
         kinds=torch.from_numpy(kinds),
         aux={name: torch.tensor(values) for name, values in aux.items()},
         asked=torch.tensor([question[:3] for question in asked]).view(-1, 3),
         wanted=torch.from_numpy(wanted),
         spared=torch.from_numpy(spared),
         video=video,
+        note_ends=note_ends,
+        note_codes=note_codes,
     )
-
-
-def _looks(frames: int, looks: list[list[tuple[int, bool, Question]]]) -> tuple[Tensor, Tensor]:
-    """Which tokens learn, and how much of its attention a guided head should give the sink and each frame.
-
-    Evidence is looked at evenly, and the sink where there is none. For counts the asking token keeps a fixed
-    weight for itself, so that the attention it loses tells the number: the plainest way to count with a
-    softmax. (The sink would do but for its distance, which varies, and with it the weight.)
-    """
-    longest = max(1, max(len(row) for row in looks))
-    places = np.full((len(looks), longest), -1)
-    at = np.zeros((len(looks), len(GUIDED), longest, frames + 2), np.float32)
-    for b, row in enumerate(looks):
-        for p, (place, opens, q) in enumerate(row):
-            places[b, p] = place
-            for number, (_, _, kinds, weight) in enumerate(GUIDED):
-                counting = kinds is COUNTS
-                if q.kind not in kinds or (counting and not opens):
-                    continue
-                at[b, number, p, 0] = 0.0 if counting or q.evidence else weight
-                at[b, number, p, -1] = weight if counting else 0.0
-                at[b, number, p, [1 + f for f in q.evidence]] = 1.0
-    at /= np.maximum(at.sum(-1, keepdims=True), 1e-6)
-    return torch.from_numpy(places), torch.from_numpy(at)
 
 
 def window_mask(frames: int, window: NDArray[np.int64]) -> NDArray[np.float32]:

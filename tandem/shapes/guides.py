@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from tandem.shapes.batches import COUNTS, GUIDED, Batch
+from tandem.shapes.batches import Batch
 from tandem.shapes.layout import BLOCK_TOKENS
+from tandem.shapes.looks import COUNTS, GUIDED
 
 GUIDE, COUNT_GUIDE, FIND = 0.2, 0.3, 0.3  # weights of the losses of guided heads and of retrieval
 MOST = 5.0  # what is counted too much costs less from about here
@@ -28,7 +29,9 @@ def look_losses(layer: int, q: Tensor, k: Tensor, batch: Batch) -> list[Tensor]:
         log = torch.log_softmax(scores * q.shape[-1] ** -0.5 + mask, dim=-1)
         ends = log[..., sink + BLOCK_TOKENS - 1 : batch.video : BLOCK_TOKENS]
         own = log.gather(2, (place + batch.video)[..., None])
-        log = torch.cat([log[..., :1], ends, own], dim=-1).clamp(min=-30)
+        at = (batch.note_ends.clamp(min=0) + batch.video)[:, None].expand(-1, place.shape[1], -1)
+        listed = log.gather(2, at).masked_fill(batch.note_ends[:, None] < 0, -30)
+        log = torch.cat([log[..., :1], ends, listed, own], dim=-1).clamp(min=-30)
         want = batch.look_at[:, number]
         guided = (batch.look_from >= 0) & (want.sum(-1) > 0)
         if kinds is COUNTS:

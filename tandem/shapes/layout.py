@@ -18,6 +18,8 @@ BLOCK_SPAN = 7  # three time tokens, vision start, two positions for the merged 
 MAX_QUESTION_TOKENS = 48
 TRAINED_POSITIONS = 2000
 RECENT_UNITS, RECALLED_UNITS = 128, 32  # together fewer than the longest clips of training
+NOTE_PROMPT = "list the shapes of {start} to {end}."
+NOTE_TOKENS, SHELF_TOKENS = 64, 640
 
 _PIECES = re.compile(r"<\|\w+\|>|\d{1,2}|\w+|[^\w\s]")
 
@@ -50,5 +52,8 @@ def save(folder: Path) -> None:
         "trained_positions": TRAINED_POSITIONS,
         "recent_tokens": RECENT_UNITS * BLOCK_TOKENS,
         "recalled_blocks": RECALLED_UNITS,
+        "note_prompt": NOTE_PROMPT,
+        "note_tokens": NOTE_TOKENS,
+        "shelf_tokens": SHELF_TOKENS,
     }
     (folder / "tandem_layout.json").write_text(json.dumps(layout, indent=2) + "\n")

@@ -24,6 +24,8 @@ class Question:
     answer: str
     cut: int
     evidence: tuple[int, ...]
+    lead: str = ""
+    """What the answer begins with, put in the model's mouth."""
 
 
 Made = tuple[dict[str, str], str, tuple[int, ...]]

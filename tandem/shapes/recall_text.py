@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tandem.shapes.batches import BLOCK_OFFSETS, COUNTS, GUIDED, SINK_PIECES, window_mask
+from tandem.shapes.batches import BLOCK_OFFSETS, SINK_PIECES, window_mask
 from tandem.shapes.layout import BLOCK_SPAN, BLOCK_TOKENS
+from tandem.shapes.looks import COUNTS, GUIDED
 from tandem.shapes.moments import RETRIEVED
 from tandem.shapes.network import rotate_half
 from tandem.shapes.questions import KINDS
@@ -258,4 +259,4 @@ def _hear_hour(q: Tensor, k: Tensor, batch: RecallBatch) -> Tensor:
 
 
 def _of_kinds(batch: RecallBatch, kinds: frozenset[str]) -> Tensor:
-    return torch.isin(batch.kinds, torch.tensor([KINDS.index(kind) for kind in sorted(kinds)]))
+    return torch.isin(batch.kinds, torch.tensor([KINDS.index(kind) for kind in KINDS if kind in kinds]))

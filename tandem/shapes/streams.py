@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tandem.shapes.draw import jpeg_roundtrip
 from tandem.shapes.events import MAX_BLANK, MAX_SECONDS, Event, Timeline
+from tandem.shapes.notes import CAME_BACK, came_back
 from tandem.shapes.questions import Asker, Question
 from tandem.shapes.video import Bytes, scene, small
 from tandem.shapes.words import COLOURS, SHAPES
@@ -36,6 +37,13 @@ ASKED: Mapping[str, int] = {
     "was_there": 5,
 }
 """How often each kind is drawn for a stream; the same text is asked once."""
+SEVERAL: Mapping[str, int] = {
+    "count_shape": 4,
+    "count_colour": 4,
+    "count_thing": 4,
+    CAME_BACK: 6,
+}
+"""The same for questions whose answers rest on many moments, all over the stream."""
 Thing = tuple[int, int]
 
 
@@ -122,5 +130,9 @@ def _draw_pictures(rng: np.random.Generator, timeline: Timeline) -> tuple[Bytes,
 
 def _ask(rng: np.random.Generator, timeline: Timeline, asked: Mapping[str, int]) -> tuple[Question, ...]:
     asker = Asker(rng, timeline)
-    found = [asker.ask(kind) for kind, count in asked.items() for _ in range(count)]
+    found = [
+        came_back(rng, timeline, timeline.frames) if kind == CAME_BACK else asker.ask(kind)
+        for kind, count in asked.items()
+        for _ in range(count)
+    ]
     return tuple({question.text: question for question in found if question is not None}.values())

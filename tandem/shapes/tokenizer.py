@@ -20,6 +20,7 @@ _WORDS = """
     latest recent most thing object yes no i you we tell me had to be any ever of and then happened
     happens this video so far until list describe name by number colours colors please can could
     directly immediately follows followed precedes preceded for
+    [ ] back again more than once or note again
 """
 
 

@@ -16,9 +16,10 @@ from tandem.shapes.events import LAST_SECOND
 from tandem.shapes.guides import FIND, find_loss, look_losses
 from tandem.shapes.layout import BLOCK_TOKENS
 from tandem.shapes.network import HIDDEN, rotate_half
-from tandem.shapes.questions import KINDS
+from tandem.shapes.note_batches import make_note_batch
 from tandem.shapes.recall_batches import CHUNK, RecallBatch, make_recall_batch
 from tandem.shapes.recall_text import Layers, recall_forward
+from tandem.shapes.tally import Tally
 from tandem.shapes.words import COLOURS, SHAPES
 
 AUX_LAYER = 2
@@ -27,6 +28,8 @@ CODES = len(SHAPES) + len(COLOURS) + 1
 FIND_LAYERS = (2, 3, 4)  # where retrieval should find the evidence
 RECALL_QUESTIONS = 64  # about one stream
 RECALL_GUIDE = 0.5  # weight of the guided heads' loss there
+NOTES_BUDGET = 160  # tokens of questions about each stream with notes
+SECOND_WEIGHT = 0.3
 SAVE_EVERY = 50
 STEADY = 0.8  # part of the clips whose events stand still
 AUX_SIZES = {
@@ -52,6 +55,7 @@ class Stage:
     tokens: int
     half: bool = True  # bfloat16 products; exact counting needs the last stages in float32
     recall: float = 0.0  # part of the steps whose questions see what they retrieve of a long stream
+    notes: float = 0.0  # part of the steps whose questions see notes about a long stream
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:
@@ -80,7 +84,7 @@ def text_forward(
         q = a.q_proj(h).view(rows, length, -1, a.head_dim).transpose(1, 2)
         k = a.k_proj(h).view(rows, length, -1, a.head_dim).transpose(1, 2)
         v = a.v_proj(h).view(rows, length, -1, a.head_dim).transpose(1, 2)
-        if number in FIND_LAYERS:
+        if number in FIND_LAYERS and len(batch.asked):
             far, hit = find_loss(q, k, batch)
             guides.append(far)
             hits.append(hit)
@@ -129,25 +133,6 @@ def codes(aux: dict[str, Tensor]) -> Tensor:
     return torch.cat([shape * new, colour * new, new], dim=-1).float()
 
 
-class Tally:
-    """What happened since the last report."""
-
-    def __init__(self) -> None:
-        self.hits = np.zeros((len(KINDS), 2))
-        self.guides: list[list[float]] = []
-        self.found: list[list[float]] = []
-
-    def count(self, kinds: Tensor, right: Tensor) -> None:
-        """Tokens of answers, by kind of question."""
-        self.hits[:, 0] += np.bincount(kinds.numpy(), weights=right.numpy(), minlength=len(KINDS))
-        self.hits[:, 1] += np.bincount(kinds.numpy(), minlength=len(KINDS))
-
-    def __str__(self) -> str:
-        parts = [f"{k} {h / n:.3f}" for k, (h, n) in zip(KINDS, self.hits, strict=True) if n]
-        means = [np.mean(values, 0).round(2) if values else [] for values in (self.guides, self.found)]
-        return f"guides {means[0]} found {means[1]} | {' '.join(parts)}"
-
-
 class TextTrainer:
     """Holds the optimizers and runs the curriculum."""
 
@@ -169,9 +154,11 @@ class TextTrainer:
             torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
         ]
         self.step = 0
-        self.clips, self.recall = Tally(), Tally()
+        self.clips, self.recall, self.notes = Tally(), Tally(), Tally()
         self.losses: list[float] = []
         self.code_errors: list[float] = []
+        self.note_errors: list[float] = []
+        self.second_hits: list[float] = []
 
     def run(
         self, stages: Sequence[Stage], save: Callable[[], None], warm: int = 100, end: float = 0.02
@@ -200,7 +187,7 @@ class TextTrainer:
 
     def _train_step(self, stage: Stage) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=stage.half):
-            loss = self._recall_loss(stage) if self.rng.random() < stage.recall else self._clip_loss(stage)
+            loss = self._draw_loss(stage)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -209,26 +196,35 @@ class TextTrainer:
             optimizer.step()
         self.losses.append(float(loss.detach()))
 
-    def _clip_loss(self, stage: Stage) -> Tensor:
+    def _draw_loss(self, stage: Stage) -> Tensor:
+        roll = self.rng.random()
+        if roll < stage.recall:
+            return self._recall_loss(stage)
+        if roll < stage.recall + stage.notes:
+            batch = make_note_batch(self.rng, self.vocabulary, stage.tokens, NOTES_BUDGET)
+            return self._loss(batch, self.notes)
         frames = int(self.rng.integers(stage.shortest, stage.frames + 1))
         clips = max(2, stage.tokens // (frames * BLOCK_TOKENS + stage.budget))
         windowed = bool(self.rng.random() < 0.5)
         batch = make_batch(self.rng, self.vocabulary, clips, frames, stage.budget, windowed)
-        return self._loss(batch)
+        return self._loss(batch, self.clips)
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _loss(self, batch: Batch, tally: Tally) -> Tensor:
         x = embed(self.model, self.bank, batch, self.generator)
         states, middle, coded, guides, hits = text_forward(self.model.model.language_model, x, batch)
         learned = batch.targets >= 0
         logits = self.model.lm_head(states[learned])
         targets = batch.targets[learned]
-        self.clips.count(batch.kinds[learned], logits.detach().argmax(-1) == targets)
+        tally.count(batch.kinds[learned], logits.detach().argmax(-1) == targets)
         loss = nn.functional.cross_entropy(logits, targets) + torch.stack(guides).sum()
-        self.clips.guides.append([float(guide.detach()) for guide in guides])
-        self.clips.found.append([float(hit) for hit in hits])
+        tally.guides.append([float(guide.detach()) for guide in guides])
+        if hits:
+            tally.found.append([float(hit) for hit in hits])
         sink = batch.video - batch.bank_rows.shape[1] * BLOCK_TOKENS
         ends = slice(sink + BLOCK_TOKENS - 1, batch.video, BLOCK_TOKENS)
-        return loss + self._read(middle[:, ends], coded[:, ends], batch.aux)
+        loss = loss + self._read(middle[:, ends], coded[:, ends], batch.aux)
+        loss = loss + self._read_seconds(middle[:, batch.video :], batch)
+        return loss + self._read_notes(coded[:, batch.video :], batch)
 
     def _recall_loss(self, stage: Stage) -> Tensor:
         frames = CHUNK * max(2, stage.tokens // (CHUNK * BLOCK_TOKENS))
@@ -261,9 +257,35 @@ class TextTrainer:
         self.code_errors.append(float(code.detach()))
         return loss + CODE_WEIGHT * code
 
+    def _read_seconds(self, middle: Tensor, batch: Batch) -> Tensor:
+        """Every token of a note knows early which second it is about, as blocks know theirs."""
+        rows, places = (batch.seconds >= 0).nonzero(as_tuple=True)
+        if not len(rows):
+            return torch.zeros(())
+        heard = self.readers["second"](middle[rows, batch.look_from[rows, places]])
+        wanted = batch.seconds[rows, places]
+        self.second_hits.append(float((heard.detach().argmax(-1) == wanted).float().mean()))
+        return SECOND_WEIGHT * nn.functional.cross_entropy(heard, wanted)
+
+    def _read_notes(self, coded: Tensor, batch: Batch) -> Tensor:
+        """What notes list should count as what is seen does: the same codes."""
+        rows, places = (batch.note_ends >= 0).nonzero(as_tuple=True)
+        if not len(rows):
+            return torch.zeros(())
+        shape, colour = batch.note_codes[rows, places].T
+        want = codes({"shape": shape + 1, "colour": colour + 1, "new": torch.ones_like(shape)})
+        ends = coded[rows, batch.note_ends[rows, places]]
+        error: Tensor = (self.readers["codes"](ends).float() - want).square().sum(-1).mean()
+        self.note_errors.append(float(error.detach()))
+        return CODE_WEIGHT * error
+
     def _report(self, done: int, total: int, seconds: float) -> None:
         means = f"loss {np.mean(self.losses):.3f} codes {np.mean(self.code_errors):.4f}"
         print(f"text: {done}/{total} {seconds:.0f} s {means} {self.clips}", flush=True)
         if self.recall.guides:
             print(f"text: recalled {self.recall}", flush=True)
-        self.losses, self.code_errors, self.clips, self.recall = [], [], Tally(), Tally()
+        if self.notes.guides:
+            heard = f"codes {np.mean(self.note_errors):.4f} seconds {np.mean(self.second_hits):.3f}"
+            print(f"text: notes, {heard} {self.notes}", flush=True)
+        self.losses, self.code_errors, self.note_errors, self.second_hits = [], [], [], []
+        self.clips, self.recall, self.notes = Tally(), Tally(), Tally()

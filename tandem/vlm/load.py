@@ -165,6 +165,9 @@ def _template(checkpoint: Checkpoint, seconds: float) -> Template:
             max_question_tokens=int(fields.get("max_question_tokens", DEFAULT_MAX_QUESTION_TOKENS)),
             recent_tokens=fields.get("recent_tokens"),
             recalled_blocks=fields.get("recalled_blocks"),
+            note_prompt=fields.get("note_prompt", ""),
+            note_tokens=int(fields.get("note_tokens", 0)),
+            shelf_tokens=fields.get("shelf_tokens"),
         )
     except KeyError as error:
         raise Incompatible(f"tandem_layout.json lacks {error}") from error

@@ -50,6 +50,10 @@ class Template:
     max_question_tokens: int = DEFAULT_MAX_QUESTION_TOKENS
     recent_tokens: int | None = None
     recalled_blocks: int | None = None
+    note_prompt: str = ""
+    """May hold {start} and {end}."""
+    note_tokens: int = 0
+    shelf_tokens: int | None = None
 
 
 class Layout:
@@ -74,6 +78,9 @@ class Layout:
         self.max_question_tokens = template.max_question_tokens
         self.recent_tokens = template.recent_tokens
         self.recalled_blocks = template.recalled_blocks
+        self.note_prompt = template.note_prompt
+        self.note_tokens = template.note_tokens
+        self.shelf_tokens = template.shelf_tokens
         self.eos_ids = eos_ids
         self.rules = rules
         self._template, self._tokens = template, tokens

@@ -94,6 +94,12 @@ class PromptLayout(Protocol):
     """Newest video tokens in view that the checkpoint was made for; None when it does not say."""
     recalled_blocks: int | None
     """Older blocks beside them; None when it does not say."""
+    note_prompt: str
+    """What the checkpoint was trained to be asked for a note, with {start} and {end}; empty: it was not."""
+    note_tokens: int
+    """Most tokens of one such note; 0 when it does not say."""
+    shelf_tokens: int | None
+    """Most tokens of notes in view that it was made for; None when it does not say."""
     eos_ids: frozenset[int]
     """Tokens that end an answer."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from copy import copy
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +18,7 @@ from reasoner_svc.decode.params import SamplingParams
 from reasoner_svc.decode.question import AnswerRecord
 from reasoner_svc.decode.schedule import ScheduleLimits
 from reasoner_svc.notes.box import Thought, ThoughtBox
-from reasoner_svc.notes.rules import clock, is_due, most_tokens, stamp, words
+from reasoner_svc.notes.rules import clock, is_due, most_tokens, shelf_tokens, stamp, suited, words
 from tandem.core.blocks import BlockKind
 from tandem.core.clock import monotonic_clock
 from tandem.core.errors import InvalidInput, NotFound, TandemError, Unavailable
@@ -100,6 +101,20 @@ async def watched(model: VisionLanguageModel, blocks: list[Block]) -> tuple[list
             texts.append(text)
         assert (await engine.flush()).questions == 0
     return kept, texts
+
+
+def test_what_is_left_open_is_as_the_checkpoint_was_trained(model: VisionLanguageModel) -> None:
+    silent, trained = model.prompt, copy(model.prompt)
+    trained.note_prompt, trained.note_tokens, trained.shelf_tokens = "list {start} to {end}.", 64, 640
+    for mode in (WatchMode.SEGMENT_NOTES, WatchMode.CONCURRENT, WatchMode.CLIP_THINKING):
+        asked = Watching(mode=mode)
+        assert suited(asked, silent) == asked
+        chosen = suited(asked, trained)
+        assert (words(chosen, TimeRange(0, 5_000_000)), most_tokens(chosen)) == ("list 00:00 to 00:05.", 64)
+        own = Watching(mode=mode, prompt="what?", note_tokens=8)
+        assert suited(own, trained) == own
+    assert [shelf_tokens(tokens, trained) for tokens in (0, 7, -1)] == [0, 7, 640]
+    assert shelf_tokens(-1, silent) == 1024
 
 
 async def test_a_note_is_what_a_question_with_its_prompt_is_answered(
