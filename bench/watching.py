@@ -14,7 +14,7 @@ back, and ``tokens_after_several_<mode>`` theirs. ``frame_lag_<mode>``: millisec
 questions see a frame.
 ``frame_lag_growth_<mode>``: how much later the last quarter of a stream is than its first.
 
-Most notes of a model that is not trained to take them end at once. So the same is played with random weights
+The default model's notes are short. So the same is played with random weights
 that use a note's whole budget (`BUSY`): ``frame_lag_busy_<mode>``, ``frame_lag_growth_busy_<mode>``,
 ``first_token_busy_<mode>`` and ``tokens_before_busy_<mode>``.
 """

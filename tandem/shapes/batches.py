@@ -34,17 +34,19 @@ BLOCK_OFFSETS = np.array(
     [[0, 1, 2, 3, 4, 4, 4, 4, 6], [0, 1, 2, 3, 4, 4, 5, 5, 6], [0, 1, 2, 3, 4, 5, 4, 5, 6]]
 )
 KIND_WEIGHTS = {
-    "count_total": 3.0,
-    "count_shape": 3.0,
-    "count_colour": 3.0,
-    "count_thing": 2.0,
-    "shown_at": 8.0,
-    "when": 5.0,
+    "count_total": 5.0,
+    "count_shape": 7.0,
+    "count_colour": 7.0,
+    "count_thing": 4.0,
+    "shown_at": 4.0,
+    "when": 3.0,
     "after": 1.5,
     "before": 1.5,
     "now": 0.5,
     "last": 0.7,
     "first": 0.4,
+    NOTE: 2.0,
+    CAME_BACK: 2.0,
 }
 
 

@@ -32,6 +32,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(2000, 12, 168, 400, 9000),
     Stage(700, 12, 168, 400, 9000, half=False),
     Stage(1500, 12, 168, 400, 9000, half=False, recall=0.6),
+    Stage(3000, 12, 168, 400, 5000, half=False, recall=0.15, notes=0.5),
 )
 
 
