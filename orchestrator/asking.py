@@ -67,7 +67,9 @@ class Asked:
         """When to say that there is nothing to answer from, where nothing was lost."""
         if not self.question.latency_budget_ms or self.ready_s is None:
             return math.inf
-        return self.ready_s + _FIRST_BLOCK_S
+        # Before the first frame was sent there is nothing to wait for, and all of the budget is left.
+        budget_end_s = self.arrived_s + self.question.latency_budget_ms / 1000
+        return max(self.ready_s, budget_end_s) + _FIRST_BLOCK_S
 
 
 def ask(session: Session, question: types_pb2.Question, clock: Clock) -> Asked:

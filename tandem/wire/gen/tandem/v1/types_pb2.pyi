@@ -565,7 +565,8 @@ class Question(_message.Message):
     """Answer at once from what is published, rather than waiting for the frames sent before the question."""
     latency_budget_ms: _builtins.int
     """Longest wait for those frames, in milliseconds; 0 means the server's default. When it runs out the
-    answer is given from what is published, and its watermark says so.
+    answer is given from what is published, and its watermark says so; where nothing of the stream is, and
+    nothing was lost, the question ends as unavailable soon after.
     """
     @_builtins.property
     def sampling(self) -> Global___Sampling:
