@@ -54,7 +54,7 @@ class Pace:
         self._held = None
 
     def ended(self) -> None:
-        """No more comes: nothing can be late any more, and somebody waits for what is left to write."""
+        """It is told of no more: nothing can be late, and somebody may wait for what is left to write."""
         self._delays_s.clear()
 
     def passed(self, began_s: float, now_s: float) -> None:

@@ -125,6 +125,8 @@ class Watcher:
     def leave(self) -> None:
         """It watches no more; a note that is being written is finished."""
         self._run.positions = TextPositions.ONE_LINE
+        # It is told of no more blocks: that note would rest for what was late once, and hold what it sees.
+        self._pace.ended()
         self.line.clear()
         self._tell()
 
