@@ -47,9 +47,10 @@ class Watching:
     segment_units: int = 0
     """Units of the model (frames, or pairs of them) from one note to the next; 0: 16, or 4 of CONCURRENT."""
     note_tokens: int = 0
-    """Most tokens of one note; 0: the mode's own."""
+    """Most tokens of one note; 0: what the checkpoint was trained with, or the mode's own."""
     prompt: str = ""
-    """What the watcher is asked; may hold {start} and {end}. Empty: the mode's own."""
+    """What the watcher is asked; may hold {start} and {end}. Empty: what the checkpoint was trained with, or
+    the mode's own."""
     positions: TextPositions = TextPositions.ONE_LINE
     """TWO_COUNTERS is for `WatchMode.CONCURRENT` alone; questions about the stream count the same way."""
 

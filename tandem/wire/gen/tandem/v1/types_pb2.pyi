@@ -1030,10 +1030,12 @@ class Watching(_message.Message):
     own: 16, or 4 of WATCH_MODE_CONCURRENT.
     """
     note_tokens: _builtins.int
-    """Most tokens of one note, at most 1024; 0 means the mode's own: 32, or 192 of WATCH_MODE_CLIP_THINKING."""
+    """Most tokens of one note, at most 1024; 0 means what the checkpoint was trained with or, where it does not
+    say, the mode's own: 32, or 192 of WATCH_MODE_CLIP_THINKING.
+    """
     prompt: _builtins.str
-    """What the watcher is asked, at most 2000 characters; {start} and {end} become stream times. Empty means the
-    mode's own.
+    """What the watcher is asked, at most 2000 characters; {start} and {end} become stream times. Empty means
+    what the checkpoint was trained with or, where it does not say, the mode's own.
     """
     positions: Global___TextPositions.ValueType
     """Where the notes stand, and the answers to questions about the stream."""
