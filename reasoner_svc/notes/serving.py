@@ -12,7 +12,7 @@ from reasoner_svc.config import ReasonerConfig
 from reasoner_svc.decode.engine import Engine
 from reasoner_svc.notes.box import ThoughtBox
 from reasoner_svc.notes.keeping import NoteKeeper
-from reasoner_svc.notes.rules import most_tokens, stamp, suited, words
+from reasoner_svc.notes.rules import most_tokens, shelf_tokens, stamp, suited, words
 from reasoner_svc.store.disk.slots import Claim
 from reasoner_svc.streams import StreamRecord, Streams
 from tandem.core.errors import InvalidInput, NotFound, TandemError, WrongState
@@ -129,8 +129,8 @@ class WatchCalls:
     def _check(self, watching: Watching, record: StreamRecord) -> None:
         if watching.mode is WatchMode.OFF:
             raise InvalidInput("the watch mode is off; set one of WatchMode")
-        if not self._config.notes_tokens:
-            raise WrongState("this reasoner takes no notes: it was started with --notes-tokens 0")
+        if not shelf_tokens(self._config.notes_tokens, self._prompt):
+            raise WrongState("this reasoner takes no notes: start it with --notes-tokens above 0")
         if not may_have_notes(record.stream):
             raise InvalidInput(
                 f"stream id {record.stream!r} is too long to be watched: 58 characters at most"

@@ -14,7 +14,7 @@ from kv_transfer.block import Block
 from reasoner_svc.config import ReasonerConfig
 from reasoner_svc.notes import keeping
 from reasoner_svc.notes.serving import within
-from tandem.core.errors import BadQuestion, Unavailable
+from tandem.core.errors import BadQuestion, Unavailable, WrongState
 from tandem.core.ids import StreamId
 from tandem.core.watching import Watching
 from tandem.vlm.load import load_model
@@ -45,6 +45,21 @@ def test_watchers_keep_to_the_limits_of_questions(model: VisionLanguageModel) ->
     assert within(Watching(note_tokens=8), model.prompt, config).note_tokens == 8
     with pytest.raises(BadQuestion):
         within(Watching(prompt="x " * 300), model.prompt, config)
+
+
+@pytest.mark.parametrize(("asked", "refused"), [(-1, True), (0, True), (640, False)])
+async def test_a_checkpoint_without_a_shelf_is_not_watched_unless_it_is_given_one(
+    model: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch, asked: int, refused: bool
+) -> None:
+    monkeypatch.setattr(model.prompt, "shelf_tokens", 0)
+    async with serve(model, notes_tokens=asked) as serving:
+        await serving.open()
+        call = watch(serving)
+        if refused:
+            assert isinstance(await why(call), WrongState)
+        else:
+            await call.initial_metadata()
+            call.cancel()
 
 
 class Slow:
