@@ -12,7 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Iterable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from google.protobuf.message import DecodeError
 
@@ -126,8 +126,11 @@ class StandingQuestions:
                 continue
             held = self._held[message.question_id]
             # Of a time that was never watched it would be silent until then.
-            held.checked_us = min(record.checked_us, self._session.timeline.watermark_us)
-            held.state, held.checks = record.state, record.checks
+            watched_us, alerted_us = self._session.timeline.watermark_us, record.state.alerted_us
+            held.checked_us, held.checks = min(record.checked_us, watched_us), record.checks
+            held.state = replace(
+                record.state, alerted_us=None if alerted_us is None else min(alerted_us, watched_us)
+            )
         for alert in alerts:
             try:
                 self._kept.append(client_pb2.WatchResponse.Alert.FromString(alert))
