@@ -10,7 +10,7 @@ from tandem.shapes.moments import LOOKUPS
 from tandem.shapes.notes import CAME_BACK, NEXT, WHAT, looks_of, next_looks_of, seconds_of
 from tandem.shapes.questions import Question
 
-# Heads that are shown where to look: layer, head, kinds of question, weight of sink or self (see _looks).
+# Heads that are shown where to look: layer, head, kinds of question, weight of sink or self (see looks_at).
 Guided = tuple[int, int, frozenset[str], float]
 Look = tuple[int, bool, int, Question]
 """Place among the questions, whether an answer begins, the second it is about, and what it looks for."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,12 +17,16 @@ from tandem.shapes.looks import GUIDED
 from tandem.shapes.note_batches import make_note_batch
 from tandem.shapes.notes import (
     ALL_KINDS,
+    CAME_BACK,
+    NEXT,
     NOTE,
     WHAT,
     came_back,
     listed,
     looks_of,
+    next_looks_of,
     note_question,
+    seconds_of,
     segment,
     stamp,
 )
@@ -48,6 +54,16 @@ def test_a_token_of_a_note_looks_for_the_second_it_is_about() -> None:
     assert looks[1:4] == [(WHAT, (1,)), (WHAT, (2,)), (WHAT, (2,))]
     assert looks[5] == (WHAT, (3,))
     assert looks[0][0] == looks[4][0] == NOTE
+
+
+def test_a_token_of_a_note_knows_its_second_and_looks_for_the_next() -> None:
+    note = note_question(TIMELINE, 1, 4)
+    tokens = len(pieces(note.answer)) + 1
+    assert seconds_of(note, tokens) == [56, 56, 57, 57, 57, 58]
+    looks = [(at, q.kind, q.evidence) for at, q in next_looks_of(note, tokens)]
+    assert looks == [(1, NEXT, (2,)), (2, NEXT, (3,)), (4, NEXT, (3,)), (5, NEXT, ())]
+    other = replace(note, kind=CAME_BACK)
+    assert (seconds_of(other, 2), next_looks_of(other, 2)) == ([-100, -100], [])
 
 
 @pytest.mark.parametrize("start", [55, 3590, 7200])
