@@ -67,8 +67,8 @@ class Item:
 
     number: int
     prompt_tokens: int
-    """Tokens to read, or all that are left of a prompt that is read whole; 0 to decode one token, or one of
-    each worker."""
+    """Tokens to read; of a prompt that is read whole all that are left are read, however few this says. 0 to
+    decode one token, or one of each worker."""
 
 
 @dataclass(frozen=True, slots=True)
