@@ -83,10 +83,14 @@ async def push_encoded(client: Client, pieces: Sequence[bytes], offset: int) -> 
         await asyncio.sleep(0.01)
 
 
-async def end_encoded(front: Front, name: str, client: Client, reference: dict[str, str]) -> None:
-    """The rest of it; nothing is missing, and the text is that of the others."""
+async def push_rest(client: Client) -> None:
+    """The last third: right after the loss, while nobody takes it."""
     at = len(PIECES) * 2 // 3
     await push_encoded(client, PIECES[at:], sum(map(len, PIECES[:at])))
+
+
+async def end_encoded(front: Front, name: str, client: Client, reference: dict[str, str]) -> None:
+    """Nothing is missing, and the text is that of the others."""
     await client.end()
     await client.finished(START_S)
     # Asked over another call: this one may end as soon as all is published.
@@ -107,6 +111,7 @@ async def test_undisturbed(front: Front, reference: dict[str, str]) -> None:
     await client.end(forget=True)
     await client.finished(30)
     assert client.goodbye is not None
+    await push_rest(encoded)
     await end_encoded(front, "undisturbed", encoded, reference)
 
 
@@ -122,6 +127,7 @@ async def test_a_lost_encoder_loses_nothing(
     os.kill(await front.pid("encoder-0"), how)
     began_s = time.monotonic()
     await push(client, FRAMES // 2, FRAMES)
+    await push_rest(encoded)
     now = types_pb2.Sampling(max_tokens=8)
     await client.ask("meanwhile", "What was shown?", answer_from_published=True, sampling=now)
     assert (await client.answer("meanwhile", 30)).error.code == ""
@@ -145,6 +151,7 @@ async def test_a_lost_reasoner_is_rebuilt_from_the_backlog(
     os.kill(await front.pid("reasoner-0"), how)
     began_s = time.monotonic()
     await push(client, FRAMES // 2, FRAMES)
+    await push_rest(encoded)
     answer = await ask(client, "after")
     print(f"{how.name} reasoner: whole again after {time.monotonic() - began_s:.2f} s")
     await check_whole(front, client, answer, reference)
