@@ -7,13 +7,14 @@ code is rewritten.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
 from tandem.core.blocks import KVLayout
 from tandem.core.errors import Incompatible, InvalidInput
+from tandem.core.watching import MAX_NOTE_TOKENS, MAX_PROMPT_CHARS
 from tandem.vlm.attention import ATTENTION_NAME, register
 from tandem.vlm.backends.pick import pick_backend
 from tandem.vlm.checkpoint import DTYPES, Checkpoint, find_checkpoint
@@ -27,6 +28,8 @@ from tandem.vlm.preprocess import RESAMPLINGS, Preprocessor, Resampling, read_pr
 from tandem.vlm.prompt import DEFAULT_MAX_QUESTION_TOKENS, Layout, Template
 from tandem.vlm.rope import Identity, Rope
 from tandem.vlm.tokens import Tokens
+
+NOTE_FIELDS = ("note_prompt", "note_tokens", "shelf_tokens")
 
 
 def load_model(
@@ -149,8 +152,9 @@ def _tokens(checkpoint: Checkpoint) -> Tokens:
 
 def _template(checkpoint: Checkpoint, seconds: float) -> Template:
     fields = checkpoint.layout
+    notes = _notes(fields)
     if fields.get("layout", "native") == "native":
-        return checkpoint.family.native_template(seconds)
+        return replace(checkpoint.family.native_template(seconds), **notes)
     if fields["layout"] != "timestamped":
         raise Incompatible(f"tandem_layout.json names an unknown layout {fields['layout']!r}")
     try:
@@ -165,12 +169,26 @@ def _template(checkpoint: Checkpoint, seconds: float) -> Template:
             max_question_tokens=int(fields.get("max_question_tokens", DEFAULT_MAX_QUESTION_TOKENS)),
             recent_tokens=fields.get("recent_tokens"),
             recalled_blocks=fields.get("recalled_blocks"),
-            note_prompt=fields.get("note_prompt", ""),
-            note_tokens=int(fields.get("note_tokens", 0)),
-            shelf_tokens=fields.get("shelf_tokens"),
+            **notes,
         )
     except KeyError as error:
         raise Incompatible(f"tandem_layout.json lacks {error}") from error
+
+
+def _notes(fields: dict[str, Any]) -> dict[str, Any]:
+    """How the checkpoint was trained to take notes, whatever its layout."""
+    found = {name: fields[name] for name in NOTE_FIELDS if fields.get(name) is not None}
+    prompt, tokens, shelf = (
+        found.get(name, least) for name, least in zip(NOTE_FIELDS, ("", 0, 0), strict=True)
+    )
+    if not isinstance(prompt, str) or len(prompt) > MAX_PROMPT_CHARS:
+        raise Incompatible(
+            f"note_prompt of tandem_layout.json is no text of {MAX_PROMPT_CHARS} characters at most"
+        )
+    for name, value, most in (("note_tokens", tokens, MAX_NOTE_TOKENS), ("shelf_tokens", shelf, 2**31)):
+        if not isinstance(value, int) or not 0 <= value <= most:
+            raise Incompatible(f"{name} of tandem_layout.json is {value!r}; 0 to {most} is possible")
+    return found
 
 
 def _eos_ids(hf: Any, tokens: Tokens) -> frozenset[int]:
@@ -200,11 +218,16 @@ def _facts_of_files(
         "weights": checkpoint.weights_digest(),
         "revision": checkpoint.revision,
         "config": checkpoint.lasting_config(),
-        "layout": checkpoint.layout,
-        "template": asdict(template),
+        "layout": _of_blocks(checkpoint.layout),
+        "template": _of_blocks(asdict(template)),
         "tokenizer": tokens.digest,
         "pictures": asdict(pictures),
     }
+
+
+def _of_blocks(fields: dict[str, Any]) -> dict[str, Any]:
+    """Without what changes no block: how notes are taken."""
+    return {name: value for name, value in fields.items() if name not in NOTE_FIELDS}
 
 
 def _facts_of_model(layout: KVLayout, rope: Rope, rules: AdvanceRules, prompt: Layout) -> dict[str, Any]:

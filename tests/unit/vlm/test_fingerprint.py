@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from tandem.core.errors import Incompatible
 from tandem.vlm.dummy import dummy_tokenizer
 from tandem.vlm.fingerprint import digest_tokenizer, lasting
 from tandem.vlm.load import load_model
@@ -98,6 +99,27 @@ def test_a_copy_written_by_others_has_the_same(original, copy):
     edit(copy / "config.json", rewrite)
     edit(copy / "tokenizer.json", lambda fields: fields.update(padding=None))
     assert load_model(str(copy), dtype="float32").fingerprint == original[1]
+
+
+@pytest.mark.parametrize("layout", ["timestamped", "native"])
+def test_how_notes_are_taken_changes_no_block(copy, layout):
+    edit(copy / "tandem_layout.json", lambda f: f.update(layout=layout))
+    before = load_model(str(copy))
+    assert (before.prompt.note_prompt, before.prompt.note_tokens, before.prompt.shelf_tokens) == ("", 0, None)
+    notes = {"note_prompt": "list {start} to {end}", "note_tokens": 9, "shelf_tokens": 70}
+    edit(copy / "tandem_layout.json", lambda f: f.update(notes))
+    after = load_model(str(copy))
+    assert {name: getattr(after.prompt, name) for name in notes} == notes
+    assert after.fingerprint == before.fingerprint
+
+
+@pytest.mark.parametrize(
+    "notes", [{"note_prompt": 5}, {"note_prompt": "x" * 2001}, {"note_tokens": 1025}, {"shelf_tokens": -1}]
+)
+def test_notes_that_no_watcher_could_take_are_refused(copy, notes):
+    edit(copy / "tandem_layout.json", lambda f: f.update(notes))
+    with pytest.raises(Incompatible, match=next(iter(notes))):
+        load_model(str(copy))
 
 
 def test_the_resampling_counts_and_what_is_installed_does_not(monkeypatch):
