@@ -1,4 +1,4 @@
-"""Shell: a few hundred bytes a stream on disk, so that a new orchestrator knows what a former one watched.
+"""Shell: a little of every stream on disk, so that a new orchestrator knows what a former one watched.
 
 Media and blocks are not here: media is the client's until it is safe, blocks are the reasoner's. What is
 here is where the client should go on, up to when the stream was watched, which gaps it had, what a decoder
