@@ -4,19 +4,20 @@ A stream of the default model's own world plays at a pace that the machine susta
 (`LOAD` of what the encoder can do alone), the modes one after the other in every turn. Each mode plays it
 twice: with the times of that pace, for delays, questions being asked at fixed places; and with a second a
 frame, as the model was trained, for tokens and for accuracy: at its end every question whose answer is known.
+There a frame comes every `SLOW_S`, so that a watcher keeps up as it does at a second a frame.
 
 Per mode, with `off` as the baseline (off over the mode, so that more is better; accuracy the other way):
 ``first_token_<mode>``, ``answer_<mode>``: milliseconds from a question while the stream plays to the first
 token and to the whole answer, waiting included. ``tokens_before_<mode>``: tokens that the watcher wrote a
-stream. ``tokens_after_<mode>``: tokens of an answer. ``accuracy_<mode>``: answers at the end that are right,
-word for word, about single moments; ``accuracy_several_<mode>`` those that rest on many, counts and what came
-back, and ``tokens_after_several_<mode>`` theirs. ``frame_lag_<mode>``: milliseconds from the camera to where
-questions see a frame.
-``frame_lag_growth_<mode>``: how much later the last quarter of a stream is than its first.
+stream. ``notes_right_<mode>``: notes that say word for word what began in their interval.
+``tokens_after_<mode>``: tokens of an answer. ``accuracy_<mode>``: answers at the end that are right, word for
+word, about single moments; ``accuracy_several_<mode>`` those that rest on many, counts and what came back,
+and ``tokens_after_several_<mode>`` theirs. ``frame_lag_<mode>``: milliseconds from the camera to where
+questions see a frame. ``frame_lag_growth_<mode>``: how much later the last quarter of a stream is than its first.
 
-The default model's notes are short. So the same is played with random weights
-that use a note's whole budget (`BUSY`): ``frame_lag_busy_<mode>``, ``frame_lag_growth_busy_<mode>``,
-``first_token_busy_<mode>`` and ``tokens_before_busy_<mode>``.
+The default model's notes are short. So the same is played with random weights that use a note's whole budget
+(`BUSY`): ``frame_lag_busy_<mode>``, ``frame_lag_growth_busy_<mode>``, ``first_token_busy_<mode>`` and
+``tokens_before_busy_<mode>``.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import torch
 
 from bench._decoding import Row
 from bench._live import Encoder, play
+from bench._notes import collect, wanted
 from bench._streams import ANSWER_TOKENS, FULL, RECALLED, SECRET, STREAM, Parts, serving
 from reasoner_svc.app import Reasoner
 from reasoner_svc.config import ReasonerConfig
@@ -53,6 +55,7 @@ MODES = (
 )
 BUSY = "dummy:tiny"
 LOAD = 0.4
+SLOW_S = 0.05
 PROBE_EVERY = 10
 """Units from one question to the next while the stream plays."""
 
@@ -67,6 +70,7 @@ def settings(quick: bool) -> dict[str, Any]:
         "units": 60 if quick else 240,
         "turns": 1 if quick else 3,
         "load": LOAD,
+        "slow_s": SLOW_S,
         "probe_every_units": PROBE_EVERY,
         "recalled_blocks": RECALLED,
     }
@@ -83,6 +87,7 @@ class Measured:
     right: list[float] = field(default_factory=list)
     several_right: list[float] = field(default_factory=list)
     several_after: list[float] = field(default_factory=list)
+    notes_right: list[float] = field(default_factory=list)
     lags_ms: list[float] = field(default_factory=list)
     growth_ms: list[float] = field(default_factory=list)
 
@@ -93,6 +98,7 @@ class Measured:
         self.right += asked.right
         self.several_right += asked.several_right
         self.several_after += asked.several_after
+        self.notes_right += asked.notes_right
 
 
 def run(*, quick: bool = False) -> list[Row]:
@@ -109,7 +115,7 @@ def run(*, quick: bool = False) -> list[Row]:
                 asyncio.run(_turn(parts, mode, turn, chosen["units"], period_s, period_s, found[mode]))
                 if not is_busy:
                     asked = Measured()
-                    asyncio.run(_turn(parts, mode, turn, chosen["units"], period_s, 1.0, asked))
+                    asyncio.run(_turn(parts, mode, turn, chosen["units"], max(period_s, SLOW_S), 1.0, asked))
                     found[mode].take(asked)
         of_modes = _busy_rows if is_busy else _rows
         rows += [row for mode in MODES for row in of_modes(mode, found[mode], found[WatchMode.OFF])]
@@ -139,7 +145,7 @@ async def _turn(
     )
     async with serving(parts, config) as (reasoner, asking):
         box = _watch(reasoner, mode)
-        tokens = asyncio.create_task(_tokens(box))
+        notes = asyncio.create_task(collect(box))
         probes: list[asyncio.Task[None]] = []
 
         def on_unit(number: int) -> None:
@@ -158,7 +164,9 @@ async def _turn(
                 into.several_right.append(float(answered.right))
                 into.several_after.append(float(answered.tokens))
         box.end(TandemError("over"))
-        into.before.append(float(await tokens))
+        into.before.append(float(sum(note.tokens for note in await notes)))
+        if unit_s == 1.0:
+            into.notes_right += [float(n.text == wanted(stream.timeline, n.time)) for n in await notes]
     quarter = units // 4
     into.lags_ms += played.lags_ms
     into.growth_ms.append(
@@ -172,17 +180,6 @@ def _watch(reasoner: Reasoner, mode: WatchMode) -> ThoughtBox:
         run_number = reasoner.streams.get(StreamId(STREAM)).run
         reasoner.engine.watch(run_number, StreamId(STREAM), Watching(mode=mode), box)
     return box
-
-
-async def _tokens(box: ThoughtBox) -> int:
-    """How many a watcher wrote, until its box ends."""
-    count = 0
-    try:
-        while True:
-            thought = await box.get()
-            count += len(thought.record.token_ids) if thought.record else 0
-    except TandemError:
-        return count
 
 
 async def _quiet(reasoner: Reasoner) -> None:
@@ -217,6 +214,7 @@ def _rows(mode: WatchMode, ours: Measured, off: Measured) -> list[Row]:
         _time("frame_lag", name, ours.lags_ms, off.lags_ms),
         _row(f"frame_lag_growth_{name}", ours.growth_ms, "ms", baseline=statistics.median(off.growth_ms)),
         _row(f"tokens_before_{name}", ours.before, "tokens"),
+        _row(f"notes_right_{name}", [_mean(ours.notes_right or [0.0])], "fraction"),
         _row(f"tokens_after_{name}", ours.after, "tokens"),
         _row(f"accuracy_{name}", [_mean(ours.right)], "fraction", baseline=_mean(off.right)),
         _row(

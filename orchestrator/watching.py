@@ -45,6 +45,8 @@ class Watcher:
         self._request = reasoner_pb2.WatchStreamRequest(
             stream_id=session.stream_id, watching=session.watching
         )
+        self._at: Service | None = None
+        """Where the stream was watched last."""
         self._dropped = 0
         """Thoughts that the client was not sent since the last one that it was."""
 
@@ -72,8 +74,9 @@ class Watcher:
 
     async def _watch_at(self, service: Service) -> None:
         """Until the stream moves to another reasoner. Raises why the call ended before."""
-        # Another watcher, whose notes may be counted anew: those of the former say nothing about its last.
-        self._session.last_note = 0
+        if service is not self._at:
+            # Another reasoner may count notes anew: those of the former say nothing about its last.
+            self._at, self._session.last_note = service, 0
         thoughts = asyncio.ensure_future(self._forward_all(service))
         moved = asyncio.ensure_future(self._until_moved(service))
         try:
