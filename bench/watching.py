@@ -13,7 +13,8 @@ stream. ``notes_right_<mode>``: notes that say word for word what began in their
 ``tokens_after_<mode>``: tokens of an answer. ``accuracy_<mode>``: answers at the end that are right, word for
 word, about single moments; ``accuracy_several_<mode>`` those that rest on many, counts and what came back,
 and ``tokens_after_several_<mode>`` theirs. ``frame_lag_<mode>``: milliseconds from the camera to where
-questions see a frame. ``frame_lag_growth_<mode>``: how much later the last quarter of a stream is than its first.
+questions see a frame. ``frame_lag_growth_<mode>``: how much later the last quarter of a stream is than its
+first.
 
 The default model's notes are short. So the same is played with random weights that use a note's whole budget
 (`BUSY`): ``frame_lag_busy_<mode>``, ``frame_lag_growth_busy_<mode>``, ``first_token_busy_<mode>`` and
