@@ -70,7 +70,7 @@ class Batch:
     spared: Tensor  # [N, B * F] blocks that would do as well, or nearly: neither wanted nor unwanted
     video: int
     note_ends: Tensor  # [B, M] last token of each thing that notes and answers list, like `look_from`, or -1
-    note_codes: Tensor  # [B, M, 2] its shape and colour
+    note_codes: Tensor  # [B, M, 2] its shape and colour; -1 at the end that the stamp of a note to take tells
 
 
 @lru_cache(maxsize=100_000)
@@ -200,7 +200,8 @@ def make_batch(
             q = replace(q, evidence=tuple(f for f in q.evidence if visible[f]))
             if q.kind == NOTE:
                 listed[b] += listed_at(pieces(q.answer), first + 1 - video)
-            looks[b] += token_looks(q, first - video, span.stop - first)
+                listed[b].append((first - 1 - video, -1, -1))  # the end that the stamp tells
+            looks[b] += token_looks(q, first - video, span.stop - first, frames + len(listed[b]) - 1)
             base = len(SINK_PIECES) + gap + BLOCK_SPAN * q.cut
             positions[:, b, span] = base + np.arange(len(words) - 1)
             owner[b, at : at + len(words) - 1] = number

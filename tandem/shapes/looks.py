@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tandem.shapes.moments import LOOKUPS
-from tandem.shapes.notes import CAME_BACK, NEXT, WHAT, looks_of, next_looks_of, seconds_of
+from tandem.shapes.notes import CAME_BACK, END, WHAT, end_looks_of, looks_of, seconds_of
 from tandem.shapes.questions import Question
 
 # Heads that are shown where to look: layer, head, kinds of question, weight of sink or self (see looks_at).
@@ -23,24 +23,27 @@ GUIDED: tuple[Guided, ...] = (
     (2, 4, frozenset({"after"}), 1.0),
     (3, 4, frozenset({"before", "when"}), 1.0),
     (4, 2, frozenset({"shown_at", WHAT}), 1.0),
-    (4, 4, frozenset({"when", NEXT}), 1.0),
+    (4, 4, frozenset({"when", END}), 1.0),
 )
 
 
 def listed_places(listed: list[list[tuple[int, int, int]]]) -> tuple[Tensor, Tensor]:
-    """`note_ends` and `note_codes` of a batch from each row's places, shapes and colours."""
+    """`note_ends` and `note_codes` of a batch from each row's places, shapes and colours; -1: none."""
     most = max(len(row) for row in listed)
     out = torch.full((len(listed), most, 3), -1)
     for b, row in enumerate(listed):
         out[b, : len(row)] = torch.tensor(row, dtype=torch.int64).view(-1, 3)
-    return out[..., 0], out[..., 1:].clamp(min=0)
+    return out[..., 0], out[..., 1:]
 
 
-def token_looks(question: Question, place: int, tokens: int) -> list[Look]:
-    """What the tokens of an answer look for; the first of them is predicted at `place`."""
+def token_looks(question: Question, place: int, tokens: int, end: int) -> list[Look]:
+    """What the tokens of an answer look for; the first of them is predicted at `place`.
+
+    `end` names the token that tells where a note ends, counted as frames and notes are.
+    """
     about = seconds_of(question, tokens)
     out = [(place + i, i == 0, about[i], look) for i, look in enumerate(looks_of(question, tokens))]
-    return out + [(place + i, False, -100, look) for i, look in next_looks_of(question, tokens)]
+    return out + [(place + i, False, -100, look) for i, look in end_looks_of(question, tokens, end)]
 
 
 def looks_at(frames: int, looks: list[list[Look]]) -> tuple[Tensor, Tensor, Tensor]:

@@ -112,7 +112,8 @@ def make_note_batch(rng: np.random.Generator, vocabulary: dict[str, int], tokens
             kinds[b, first : span.stop] = ALL_KINDS.index(q.kind)
             if q.kind == NOTE:
                 told[b] += listed_at(pieces(q.answer), first + 1 - video)
-            looks[b] += token_looks(q, first - video, span.stop - first)
+                told[b].append((first - 1 - video, -1, -1))  # the end that the stamp tells
+            looks[b] += token_looks(q, first - video, span.stop - first, frames + len(told[b]) - 1)
             positions[:, b, span] = base + len(row.notes) + np.arange(len(said) - 1)
             owner[b, at : at + len(said) - 1] = number
             at += len(said) - 1

@@ -20,8 +20,8 @@ from tandem.shapes.words import COLOUR_NAMES, SHAPES, thing
 
 NOTE, CAME_BACK = "note", "came_back"
 ALL_KINDS = (*KINDS, NOTE, CAME_BACK)
-WHAT, NEXT = "note_what", "note_next"
-"""What a note's tokens look up, as guided heads see it: what began at this second? Is there another one?"""
+WHAT, END = "note_what", "note_end"
+"""What a note's tokens look up, as guided heads see it: what began at this second? Is it the last?"""
 SEGMENT = (4, 24)
 BACK_PHRASES = (
     "did the {x} come back?",
@@ -115,10 +115,11 @@ def looks_of(question: Question, tokens: int) -> list[Question]:
     return out
 
 
-def next_looks_of(question: Question, tokens: int) -> list[tuple[int, Question]]:
-    """Which of an answer's tokens decide whether the note goes on, each with the frame that would be next.
+def end_looks_of(question: Question, tokens: int, end: int) -> list[tuple[int, Question]]:
+    """Which of an answer's tokens decide whether the note goes on, each with where it should look.
 
-    That is the one behind a second and the one behind a thing. At the end there is no such frame.
+    That is the one behind a second and the one behind a thing. When the next second is the end that the stamp
+    tells, they look there (`end`), else nowhere.
     """
     if question.kind != NOTE:
         return []
@@ -126,6 +127,6 @@ def next_looks_of(question: Question, tokens: int) -> list[tuple[int, Question]]
     for place, word in enumerate(pieces(question.answer)[: tokens - 1]):
         written += word.isdigit()
         if word.isdigit() or word in SHAPES:
-            evidence = question.evidence[written : written + 1]
-            out.append((place + 1, replace(question, kind=NEXT, evidence=evidence)))
+            evidence = (end,) if written == len(question.evidence) else ()
+            out.append((place + 1, replace(question, kind=END, evidence=evidence)))
     return out

@@ -269,7 +269,7 @@ class TextTrainer:
 
     def _read_notes(self, coded: Tensor, batch: Batch) -> Tensor:
         """What notes list should count as what is seen does: the same codes."""
-        rows, places = (batch.note_ends >= 0).nonzero(as_tuple=True)
+        rows, places = (batch.note_codes[..., 0] >= 0).nonzero(as_tuple=True)
         if not len(rows):
             return torch.zeros(())
         shape, colour = batch.note_codes[rows, places].T
