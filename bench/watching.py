@@ -157,6 +157,9 @@ async def _turn(
         played = await play(reasoner, asking, Encoder(parts, stream, unit_s), units, period_s, on_unit)
         await asyncio.gather(*probes)
         await _quiet(reasoner)
+        if mode is not WatchMode.OFF:
+            # As at the end of a stream: what is shorter than a segment has a last note.
+            await asking.stub.FinishNotes(reasoner_pb2.FinishNotesRequest(stream_id=STREAM))
         if unit_s == 1.0:
             for question in stream.questions:
                 into.right.append(float((await asking.ask(question, FULL)).right))

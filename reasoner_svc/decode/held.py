@@ -17,8 +17,9 @@ from reasoner_svc.decode.question import AskedQuestion, Phase, Progress
 from reasoner_svc.decode.recaller import Recaller
 from reasoner_svc.decode.schedule import Waiting
 from reasoner_svc.view.compose import ViewPlan
+from reasoner_svc.view.lease import Lease
 from reasoner_svc.view.recall import Recall
-from reasoner_svc.view.run import Lease, StreamRun
+from reasoner_svc.view.run import StreamRun
 from tandem.core.clock import Clock
 from tandem.core.errors import TandemError
 from tandem.vlm.model import ForwardResult, Step, VisionLanguageModel
@@ -96,6 +97,7 @@ class HeldQuestion(ABC):
         self._lease = run.lease(
             prompt_tokens=self._before_answer,
             as_of_us=self.asked.as_of_us,
+            since_us=self.asked.since_us,
             request=self._recaller.request(self.asked, run) if self._recaller else None,
             make_recall=self._recaller.maker(self.asked) if self._recaller else None,
         )

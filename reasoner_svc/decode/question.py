@@ -102,6 +102,8 @@ class AskedQuestion:
     as_of_us: int
     """Blocks that start at or after this are not in view; 0: all that is published."""
     arrived_s: float
+    since_us: int = 0
+    """What ended by then is not in view, and no note; 0: all that fits."""
     evicted: tuple[TimeRange, ...] = ()
     """Intervals of the stream that had left memory when it was asked."""
     retrieval: RetrievalWish = RetrievalWish()

@@ -168,6 +168,7 @@ class Watcher:
             stops=(),
             max_tokens=most_tokens(self.rules),
             as_of_us=0 if grows else time.end_us,
+            since_us=time.start_us if prompt.note_alone else 0,
             arrived_s=self._clock(),
         )
         outbox = _NoteOutbox(self.box, note, time)

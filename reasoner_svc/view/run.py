@@ -18,16 +18,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from kv_transfer.block import Block
 from reasoner_svc.notes.shelf import NoteShelf
+from reasoner_svc.notes.view import NO_NOTES
 from reasoner_svc.retrieve.index_view import IndexView
 from reasoner_svc.retrieve.select import Selector
 from reasoner_svc.view.compose import Position, Span, ViewPlan, choose, compose, seen_until
+from reasoner_svc.view.lease import Lease
 from reasoner_svc.view.memory import Row, StreamMemory
 from reasoner_svc.view.recall import Recall, RecallRequest
 from tandem.core.blocks import BlockGeometry, BlockKind
@@ -41,15 +42,6 @@ from tandem.vlm.view import Part
 
 ORIGIN: Position = (0, 0, 0)
 MakeRecall = Callable[[RecallRequest, IndexView, ViewPlan, BlockGeometry], Recall]
-
-
-@dataclass(slots=True, eq=False)
-class Lease:
-    """A running question's hold on the tokens it sees, until `StreamRun.release`."""
-
-    plan: ViewPlan
-    recall: Recall | None = None
-    """How older blocks come into view; None when there are none, or none are wanted."""
 
 
 class StreamRun:
@@ -182,21 +174,23 @@ class StreamRun:
         *,
         prompt_tokens: int,
         as_of_us: int,
+        since_us: int = 0,
         request: RecallRequest | None = None,
         make_recall: MakeRecall | None = None,
     ) -> Lease:
         """Compose a view and hold its tokens. Raises WrongState (no video yet) or DataLost (it is gone).
 
-        With `request`, older blocks are recalled into it through what `make_recall` makes.
+        With `request`, older blocks are recalled into it through what `make_recall` makes. With `since_us`
+        nothing that ended by then is in view, and no note.
         """
         if self._sink is None:
             raise WrongState(f"stream {self._stream!r} has no video yet")
-        spans = tuple(self._spans)
+        spans = self._since(since_us)
         older = self._older(spans, as_of_us) if request is not None else None
         places = 0 if older is None or request is None else min(request.limits.blocks, len(older))
         if not spans and not places and self._next_number > 1:
             raise DataLost(f"all that stream {self._stream!r} showed has left memory")
-        notes = self.notes.in_view(seen_until(spans, as_of_us))
+        notes = NO_NOTES if since_us else self.notes.in_view(seen_until(spans, as_of_us))
         seen: dict[str, Any] = {"notes": notes, "positions": self.positions}
         plan = self._compose(spans, prompt_tokens, as_of_us=as_of_us, places=places, **seen)
         recall = None
@@ -204,7 +198,7 @@ class StreamRun:
             assert make_recall is not None, "older blocks are wanted, and nobody can fetch them"
             assert self._usual is not None, "there are older blocks, and none was ever seen"
             recall = make_recall(request, older, plan, self._usual)
-        lease = Lease(plan, recall)
+        lease = Lease(plan, recall, since_us)
         self._leases.add(lease)
         return lease
 
@@ -215,11 +209,15 @@ class StreamRun:
         """
         assert lease in self._leases, "a view grows without a lease"
         seen = {"notes": lease.plan.notes, "positions": lease.plan.positions}
-        ends = (self._spans[0].number, self._spans[-1].number + 1) if self._spans else (0, 0)
+        spans = self._since(lease.since_us)
+        ends = (spans[0].number, spans[-1].number + 1) if spans else (0, 0)
         if ends != lease.plan.numbers:
-            lease.plan = self._compose(tuple(self._spans), prompt_tokens, **seen)
+            lease.plan = self._compose(spans, prompt_tokens, **seen)
             self._settle()
         return lease.plan
+
+    def _since(self, since_us: int) -> tuple[Span, ...]:
+        return tuple(span for span in self._spans if span.time.end_us > since_us)
 
     def _compose(self, spans: Sequence[Span], prompt_tokens: int, **options: Any) -> ViewPlan:
         assert self._sink is not None, "a view without a sink"

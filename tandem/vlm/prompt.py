@@ -54,6 +54,7 @@ class Template:
     """May hold {start} and {end}."""
     note_tokens: int = 0
     shelf_tokens: int | None = None
+    note_alone: bool = False
 
 
 class Layout:
@@ -81,6 +82,7 @@ class Layout:
         self.note_prompt = template.note_prompt
         self.note_tokens = template.note_tokens
         self.shelf_tokens = template.shelf_tokens
+        self.note_alone = template.note_alone
         self.eos_ids = eos_ids
         self.rules = rules
         self._template, self._tokens = template, tokens

@@ -100,6 +100,8 @@ class PromptLayout(Protocol):
     """Most tokens of one such note; 0 when it does not say."""
     shelf_tokens: int | None
     """Most tokens of notes in view that it was made for; None when it does not say."""
+    note_alone: bool
+    """A note is taken in view of what it is about, and of nothing before it, notes included."""
     eos_ids: frozenset[int]
     """Tokens that end an answer."""
 

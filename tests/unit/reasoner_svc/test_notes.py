@@ -117,6 +117,20 @@ def test_what_is_left_open_is_as_the_checkpoint_was_trained(model: VisionLanguag
     assert shelf_tokens(-1, silent) == 1024
 
 
+async def test_a_note_alone_sees_nothing_before_what_it_is_about(
+    model: VisionLanguageModel, blocks: list[Block], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(model) as (engine, _):
+        box = watch(engine)
+        feed(engine, [blocks[0], *blocks[1 + SEGMENT : 1 + 2 * SEGMENT]])
+        expected = await note(box)
+    _, texts = await watched(model, blocks)
+    monkeypatch.setattr(model.prompt, "note_alone", True)
+    _, alone = await watched(model, blocks)
+    assert (alone[0], alone[1]) == (texts[0], expected[2])
+    assert alone[1] != texts[1], "what came before tells"
+
+
 async def test_a_note_is_what_a_question_with_its_prompt_is_answered(
     model: VisionLanguageModel, blocks: list[Block]
 ) -> None:

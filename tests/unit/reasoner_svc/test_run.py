@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from kv_transfer.block import Block
-from reasoner_svc.view.run import Lease, StreamRun
+from reasoner_svc.view.lease import Lease
+from reasoner_svc.view.run import StreamRun
 from tandem.core.errors import DataLost, Internal, WrongState
 from tandem.core.ids import StreamId
 from tandem.vlm.model import VisionLanguageModel
