@@ -55,5 +55,6 @@ def save(folder: Path) -> None:
         "note_prompt": NOTE_PROMPT,
         "note_tokens": NOTE_TOKENS,
         "shelf_tokens": SHELF_TOKENS,
+        "note_alone": True,
     }
     (folder / "tandem_layout.json").write_text(json.dumps(layout, indent=2) + "\n")

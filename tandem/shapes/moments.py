@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tandem.shapes.events import Timeline
+from tandem.shapes.notes import NOTE
 from tandem.shapes.questions import Question
 from tandem.shapes.words import COLOURS
 
@@ -18,9 +19,11 @@ PARTIAL = 0.6  # part of the questions about a moment that see only some of the 
 def visible_frames(rng: np.random.Generator, question: Question, frames: int) -> NDArray[np.bool_]:
     """Which frames a question sees: all before its cut, or as after retrieval the newest and some older ones.
 
-    At least one frame of what the answer rests on is always among them.
+    At least one frame of what the answer rests on is always among them. A note sees what it is about.
     """
     seen = np.arange(frames) < max(question.cut, 1)
+    if question.kind == NOTE:
+        return seen & (np.arange(frames) >= question.evidence[0])
     if question.kind not in RETRIEVED or rng.random() >= PARTIAL:
         return seen
     recent = int(rng.integers(1, 49))
