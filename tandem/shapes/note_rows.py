@@ -59,7 +59,7 @@ class Row:
 
 
 def draw_row(rng: np.random.Generator, frames: int, room: int, budget: int) -> Row:
-    """A stream of which `frames` are in view, notes of `room` tokens at most, and `budget` tokens of questions."""
+    """A stream of which `frames` are in view, with `room` tokens for notes and `budget` for questions."""
     size = int(rng.integers(SEGMENTS[0], SEGMENTS[1] + 1))
     longest = max(frames, int(room / PER_UNIT * rng.uniform(0.3, 1.0)))
     noted = max(size, longest // size * size)
