@@ -17,6 +17,7 @@ from tandem.shapes.batches import (
     video_positions,
     window_mask,
 )
+from tandem.shapes.events import Timeline
 from tandem.shapes.layout import BLOCK_SPAN, BLOCK_TOKENS, SHELF_TOKENS, pieces
 from tandem.shapes.looks import Look, listed_places, looks_at, token_looks
 from tandem.shapes.note_rows import aux_in_view, draw_row
@@ -24,10 +25,12 @@ from tandem.shapes.notes import (
     ALL_KINDS,
     NOTE,
     listed_at,
+    note_question,
 )
 
 FRAMES = (24, 128)  # fewest and most blocks in view
 NOTES = (60, SHELF_TOKENS)  # tokens of notes for which a batch has room
+WITH_PROMPTS = 1.5  # tokens of notes with their prompts, about, over those without
 BLIND = 0.5  # part of the rows whose notes do not see the blocks
 
 
@@ -35,18 +38,21 @@ def make_note_batch(rng: np.random.Generator, vocabulary: dict[str, int], tokens
     """Draw streams with notes about them, about `tokens` tokens in all, `budget` of a row for questions."""
     frames = int(rng.integers(FRAMES[0], FRAMES[1] + 1))
     room = int(np.exp(rng.uniform(np.log(NOTES[0]), np.log(NOTES[1]))))
-    clips = max(1, tokens // (frames * BLOCK_TOKENS + room + budget))
+    clips = max(1, int(tokens / (frames * BLOCK_TOKENS + WITH_PROMPTS * room + budget)))
     rows = [draw_row(rng, frames, room, budget) for _ in range(clips)]
     video = len(SINK_PIECES) + BLOCK_TOKENS * frames
-    space = room + budget
+    prompts = [[_note_prompt(row.timeline, *about) for about in row.about] for row in rows]
+    taken = [len(row.notes) + sum(map(len, of_row)) for row, of_row in zip(rows, prompts, strict=True)]
+    space = max(taken) + budget
     ids = np.zeros((clips, video + space), np.int64)
     targets = np.full((clips, video + space), -100)
     kinds = np.zeros((clips, video + space), np.int64)
     positions = np.zeros((3, clips, video + space), np.int64)
     owner = np.full((clips, space), -1)  # from 1: a question's; to -2: a note's
     seen, alone = np.ones((clips, space, frames), bool), np.zeros((clips, space), bool)
+    hidden = np.zeros((clips, space), bool)  # the notes' prompts, which nobody else sees
     blind = rng.random(clips) < BLIND
-    told = [[(end, e.shape, e.colour) for end, e in zip(row.ends, row.things, strict=True)] for row in rows]
+    told: list[list[tuple[int, int, int]]] = [[] for _ in range(clips)]
     bank_rows = np.zeros((clips, frames), np.int64)
     aux: dict[str, list[list[int]]] = {}
     looks: list[list[Look]] = [[] for _ in range(clips)]
@@ -59,16 +65,23 @@ def make_note_batch(rng: np.random.Generator, vocabulary: dict[str, int], tokens
         words = [*SINK_PIECES]
         for frame in row.view:
             words += block_words(row.timeline.second(frame))
-        words += row.notes
-        ids[b, : len(words)] = [vocabulary[w] for w in words]
         base = len(SINK_PIECES) + gap + BLOCK_SPAN * frames
-        at = len(row.notes)
-        positions[:, b, video : video + at] = base + np.arange(at)
-        view = np.array(row.view)
+        view, at = np.array(row.view), 0
         starts = [i for i, word in enumerate(row.notes) if word == "["]
-        for number, (since, until) in enumerate(pairwise([*starts, at])):
-            owner[b, since:until] = -2 - number
-            seen[b, since:until] = _within(view, row.about[number]) & ~blind[b]
+        for number, (since, until) in enumerate(pairwise([*starts, len(row.notes)])):
+            prompt = prompts[b][number]
+            mine = slice(at, at + len(prompt) + until - since)
+            words += [*prompt, *row.notes[since:until]]
+            # The text where the shelf has it, the prompt right before it, as it was when the note was taken.
+            positions[:, b, video + mine.start : video + mine.stop] = (
+                base + since - len(prompt) + np.arange(mine.stop - mine.start)
+            )
+            owner[b, mine] = -2 - number
+            hidden[b, at : at + len(prompt)] = True
+            seen[b, mine] = _within(view, row.about[number]) & ~blind[b]
+            told[b] += listed_at(row.notes[since:until], at + len(prompt))
+            at = mine.stop
+        ids[b, : len(words)] = [vocabulary[w] for w in words]
         for number, q in enumerate(row.asked, 1):
             prompt = [*pieces(q.text), *QUESTION_END, *pieces(q.lead)]
             said = [vocabulary[w] for w in [*prompt, *pieces(q.answer), "<|im_end|>"]]
@@ -98,7 +111,7 @@ def make_note_batch(rng: np.random.Generator, vocabulary: dict[str, int], tokens
         bank_rows=torch.from_numpy(bank_rows),
         positions=torch.from_numpy(positions),
         video_mask=torch.from_numpy(window_mask(frames, window)),
-        question_mask=torch.from_numpy(_mask(owner, seen, alone)),
+        question_mask=torch.from_numpy(_mask(owner, seen, alone, hidden)),
         targets=torch.from_numpy(targets),
         look_at=look_at,
         look_from=look_from,
@@ -114,17 +127,23 @@ def make_note_batch(rng: np.random.Generator, vocabulary: dict[str, int], tokens
     )
 
 
+def _note_prompt(timeline: Timeline, first: int, end: int) -> list[str]:
+    return [*pieces(note_question(timeline, first, end).text), *QUESTION_END]
+
+
 def _within(view: NDArray[np.int64], about: tuple[int, int]) -> NDArray[np.bool_]:
     return (view >= about[0]) & (view < about[1])
 
 
-def _mask(owner: NDArray[np.int64], seen: NDArray[np.bool_], alone: NDArray[np.bool_]) -> NDArray[np.float32]:
+def _mask(
+    owner: NDArray[np.int64], seen: NDArray[np.bool_], alone: NDArray[np.bool_], hidden: NDArray[np.bool_]
+) -> NDArray[np.float32]:
     """A note sees the frames that it is about, questions see those and all notes."""
     clips, space, _ = seen.shape
     index = np.arange(space)
     causal = index[None, None, :] <= index[None, :, None]
     is_note = owner <= -2
-    shelf = is_note[:, None, :] & ~(is_note | alone)[:, :, None]
+    shelf = (is_note & ~hidden)[:, None, :] & ~(is_note | alone)[:, :, None]
     own = ((owner[:, :, None] == owner[:, None, :]) | shelf) & causal
     sink = np.ones((clips, space, len(SINK_PIECES)), bool)
     visible = np.concatenate([sink, seen.repeat(BLOCK_TOKENS, 2), own], axis=2)
