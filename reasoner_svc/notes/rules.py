@@ -66,6 +66,13 @@ def words(rules: Watching, time: TimeRange) -> str:
     return text
 
 
+def stops(prompt: PromptLayout, time: TimeRange) -> tuple[str, ...]:
+    """Texts that end a note about an interval, if its own end does not come."""
+    if not prompt.note_stop:
+        return ()
+    return (prompt.note_stop.replace("{SS}", f"{time.end_us // MICROSECONDS % 60:02d}"),)
+
+
 def is_due(rules: Watching, unseen_units: int, writing: bool, *, ends: bool = False) -> bool:
     """Is it time for a note? A watcher that fell behind covers all that came meanwhile with one note.
 

@@ -18,7 +18,7 @@ from reasoner_svc.notes.box import NoteRecord, Thought, ThoughtBox
 from reasoner_svc.notes.growing import GrowingNote
 from reasoner_svc.notes.line import Line
 from reasoner_svc.notes.pace import Pace
-from reasoner_svc.notes.rules import is_due, most_tokens, stamp, suited, words
+from reasoner_svc.notes.rules import is_due, most_tokens, stamp, stops, suited, words
 from reasoner_svc.notes.taking import NoteTaking, Written
 from reasoner_svc.notes.tally import Tally
 from reasoner_svc.notes.view import Arrival
@@ -165,7 +165,7 @@ class Watcher:
             run=self._run_number,
             prompt_ids=(*prompt.question_tokens(words(self.rules, time)), *marks),
             sampling=SamplingParams(),
-            stops=(),
+            stops=stops(prompt, time),
             max_tokens=most_tokens(self.rules),
             as_of_us=0 if grows else time.end_us,
             since_us=time.start_us if prompt.note_alone else 0,

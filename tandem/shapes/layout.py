@@ -56,5 +56,6 @@ def save(folder: Path) -> None:
         "note_tokens": NOTE_TOKENS,
         "shelf_tokens": SHELF_TOKENS,
         "note_alone": True,
+        "note_stop": " {SS}",
     }
     (folder / "tandem_layout.json").write_text(json.dumps(layout, indent=2) + "\n")

@@ -29,7 +29,7 @@ from tandem.vlm.prompt import DEFAULT_MAX_QUESTION_TOKENS, Layout, Template
 from tandem.vlm.rope import Identity, Rope
 from tandem.vlm.tokens import Tokens
 
-NOTE_FIELDS = ("note_prompt", "note_tokens", "shelf_tokens", "note_alone")
+NOTE_FIELDS = ("note_prompt", "note_tokens", "shelf_tokens", "note_alone", "note_stop")
 
 
 def load_model(
@@ -178,13 +178,14 @@ def _template(checkpoint: Checkpoint, seconds: float) -> Template:
 def _notes(fields: dict[str, Any]) -> dict[str, Any]:
     """How the checkpoint was trained to take notes, whatever its layout."""
     found = {name: fields[name] for name in NOTE_FIELDS if fields.get(name) is not None}
-    prompt, tokens, shelf, alone = (
-        found.get(name, least) for name, least in zip(NOTE_FIELDS, ("", 0, 0, False), strict=True)
+    prompt, tokens, shelf, alone, stop = (
+        found.get(name, least) for name, least in zip(NOTE_FIELDS, ("", 0, 0, False, ""), strict=True)
     )
-    if not isinstance(prompt, str) or len(prompt) > MAX_PROMPT_CHARS:
-        raise Incompatible(
-            f"note_prompt of tandem_layout.json is no text of {MAX_PROMPT_CHARS} characters at most"
-        )
+    for name, text in (("note_prompt", prompt), ("note_stop", stop)):
+        if not isinstance(text, str) or len(text) > MAX_PROMPT_CHARS:
+            raise Incompatible(
+                f"{name} of tandem_layout.json is no text of {MAX_PROMPT_CHARS} characters at most"
+            )
     for name, value, most in (("note_tokens", tokens, MAX_NOTE_TOKENS), ("shelf_tokens", shelf, 2**31)):
         if not isinstance(value, int) or not 0 <= value <= most:
             raise Incompatible(f"{name} of tandem_layout.json is {value!r}; 0 to {most} is possible")

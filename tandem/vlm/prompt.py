@@ -55,6 +55,8 @@ class Template:
     note_tokens: int = 0
     shelf_tokens: int | None = None
     note_alone: bool = False
+    note_stop: str = ""
+    """May hold {SS}."""
 
 
 class Layout:
@@ -83,6 +85,7 @@ class Layout:
         self.note_tokens = template.note_tokens
         self.shelf_tokens = template.shelf_tokens
         self.note_alone = template.note_alone
+        self.note_stop = template.note_stop
         self.eos_ids = eos_ids
         self.rules = rules
         self._template, self._tokens = template, tokens

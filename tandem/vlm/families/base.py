@@ -102,6 +102,8 @@ class PromptLayout(Protocol):
     """Most tokens of notes in view that it was made for; None when it does not say."""
     note_alone: bool
     """A note is taken in view of what it is about, and of nothing before it, notes included."""
+    note_stop: str
+    """Text at which a note ends, with {SS} for the second at which its interval does; empty: none."""
     eos_ids: frozenset[int]
     """Tokens that end an answer."""
 

@@ -18,7 +18,7 @@ from reasoner_svc.decode.params import SamplingParams
 from reasoner_svc.decode.question import AnswerRecord
 from reasoner_svc.decode.schedule import ScheduleLimits
 from reasoner_svc.notes.box import Thought, ThoughtBox
-from reasoner_svc.notes.rules import clock, is_due, most_tokens, shelf_tokens, stamp, suited, words
+from reasoner_svc.notes.rules import clock, is_due, most_tokens, shelf_tokens, stamp, stops, suited, words
 from tandem.core.blocks import BlockKind
 from tandem.core.clock import monotonic_clock
 from tandem.core.errors import InvalidInput, NotFound, TandemError, Unavailable
@@ -113,6 +113,9 @@ def test_what_is_left_open_is_as_the_checkpoint_was_trained(model: VisionLanguag
         assert (words(chosen, TimeRange(0, 5_000_000)), most_tokens(chosen)) == ("list 00:00 to 00:05.", 64)
         own = Watching(mode=mode, prompt="what?", note_tokens=8)
         assert suited(own, trained) == own
+    assert stops(silent, TimeRange(0, 5_000_000)) == ()
+    trained.note_stop = " {SS}"
+    assert stops(trained, TimeRange(0, 125_000_000)) == (" 05",)
     assert [shelf_tokens(tokens, trained) for tokens in (0, 7, -1)] == [0, 7, 640]
     assert shelf_tokens(-1, silent) == 1024
 

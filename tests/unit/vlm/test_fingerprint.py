@@ -106,7 +106,13 @@ def test_how_notes_are_taken_changes_no_block(copy, layout):
     edit(copy / "tandem_layout.json", lambda f: f.update(layout=layout))
     before = load_model(str(copy))
     assert (before.prompt.note_prompt, before.prompt.note_tokens, before.prompt.shelf_tokens) == ("", 0, None)
-    notes = {"note_prompt": "list {start} to {end}", "note_tokens": 9, "shelf_tokens": 70, "note_alone": True}
+    notes = {
+        "note_prompt": "list {start} to {end}",
+        "note_tokens": 9,
+        "shelf_tokens": 70,
+        "note_alone": True,
+        "note_stop": "x",
+    }
     edit(copy / "tandem_layout.json", lambda f: f.update(notes))
     after = load_model(str(copy))
     assert {name: getattr(after.prompt, name) for name in notes} == notes
@@ -121,6 +127,7 @@ def test_how_notes_are_taken_changes_no_block(copy, layout):
         {"note_tokens": 1025},
         {"shelf_tokens": -1},
         {"note_alone": 1},
+        {"note_stop": 2},
     ],
 )
 def test_notes_that_no_watcher_could_take_are_refused(copy, notes):
