@@ -138,6 +138,13 @@ def _draw(rng: np.random.Generator, asker: Asker, kind: str) -> Question | None:
     return note_question(timeline, segment(rng, timeline, cut), cut)
 
 
+def question_tokens(question: Question, vocabulary: dict[str, int]) -> tuple[list[int], int]:
+    """A question with its answer and the end of it, and how many of the tokens come before the answer."""
+    prompt = [*pieces(question.text), *QUESTION_END, *pieces(question.lead)]
+    words = [*prompt, *pieces(question.answer), "<|im_end|>"]
+    return [vocabulary[word] for word in words], len(prompt)
+
+
 def video_positions(frames: int, gap: int) -> NDArray[np.int64]:
     """Positions [3, video] of sink and blocks with `gap` unused positions between them."""
     sink = np.broadcast_to(np.arange(len(SINK_PIECES)), (3, len(SINK_PIECES)))
@@ -185,14 +192,13 @@ def make_batch(
         ids[b, :video] = [vocabulary[w] for w in video_words(timeline)]
         at = 0
         for number, q in enumerate(draw_questions(rng, timeline, budget)):
-            prompt = [*pieces(q.text), *QUESTION_END, *pieces(q.lead)]
-            words = [vocabulary[w] for w in [*prompt, *pieces(q.answer), "<|im_end|>"]]
+            words, asks = question_tokens(q, vocabulary)
             if at + len(words) - 1 > budget:
                 break
             span = slice(video + at, video + at + len(words) - 1)
             ids[b, span] = words[:-1]
-            first = video + at + len(prompt) - 1
-            targets[b, first : span.stop] = words[len(prompt) :]
+            first = video + at + asks - 1
+            targets[b, first : span.stop] = words[asks:]
             kinds[b, first : span.stop] = ALL_KINDS.index(q.kind)
             if q.kind in RETRIEVED and q.evidence:
                 asked.append((b, at, at + len(pieces(q.text)), q))

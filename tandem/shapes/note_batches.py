@@ -14,6 +14,7 @@ from tandem.shapes.batches import (
     Batch,
     block_words,
     frame_things,
+    question_tokens,
     video_positions,
     window_mask,
 )
@@ -83,14 +84,13 @@ def make_note_batch(rng: np.random.Generator, vocabulary: dict[str, int], tokens
             at = mine.stop
         ids[b, : len(words)] = [vocabulary[w] for w in words]
         for number, q in enumerate(row.asked, 1):
-            prompt = [*pieces(q.text), *QUESTION_END, *pieces(q.lead)]
-            said = [vocabulary[w] for w in [*prompt, *pieces(q.answer), "<|im_end|>"]]
+            said, asks = question_tokens(q, vocabulary)
             if at + len(said) - 1 > space:
                 break
             span = slice(video + at, video + at + len(said) - 1)
             ids[b, span] = said[:-1]
-            first = span.start + len(prompt) - 1
-            targets[b, first : span.stop] = said[len(prompt) :]
+            first = span.start + asks - 1
+            targets[b, first : span.stop] = said[asks:]
             kinds[b, first : span.stop] = ALL_KINDS.index(q.kind)
             if q.kind == NOTE:
                 mine = slice(at, at + len(said) - 1)
