@@ -57,6 +57,8 @@ class Answered:
     """The second at which frame 0 stands."""
     tokens: int = 0
     """Of the answer."""
+    context: int = 0
+    """Tokens in view before the question."""
 
     @property
     def right(self) -> bool:
@@ -153,14 +155,19 @@ class Asking:
             retrieval=wish,
         )
         call = self.stub.Answer(reasoner_pb2.AnswerRequest(stream_id=STREAM, question=wired))
-        text, evidence, tokens = "", None, 0
+        text, evidence, tokens, context = "", None, 0, 0
         while (response := await call.read()) is not grpc.aio.EOF:
             if response.WhichOneof("event") == "delta":
                 text += response.delta
             else:
-                evidence, tokens = response.final.evidence, response.final.usage.answer_tokens
+                final = response.final
+                evidence, tokens, context = (
+                    final.evidence,
+                    final.usage.answer_tokens,
+                    final.usage.context_tokens,
+                )
         assert evidence is not None, "the answer has no final record"
-        return Answered(question, text, evidence, start, tokens)
+        return Answered(question, text, evidence, start, tokens, context)
 
 
 @asynccontextmanager

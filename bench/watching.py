@@ -13,8 +13,11 @@ stream. ``notes_right_<mode>``: notes that say word for word what began in their
 ``tokens_after_<mode>``: tokens of an answer. ``accuracy_<mode>``: answers at the end that are right, word for
 word, about single moments; ``accuracy_several_<mode>`` those that rest on many, counts and what came back,
 and ``tokens_after_several_<mode>`` theirs. ``frame_lag_<mode>``: milliseconds from the camera to where
-questions see a frame. ``frame_lag_growth_<mode>``: how much later the last quarter of a stream is than its
-first.
+questions see a frame. ``frame_lag_growth_<mode>``: how much later the last third of a stream is than the one
+before; in the first, what is in view still grows.
+
+``accuracy_several_few_<mode>`` and ``tokens_in_view_few_<mode>``: the questions about many moments once
+more, with few blocks in view (`FEW`): by retrieval, and by notes alone beside the newest.
 
 The default model's notes are short. So the same is played with random weights that use a note's whole budget
 (`BUSY`): ``frame_lag_busy_<mode>``, ``frame_lag_growth_busy_<mode>``, ``first_token_busy_<mode>`` and
@@ -27,7 +30,6 @@ import asyncio
 import statistics
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -36,7 +38,8 @@ import torch
 from bench._decoding import Row
 from bench._live import Encoder, play
 from bench._notes import collect, wanted
-from bench._streams import ANSWER_TOKENS, FULL, RECALLED, SECRET, STREAM, Parts, serving
+from bench._streams import ANSWER_TOKENS, FULL, RECALLED, SECRET, STREAM, Asking, Parts, serving
+from bench._watched import Measured, of_busy, of_mode, row
 from reasoner_svc.app import Reasoner
 from reasoner_svc.config import ReasonerConfig
 from reasoner_svc.notes.box import ThoughtBox
@@ -59,6 +62,8 @@ LOAD = 0.4
 SLOW_S = 0.05
 PROBE_EVERY = 10
 """Units from one question to the next while the stream plays."""
+FEW = {WatchMode.OFF: (46, 32), WatchMode.SEGMENT_NOTES: (16, 0)}
+"""Newest blocks in view, and how many older ones a question may bring back, where few are wanted."""
 
 
 def settings(quick: bool) -> dict[str, Any]:
@@ -69,37 +74,14 @@ def settings(quick: bool) -> dict[str, Any]:
         "threads": 1,
         "modes": [mode.value for mode in MODES],
         "units": 60 if quick else 240,
+        "timed_units": 60 if quick else 720,
+        "few_blocks": {mode.value: blocks for mode, blocks in FEW.items()},
         "turns": 1 if quick else 3,
         "load": LOAD,
         "slow_s": SLOW_S,
         "probe_every_units": PROBE_EVERY,
         "recalled_blocks": RECALLED,
     }
-
-
-@dataclass
-class Measured:
-    """One mode, over all turns."""
-
-    first_ms: list[float] = field(default_factory=list)
-    answer_ms: list[float] = field(default_factory=list)
-    before: list[float] = field(default_factory=list)
-    after: list[float] = field(default_factory=list)
-    right: list[float] = field(default_factory=list)
-    several_right: list[float] = field(default_factory=list)
-    several_after: list[float] = field(default_factory=list)
-    notes_right: list[float] = field(default_factory=list)
-    lags_ms: list[float] = field(default_factory=list)
-    growth_ms: list[float] = field(default_factory=list)
-
-    def take(self, asked: Measured) -> None:
-        """Tokens and accuracy of a play with the model's own times."""
-        self.before[-1:] = asked.before
-        self.after[-len(asked.after) :] = asked.after
-        self.right += asked.right
-        self.several_right += asked.several_right
-        self.several_after += asked.several_after
-        self.notes_right += asked.notes_right
 
 
 def run(*, quick: bool = False) -> list[Row]:
@@ -113,14 +95,14 @@ def run(*, quick: bool = False) -> list[Row]:
         found: dict[WatchMode, Measured] = defaultdict(Measured)
         for turn in range(chosen["turns"]):
             for mode in MODES:
-                asyncio.run(_turn(parts, mode, turn, chosen["units"], period_s, period_s, found[mode]))
+                asyncio.run(_timed(parts, mode, turn, chosen["timed_units"], period_s, found[mode]))
                 if not is_busy:
                     asked = Measured()
-                    asyncio.run(_turn(parts, mode, turn, chosen["units"], max(period_s, SLOW_S), 1.0, asked))
+                    asyncio.run(_asked(parts, mode, turn, chosen["units"], max(period_s, SLOW_S), asked))
                     found[mode].take(asked)
-        of_modes = _busy_rows if is_busy else _rows
+        of_modes = of_busy if is_busy else of_mode
         rows += [row for mode in MODES for row in of_modes(mode, found[mode], found[WatchMode.OFF])]
-        rows.append(_row(f"unit_period{'_busy' if is_busy else ''}", [1000 * period_s], "ms"))
+        rows.append(row(f"unit_period{'_busy' if is_busy else ''}", [1000 * period_s], "ms"))
     return rows
 
 
@@ -136,15 +118,18 @@ def _pace(parts: Parts) -> float:
     return statistics.median(seconds[10:]) / LOAD
 
 
-async def _turn(
-    parts: Parts, mode: WatchMode, seed: int, units: int, period_s: float, unit_s: float, into: Measured
+def _config(parts: Parts, recent: int = 0, recalled: int = RECALLED) -> ReasonerConfig:
+    """`recent` newest blocks always in view (0: as many as the model was trained with)."""
+    view_tokens = recent * parts.block_tokens or parts.recent_tokens
+    return ReasonerConfig(name="reasoner", secret=SECRET, view_tokens=view_tokens, retrieve_blocks=recalled)
+
+
+async def _timed(
+    parts: Parts, mode: WatchMode, seed: int, units: int, period_s: float, into: Measured
 ) -> None:
-    """One stream, played and asked about; a unit is `unit_s` of stream time."""
+    """One stream, played with the times of its pace and asked about meanwhile."""
     stream = draw_stream(seed, units)
-    config = ReasonerConfig(
-        name="reasoner", secret=SECRET, view_tokens=parts.recent_tokens, retrieve_blocks=RECALLED
-    )
-    async with serving(parts, config) as (reasoner, asking):
+    async with serving(parts, _config(parts)) as (reasoner, asking):
         box = _watch(reasoner, mode)
         notes = asyncio.create_task(collect(box))
         probes: list[asyncio.Task[None]] = []
@@ -154,28 +139,55 @@ async def _turn(
                 question = stream.questions[len(probes) % len(stream.questions)]
                 probes.append(asyncio.create_task(_probe(asking.stub, question, len(probes), into)))
 
-        played = await play(reasoner, asking, Encoder(parts, stream, unit_s), units, period_s, on_unit)
+        played = await play(reasoner, asking, Encoder(parts, stream, period_s), units, period_s, on_unit)
         await asyncio.gather(*probes)
-        await _quiet(reasoner)
-        if mode is not WatchMode.OFF:
-            # As at the end of a stream: what is shorter than a segment has a last note.
-            await asking.stub.FinishNotes(reasoner_pb2.FinishNotesRequest(stream_id=STREAM))
-        if unit_s == 1.0:
-            for question in stream.questions:
-                into.right.append(float((await asking.ask(question, FULL)).right))
-            for question in draw_stream(seed, units, SEVERAL).questions:
-                answered = await asking.ask(question, FULL)
-                into.several_right.append(float(answered.right))
-                into.several_after.append(float(answered.tokens))
+        await _to_the_end(reasoner, asking, mode)
         box.end(TandemError("over"))
         into.before.append(float(sum(note.tokens for note in await notes)))
-        if unit_s == 1.0:
-            into.notes_right += [float(n.text == wanted(stream.timeline, n.time)) for n in await notes]
-    quarter = units // 4
+    third = units // 3
     into.lags_ms += played.lags_ms
     into.growth_ms.append(
-        statistics.median(played.lags_ms[-quarter:]) - statistics.median(played.lags_ms[:quarter])
+        statistics.median(played.lags_ms[-third:]) - statistics.median(played.lags_ms[third : 2 * third])
     )
+
+
+async def _asked(
+    parts: Parts, mode: WatchMode, seed: int, units: int, period_s: float, into: Measured
+) -> None:
+    """One stream, played with a second a frame; at its end every question."""
+    stream, several = draw_stream(seed, units), draw_stream(seed, units, SEVERAL).questions
+    async with serving(parts, _config(parts)) as (reasoner, asking):
+        box = _watch(reasoner, mode)
+        notes = asyncio.create_task(collect(box))
+        await play(reasoner, asking, Encoder(parts, stream, 1.0), units, period_s, lambda _: None)
+        await _to_the_end(reasoner, asking, mode)
+        for question in stream.questions:
+            into.right.append(float((await asking.ask(question, FULL)).right))
+        for question in several:
+            answered = await asking.ask(question, FULL)
+            into.several_right.append(float(answered.right))
+            into.several_after.append(float(answered.tokens))
+        box.end(TandemError("over"))
+        into.before.append(float(sum(note.tokens for note in await notes)))
+        into.notes_right += [float(n.text == wanted(stream.timeline, n.time)) for n in await notes]
+    if mode not in FEW:
+        return
+    async with serving(parts, _config(parts, *FEW[mode])) as (reasoner, asking):
+        box = _watch(reasoner, mode)
+        await play(reasoner, asking, Encoder(parts, stream, 1.0), units, period_s, lambda _: None)
+        await _to_the_end(reasoner, asking, mode)
+        for question in several:
+            answered = await asking.ask(question, FULL)
+            into.few_right.append(float(answered.right))
+            into.few_in_view.append(float(answered.context))
+        box.end(TandemError("over"))
+
+
+async def _to_the_end(reasoner: Reasoner, asking: Asking, mode: WatchMode) -> None:
+    """Until all is written, as at the end of a stream: what is shorter than a segment has a last note."""
+    await _quiet(reasoner)
+    if mode is not WatchMode.OFF:
+        await asking.stub.FinishNotes(reasoner_pb2.FinishNotesRequest(stream_id=STREAM))
 
 
 def _watch(reasoner: Reasoner, mode: WatchMode) -> ThoughtBox:
@@ -208,67 +220,3 @@ async def _probe(stub: Any, question: Question, number: int, into: Measured) -> 
             into.after.append(float(response.final.usage.answer_tokens))
     into.first_ms.append(1000 * (first_s - began_s))
     into.answer_ms.append(1000 * (time.perf_counter() - began_s))
-
-
-def _rows(mode: WatchMode, ours: Measured, off: Measured) -> list[Row]:
-    name = mode.value.replace("-", "_")
-    return [
-        _time("first_token", name, ours.first_ms, off.first_ms),
-        _time("answer", name, ours.answer_ms, off.answer_ms),
-        _time("frame_lag", name, ours.lags_ms, off.lags_ms),
-        _row(f"frame_lag_growth_{name}", ours.growth_ms, "ms", baseline=statistics.median(off.growth_ms)),
-        _row(f"tokens_before_{name}", ours.before, "tokens"),
-        _row(f"notes_right_{name}", [_mean(ours.notes_right or [0.0])], "fraction"),
-        _row(f"tokens_after_{name}", ours.after, "tokens"),
-        _row(f"accuracy_{name}", [_mean(ours.right)], "fraction", baseline=_mean(off.right)),
-        _row(
-            f"accuracy_several_{name}",
-            [_mean(ours.several_right)],
-            "fraction",
-            baseline=_mean(off.several_right),
-        ),
-        _row(
-            f"tokens_after_several_{name}",
-            [_mean(ours.several_after)],
-            "tokens",
-            baseline=_mean(off.several_after),
-        ),
-    ]
-
-
-def _busy_rows(mode: WatchMode, ours: Measured, off: Measured) -> list[Row]:
-    name = "busy_" + mode.value.replace("-", "_")
-    return [
-        _time("first_token", name, ours.first_ms, off.first_ms),
-        _time("frame_lag", name, ours.lags_ms, off.lags_ms),
-        _row(f"frame_lag_growth_{name}", ours.growth_ms, "ms", baseline=statistics.median(off.growth_ms)),
-        _row(f"tokens_before_{name}", ours.before, "tokens"),
-    ]
-
-
-def _time(metric: str, name: str, values: list[float], base: list[float]) -> Row:
-    return _row(f"{metric}_{name}", values, "ms", baseline=statistics.median(base), faster=True)
-
-
-def _mean(values: list[float]) -> float:
-    return statistics.fmean(values)
-
-
-def _row(
-    metric: str, values: list[float], unit: str, *, baseline: float | None = None, faster: bool = False
-) -> Row:
-    """The median, and the distance of the quartiles over it."""
-    middle = statistics.median(values)
-    quarters = statistics.quantiles(values, n=4) if len(values) > 1 else [middle] * 3
-    ratio = None
-    if baseline is not None and faster and middle > 0:
-        ratio = round(baseline / middle, 4)
-    return {
-        "metric": metric,
-        "value": round(middle, 4),
-        "unit": unit,
-        "baseline": None if baseline is None else round(baseline, 4),
-        "ratio": ratio,
-        "n": len(values),
-        "spread": round((quarters[2] - quarters[0]) / middle, 3) if middle > 0 else None,
-    }

@@ -29,8 +29,9 @@ from tandem.shapes.notes import (
     note_question,
 )
 
-FRAMES = (24, 128)  # fewest and most blocks in view
+FRAMES = (16, 128)  # fewest and most blocks in view
 NOTES = (60, SHELF_TOKENS)  # tokens of notes for which a batch has room
+FULL = 0.5  # part of the batches that have room for all that a shelf holds
 WITH_PROMPTS = 1.5  # tokens of notes with their prompts, about, over those without
 BLIND = 0.5  # part of the rows whose notes do not see the blocks
 
@@ -38,7 +39,7 @@ BLIND = 0.5  # part of the rows whose notes do not see the blocks
 def make_note_batch(rng: np.random.Generator, vocabulary: dict[str, int], tokens: int, budget: int) -> Batch:
     """Draw streams with notes about them, about `tokens` tokens in all, `budget` of a row for questions."""
     frames = int(rng.integers(FRAMES[0], FRAMES[1] + 1))
-    room = int(np.exp(rng.uniform(np.log(NOTES[0]), np.log(NOTES[1]))))
+    room = NOTES[1] if rng.random() < FULL else int(np.exp(rng.uniform(*np.log(NOTES))))
     clips = max(1, int(tokens / (frames * BLOCK_TOKENS + WITH_PROMPTS * room + budget)))
     rows = [draw_row(rng, frames, room, budget) for _ in range(clips)]
     video = len(SINK_PIECES) + BLOCK_TOKENS * frames

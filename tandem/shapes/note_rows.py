@@ -28,9 +28,9 @@ SEGMENTS = (8, 24)  # frames that a note is about
 LONG = 0.6  # part of the streams whose things come back as those of long streams do
 TAIL = 0.45  # part of the rows that end with a note to be taken
 WEIGHTS = {
-    "count_thing": 5.0,
-    "count_shape": 4.0,
-    "count_colour": 4.0,
+    "count_thing": 4.0,
+    "count_shape": 6.0,
+    "count_colour": 6.0,
     CAME_BACK: 3.0,
     "now": 0.5,
     "last": 0.5,
@@ -43,6 +43,7 @@ WEIGHTS = {
     "was_there": 1.5,
 }
 MOST = 30  # counts beyond are not asked
+LARGE = 0.5  # part of the counts that are the largest of three: small ones are common, large ones hard
 
 
 @dataclass
@@ -61,7 +62,7 @@ class Row:
 def draw_row(rng: np.random.Generator, frames: int, room: int, budget: int) -> Row:
     """A stream of which `frames` are in view, with `room` tokens for notes and `budget` for questions."""
     size = int(rng.integers(SEGMENTS[0], SEGMENTS[1] + 1))
-    longest = max(frames, int(room / PER_UNIT * rng.uniform(0.3, 1.0)))
+    longest = max(frames, int(room / PER_UNIT * (rng.uniform(0.3, 1.0) if rng.random() < 0.5 else 1.0)))
     noted = max(size, longest // size * size)
     tail = size if rng.random() < TAIL else 0
     timeline = _draw_timeline(rng, max(noted + tail, frames))
@@ -167,8 +168,10 @@ def _draw_questions(rng: np.random.Generator, row: Row, budget: int) -> list[Que
         kind = kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
         if kind == CAME_BACK:
             question: Question | None = came_back(rng, noted, row.timeline.frames)
+        elif kind.startswith("count"):
+            question = _ask_count(rng, counts, kind)
         else:
-            question = (counts if kind.startswith("count") else seen).ask(kind)
+            question = seen.ask(kind)
         if question is None:
             continue
         if kind == CAME_BACK or kind.startswith("count"):
@@ -186,6 +189,12 @@ def _draw_questions(rng: np.random.Generator, row: Row, budget: int) -> list[Que
             break
         out.append(question)
     return out
+
+
+def _ask_count(rng: np.random.Generator, asker: Asker, kind: str) -> Question | None:
+    """One that is large in `LARGE` of the draws."""
+    drawn = [asker.ask(kind) for _ in range(3 if rng.random() < LARGE else 1)]
+    return max((q for q in drawn if q is not None), key=lambda q: len(q.evidence), default=None)
 
 
 def _in_view(question: Question, row: Row) -> Question:
