@@ -1,0 +1,84 @@
+"""Pure. What a unit costs, learned from the batches that ran: a fixed part a batch, and a part a token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_KEEP = 0.85
+"""What a batch leaves of the weight of those before it: the last dozen counts."""
+_WARM_UP = 3
+"""First batches that say nothing: libraries load, memory is taken."""
+_BUSY_S = 3.0
+"""Time constant of the busy share."""
+
+
+@dataclass(slots=True)
+class CostMeter:
+    """Written by the model's thread alone, one batch at a time."""
+
+    batches: int = 0
+    busy_share: float = 0.0
+    """Of the time of late, how much the model was at work."""
+    _weight: float = 0.0
+    _units: float = 0.0
+    _tokens: float = 0.0
+    _seconds: float = 0.0
+    _tokens_tokens: float = 0.0
+    _tokens_seconds: float = 0.0
+    _ended_s: float | None = None
+
+    def add(self, units: int, tokens: int, began_s: float, ended_s: float) -> None:
+        """A batch ran."""
+        seconds = ended_s - began_s
+        self._note_busy(seconds, ended_s)
+        self.batches += 1
+        if self.batches <= _WARM_UP or units == 0 or tokens == 0:
+            return
+        self._weight = self._weight * _KEEP + 1
+        self._units = self._units * _KEEP + units
+        self._tokens = self._tokens * _KEEP + tokens
+        self._seconds = self._seconds * _KEEP + seconds
+        self._tokens_tokens = self._tokens_tokens * _KEEP + tokens * tokens
+        self._tokens_seconds = self._tokens_seconds * _KEEP + tokens * seconds
+
+    @property
+    def is_known(self) -> bool:
+        """True once batches have told enough."""
+        return self._weight > 2.0
+
+    @property
+    def unit_tokens(self) -> float:
+        """Mean tokens of a unit; 0 while nothing is known."""
+        return self._tokens / self._units if self._units else 0.0
+
+    def unit_seconds(self, batch_units: float) -> float:
+        """Seconds of the model a mean unit takes in batches of that many; 0 while nothing is known.
+
+        Least squares over the batches of late where their sizes differ; else what they took. A batch larger
+        than any that ran is never taken to cost less than the part a token.
+        """
+        if not self.is_known:
+            return 0.0
+        mean_tokens, mean_s = self._tokens / self._weight, self._seconds / self._weight
+        spread = self._tokens_tokens / self._weight - mean_tokens**2
+        ratio = mean_s / mean_tokens
+        if spread < (0.25 * self.unit_tokens) ** 2:
+            return ratio * self.unit_tokens
+        slope = (self._tokens_seconds / self._weight - mean_tokens * mean_s) / spread
+        slope = min(max(slope, 0.1 * ratio), ratio)
+        fixed = mean_s - slope * mean_tokens
+        return fixed / max(batch_units, 1.0) + slope * self.unit_tokens
+
+    def busy(self, now_s: float) -> float:
+        """The busy share by now: it fades while nothing runs."""
+        if self._ended_s is None:
+            return 0.0
+        idle_s = max(now_s - self._ended_s, 0.0)
+        return self.busy_share * _BUSY_S / (_BUSY_S + idle_s)
+
+    def _note_busy(self, seconds: float, ended_s: float) -> None:
+        since_s = seconds if self._ended_s is None else max(ended_s - self._ended_s, seconds)
+        part = min(since_s / _BUSY_S, 1.0)
+        if since_s > 0:
+            self.busy_share += part * (min(seconds / since_s, 1.0) - self.busy_share)
+        self._ended_s = ended_s
