@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-_KEEP = 0.85
-"""What a batch leaves of the weight of those before it: the last dozen counts."""
-_WARM_UP = 3
+_MEMORY_S = 1.5
+"""Time constant of what is remembered: a device that was slow is not taken for slow for long."""
+_LEAST_KEEP, _MOST_KEEP = 0.6, 0.98
+"""What a batch leaves of the weight of those before it, however far apart they are."""
+_WARM_UP = 2
 """First batches that say nothing: libraries load, memory is taken."""
 _BUSY_S = 3.0
 """Time constant of the busy share."""
@@ -30,21 +33,23 @@ class CostMeter:
     def add(self, units: int, tokens: int, began_s: float, ended_s: float) -> None:
         """A batch ran."""
         seconds = ended_s - began_s
+        since_s = seconds if self._ended_s is None else ended_s - self._ended_s
+        keep = min(max(math.exp(-since_s / _MEMORY_S), _LEAST_KEEP), _MOST_KEEP)
         self._note_busy(seconds, ended_s)
         self.batches += 1
         if self.batches <= _WARM_UP or units == 0 or tokens == 0:
             return
-        self._weight = self._weight * _KEEP + 1
-        self._units = self._units * _KEEP + units
-        self._tokens = self._tokens * _KEEP + tokens
-        self._seconds = self._seconds * _KEEP + seconds
-        self._tokens_tokens = self._tokens_tokens * _KEEP + tokens * tokens
-        self._tokens_seconds = self._tokens_seconds * _KEEP + tokens * seconds
+        self._weight = self._weight * keep + 1
+        self._units = self._units * keep + units
+        self._tokens = self._tokens * keep + tokens
+        self._seconds = self._seconds * keep + seconds
+        self._tokens_tokens = self._tokens_tokens * keep + tokens * tokens
+        self._tokens_seconds = self._tokens_seconds * keep + tokens * seconds
 
     @property
     def is_known(self) -> bool:
         """True once batches have told enough."""
-        return self._weight > 2.0
+        return self._weight > 1.5
 
     @property
     def unit_tokens(self) -> float:

@@ -16,6 +16,8 @@ from tandem.core.overload import Overload
 log = logging.getLogger(__name__)
 
 PERIOD_S = 0.25
+GAPS_HOLD_S = 2.0
+"""How long after the last frame that was left out it counts as leaving frames out."""
 
 
 class Pacing:
@@ -28,12 +30,13 @@ class Pacing:
         self._control: RateControl[Session] = RateControl()
         self._task: asyncio.Task[None] | None = None
         self._late_s = 0.0
+        self._shed_s = float("-inf")
         self._said = Overload.NONE
 
     @property
     def overload(self) -> Overload:
         """How far it has come."""
-        if any(session.is_shedding for session in self._sessions()):
+        if self._clock() - self._shed_s < GAPS_HOLD_S:
             return Overload.GAPS
         return Overload.RATES if self._control.is_overloaded else Overload.NONE
 
@@ -57,6 +60,8 @@ class Pacing:
         wishes = {session: session.wish() for session in self._sessions() if session.lane is not None}
         self._late_s = max((wish.late_s for wish in wishes.values()), default=0.0)
         self._late_s = max(self._late_s, 0.0)
+        if any(session.is_shedding for session in self._sessions()):
+            self._shed_s = self._clock()
         rates = self._control.tick(self._clock(), wishes)
         of_tenant = Counter(wish.tenant for wish in wishes.values())
         for session, rate in rates.items():

@@ -1,7 +1,6 @@
-"""Pure. Whether a stream's next unit is left out, because it would be watched later than its client accepts."""
+"""Pure. Whether a stream's next unit is left out: it would be watched later than its client accepts."""
 
 from __future__ import annotations
-
 
 BEGIN, END = 0.5, 0.25
 """Parts of the longest lag: what is let in still has to wait behind what waits already, and one long gap is

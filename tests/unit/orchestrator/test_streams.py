@@ -12,7 +12,7 @@ from orchestrator.backlog import Bounds
 from orchestrator.cluster import Cluster
 from orchestrator.journal import Journal, Record
 from orchestrator.limits import Limits
-from orchestrator.session import SessionSettings
+from orchestrator.settings import SessionSettings
 from orchestrator.standing_record import StandingRecord
 from orchestrator.streams import Streams
 from orchestrator.tokens import make_nonce, resume_token
