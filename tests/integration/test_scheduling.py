@@ -73,26 +73,29 @@ async def test_quotas_of_a_tenant_are_its_own(tmp_path: Path) -> None:
     quotas = Quotas(
         tenants={"acme": Quota(streams=1, open_questions=1, weight=3.0), "b": Quota()}, default=None
     )
-    async with World(tmp_path, quotas=quotas) as world, tandem.connect(world.app.address) as t:
-        async with t.watch(MediaKind.PICTURES, stream_id="a1", tenant="acme") as stream:
-            assert (world.encoder.opens[-1].tenant, world.encoder.opens[-1].weight) == ("acme", 3.0)
-            with pytest.raises(LimitExceeded, match="tenant acme has 1 of 1 streams"):
-                async with t.watch(MediaKind.PICTURES, stream_id="a2", tenant="acme"):
-                    pass
-            with pytest.raises(TandemError, match="'default' is not in the file of quotas"):
-                async with t.watch(MediaKind.PICTURES):
-                    pass
-            async with t.watch(MediaKind.PICTURES, stream_id="b1", tenant="b"):
-                assert {(s.stream_id, s.tenant) for s in await t.streams()} == {("a1", "acme"), ("b1", "b")}
-            await stream.push_picture(b"jpeg", pts_us=0)
-            world.reasoner.gate.clear()
-            first = stream.pose("one?")
-            await world.until(lambda: world.reasoner.active == 1)
-            with pytest.raises(LimitExceeded, match="1 questions of tenant acme are open"):
-                await t.ask("a1", "two?")
-            world.reasoner.gate.set()
-            assert (await first.answer).text
-            assert (await t.ask("a1", "three?")).text
+    async with (
+        World(tmp_path, quotas=quotas) as world,
+        tandem.connect(world.app.address) as t,
+        t.watch(MediaKind.PICTURES, stream_id="a1", tenant="acme") as stream,
+    ):
+        assert (world.encoder.opens[-1].tenant, world.encoder.opens[-1].weight) == ("acme", 3.0)
+        with pytest.raises(LimitExceeded, match="tenant acme has 1 of 1 streams"):
+            async with t.watch(MediaKind.PICTURES, stream_id="a2", tenant="acme"):
+                pass
+        with pytest.raises(TandemError, match="'default' is not in the file of quotas"):
+            async with t.watch(MediaKind.PICTURES):
+                pass
+        async with t.watch(MediaKind.PICTURES, stream_id="b1", tenant="b"):
+            assert {(s.stream_id, s.tenant) for s in await t.streams()} == {("a1", "acme"), ("b1", "b")}
+        await stream.push_picture(b"jpeg", pts_us=0)
+        world.reasoner.gate.clear()
+        first = stream.pose("one?")
+        await world.until(lambda: world.reasoner.active == 1)
+        with pytest.raises(LimitExceeded, match="1 questions of tenant acme are open"):
+            await t.ask("a1", "two?")
+        world.reasoner.gate.set()
+        assert (await first.answer).text
+        assert (await t.ask("a1", "three?")).text
 
 
 async def test_a_tenant_is_kept_when_a_stream_is_resumed(tmp_path: Path) -> None:
@@ -187,34 +190,37 @@ async def test_overload_costs_rate_then_frames_then_new_streams_and_passes(
 ) -> None:
     device = SlowDevice(monkeypatch)
     media = MediaOptions(kind=MediaKind.PICTURES, sample_fps=8.0, min_fps=4.0, max_lag_s=3.0)
-    async with services(tmp_path) as (t, encoder):
-        async with t.watch(media, stream_id="one") as one, t.watch(media, stream_id="two") as two:
-            cameras = [Camera(one), Camera(two)]
-            # Eight units a second are asked for, and five are possible.
-            device.unit_s = 0.2
-            await until(lambda: all(0 < camera.fps < 8.0 for camera in cameras), 10.0)
-            reason = one.progress.rate_reason
-            assert "of 8 frames per second" in reason, reason
-            assert sum(camera.dropped_s for camera in cameras) == 0.0, "rates fall first"
-            # Now even the least of both, four units a second, is too much.
-            device.unit_s = 0.5
-            await until(lambda: encoder.pacing.overload is Overload.GAPS, 10.0)
-            await asyncio.sleep(0.3)  # for a heartbeat
-            assert {camera.fps for camera in cameras} == {4.0}
-            with pytest.raises(LimitExceeded, match="no room for the stream") as refused:
-                async with t.watch(media, stream_id="three"):
-                    pass
-            assert refused.value.retry_after_s
-            assert (await one.ask("What was shown?", timeout_s=10, at_once=True)).evidence_blocks
-            # And it is over.
-            device.unit_s = 0.0
-            back_s = await until(lambda: all(camera.fps == 8.0 for camera in cameras), 15.0)
-            assert back_s < 10.0
-            dropped_s = sum(camera.dropped_s for camera in cameras)
-            assert dropped_s > 0.0
-            await asyncio.sleep(0.5)
-            assert sum(camera.dropped_s for camera in cameras) == dropped_s, "it is over"
-            assert encoder.pacing.overload is Overload.NONE
-            assert not one.progress.rate_reason
-            for camera in cameras:
-                await camera.stop()
+    async with (
+        services(tmp_path) as (t, encoder),
+        t.watch(media, stream_id="one") as one,
+        t.watch(media, stream_id="two") as two,
+    ):
+        cameras = [Camera(one), Camera(two)]
+        # Eight units a second are asked for, and five are possible.
+        device.unit_s = 0.2
+        await until(lambda: all(0 < camera.fps < 8.0 for camera in cameras), 10.0)
+        reason = one.progress.rate_reason
+        assert "of 8 frames per second" in reason, reason
+        assert sum(camera.dropped_s for camera in cameras) == 0.0, "rates fall first"
+        # Now even the least of both, four units a second, is too much.
+        device.unit_s = 0.5
+        await until(lambda: encoder.pacing.overload is Overload.GAPS, 10.0)
+        await asyncio.sleep(0.3)  # for a heartbeat
+        assert {camera.fps for camera in cameras} == {4.0}
+        with pytest.raises(LimitExceeded, match="no room for the stream") as refused:
+            async with t.watch(media, stream_id="three"):
+                pass
+        assert refused.value.retry_after_s
+        assert (await one.ask("What was shown?", timeout_s=10, at_once=True)).evidence_blocks
+        # And it is over.
+        device.unit_s = 0.0
+        back_s = await until(lambda: all(camera.fps == 8.0 for camera in cameras), 15.0)
+        assert back_s < 10.0
+        dropped_s = sum(camera.dropped_s for camera in cameras)
+        assert dropped_s > 0.0
+        await asyncio.sleep(0.5)
+        assert sum(camera.dropped_s for camera in cameras) == dropped_s, "it is over"
+        assert encoder.pacing.overload is Overload.NONE
+        assert not one.progress.rate_reason
+        for camera in cameras:
+            await camera.stop()
