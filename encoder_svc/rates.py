@@ -9,7 +9,7 @@ once and rise after they could have for `RISE_S`.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -33,7 +33,7 @@ _SHRINK = 0.8
 _GROW = 1.25
 _LEAST_BUDGET = 0.1
 _MOST_BUDGET = 0.95
-_ADMITTED = "the encoder had no more to give when the stream was let in"
+_ADMITTED = "the encoder had no more to give when the stream came to it"
 _STEPS = (1.0, 0.75, 0.5, 0.375, 0.25, 0.1875, 0.125, 0.0625)
 """Rates are these parts of what was asked for: a rate that changes all the time helps nobody."""
 
@@ -82,14 +82,16 @@ class RateControl(Generic[Stream]):
 
     @property
     def is_overloaded(self) -> bool:
-        """True while rates are held down."""
-        return self._budget is not None
+        """True while some stream is watched at less than it asked for."""
+        return any(rate.reason for rate in self._rates.values())
 
     def tick(self, now_s: float, wishes: Mapping[Stream, Wish]) -> Mapping[Stream, Rate]:
         """The rates from now on."""
         total = sum(wish.want_fps * wish.frame_cost_s for wish in wishes.values())
-        self._look(now_s, max((wish.late_s for wish in wishes.values()), default=0.0), total)
-        shares = _shares(wishes, self._budget)
+        greedy = _greedy(wishes, self._budget or TARGET)
+        late_s = max((wish.late_s for stream, wish in wishes.items() if stream not in greedy), default=0.0)
+        self._look(now_s, late_s, total)
+        shares = _shares(wishes, self._budget, greedy)
         rates = {
             stream: self._rate(now_s, stream, wish, shares.get(stream)) for stream, wish in wishes.items()
         }
@@ -133,19 +135,40 @@ class RateControl(Generic[Stream]):
         return Rate(fps, _why(wish, fps))
 
 
-def _shares(wishes: Mapping[Stream, Wish], budget: float | None) -> dict[Stream, float]:
+def _greedy(wishes: Mapping[Stream, Wish], budget: float) -> dict[Stream, float]:
+    """Streams whose least is more than their fair share, where not even the least of all fits: their shares.
+
+    They are late by their own doing (the queue sees to it that others are not), and keep no floor.
+    """
+    floors = sum(wish.least_fps * wish.frame_cost_s for wish in wishes.values())
+    if floors <= budget:
+        return {}
+    fair = _fill(wishes, budget, lambda stream, wish: 0.0)
+    return {
+        stream: share
+        for stream, share in fair.items()
+        if wishes[stream].least_fps * wishes[stream].frame_cost_s > share
+    }
+
+
+def _shares(
+    wishes: Mapping[Stream, Wish], budget: float | None, greedy: Mapping[Stream, float]
+) -> dict[Stream, float]:
     """Seconds of the model a second, of each stream whose cost is known."""
     if budget is None:
         return {}
+    return _fill(wishes, budget, lambda stream, wish: greedy.get(stream, wish.least_fps * wish.frame_cost_s))
+
+
+def _fill(
+    wishes: Mapping[Stream, Wish], budget: float, floor: Callable[[Stream, Wish], float]
+) -> dict[Stream, float]:
     tenants: dict[str, list[Stream]] = {}
     for stream, wish in wishes.items():
         if wish.frame_cost_s > 0:
             tenants.setdefault(wish.tenant, []).append(stream)
     needs = [
-        [
-            Need(wishes[s].least_fps * wishes[s].frame_cost_s, wishes[s].want_fps * wishes[s].frame_cost_s)
-            for s in of_tenant
-        ]
+        [Need(floor(s, wishes[s]), wishes[s].want_fps * wishes[s].frame_cost_s) for s in of_tenant]
         for of_tenant in tenants.values()
     ]
     weights = [wishes[of_tenant[0]].weight for of_tenant in tenants.values()]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.admission import Admitted, Refused, admit, retry_after
 from orchestrator.capacity import EncoderRoom, Held, ReasonerRoom, loads, member_rooms
@@ -23,6 +23,8 @@ from tandem.core.errors import LimitExceeded, TandemError
 log = logging.getLogger(__name__)
 
 MAX_DECISIONS = 16
+_FRESH_S = 0.2
+"""How long what streams have is taken to be as it was; a stream that comes or goes is seen at once."""
 _KEEP = 0.9
 """What a stream that ends, or an answer, leaves of the mean of those before it."""
 
@@ -51,6 +53,8 @@ class Door:
         self._sessions = sessions
         self._clock = clock
         self._life_s = 0.0
+        self._seen: list[Held] = []
+        self._seen_s = float("-inf")
         self._answer_s = 1.0
         self.decisions: deque[Decision] = deque(maxlen=MAX_DECISIONS)
         self.outcomes: Counter[str] = Counter()
@@ -84,6 +88,7 @@ class Door:
 
     def left(self, session: Session) -> None:
         """A stream is over."""
+        self._seen_s = float("-inf")
         lasted_s = self._clock() - session.opened_s
         self._life_s = self._life_s * _KEEP + lasted_s * (1 - _KEEP) if self._life_s else lasted_s
 
@@ -109,6 +114,7 @@ class Door:
             raise LimitExceeded(f"no room for the stream: {found.reason}", retry_after_s=found.retry_after_s)
         outcome = "degraded" if found.is_degraded else "admitted"
         self._note(session, tenant, outcome, found.reason, 0.0)
+        held.append(replace(wish, encoder=found.encoder, reasoner=found.reasoner))
         return _terms(found, tenant, quota.weight)
 
     def _rooms(self) -> tuple[dict[str, EncoderRoom], dict[str, ReasonerRoom]]:
@@ -119,11 +125,15 @@ class Door:
         return member_rooms(members)
 
     def _held(self) -> list[Held]:
-        return [
-            self._as_held(session, session.terms.tenant)
-            for session in self._sessions()
-            if session.state is not State.CLOSED
-        ]
+        now_s = self._clock()
+        if now_s - self._seen_s > _FRESH_S:
+            self._seen_s = now_s
+            self._seen = [
+                self._as_held(session, session.terms.tenant)
+                for session in self._sessions()
+                if session.state is not State.CLOSED
+            ]
+        return self._seen
 
     def _as_held(self, session: Session, tenant: str) -> Held:
         alone_s = session.alone_since_s

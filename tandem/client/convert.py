@@ -72,7 +72,7 @@ def media_to_proto(media: MediaOptions) -> types_pb2.MediaOptions:
         sample_fps=media.sample_fps,
         nominal_fps=media.nominal_fps,
         min_fps=media.min_fps,
-        max_lag_ms=round(media.max_lag_s * 1000),
+        max_lag_ms=max(round(media.max_lag_s * 1000), 0),
     )
 
 

@@ -97,8 +97,8 @@ def test_lateness_is_bounded_at_nine_tenths_of_the_load_and_nobody_starves(seed:
     assert {name: len(late) for name, late in encoder.late.items()} == {
         name: sum(1 for _, stream, _ in arrivals if stream == name) for name in rates
     }
-    # A unit waits at most for the batch that runs and the one it is in, and the jitter of its stream.
-    assert max(max(late) for late in encoder.late.values()) < 3 * 8 * cost_s
+    # At most the batch that was running when it was due.
+    assert max(max(late) for late in encoder.late.values()) < 8 * cost_s
 
 
 def test_a_stream_that_sends_too_much_costs_only_itself() -> None:
@@ -110,7 +110,7 @@ def test_a_stream_that_sends_too_much_costs_only_itself() -> None:
     encoder.run(calm + flood, 60.0)
     for k in range(8):
         assert len(encoder.late[f"calm{k}"]) >= 57
-        assert max(encoder.late[f"calm{k}"]) < 3 * 8 * 0.05
+        assert max(encoder.late[f"calm{k}"]) < 8 * 0.05
     assert len(encoder.late["flood"]) > 600, "what the others leave is used"
     assert max(encoder.late["flood"]) > 10
 
@@ -221,6 +221,17 @@ def test_tenants_share_by_their_weights() -> None:
     favoured = {"b": wish(1.0, least_fps=0.1, tenant="b", weight=0.25)}
     rates = RateControl[str]().tick(0.0, many | favoured)
     assert (rates["a0"].fps, rates["b"].fps) == (2.0, 1.5)
+
+
+def test_a_stream_that_asks_for_more_than_its_share_costs_others_nothing() -> None:
+    control: RateControl[str] = RateControl()
+    for tick in range(40):
+        greedy = wish(5.0 + tick, want_fps=100.0, least_fps=100.0)
+        rates = control.tick(tick * 0.25, {"greedy": greedy, "a": wish(-0.1), "b": wish(-0.1)})
+        assert rates["greedy"].fps == 100.0
+        # A third of 0.85 each, at 0.1 s a frame, in steps: two frames.
+        assert min(rates["a"].fps, rates["b"].fps) >= 2.0
+    assert control.is_overloaded
 
 
 def test_before_frames_are_left_out_a_stream_gives_all_it_can() -> None:
