@@ -210,6 +210,15 @@ def test_rates_fall_within_what_clients_accept_and_the_reason_is_told() -> None:
     assert same["gives"] == rates["gives"], "a reason does not change with every look"
 
 
+def test_a_rate_rises_only_after_it_could_have_for_a_while() -> None:
+    control: RateControl[str] = RateControl()
+    two = {"a": wish(1.0, cost_s=0.2), "b": wish(1.0, cost_s=0.2)}
+    assert control.tick(0.0, two)["a"].fps == 2.0
+    for at_s in (1.0, 1.0 + RISE_S - 0.1):  # the other one is gone, and nothing is late any more
+        assert control.tick(at_s, {"a": wish(0.0, cost_s=0.2)})["a"].fps == 2.0
+    assert control.tick(1.0 + RISE_S, {"a": wish(0.0, cost_s=0.2)})["a"].fps == 4.0
+
+
 def test_tenants_share_by_their_weights() -> None:
     control: RateControl[str] = RateControl()
     many = {f"a{k}": wish(1.0, least_fps=0.1, tenant="a") for k in range(3)}
