@@ -62,6 +62,11 @@ class DeadlineQueue(Generic[Stream, Item]):
     def __len__(self) -> int:
         return sum(len(line.waiting) for line in self._lines.values())
 
+    @property
+    def streams(self) -> int:
+        """Streams that it knows, waiting or not."""
+        return len(self._lines)
+
     def put(self, stream: Stream, item: Item, now_s: float, duration_s: float = 0.0) -> None:
         """Add a unit at the end of its stream; it covers `duration_s` of stream time."""
         line = self._lines.setdefault(stream, _Line())
@@ -83,13 +88,13 @@ class DeadlineQueue(Generic[Stream, Item]):
         line = self._lines.get(stream)
         return now_s - line.waiting[0][0] if line is not None and line.waiting else 0.0
 
-    def take(self, now_s: float) -> list[Run[Stream, Item]]:
-        """The next batch, most urgent streams first."""
+    def take(self, now_s: float, most: int | None = None) -> list[Run[Stream, Item]]:
+        """The next batch, most urgent streams first; at most `most` units, where given."""
         taken: dict[Stream, list[Item]] = {}
         ready = {stream: line for stream, line in self._lines.items() if line.waiting}
         for line in ready.values():
             self._note_late(line, now_s)
-        for _ in range(self._batch_items):
+        for _ in range(self._batch_items if most is None else min(most, self._batch_items)):
             if not ready:
                 break
             stream = min(ready, key=lambda stream: _rank(ready[stream], now_s))

@@ -74,6 +74,13 @@ class CostMeter:
         fixed = mean_s - slope * mean_tokens
         return fixed / max(batch_units, 1.0) + slope * self.unit_tokens
 
+    def units_within(self, seconds: float, most: int) -> int:
+        """Units of a batch that takes about so long: 1 to `most`; `most` while nothing is known."""
+        units = most
+        while units > 1 and units * self.unit_seconds(units) > seconds:
+            units -= 1
+        return units
+
     def busy(self, now_s: float) -> float:
         """The busy share by now: it fades while nothing runs."""
         if self._ended_s is None:

@@ -30,6 +30,9 @@ from tandem.vlm.model import VisionLanguageModel
 
 log = logging.getLogger(__name__)
 
+BATCH_S = 0.3
+"""Longest batch, about, while there are several streams."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -175,7 +178,7 @@ class EncodeLoop:
                 self._wake.wait_for(lambda: self._stopping or len(self._queue) > 0)
                 if self._stopping:
                     return
-                batch = self._queue.take(self._clock())
+                batch = self._queue.take(self._clock(), self._most())
             try:
                 self._encode(batch)
             except Exception as error:  # a defect: these streams end with it, the thread and others go on
@@ -183,6 +186,11 @@ class EncodeLoop:
                     self._fail(taken.stream, error)
             # Frames and windows of closed streams are freed now, not when the next batch comes.
             del batch
+
+    def _most(self) -> int:
+        """Units of the next batch: what comes while it runs waits for all of it, however urgent."""
+        units = self._config.batch_units
+        return units if self._queue.streams <= 1 else self.cost.units_within(BATCH_S, units)
 
     def _encode(self, batch: list[QueueRun[Lane, Job]]) -> None:
         ready: list[_Ready] = []

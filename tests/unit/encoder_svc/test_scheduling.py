@@ -31,9 +31,12 @@ def test_the_earliest_deadline_goes_first_and_streams_keep_their_order() -> None
     assert queue.take(0.0) == [Run("new", (20,)), Run("fast", (2, 3))]
     assert queue.late("fast", 1.0) == pytest.approx(0.5)
     assert queue.late("slow", 1.0) == queue.late("unknown", 1.0) == 0.0
-    assert len(queue) == 1
+    assert (len(queue), queue.streams) == (1, 3)
+    queue.put("slow", 11, 0.0, 1.0)
+    assert queue.take(0.0, 1) == [Run("fast", (4,))]
     queue.drop("fast")
     queue.drop("unknown")
+    assert queue.take(9.0) == [Run("slow", (11,))]
     assert queue.take(9.0) == []
 
 
@@ -167,6 +170,8 @@ def test_the_cost_of_a_loaded_batch_is_learned_from_small_ones() -> None:
     assert meter.unit_tokens == pytest.approx(64)
     assert meter.unit_seconds(1) == pytest.approx(0.022, rel=0.02)
     assert meter.unit_seconds(8) == pytest.approx(0.0045, rel=0.05)
+    assert [meter.units_within(s, 16) for s in (0.0, 0.027, 1.0)] == [1, 3, 16]
+    assert CostMeter().units_within(0.0, 16) == 16
     assert meter.busy(now_s) > 0.95
     assert meter.busy(now_s + 30) < 0.1
 
