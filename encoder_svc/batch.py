@@ -37,6 +37,7 @@ class _Line(Generic[Item]):
     """One stream's waiting units, each with its deadline."""
 
     weight: float = 1.0
+    max_lag_s: float = float("inf")
     waiting: deque[tuple[float, Item]] = field(default_factory=deque)
     last_due_s: float = float("-inf")
     is_late: bool = False
@@ -78,6 +79,18 @@ class DeadlineQueue(Generic[Stream, Item]):
     def weigh(self, stream: Stream, weight: float) -> None:
         """What a turn of this stream counts against those of others, from now on; above 0."""
         self._lines.setdefault(stream, _Line()).weight = weight
+
+    def limit(self, stream: Stream, max_lag_s: float) -> None:
+        """How long past its deadline a unit of this stream may wait."""
+        self._lines.setdefault(stream, _Line()).max_lag_s = max_lag_s
+
+    def expire(self, now_s: float) -> list[tuple[Stream, Item]]:
+        """Take out what has waited for too long."""
+        gone: list[tuple[Stream, Item]] = []
+        for stream, line in self._lines.items():
+            while line.waiting and now_s - line.waiting[0][0] > line.max_lag_s:
+                gone.append((stream, line.waiting.popleft()[1]))
+        return gone
 
     def drop(self, stream: Stream) -> None:
         """Forget a stream and all that waits of it."""

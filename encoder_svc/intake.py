@@ -144,6 +144,6 @@ class Intake:
             self._desk.book.ledger.add_hole(Gap(unit.time, GapReason.OVERLOAD), announced=False)
             return
         await self._desk.changes.wait_for(lambda: self._desk.has_room(block_bytes, frame_bytes))
-        serial = self._desk.book.add_unit(geometry, unit.time.end_us, arrived_s)
-        self._desk.reserve(serial, block_bytes, frame_bytes)
+        serial = self._desk.book.add_unit(unit.time.end_us, arrived_s)
+        self._desk.reserve(serial, block_bytes, frame_bytes, unit.time)
         self._submit(serial, unit)

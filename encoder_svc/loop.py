@@ -55,6 +55,10 @@ class Lane:
     """Called in the event loop with (serial, block); the sink has serial 0."""
     on_error: Callable[[TandemError], None]
     """Called in the event loop, once: nothing more will come."""
+    on_left_out: Callable[[int], None] = lambda serial: None
+    """Called in the event loop: this unit waited beyond `max_lag_s` past its deadline, and is dropped."""
+    max_lag_s: float = 0.0
+    """0: units wait however long it takes."""
     window: Window | None = None
     closed: bool = False
     """Set by the event loop; results that come later are dropped."""
@@ -154,6 +158,9 @@ class EncodeLoop:
 
     def open(self, lane: Lane) -> None:
         """Prepare a stream: a new one gets its sink, an old one its window."""
+        if lane.max_lag_s:
+            with self._wake:
+                self._queue.limit(lane, lane.max_lag_s)
         self._put(lane, Job(0, None))
 
     def submit(self, lane: Lane, serial: int, unit: Unit[Rgb]) -> None:
@@ -178,7 +185,10 @@ class EncodeLoop:
                 self._wake.wait_for(lambda: self._stopping or len(self._queue) > 0)
                 if self._stopping:
                     return
+                expired = self._queue.expire(self._clock())
                 batch = self._queue.take(self._clock(), self._most())
+            for lane, job in expired:
+                self._leave_out(lane, job)
             try:
                 self._encode(batch)
             except Exception as error:  # a defect: these streams end with it, the thread and others go on
@@ -186,6 +196,12 @@ class EncodeLoop:
                     self._fail(taken.stream, error)
             # Frames and windows of closed streams are freed now, not when the next batch comes.
             del batch
+
+    def _leave_out(self, lane: Lane, job: Job) -> None:
+        if job.unit is None:  # its window, which all that follows needs
+            self._open(lane)
+        else:
+            self._call(lane, lambda: lane.on_left_out(job.serial))
 
     def _most(self) -> int:
         """Units of the next batch: what comes while it runs waits for all of it, however urgent."""

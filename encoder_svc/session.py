@@ -224,7 +224,13 @@ class Session:
             self._desk.blocks.reserve(model.layout.block_bytes(len(model.prompt.sink_tokens())))
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lane = Lane(
-            self._opening.stream, kept, lambda: ready.set_result(None), self._desk.encoded, self._fail
+            self._opening.stream,
+            kept,
+            lambda: ready.set_result(None),
+            self._desk.encoded,
+            self._fail,
+            self._desk.left_out,
+            self._opening.max_lag_s,
         )
         loop.open(self._lane)
         await asyncio.wait({ready, self._failed}, return_when=asyncio.FIRST_COMPLETED)
