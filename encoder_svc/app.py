@@ -211,7 +211,7 @@ class EncoderApp:
         cost, layout = self.loop.cost, self._model.layout
         tokens = max(round(cost.unit_tokens), 1)
         costs = {
-            overload.UNIT_SECONDS: cost.unit_seconds(self.loop.batch_units / 2),
+            overload.UNIT_SECONDS: self.pacing.unit_seconds,
             overload.UNIT_TOKENS: cost.unit_tokens,
             overload.TOKEN_BYTES: layout.block_bytes(tokens, self.loop.codec) / tokens,
             overload.FRAMES_PER_UNIT: self._model.prompt.frames_per_unit,

@@ -16,6 +16,8 @@ from tandem.core.overload import Overload
 log = logging.getLogger(__name__)
 
 PERIOD_S = 0.25
+STEADY = PERIOD_S / 5.0
+"""Part of a new cost that counts at once towards what is told to others: a mean over some five seconds."""
 GAPS_HOLD_S = 2.0
 """How long after the last frame that was left out it counts as leaving frames out."""
 
@@ -30,6 +32,7 @@ class Pacing:
         self._control: RateControl[Session] = RateControl()
         self._task: asyncio.Task[None] | None = None
         self._late_s = 0.0
+        self._unit_s = 0.0
         self._shed_s = float("-inf")
         self._said = Overload.NONE
 
@@ -45,6 +48,11 @@ class Pacing:
         """How far the unit that is furthest past its deadline was, at the last look; never below 0."""
         return self._late_s
 
+    @property
+    def unit_seconds(self) -> float:
+        """What a unit costs in batches of a loaded encoder, steadied: promises rest on it. 0: not known."""
+        return self._unit_s
+
     def start(self) -> None:
         """Begin, in the background."""
         self._task = asyncio.create_task(self._run(), name="encode-pacing")
@@ -57,6 +65,8 @@ class Pacing:
 
     def look(self) -> None:
         """Once: ask every session, decide, tell every session."""
+        unit_s = self._loop.cost.unit_seconds(self._loop.batch_units / 2)
+        self._unit_s += (unit_s - self._unit_s) * (STEADY if self._unit_s else 1.0)
         wishes = {session: session.wish() for session in self._sessions() if session.lane is not None}
         self._late_s = max((wish.late_s for wish in wishes.values()), default=0.0)
         self._late_s = max(self._late_s, 0.0)

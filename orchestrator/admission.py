@@ -7,6 +7,7 @@ share of the rest. A service without streams always takes one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -139,7 +140,8 @@ def _at(
     given = fill([*needs, Need(floor, want)], MAX_SHARE)[-1]
     if given >= want * (1 - 1e-6):
         return Admitted(0.0, e.name, r.name, f"{words}: it fits")
-    fps = (wish.fps or e.native_fps) * given / want
+    # In hundredths: a rate is for people too.
+    fps = max(math.floor((wish.fps or e.native_fps) * given / want * 100) / 100, wish.min_fps)
     return Admitted(
         fps, e.name, r.name, f"{words}: its fair share of the rest is {fps:.3g} frames per second"
     )
