@@ -22,10 +22,12 @@ from grpc_reflection.v1alpha import reflection
 from encoder_svc.config import EncoderConfig
 from encoder_svc.links import Dial, LinkPool, OpenLink
 from encoder_svc.loop import EncodeLoop, LoopConfig
+from encoder_svc.pacing import Pacing
 from encoder_svc.service import EncoderServicer
 from encoder_svc.session import Services
 from kv_transfer.base import BlockSink, LinkConfig, LocalEnd
 from kv_transfer.link import Link
+from tandem.core import overload
 from tandem.core.blocks import BlockHeader, BlockKey, Codec
 from tandem.core.clock import monotonic_clock
 from tandem.core.errors import InvalidInput
@@ -154,6 +156,7 @@ class EncoderApp:
             seconds_per_unit=model.prompt.seconds_per_unit,
         )
         self.servicer = EncoderServicer(services, self.info)
+        self.pacing = Pacing(self.loop, lambda: self.servicer.sessions, monotonic_clock)
         self._server = make_server()
         self._health = cast("Any", health).aio.HealthServicer()
         self._attachment: Attachment | None = None
@@ -166,6 +169,7 @@ class EncoderApp:
             reflection.enable_server_reflection((_SERVICE, reflection.SERVICE_NAME), self._server)
         self.address = bind(self._server, self.config.listen)
         self.loop.start()
+        self.pacing.start()
         await self._server.start()
         for name in ("", _SERVICE):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -193,13 +197,30 @@ class EncoderApp:
             "device": str(self._model.device),
             "embedder": f"{embedder.name} {embedder.fingerprint}" if embedder is not None else "off",
             "block_codec": self.loop.codec.value,
-            "window_units": str(self.loop.window_units),
+            overload.WINDOW_UNITS: str(self.loop.window_units),
+            **self._costs(),
             "units_encoded": str(stats.units),
             "units_waiting": str(self.loop.waiting),
             "batches": str(stats.batches),
             "links": str(self.links.open_links),
         }
         return ServiceLoad(self.servicer.streams, details)
+
+    def _costs(self) -> dict[str, str]:
+        """What a stream costs here, and how the service fares: see `tandem.core.overload`."""
+        cost, layout = self.loop.cost, self._model.layout
+        tokens = max(round(cost.unit_tokens), 1)
+        costs = {
+            overload.UNIT_SECONDS: self.pacing.unit_seconds,
+            overload.UNIT_TOKENS: cost.unit_tokens,
+            overload.TOKEN_BYTES: layout.block_bytes(tokens, self.loop.codec) / tokens,
+            overload.FRAMES_PER_UNIT: self._model.prompt.frames_per_unit,
+            overload.BUSY_SHARE: cost.busy(monotonic_clock()),
+            overload.LATE_SECONDS: self.pacing.late_s,
+        }
+        return {name: f"{value:.6g}" for name, value in costs.items()} | {
+            overload.OVERLOAD: self.pacing.overload.value
+        }
 
     async def stop(self) -> None:
         """Drain, then end everything; returns when nothing is held any more."""
@@ -209,6 +230,7 @@ class EncoderApp:
         if self._attachment is not None:
             await self._attachment.close()
         await self._server.stop(1.0)
+        await self.pacing.close()
         await self.loop.close()
         await self.links.close()
         self._decoders.shutdown(wait=False, cancel_futures=True)

@@ -71,12 +71,15 @@ class Book:
         """Geometries of all units so far."""
         return tuple(self._runs)
 
-    def add_unit(self, geometry: BlockGeometry, end_us: int, arrived_s: float) -> int:
+    def add_unit(self, end_us: int, arrived_s: float) -> int:
         """A unit goes to the model. Returns its serial."""
+        return self.ledger.add_unit(end_us, arrived_s)
+
+    def made(self, geometry: BlockGeometry) -> None:
+        """The next unit's block is there. Not before: a unit that was left out has none, and no number."""
         if extend_runs(self._runs, self._next_unit, geometry):
             self._packed = None
         self._next_unit += 1
-        return self.ledger.add_unit(end_us, arrived_s)
 
     def add_start(self, point: SyncPoint, header: bytes) -> None:
         """A fresh decoder could start here. Raises BadMedia for a header that is too long to be kept."""

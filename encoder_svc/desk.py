@@ -13,6 +13,7 @@ from encoder_svc.decode.source import Refusal
 from encoder_svc.outbox import Outbox
 from kv_transfer.block import Block
 from tandem.core.clock import Clock
+from tandem.core.timeline import Gap, GapReason, TimeRange
 
 MAX_REFUSALS = 256
 """Refusals that may wait for a caller that does not read; then nothing more is taken in."""
@@ -28,7 +29,8 @@ class Desk:
         """(serial, block) by block number, until published."""
         self.refusals: deque[Refusal] = deque()
         self._frames: Outbox[None] = Outbox(budget_bytes=frame_bytes, budget_items=items)
-        self._frame_bytes: dict[int, int] = {}
+        self._reserved: dict[int, tuple[int, int, TimeRange]] = {}
+        """Of each unit at the model: bytes of its block and of its frames, and its time."""
         self._clock = clock
 
     @property
@@ -40,19 +42,28 @@ class Desk:
         """True when a unit of this size may go to the model."""
         return self.blocks.has_room(block_bytes) and self._frames.has_room(frame_bytes)
 
-    def reserve(self, serial: int, block_bytes: int, frame_bytes: int) -> None:
+    def reserve(self, serial: int, block_bytes: int, frame_bytes: int, time: TimeRange) -> None:
         """Keep room for a unit and its block. Ask `has_room` first."""
         self.blocks.reserve(block_bytes)
         self._frames.reserve(frame_bytes)
-        self._frame_bytes[serial] = frame_bytes
+        self._reserved[serial] = block_bytes, frame_bytes, time
 
     def encoded(self, blocks: list[tuple[int, Block]]) -> None:
         """The model has made these blocks: their frames are free, they wait to be sent."""
         for serial, block in blocks:
             self.blocks.put(block.key.number, (serial, block), block.header.payload_bytes)
-            frame_bytes = self._frame_bytes.pop(serial, None)
-            if frame_bytes is not None:
-                self._frames.release(frame_bytes)
+            reserved = self._reserved.pop(serial, None)
+            if reserved is not None:
+                self._frames.release(reserved[1])
+                self.book.made(block.header.geometry)
+        self.changes.notify()
+
+    def left_out(self, serial: int) -> None:
+        """The unit will not be encoded: it waited for too long."""
+        block_bytes, frame_bytes, time = self._reserved.pop(serial)
+        self.blocks.release(block_bytes)
+        self._frames.release(frame_bytes)
+        self.book.ledger.give_up(serial, Gap(time, GapReason.OVERLOAD))
         self.changes.notify()
 
     def published(self, number: int, serial: int) -> None:

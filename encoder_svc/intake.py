@@ -17,9 +17,11 @@ from encoder_svc.encode import unit_geometry
 from encoder_svc.fitting import fit_events
 from encoder_svc.messages import End
 from encoder_svc.sample import Hole, Unit
+from encoder_svc.shedding import Shedding
 from tandem.core.blocks import Codec
 from tandem.core.clock import Clock
 from tandem.core.errors import InvalidInput
+from tandem.core.timeline import Gap, GapReason
 from tandem.vlm.model import VisionLanguageModel
 
 Submit = Callable[[int, Unit[Rgb]], None]
@@ -38,7 +40,10 @@ class Intake:
         codec: Codec,
         decoders: Executor,
         clock: Clock,
+        shedding: Shedding,
+        late: Callable[[], float],
     ) -> None:
+        """`late`: seconds that the oldest unit that waits for the model is past its deadline."""
         self._source = source
         self._desk = desk
         self._submit = submit
@@ -46,6 +51,8 @@ class Intake:
         self._codec = codec
         self._decoders = decoders
         self._clock = clock
+        self._shedding = shedding
+        self._late = late
         self._reading: asyncio.Future[Item | End | Refusal] | None = None
         self._stopped = False
 
@@ -133,7 +140,10 @@ class Intake:
         block_bytes = self._model.layout.block_bytes(geometry.tokens, self._codec)
         # A frame that fills an empty slot is the one before it, not a copy.
         frame_bytes = sum(frame.nbytes for frame in {id(frame): frame for frame in unit.frames}.values())
+        if self._shedding.sheds(self._late(), has_room=self._desk.has_room(block_bytes, frame_bytes)):
+            self._desk.book.ledger.add_hole(Gap(unit.time, GapReason.OVERLOAD), announced=False)
+            return
         await self._desk.changes.wait_for(lambda: self._desk.has_room(block_bytes, frame_bytes))
-        serial = self._desk.book.add_unit(geometry, unit.time.end_us, arrived_s)
-        self._desk.reserve(serial, block_bytes, frame_bytes)
+        serial = self._desk.book.add_unit(unit.time.end_us, arrived_s)
+        self._desk.reserve(serial, block_bytes, frame_bytes, unit.time)
         self._submit(serial, unit)

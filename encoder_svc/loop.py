@@ -11,8 +11,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from encoder_svc.batch import FairQueue
+from encoder_svc.batch import DeadlineQueue
 from encoder_svc.batch import Run as QueueRun
+from encoder_svc.cost import CostMeter
 from encoder_svc.decode.pictures import Rgb
 from encoder_svc.encode import Run, encode_sink, prefill_runs, see_runs
 from encoder_svc.sample import Unit
@@ -20,12 +21,17 @@ from encoder_svc.window import Kept, Window
 from kv_transfer.block import Block
 from kv_transfer.codecs import NotCodable
 from tandem.core.blocks import Codec
+from tandem.core.clock import Clock, monotonic_clock
 from tandem.core.errors import Internal, TandemError
 from tandem.core.ids import StreamId
+from tandem.core.timeline import MICROSECONDS
 from tandem.vlm.embedder import Embedder
 from tandem.vlm.model import VisionLanguageModel
 
 log = logging.getLogger(__name__)
+
+BATCH_S = 0.3
+"""Longest batch, about, while there are several streams."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,10 @@ class Lane:
     """Called in the event loop with (serial, block); the sink has serial 0."""
     on_error: Callable[[TandemError], None]
     """Called in the event loop, once: nothing more will come."""
+    on_left_out: Callable[[int], None] = lambda serial: None
+    """Called in the event loop: this unit waited beyond `max_lag_s` past its deadline, and is dropped."""
+    max_lag_s: float = 0.0
+    """0: units wait however long it takes."""
     window: Window | None = None
     closed: bool = False
     """Set by the event loop; results that come later are dropped."""
@@ -82,12 +92,17 @@ class EncodeLoop:
     """Encodes for all streams. Make and use it in the event loop."""
 
     def __init__(
-        self, model: VisionLanguageModel, config: LoopConfig, embedder: Embedder | None = None
+        self,
+        model: VisionLanguageModel,
+        config: LoopConfig,
+        embedder: Embedder | None = None,
+        clock: Clock = monotonic_clock,
     ) -> None:
         self._model = model
+        self._clock = clock
         self._embedder = embedder
         self._config = config
-        self._queue: FairQueue[Lane, Job] = FairQueue(
+        self._queue: DeadlineQueue[Lane, Job] = DeadlineQueue(
             run_items=config.run_units, batch_items=config.batch_units
         )
         self._wake = threading.Condition()
@@ -95,6 +110,7 @@ class EncodeLoop:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._work, name="encoder-model", daemon=True)
         self.stats = LoopStats()
+        self.cost = CostMeter()
 
     @property
     def window_units(self) -> int:
@@ -112,6 +128,22 @@ class EncodeLoop:
         with self._wake:
             return len(self._queue)
 
+    @property
+    def batch_units(self) -> int:
+        """Most units in a batch."""
+        return self._config.batch_units
+
+    def late(self, lane: Lane) -> float:
+        """Seconds that a stream's oldest waiting unit is past its deadline; below 0: until it."""
+        with self._wake:
+            return self._queue.late(lane, self._clock())
+
+    def weigh(self, lane: Lane, weight: float) -> None:
+        """A stream's part of what is late, against those of others."""
+        with self._wake:
+            if not lane.closed:
+                self._queue.weigh(lane, weight)
+
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
@@ -126,6 +158,9 @@ class EncodeLoop:
 
     def open(self, lane: Lane) -> None:
         """Prepare a stream: a new one gets its sink, an old one its window."""
+        if lane.max_lag_s:
+            with self._wake:
+                self._queue.limit(lane, lane.max_lag_s)
         self._put(lane, Job(0, None))
 
     def submit(self, lane: Lane, serial: int, unit: Unit[Rgb]) -> None:
@@ -139,8 +174,9 @@ class EncodeLoop:
             self._queue.drop(lane)
 
     def _put(self, lane: Lane, job: Job) -> None:
+        duration_s = job.unit.time.duration_us / MICROSECONDS if job.unit is not None else 0.0
         with self._wake:
-            self._queue.put(lane, job)
+            self._queue.put(lane, job, self._clock(), duration_s)
             self._wake.notify()
 
     def _work(self) -> None:
@@ -149,7 +185,10 @@ class EncodeLoop:
                 self._wake.wait_for(lambda: self._stopping or len(self._queue) > 0)
                 if self._stopping:
                     return
-                batch = self._queue.take()
+                expired = self._queue.expire(self._clock())
+                batch = self._queue.take(self._clock(), self._most())
+            for lane, job in expired:
+                self._leave_out(lane, job)
             try:
                 self._encode(batch)
             except Exception as error:  # a defect: these streams end with it, the thread and others go on
@@ -157,6 +196,17 @@ class EncodeLoop:
                     self._fail(taken.stream, error)
             # Frames and windows of closed streams are freed now, not when the next batch comes.
             del batch
+
+    def _leave_out(self, lane: Lane, job: Job) -> None:
+        if job.unit is None:  # its window, which all that follows needs
+            self._open(lane)
+        else:
+            self._call(lane, lambda: lane.on_left_out(job.serial))
+
+    def _most(self) -> int:
+        """Units of the next batch: what comes while it runs waits for all of it, however urgent."""
+        units = self._config.batch_units
+        return units if self._queue.streams <= 1 else self.cost.units_within(BATCH_S, units)
 
     def _encode(self, batch: list[QueueRun[Lane, Job]]) -> None:
         ready: list[_Ready] = []
@@ -186,7 +236,7 @@ class EncodeLoop:
     def _encode_together(self, ready: list[_Ready]) -> None:
         if not ready:
             return
-        runs = [run.as_run() for run in ready]
+        runs, began_s = [run.as_run() for run in ready], self._clock()
         try:
             seen = see_runs(self._model, runs, self._embedder)
         except Exception as error:
@@ -203,6 +253,9 @@ class EncodeLoop:
                 self._fail(run.lane, error)
             return
         self.stats.batches += 1
+        done = [block for of_run in blocks if not isinstance(of_run, NotCodable) for block in of_run]
+        tokens = sum(block.header.geometry.tokens for block in done)
+        self.cost.add(len(done), tokens, began_s, self._clock())
         for run, of_run in zip(ready, blocks, strict=True):
             if isinstance(of_run, NotCodable):
                 self._fail(run.lane, of_run)

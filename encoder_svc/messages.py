@@ -32,6 +32,8 @@ MAX_BLOCK_NUMBER = 1 << 24
 """Longest stream: half a year at one block a second."""
 MAX_FPS = 1000.0
 MIN_FPS = 0.001
+MAX_TENANT_CHARS = 64
+MAX_WEIGHT = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,15 @@ class Opening:
     resume: ResumeRequest | None
     incarnation: str = ""
     """Which of the streams that had this id."""
+    min_fps: float = 0.0
+    """The least that the client accepts under load; 0: `sample_fps`."""
+    max_lag_s: float = 0.0
+    """Frames that would be watched later than this past their time are left out; 0: never."""
+    tenant: str = ""
+    weight: float = 1.0
+    """Of the tenant."""
+    start_fps: float = 0.0
+    """What to begin with; 0: `sample_fps`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +94,10 @@ class Report:
     lag_ms: float
     consumed_position: int
     frames_waiting: int
+    sample_fps: float = 0.0
+    """What is watched now; 0: not told."""
+    rate_reason: str = ""
+    """Why that is less than was asked for."""
 
 
 def opening_from_proto(request: encoder_pb2.EncodeRequest) -> Opening:
@@ -107,6 +122,11 @@ def opening_from_proto(request: encoder_pb2.EncodeRequest) -> Opening:
         ticket=message.ticket,
         resume=_resume(message.resume) if message.HasField("resume") else None,
         incarnation=message.incarnation,
+        min_fps=_fps("min_fps", message.media.min_fps),
+        max_lag_s=message.media.max_lag_ms / 1000,
+        tenant=message.tenant[:MAX_TENANT_CHARS],
+        weight=_weight(message.weight),
+        start_fps=_fps("start_fps", message.start_fps),
     )
 
 
@@ -140,6 +160,8 @@ def progress_to_proto(report: Report) -> encoder_pb2.EncodeResponse.Progress:
         lag_ms=report.lag_ms,
         consumed_position=report.consumed_position,
         frames_waiting=report.frames_waiting,
+        sample_fps=report.sample_fps,
+        rate_reason=report.rate_reason,
     )
 
 
@@ -183,4 +205,12 @@ def _fps(name: str, value: float) -> float:
         return 0.0
     if not math.isfinite(value) or not MIN_FPS <= value <= MAX_FPS:
         raise InvalidInput(f"media.{name} is {value}, not between {MIN_FPS} and {MAX_FPS}")
+    return value
+
+
+def _weight(value: float) -> float:
+    if value == 0:
+        return 1.0
+    if not math.isfinite(value) or not 1 / MAX_WEIGHT <= value <= MAX_WEIGHT:
+        raise InvalidInput(f"weight is {value}, not between {1 / MAX_WEIGHT:g} and {MAX_WEIGHT:g}")
     return value

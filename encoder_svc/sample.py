@@ -97,6 +97,7 @@ class Sampler(Generic[Picture]):
 
     def __init__(self, grid: Grid, *, from_us: int | None, gap_after_us: int) -> None:
         self.grid = grid
+        self._next_grid: Grid | None = None
         self._gap_after_us = gap_after_us
         self._covered_us = from_us
         self._next_slot = None if from_us is None else grid.slot_of(from_us)
@@ -110,8 +111,13 @@ class Sampler(Generic[Picture]):
         """End of the last unit or hole that was handed out; None before the first."""
         return self._covered_us
 
+    def retune(self, grid: Grid) -> None:
+        """Watch at another rate once the unit that is open is complete; any thread may say so."""
+        self._next_grid = grid
+
     def wants(self, time_us: int) -> bool:
         """True when `take` would use a frame of this time: ask before paying for its pixels."""
+        self._change_grid()
         if self._covered_us is not None and self.grid.snap_us(time_us) < self._covered_us:
             return False
         return self._next_slot is None or self.grid.slot_of(time_us) >= self._next_slot
@@ -170,6 +176,15 @@ class Sampler(Generic[Picture]):
     @property
     def _open_unit(self) -> int:
         return self.grid.unit_of(next(iter(self._open)))
+
+    def _change_grid(self) -> None:
+        grid = self._next_grid
+        if grid is None or self._open:
+            return
+        if self._covered_us is not None:
+            # Slots of the new grid may begin before what was handed out: `wants` keeps those frames out.
+            self._next_slot = grid.slot_of(self._covered_us)
+        self.grid, self._next_grid = grid, None
 
     def _hole_before(self, slot: int, start_us: int) -> list[Event[Picture]]:
         covered_us = self._covered_us

@@ -50,6 +50,11 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         """Streams that are encoded now."""
         return len(self._running)
 
+    @property
+    def sessions(self) -> list[Session]:
+        """The streams that are encoded now."""
+        return [running.session for running in self._running.values()]
+
     async def drain(self, grace_s: float) -> None:
         """Take no new streams; let those that run publish what they took in, then end them."""
         self._draining = True

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from encoder_svc.bookkeeping import Book, Origin
 from encoder_svc.config import EncoderConfig
@@ -28,8 +28,10 @@ from encoder_svc.keeping import fetch_kept
 from encoder_svc.links import Lease, LinkPool
 from encoder_svc.loop import EncodeLoop, Lane
 from encoder_svc.messages import End, Opening, Report
+from encoder_svc.rates import Rate, Wish
 from encoder_svc.sample import Grid, Sampler, Unit
 from encoder_svc.sending import Sender
+from encoder_svc.shedding import Shedding
 from tandem.core.clock import Clock
 from tandem.core.errors import TandemError, Unavailable
 from tandem.core.timeline import MICROSECONDS
@@ -77,6 +79,9 @@ class Session:
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lane: Lane | None = None
         self._draining = False
+        self._rate = Rate(min(opening.start_fps or self.sample_fps, self.sample_fps))
+        self._sampler = self._make_sampler()
+        self._shedding = Shedding(opening.max_lag_s)
         self._intake = Intake(
             self._make_source(),
             self._desk,
@@ -85,11 +90,46 @@ class Session:
             services.loop.codec,
             services.decoders,
             services.clock,
+            self._shedding,
+            self._late,
         )
 
     @property
+    def lane(self) -> Lane | None:
+        """Its units at the model; None before its window is opened."""
+        return self._lane
+
+    @property
+    def is_shedding(self) -> bool:
+        """True while units are left out."""
+        return self._shedding.is_on
+
+    def wish(self) -> Wish:
+        """What it asks for, and how it fares."""
+        opening, prompt, cost = self._opening, self._services.model.prompt, self._services.loop.cost
+        unit_s = cost.unit_seconds(self._services.loop.batch_units / 2)
+        return Wish(
+            want_fps=self.sample_fps,
+            least_fps=min(opening.min_fps or self.sample_fps, self.sample_fps),
+            frame_cost_s=unit_s / prompt.frames_per_unit,
+            tenant=opening.tenant,
+            weight=opening.weight,
+            now_fps=self._rate.fps,
+            late_s=self._late(),
+            max_lag_s=opening.max_lag_s,
+        )
+
+    def set_rate(self, rate: Rate) -> None:
+        """Watch at this rate from the next unit on, and say so."""
+        if rate != self._rate:
+            if rate.fps != self._rate.fps:
+                self._sampler.retune(Grid.of(rate.fps, self._services.model.prompt.frames_per_unit))
+            self._rate = rate
+            self._desk.changes.notify()
+
+    @property
     def sample_fps(self) -> float:
-        """Frames per second that are watched."""
+        """Frames per second that are asked for."""
         prompt = self._services.model.prompt
         return self._opening.sample_fps or prompt.frames_per_unit / prompt.seconds_per_unit
 
@@ -104,7 +144,7 @@ class Session:
         try:
             await lease.ready()
             await self._open_window(lease)
-            await self._write(Opened(self.sample_fps))
+            await self._write(Opened(self._rate.fps))
             await self._work(items, lease)
             await self._write_news()
         finally:
@@ -153,16 +193,20 @@ class Session:
                 "this encoder is draining and could not publish everything", retry_after_s=0.1
             ) from None
 
+    def _make_sampler(self) -> Sampler[Rgb]:
+        return Sampler(
+            Grid.of(self._rate.fps, self._services.model.prompt.frames_per_unit),
+            from_us=self._origin.from_us,
+            gap_after_us=round(self._services.config.gap_after_s * MICROSECONDS),
+        )
+
     def _make_source(self) -> Source:
         opening, origin, config = self._opening, self._origin, self._services.config
-        sampler: Sampler[Rgb] = Sampler(
-            Grid.of(self.sample_fps, self._services.model.prompt.frames_per_unit),
-            from_us=origin.from_us,
-            gap_after_us=round(config.gap_after_s * MICROSECONDS),
-        )
         beginning = Beginning(position=origin.position, header=origin.header, begins_us=origin.begins_us)
         check_shape = self._services.model.grid
-        return make_source(opening.kind, sampler, beginning, opening.nominal_fps, config.limits, check_shape)
+        return make_source(
+            opening.kind, self._sampler, beginning, opening.nominal_fps, config.limits, check_shape
+        )
 
     async def _open_window(self, lease: Lease) -> None:
         loop, model = self._services.loop, self._services.model
@@ -180,7 +224,13 @@ class Session:
             self._desk.blocks.reserve(model.layout.block_bytes(len(model.prompt.sink_tokens())))
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lane = Lane(
-            self._opening.stream, kept, lambda: ready.set_result(None), self._desk.encoded, self._fail
+            self._opening.stream,
+            kept,
+            lambda: ready.set_result(None),
+            self._desk.encoded,
+            self._fail,
+            self._desk.left_out,
+            self._opening.max_lag_s,
         )
         loop.open(self._lane)
         await asyncio.wait({ready, self._failed}, return_when=asyncio.FIRST_COMPLETED)
@@ -190,6 +240,9 @@ class Session:
     def _fail(self, error: TandemError) -> None:
         if not self._failed.done():
             self._failed.set_exception(error)
+
+    def _late(self) -> float:
+        return self._services.loop.late(self._lane) if self._lane is not None else 0.0
 
     def _submit(self, serial: int, unit: Unit[Rgb]) -> None:
         assert self._lane is not None, "the window is opened before media is read"
@@ -215,8 +268,9 @@ class Session:
 
     def _look(self) -> Report:
         source = self._intake.source
-        return self._desk.book.report(
+        report = self._desk.book.report(
             decoded_us=source.decoded_us,
             consumed=source.consumed,
             origin_us=source.origin_us,
         )
+        return replace(report, sample_fps=self._rate.fps, rate_reason=self._rate.reason)

@@ -17,10 +17,10 @@ from orchestrator.cluster import Cluster
 from orchestrator.config import OrchestratorConfig
 from orchestrator.gateway import Gateway
 from orchestrator.journal import Journal
-from orchestrator.messages import status_of
+from orchestrator.messages import decisions_of, status_of
 from orchestrator.registry import Registry
 from orchestrator.rundir import RunDir
-from orchestrator.session import SessionSettings
+from orchestrator.settings import SessionSettings
 from orchestrator.streams import Streams
 from orchestrator.supervisor import Supervisor
 from tandem.core.clock import Clock, monotonic_clock
@@ -56,7 +56,7 @@ class Orchestrator:
         fresh_s = _FRESH_HEARTBEATS * config.heartbeat_s
         self.cluster = Cluster(secret, config.lease_s, fresh_s, clock)
         settings = SessionSettings(limits=config.limits, bounds=config.bounds)
-        self.streams = Streams(self.cluster, journal, settings, clock, config.max_streams)
+        self.streams = Streams(self.cluster, journal, settings, clock, config.max_streams, config.quotas)
         self.backend = self._make_backend(say)
         self.cluster.wanted = tuple(service.name for service in self.backend.wanted)
         self._supervisor = Supervisor(self.cluster, self.streams, self.backend)
@@ -91,7 +91,9 @@ class Orchestrator:
     def status(self) -> client_pb2.GetStatusResponse:
         """What runs."""
         starting = [(wanted.name, wanted.role.value) for wanted in self.backend.wanted]
-        return status_of(self.cluster, self._build, [self.address], starting, self._clock())
+        status = status_of(self.cluster, self._build, [self.address], starting, self._clock())
+        status.decisions.extend(decisions_of(self.streams.door, self._clock()))
+        return status
 
     async def until_ready(self) -> None:
         """Until every service that the backend starts has attached."""

@@ -13,6 +13,7 @@ from orchestrator import memory, thinking
 from orchestrator.backlog import Bounds
 from orchestrator.config import OrchestratorConfig, ServiceSettings
 from orchestrator.limits import Limits
+from orchestrator.quotas import Quotas, read_quotas
 from orchestrator.rundir import make_private
 
 
@@ -38,6 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser, *, encoders: int, reasoners: 
     )
     add("--threads", type=int, default=0, help="torch threads of each service; 0: its own choice")
     add("--max-streams", type=int, default=256, help="streams held at once (%(default)s)")
+    add(
+        "--quotas",
+        type=Path,
+        metavar="FILE",
+        help="what each tenant may have: a TOML file, see docs/scheduling.md (default: no limits)",
+    )
     add(
         "--resume-seconds",
         type=int,
@@ -107,6 +114,7 @@ def to_config(args: argparse.Namespace) -> OrchestratorConfig:
             keep_us=round(args.keep_seconds * 1e6),
         ),
         max_streams=args.max_streams,
+        quotas=read_quotas(args.quotas) if args.quotas else Quotas(),
         heartbeat_s=min(0.5, args.lease_seconds / 6),
         lease_s=args.lease_seconds,
     )

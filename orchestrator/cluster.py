@@ -7,7 +7,7 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import grpc
@@ -54,6 +54,8 @@ class Cluster:
         self.changed = Signal()
         self.placed: Counter[str] = Counter()
         """Streams on each service by name, by our own account."""
+        self.loads: Callable[[], Mapping[str, float]] = dict
+        """How much of each service is used, by name."""
         self.wanted: tuple[str, ...] = ()
         """Names of the services that are started for us, and come back when they end."""
         self._clock = clock
@@ -109,11 +111,18 @@ class Cluster:
             self._lose(loss)
         return losses
 
-    def place(self, encoder: str, reasoner: str) -> Placed | NotPlaced:
-        """A pair for a stream that was on `encoder` and `reasoner`."""
+    def place(self, encoder: str, reasoner: str, *, has_blocks: bool = True) -> Placed | NotPlaced:
+        """A pair for a stream that was on `encoder` and `reasoner`, or was let in there."""
         ready = {member.identity.name for member in self.members if member.is_ready}
         more_come = self._clock() < self._settled_s or not ready.issuperset(self.wanted)
-        return place(self.members, self.placed, encoder=encoder, reasoner=reasoner, more_come=more_come)
+        return place(
+            self.members,
+            self.loads(),
+            encoder=encoder,
+            reasoner=reasoner,
+            has_blocks=has_blocks,
+            more_come=more_come,
+        )
 
     def ticket(self, placed: Placed) -> bytes:
         """Permission for a pair to connect. Each rises above all earlier ones, restarts of ours included."""

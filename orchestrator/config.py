@@ -10,6 +10,7 @@ from orchestrator.backlog import Bounds
 from orchestrator.limits import Limits
 from orchestrator.memory import Memory
 from orchestrator.memory import problems as memory_problems
+from orchestrator.quotas import Quotas
 from orchestrator.thinking import Thinking
 from orchestrator.thinking import problems as thinking_problems
 from tandem.core.errors import InvalidInput
@@ -49,6 +50,8 @@ class OrchestratorConfig:
     limits: Limits = field(default_factory=Limits)
     bounds: Bounds = field(default_factory=Bounds)
     max_streams: int = 256
+    quotas: Quotas = field(default_factory=Quotas)
+    """What each tenant may have."""
     heartbeat_s: float = 0.5
     lease_s: float = 3.0
     """Silence after which a service is lost: longer than any pause of a healthy one."""

@@ -94,7 +94,11 @@ class Driver:
         if session.state is State.OPENING:
             deadline_s = session.opened_s + OPEN_TIMEOUT_S  # however often it was placed meanwhile
         while True:
-            placed = self._cluster.place(session.encoder, session.reasoner)
+            encoder_name = session.encoder or session.terms.encoder
+            reasoner_name = session.reasoner or session.terms.reasoner
+            placed = self._cluster.place(
+                encoder_name, reasoner_name, has_blocks=session.epoch > 0 or session.is_restored
+            )
             if not isinstance(placed, NotPlaced):
                 encoder = self._cluster.service(placed.encoder.name)
                 reasoner = self._cluster.service(placed.reasoner.name)

@@ -37,6 +37,10 @@ def open_message(session: Session, start: Start, reasoner: tuple[str, str], tick
         reasoner_address=reasoner[1],
         ticket=ticket,
         incarnation=session.nonce,
+        tenant=session.terms.tenant,
+        weight=session.terms.weight,
+        # A stream that moves goes on at the rate it had: its former encoder knew best.
+        start_fps=session.sample_fps or session.terms.start_fps,
     )
     if not start.is_new:
         message.resume.CopyFrom(

@@ -114,6 +114,7 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
         question = request.question
         question.question_id = question.question_id or f"a-{secrets.token_hex(6)}"
         admit(session, question)
+        self._streams.door.check_question(session)
         asked = ask(session, question, self._clock)
         session.questions += 1
         try:

@@ -25,6 +25,7 @@ from orchestrator.standing_record import (
     standing_from_json,
     standing_to_json,
 )
+from orchestrator.terms import DEFAULT_TENANT
 from tandem.core.errors import TandemError
 from tandem.core.ids import StreamId, is_valid_id
 from tandem.core.timeline import Gap, GapReason, TimeRange
@@ -58,6 +59,8 @@ class Record:
     standing: tuple[StandingRecord, ...] = ()
     alerts: tuple[bytes, ...] = ()
     """Messages that wait for the client."""
+    tenant: str = DEFAULT_TENANT
+    """Whose it is."""
 
 
 class Journal:
@@ -138,6 +141,7 @@ def _to_json(record: Record) -> dict[str, object]:
         "watching": base64.b64encode(record.watching).decode(),
         "standing": standing_to_json(record.standing),
         "alerts": alerts_to_json(record.alerts),
+        "tenant": record.tenant,
         "gaps": [[gap.range.start_us, gap.range.end_us, gap.reason.value] for gap in record.gaps],
     }
 
@@ -164,6 +168,7 @@ def _from_json(stream_id: StreamId, data: dict[str, object]) -> Record:
         watching=base64.b64decode(str(data.get("watching", "")), validate=True),
         standing=standing_from_json(data.get("standing", [])),
         alerts=alerts_from_json(data.get("alerts", [])),
+        tenant=_tenant(data.get("tenant", DEFAULT_TENANT)),
     )
 
 
@@ -178,4 +183,10 @@ def _int(data: dict[str, object], key: str) -> int:
     value = data[key]
     if not isinstance(value, int) or value < 0:
         raise ValueError(f"{key} is {value!r}")
+    return value
+
+
+def _tenant(value: object) -> str:
+    if not isinstance(value, str) or not is_valid_id(value):
+        raise ValueError(f"tenant is {value!r}")
     return value

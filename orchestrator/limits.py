@@ -57,11 +57,13 @@ def check_stream_id(stream_id: str) -> None:
         )
 
 
-def check_rates(sample_fps: float, nominal_fps: float) -> None:
-    """Raises `InvalidInput` unless both rates are 0 (default) or usable."""
-    for name, value in (("sample_fps", sample_fps), ("nominal_fps", nominal_fps)):
+def check_rates(sample_fps: float, nominal_fps: float, min_fps: float = 0.0) -> None:
+    """Raises `InvalidInput` unless all rates are 0 (default) or usable."""
+    for name, value in (("sample_fps", sample_fps), ("nominal_fps", nominal_fps), ("min_fps", min_fps)):
         if not math.isfinite(value) or not 0 <= value <= MAX_FPS:
             raise InvalidInput(f"{name} is {value}: expected 0 (default) to {MAX_FPS:g} frames per second")
+    if sample_fps and min_fps > sample_fps:
+        raise InvalidInput(f"min_fps is {min_fps:g}, more than the {sample_fps:g} of sample_fps")
 
 
 def check_question(limits: Limits, question_id: str, text: str, budget_ms: int) -> None:

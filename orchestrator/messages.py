@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from orchestrator.cluster import Cluster
+from orchestrator.door import Door
 from orchestrator.membership import Member
 from orchestrator.session import Session
 from orchestrator.tokens import resume_token
@@ -35,6 +36,7 @@ def welcome_of(session: Session, secret: bytes, *, is_resumed: bool) -> client_p
                 max_picture_pixels=limits.max_picture_pixels,
                 resume_seconds=limits.resume_seconds,
             ),
+            admission="" if is_resumed else session.terms.reason,
         )
     )
 
@@ -91,6 +93,7 @@ def summary_of(session: Session, standing: int, now_s: float) -> client_pb2.Stre
         watching=session.watching.mode,
         last_note=session.last_note,
         standing_questions=standing,
+        tenant=session.terms.tenant,
     )
 
 
@@ -102,7 +105,11 @@ def status_of(
     now_s: float,
 ) -> client_pb2.GetStatusResponse:
     """What runs. `starting`: names and roles of services that were started and have not attached."""
-    services = [_service_status(cluster, member, now_s) for member in cluster.members]
+    loads = cluster.loads()
+    services = [
+        _service_status(cluster, member, now_s, loads.get(member.identity.name, 0.0))
+        for member in cluster.members
+    ]
     known = {status.name for status in services if status.state != "lost"}
     by_name = {status.name: status for status in services}
     for name, role in starting:
@@ -113,7 +120,22 @@ def status_of(
     return client_pb2.GetStatusResponse(build=build, services=by_name.values(), listeners=listeners)
 
 
-def _service_status(cluster: Cluster, member: Member, now_s: float) -> client_pb2.ServiceStatus:
+def decisions_of(door: Door, now_s: float) -> list[client_pb2.AdmissionDecision]:
+    """The latest decisions on new streams, oldest first."""
+    return [
+        client_pb2.AdmissionDecision(
+            stream_id=each.stream_id,
+            tenant=each.tenant,
+            outcome=each.outcome,
+            reason=each.reason,
+            age_s=now_s - each.at_s,
+            retry_after_s=each.retry_after_s,
+        )
+        for each in door.decisions
+    ]
+
+
+def _service_status(cluster: Cluster, member: Member, now_s: float, load: float) -> client_pb2.ServiceStatus:
     service = cluster.service(member.identity.name)
     return client_pb2.ServiceStatus(
         name=member.identity.name,
@@ -126,6 +148,7 @@ def _service_status(cluster: Cluster, member: Member, now_s: float) -> client_pb
         heartbeat_age_ms=(now_s - member.seen_s) * 1000,
         streams=cluster.placed[member.identity.name],
         details=dict(member.details),
+        load=load,
     )
 
 
@@ -141,4 +164,6 @@ def _progress(session: Session) -> client_pb2.WatchResponse.Progress:
         safe_position=session.checkpoints.announced.position,
         blocks=timeline.blocks,
         received_position=session.next_position,
+        sample_fps=session.sample_fps,
+        rate_reason=session.rate_reason,
     )

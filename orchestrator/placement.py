@@ -1,7 +1,8 @@
 """Pure. Which encoder and which reasoner a stream gets, and why.
 
-A stream stays where its blocks are (sticky). Otherwise the service with the fewest streams is taken, ties by
-name, and both must run the same model: blocks of one fingerprint mean nothing under another.
+A stream stays where its blocks are, or where it was let in. Otherwise the services with the least measured
+load are taken, in steps of `STEP`, ties by name. Both must run the same model: blocks of one fingerprint mean
+nothing under another.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from orchestrator.membership import Identity, Member, Role, Standing
+
+STEP = 0.05
+"""Loads are compared in steps of this: measurements that differ by less say nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +36,21 @@ class NotPlaced:
 
 def place(
     members: Iterable[Member],
-    streams: Mapping[str, int],
+    loads: Mapping[str, float],
     *,
     encoder: str = "",
     reasoner: str = "",
+    has_blocks: bool = True,
     more_come: bool = False,
 ) -> Placed | NotPlaced:
     """Choose a pair.
 
     Args:
         members: every service known.
-        streams: how many streams this orchestrator has placed on each name.
-        encoder: where the stream was, or "".
-        reasoner: where its blocks are, or "".
+        loads: how much of each service is used, by name; 1 is all.
+        encoder: where the stream was, or was let in, or "".
+        reasoner: where its blocks are, or where it was let in, or "".
+        has_blocks: it has been placed before.
         more_come: services may attach soon of which nothing is known.
     """
     known = list(members)
@@ -58,17 +64,17 @@ def place(
         return (
             r.name != reasoner,
             e.name != encoder,
-            streams.get(r.name, 0),
-            streams.get(e.name, 0),
+            round(loads.get(r.name, 0.0) / STEP),
+            round(loads.get(e.name, 0.0) / STEP),
             r.name,
             e.name,
         )
 
     best_encoder, best_reasoner = min(pairs, key=rank)
     if best_reasoner.name == reasoner:
-        why = "its blocks are there"
+        why = "its blocks are there" if has_blocks else "it was let in there"
     else:
-        why = f"fewest streams of {len(pairs)} possible pairs"
+        why = f"the least load of {len(pairs)} possible pairs"
     return Placed(best_encoder, best_reasoner, why)
 
 

@@ -12,6 +12,7 @@ from contextlib import aclosing
 
 from orchestrator.asking import Asked, answer, ask, cancelled
 from orchestrator.cluster import Cluster
+from orchestrator.door import Door
 from orchestrator.limits import SamplingValues, check_question, check_sampling, check_workers
 from orchestrator.session import Session
 from orchestrator.stream import State
@@ -27,7 +28,8 @@ MAX_RECORDS = 16
 class Questions:
     """Open questions by id. Owned by the event loop."""
 
-    def __init__(self, session: Session, cluster: Cluster, clock: Clock) -> None:
+    def __init__(self, session: Session, cluster: Cluster, clock: Clock, door: Door) -> None:
+        self._door = door
         self._session = session
         self._cluster = cluster
         self._clock = clock
@@ -47,6 +49,7 @@ class Questions:
         if is_repeat and self._repeat(question):
             return
         admit(self._session, question)
+        self._door.check_question(self._session)
         if question.question_id in self._open:
             raise AlreadyExists(f"question {question.question_id} is being answered already")
         asked = ask(self._session, question, self._clock)
@@ -99,6 +102,7 @@ class Questions:
         asked.record = record
         question_id = asked.question.question_id
         del self._open[question_id]
+        self._door.answered(record.timings.total_ms / 1000)
         self._session.questions -= 1
         if self._session.alone_since_s is not None:
             self._session.alone_since_s = self._clock()

@@ -29,6 +29,7 @@ def to_record(session: Session) -> Record:
         decoder_header=place.decoder_header,
         gaps=tuple(session.timeline.gaps),
         watching=session.watching.SerializeToString(),
+        tenant=session.terms.tenant,
     )
 
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from orchestrator.backlog import Backlog, Bounds, Item, Media
+from orchestrator.backlog import Backlog, Item, Media
 from orchestrator.checkpoints import Checkpoint, Checkpoints
-from orchestrator.limits import Limits
 from orchestrator.outbox import Outbox
 from orchestrator.pace import Pace
 from orchestrator.progress import progress_from_proto
 from orchestrator.recovery import Start
+from orchestrator.settings import SessionSettings
 from orchestrator.stream import Action, Event, State, advance
+from orchestrator.terms import Terms
 from orchestrator.timeline import GONE_AGAIN, Timeline
 from orchestrator.tokens import make_nonce
 from orchestrator.waiting import Signal
@@ -29,14 +29,6 @@ from tandem.wire.convert import gap_from_proto
 from tandem.wire.gen.tandem.v1 import client_pb2, encoder_pb2, reasoner_pb2, types_pb2
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionSettings:
-    """What every stream of this orchestrator gets."""
-
-    limits: Limits
-    bounds: Bounds
 
 
 class Session:
@@ -76,7 +68,9 @@ class Session:
         self.media_ended = False
         self.forget_after = False
         self.model = types_pb2.ModelInfo()
-        self.sample_fps = 0.0
+        self.terms = Terms()
+        self.sample_fps, self.rate_reason = 0.0, ""
+        """What is watched, and why that is less than was asked for."""
         self.encoder = ""
         self.reasoner = ""
         self.outbox: Outbox | None = None
@@ -213,6 +207,8 @@ class Session:
         timeline, before = self.timeline, self.timeline.consumed_position
         self.progress_s = self.clock()
         timeline.apply(progress_from_proto(message))
+        if message.sample_fps:
+            self.sample_fps, self.rate_reason = message.sample_fps, message.rate_reason
         if self.is_bytes:
             timeline.receive(message.decoded_us)
         if timeline.consumed_position > before:

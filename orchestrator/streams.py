@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from orchestrator.cluster import Cluster
+from orchestrator.door import Door
 from orchestrator.driver import OPEN_TIMEOUT_S, Driver
 from orchestrator.journal import Journal
 from orchestrator.limits import check_rates, check_stream_id
 from orchestrator.questions import Questions
+from orchestrator.quotas import Quotas, check_tenant
 from orchestrator.restore import place_of, restore, to_record
-from orchestrator.session import Session, SessionSettings
+from orchestrator.session import Session
+from orchestrator.settings import SessionSettings
 from orchestrator.standing import StandingQuestions
 from orchestrator.stream import Event, State
 from orchestrator.tokens import check_token
@@ -59,6 +62,7 @@ class Streams:
         settings: SessionSettings,
         clock: Clock,
         max_streams: int,
+        quotas: Quotas | None = None,
     ) -> None:
         self._cluster = cluster
         self._journal = journal
@@ -68,6 +72,8 @@ class Streams:
         self._streams: dict[StreamId, Stream] = {}
         self._releasing: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self.door = Door(cluster, quotas or Quotas(), lambda: (stream.session for stream in self), clock)
+        cluster.loads = self.door.loads
 
     def __iter__(self) -> Iterator[Stream]:
         return iter(list(self._streams.values()))
@@ -163,7 +169,8 @@ class Streams:
                 f"stream {stream_id} is kept for its former client; resume it with its token, "
                 "take another id, or come again later"
             )
-        return self._start(Session(stream_id, request.media, self._settings, self._clock))
+        session = Session(stream_id, request.media, self._settings, self._clock)
+        return self._start(session, check_tenant(request.tenant), is_new=True)
 
     def _open_again(self, stream_id: StreamId, request: client_pb2.WatchRequest.Open) -> Stream:
         """With a token, and the stream is unknown: a former orchestrator watched it."""
@@ -177,19 +184,24 @@ class Streams:
             session.lost_start = session.is_restored = True
             # Above all that were counted from 1, and those of former losses.
             session.epoch = int(time.time())
-            return self._start(session)
+            return self._start(session, check_tenant(request.tenant))
         restore(session, record)
-        stream = self._start(session)
+        stream = self._start(session, record.tenant)
         stream.standing.restore(record.standing, record.alerts)
         return stream
 
-    def _start(self, session: Session) -> Stream:
+    def _start(self, session: Session, tenant: str, *, is_new: bool = False) -> Stream:
         if len(self._streams) >= self._max_streams:
-            raise LimitExceeded(f"{len(self._streams)} streams are open, no more fit", retry_after_s=5.0)
+            raise LimitExceeded(
+                f"{len(self._streams)} streams are open, no more fit",
+                retry_after_s=self.door.retry_after_one(),
+            )
+        session.terms = self.door.admit(session, tenant, is_new=is_new)
         driver = Driver(session, self._cluster, self._clock)
         task = asyncio.create_task(driver.run(), name=f"stream {session.stream_id}")
         services = (session, self._cluster, self._clock)
-        stream = Stream(session, Questions(*services), StandingQuestions(*services), task)
+        questions = Questions(*services, self.door)
+        stream = Stream(session, questions, StandingQuestions(*services), task)
         self._streams[session.stream_id] = stream
         return stream
 
@@ -214,6 +226,7 @@ class Streams:
         if self._streams.get(session.stream_id) is not stream:
             return
         del self._streams[session.stream_id]
+        self.door.left(session)
         if session.outbox is not None:
             session.outbox.close(error)
         task = asyncio.create_task(self._free(stream, error), name=f"free {session.stream_id}")
@@ -252,4 +265,4 @@ def check_media(media: types_pb2.MediaOptions) -> None:
     """Raises `InvalidInput` for a kind this version does not know, or absurd rates."""
     if media.kind not in _KINDS:
         raise InvalidInput(f"media kind {media.kind} is not known; set one of MediaKind")
-    check_rates(media.sample_fps, media.nominal_fps)
+    check_rates(media.sample_fps, media.nominal_fps, media.min_fps)

@@ -41,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         command: Command = parsed.command
         return command.run(parsed)
     except TandemError as error:
-        print(f"tandem: {error.message} [{error.code.value}]", file=sys.stderr)
+        from tandem.commands.words import error_words
+
+        print(f"tandem: {error_words(error)}", file=sys.stderr)
         return exit_code(error)
     except KeyboardInterrupt:
         return Exit.INTERRUPTED

@@ -10,7 +10,7 @@
 
 from tandem.client.connection import DEFAULT_ADDRESS, Client, connect
 from tandem.client.events import EventReader
-from tandem.client.overview import BuildInfo, ServiceStatus, Status, StreamSummary
+from tandem.client.overview import AdmissionDecision, BuildInfo, ServiceStatus, Status, StreamSummary
 from tandem.client.questions import OpenQuestion
 from tandem.client.settings import ClientSettings
 from tandem.client.standing import Alert
@@ -53,6 +53,7 @@ from tandem.core.watching import TextPositions, Watching, WatchMode
 
 __all__ = [
     "DEFAULT_ADDRESS",
+    "AdmissionDecision",
     "Alert",
     "Answer",
     "AnswerDelta",

@@ -73,12 +73,14 @@ class Client:
         stream_id: str = "",
         resume_token: str = "",
         watching: Watching | None = None,
+        tenant: str = "",
     ) -> Stream:
         """A stream to feed; open it with ``async with``. `media` says how it is packed, or is its source.
 
         Without `stream_id` the server chooses one. With the id and token of an earlier `Stream.info` that
         stream is resumed: go on from `Stream.position`. With `watching` notes are taken of it, which later
-        questions see; without, a resumed stream is watched as before.
+        questions see; without, a resumed stream is watched as before. `tenant` is whose quota it counts for;
+        empty: the default one. Where there is no room, opening raises `LimitExceeded` with `retry_after_s`.
         """
         if isinstance(media, MediaKind):
             media = MediaOptions(kind=media)
@@ -95,6 +97,7 @@ class Client:
                 settings=self._settings,
                 clock=monotonic_clock,
                 watching=watching,
+                tenant=tenant,
                 on_event=on_event,
             )
 

@@ -68,7 +68,11 @@ _WORKER_FINISH_FROM_PROTO = {
 def media_to_proto(media: MediaOptions) -> types_pb2.MediaOptions:
     """Media options for the wire."""
     return types_pb2.MediaOptions(
-        kind=MEDIA_KIND_TO_PROTO[media.kind], sample_fps=media.sample_fps, nominal_fps=media.nominal_fps
+        kind=MEDIA_KIND_TO_PROTO[media.kind],
+        sample_fps=media.sample_fps,
+        nominal_fps=media.nominal_fps,
+        min_fps=media.min_fps,
+        max_lag_ms=max(round(media.max_lag_s * 1000), 0),
     )
 
 
@@ -148,6 +152,7 @@ def opened_from_proto(message: client_pb2.WatchResponse.Welcome) -> Opened:
             max_picture_pixels=limits.max_picture_pixels,
             resume_s=float(limits.resume_seconds),
         ),
+        admission=message.admission,
     )
 
 
@@ -162,6 +167,8 @@ def progress_from_proto(message: client_pb2.WatchResponse.Progress) -> Progress:
         safe_position=message.safe_position,
         blocks=message.blocks,
         received_position=message.received_position,
+        sample_fps=message.sample_fps,
+        rate_reason=message.rate_reason,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tandem.client.convert import model_from_proto, progress_from_proto
-from tandem.client.overview import BuildInfo, ServiceStatus, Status, StreamSummary
+from tandem.client.overview import AdmissionDecision, BuildInfo, ServiceStatus, Status, StreamSummary
 from tandem.wire.gen.tandem.v1 import client_pb2, types_pb2
 from tandem.wire.watching import mode_from_proto
 
@@ -24,6 +24,7 @@ def summary_from_proto(message: client_pb2.StreamSummary) -> StreamSummary:
         watching=mode_from_proto(message.watching),
         last_note=message.last_note,
         standing_questions=message.standing_questions,
+        tenant=message.tenant,
     )
 
 
@@ -33,6 +34,18 @@ def status_from_proto(message: client_pb2.GetStatusResponse) -> Status:
         build=_build(message.build),
         services=tuple(_service(item) for item in message.services),
         listeners=tuple(message.listeners),
+        decisions=tuple(_decision(item) for item in message.decisions),
+    )
+
+
+def _decision(message: client_pb2.AdmissionDecision) -> AdmissionDecision:
+    return AdmissionDecision(
+        stream_id=message.stream_id,
+        tenant=message.tenant,
+        outcome=message.outcome,
+        reason=message.reason,
+        age_s=message.age_s,
+        retry_after_s=message.retry_after_s,
     )
 
 
@@ -48,6 +61,7 @@ def _service(message: client_pb2.ServiceStatus) -> ServiceStatus:
         heartbeat_age_ms=message.heartbeat_age_ms,
         streams=message.streams,
         details=dict(message.details),
+        load=message.load,
     )
 
 

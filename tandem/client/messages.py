@@ -15,7 +15,11 @@ MESSAGE_OVERHEAD_BYTES = 256
 
 
 def open_message(
-    stream_id: str, resume_token: str, media: MediaOptions, watching: Watching | None = None
+    stream_id: str,
+    resume_token: str,
+    media: MediaOptions,
+    watching: Watching | None = None,
+    tenant: str = "",
 ) -> client_pb2.WatchRequest:
     """The first message of a call."""
     return client_pb2.WatchRequest(
@@ -24,6 +28,7 @@ def open_message(
             resume_token=resume_token,
             media=convert.media_to_proto(media),
             watching=watching_to_proto(watching) if watching else None,
+            tenant=tenant,
         )
     )
 

@@ -27,6 +27,8 @@ class StreamSummary:
     last_note: int = 0
     """Number of its last finished note; 0: none."""
     standing_questions: int = 0
+    tenant: str = ""
+    """Whose it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,22 @@ class ServiceStatus:
     heartbeat_age_ms: float
     streams: int
     details: dict[str, str]
+    load: float = 0.0
+    """How much of it is used; 1 is all, 0 where it has not told."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdmissionDecision:
+    """What became of one attempt to open a stream."""
+
+    stream_id: str
+    tenant: str
+    outcome: str
+    """"admitted", "degraded" (at a lower rate than asked for) or "refused"."""
+    reason: str
+    age_s: float
+    retry_after_s: float = 0.0
+    """What a refused client was told to wait; 0: waiting does not help."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +79,8 @@ class Status:
     build: BuildInfo
     services: tuple[ServiceStatus, ...]
     listeners: tuple[str, ...]
+    decisions: tuple[AdmissionDecision, ...] = ()
+    """The latest on new streams, oldest first."""
 
     @property
     def ready(self) -> bool:

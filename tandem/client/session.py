@@ -43,10 +43,11 @@ class Session:
         settings: ClientSettings,
         clock: Clock,
         watching: Watching | None,
+        tenant: str = "",
         on_event: Callable[[Event], None],
     ) -> None:
         self._stub, self._address, self._media, self._watching = stub, address, media, watching
-        self._stream_id, self._resume_token = stream_id, resume_token
+        self._stream_id, self._resume_token, self._tenant = stream_id, resume_token, tenant
         self._settings, self._clock, self._on_event = settings, clock, on_event
         self._chance = random.Random()  # noqa: S311 (jitter, not a secret)
         self._outbox = Outbox(window_bytes=settings.window_bytes, retain_bytes=settings.retain_bytes)
@@ -161,7 +162,7 @@ class Session:
         doing = f"opening stream {self._stream_id!r}" if self._stream_id else "opening a stream"
         try:
             async with asyncio.timeout(self._settings.open_timeout_s):
-                opening = (self._stream_id, self._resume_token, self._media, self._watching)
+                opening = (self._stream_id, self._resume_token, self._media, self._watching, self._tenant)
                 await call.write(messages.open_message(*opening))
                 response = await call.read()
         except (TimeoutError, *CALL_ERRORS) as error:

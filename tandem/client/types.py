@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from tandem.client.recall import Recall as Recall
+from tandem.client.recall import RecalledBlock as RecalledBlock
 from tandem.client.standing import Alert
 from tandem.client.thinking import ThinkingUsage
 from tandem.client.workers import WorkerUsage
@@ -64,6 +66,11 @@ class MediaOptions:
     """Frames per second of stream time that are watched; 0 means the model's own rate."""
     nominal_fps: float = 0.0
     """Frames per second of an Annex B stream, which carries no timestamps; 0 means 25."""
+    min_fps: float = 0.0
+    """The least that is accepted when the service has too much to do; 0: as `sample_fps`."""
+    max_lag_s: float = 0.0
+    """About so far behind the live edge frames are left out (gaps, OVERLOAD) rather than watched late; 0:
+    never, pushing waits instead. For live sources."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +141,8 @@ class Opened:
     model: ModelInfo
     sample_fps: float
     limits: Limits
+    admission: str = ""
+    """Why it was let in, and at this rate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +162,10 @@ class Progress:
     blocks: int = 0
     received_position: int = 0
     """Position before which everything was received; 0 where the server does not say."""
+    sample_fps: float = 0.0
+    """Frames per second that are watched now; 0 where the server does not say."""
+    rate_reason: str = ""
+    """Why that is less than was asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,35 +236,6 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RecalledBlock:
-    """One older block that came back into view."""
-
-    time: TimeRange
-    score: float
-    """Its best over the layers that chose it; comparable within one answer."""
-    layers: int
-    """In how many layers."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recall:
-    """What of older video came back into an answer's view, and at what cost."""
-
-    strategy: str = ""
-    """What chose the blocks; empty: nothing older was looked for."""
-    blocks: tuple[RecalledBlock, ...] = ()
-    """In order of time."""
-    skipped: int = 0
-    """Blocks, counted once per layer, left out because `Retrieval.load_budget_s` was over."""
-    lost: int = 0
-    """Blocks, counted once per layer, that were chosen and could not be read."""
-    disk_bytes: int = 0
-    """Read from disk."""
-    loaded_bytes: int = 0
-    """Copied into view."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """The final record of an answer."""
 
@@ -267,7 +251,7 @@ class Answer:
     evidence_blocks: int = 0
     notes: tuple[TimeRange, ...] = ()
     """What the watcher's notes in view are about, oldest first."""
-    recall: Recall = Recall()
+    recall: Recall = field(default_factory=Recall)
     """What of the evidence is older than the recent window."""
     gaps: tuple[Gap, ...] = ()
     """Gaps before the watermark: what the answer could not know."""

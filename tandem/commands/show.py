@@ -26,6 +26,7 @@ from tandem.commands.words import (
     event_json,
     gap_words,
     plain,
+    rate_words,
 )
 from tandem.core.clock import Clock, monotonic_clock
 from tandem.core.errors import TandemError
@@ -98,6 +99,7 @@ class PlainView:
         self._last_progress_s = float("-inf")
         self._questions: dict[str, str] = {}
         self._notes = Notes()
+        self._rate = ""
         self._lost = ""  # what was said last of a loss that is not over
         self._thoughts = ThoughtLines()
 
@@ -161,6 +163,9 @@ class PlainView:
 
     def _progress(self, progress: Progress) -> None:
         self._watermark_us = progress.watermark_us
+        if (words := rate_words(progress)) != self._rate:
+            self._rate = words
+            self._say(f"rate      {words or f'{progress.sample_fps:g} frames per second again'}")
         now_s = self._clock()
         if now_s - self._last_progress_s >= PROGRESS_EVERY_S:
             self._last_progress_s = now_s

@@ -30,6 +30,7 @@ from tandem.commands.words import (
     evidence_words,
     gap_words,
     notes_words,
+    rate_words,
     recall_words,
 )
 from tandem.core.errors import TandemError
@@ -156,6 +157,7 @@ class LiveView:
 
     def _watched(self) -> Text:
         progress = self._progress
+        rate = rate_words(progress)
         late = progress.received_us - progress.watermark_us > 2_000_000
         return Text.assemble(
             "watched ",
@@ -163,6 +165,7 @@ class LiveView:
             f" of {format_time(progress.received_us)} received",
             f"   {durable}" if (durable := durable_words(progress)) else "",
             f"   lag {progress.lag_ms:.0f} ms   {progress.blocks} blocks   {len(progress.gaps)} gaps",
+            (f"\n{rate}" if rate else "", "yellow"),
         )
 
     def _questions(self) -> Table:

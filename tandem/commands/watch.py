@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
+from tandem.commands.ask_at import AskAt
 from tandem.commands.base import (
     Command,
     Exit,
@@ -16,9 +17,9 @@ from tandem.commands.base import (
     add_json,
     positive,
     source_exit_code,
-    stream_time,
 )
 from tandem.commands.question import add_question_options, count, retrieval_of, thinking_of, workers_of
+from tandem.commands.rate_options import add_rate_options, media_of
 from tandem.core.errors import TandemError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--ask-at",
-        action=_AskAt,
+        action=AskAt,
         nargs=2,
         default=[],
         metavar=("TIME", "QUESTION"),
@@ -73,6 +74,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         help="frames per second that are watched (default: the model's own rate)",
     )
+    add_rate_options(parser)
     parser.add_argument(
         "--notes",
         nargs="?",
@@ -111,25 +113,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_question_options(parser)
     add_address(parser)
     add_json(parser, "one JSON object a line")
-
-
-class _AskAt(argparse.Action):
-    """Collects pairs of a stream time and a question."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: object,
-        option_string: str | None = None,
-    ) -> None:
-        assert isinstance(values, list), values
-        time, question = values
-        try:
-            pair = (stream_time(time), question)
-        except argparse.ArgumentTypeError as error:
-            parser.error(f"argument {option_string}: {error}")
-        setattr(namespace, self.dest, [*getattr(namespace, self.dest), pair])
 
 
 def _speed(text: str) -> float | None:
@@ -181,7 +164,12 @@ async def _watch(
     }
     async with (
         connect(arguments.address) as t,
-        t.watch(source, stream_id=arguments.stream_id, watching=watching) as stream,
+        t.watch(
+            media_of(arguments, source),
+            stream_id=arguments.stream_id,
+            watching=watching,
+            tenant=arguments.tenant,
+        ) as stream,
     ):
         view.start(source.name)
         for standing in alerts:

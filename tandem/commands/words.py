@@ -90,6 +90,19 @@ def durable_words(progress: Progress) -> str:
     return f"on disk {format_time(progress.durable_watermark_us)}" if progress.durable_watermark_us else ""
 
 
+def rate_words(progress: Progress) -> str:
+    """At which rate it is watched, where that is less than was asked for, and why; else empty."""
+    if not progress.rate_reason:
+        return ""
+    return f"{progress.sample_fps:g} frames per second: {progress.rate_reason}"
+
+
+def error_words(error: TandemError) -> str:
+    """What was wrong, and when to come back."""
+    again = f"; try again in {error.retry_after_s:.0f} s" if (error.retry_after_s or 0) >= 1 else ""
+    return f"{error.message}{again} [{error.code.value}]"
+
+
 def timing_words(answer: Answer) -> str:
     """How long it took."""
     return f"first token {answer.timings.first_token_ms:.0f} ms, whole {answer.timings.total_ms:.0f} ms"

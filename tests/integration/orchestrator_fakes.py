@@ -209,7 +209,7 @@ class FakeEncoder(encoder_pb2_grpc.EncoderServiceServicer):
             next_block_number=resume.next_block_number,
         )
         yield encoder_pb2.EncodeResponse(
-            opened=encoder_pb2.EncodeResponse.Opened(model=MODEL, sample_fps=2.0)
+            opened=encoder_pb2.EncodeResponse.Opened(model=MODEL, sample_fps=opening.start_fps or 2.0)
         )
         async for request in requests:
             await self.gate.wait()
@@ -268,6 +268,8 @@ class Hosted:
         self.server: grpc.aio.Server | None = None
         self.attachment: Attachment | None = None
         self.boot_id = ""
+        self.details: dict[str, str] = {}
+        """What its heartbeats say of it."""
 
     async def start(self) -> None:
         self.server = make_server()
@@ -289,7 +291,7 @@ class Hosted:
             self._orchestrator.address,
             self._orchestrator.cluster.secret,
             identity,
-            lambda: ServiceLoad(0, {}),
+            lambda: ServiceLoad(0, self.details),
             on_drain,
         )
         self.attachment.start()

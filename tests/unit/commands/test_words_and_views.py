@@ -29,7 +29,15 @@ from tandem.commands.demo_view import DemoView, is_right
 from tandem.commands.show import JsonView, PlainView, View
 from tandem.commands.show_live import LiveView
 from tandem.commands.thinking import ThoughtLines
-from tandem.commands.words import Notes, event_json, event_name, evidence_words, plain, recall_words
+from tandem.commands.words import (
+    Notes,
+    error_words,
+    event_json,
+    event_name,
+    evidence_words,
+    plain,
+    recall_words,
+)
 from tandem.core.clock import ManualClock
 from tandem.core.errors import BadMedia, LimitExceeded, Unavailable, WrongState
 from tandem.core.timeline import Gap, GapReason, TimeRange
@@ -254,3 +262,29 @@ def test_a_note_that_came_to_nothing_is_shown_as_such() -> None:
     told = Thought(worker="watcher", time_us=S, text="a door", note=3, done=True, failed=True)
     assert Notes().add(told).endswith("a door  [not kept]")
     assert Notes().add(replace(told, failed=False)).endswith("a door")
+
+
+def test_a_lower_rate_is_told_with_its_reason_and_so_is_its_end() -> None:
+    out = io.StringIO()
+    view = PlainView(out, ManualClock())
+    view.event(OPENED)
+    for fps, reason in (
+        (2.0, ""),
+        (0.5, "the encoder is 1.0 s late"),
+        (0.5, "the encoder is 1.0 s late"),
+        (2.0, ""),
+    ):
+        view.event(Progress(sample_fps=fps, rate_reason=reason))
+    lines = [line.strip() for line in out.getvalue().splitlines() if " rate " in line]
+    assert [line.split("  ", 1)[1].split(None, 1)[1] for line in lines] == [
+        "0.5 frames per second: the encoder is 1.0 s late",
+        "2 frames per second again",
+    ]
+
+
+def test_a_refusal_says_when_to_come_back() -> None:
+    assert error_words(LimitExceeded("no room", retry_after_s=12.3)) == (
+        "no room; try again in 12 s [limit_exceeded]"
+    )
+    assert error_words(LimitExceeded("no room")) == "no room [limit_exceeded]"
+    assert error_words(LimitExceeded("no room", retry_after_s=0.1)) == "no room [limit_exceeded]"

@@ -10,6 +10,7 @@ from encoder_svc.ledger import SyncPoint
 from encoder_svc.resume import MAX_HEADER_BYTES, MAX_RUNS, decode_resume_header
 from tandem.core.blocks import BlockGeometry
 from tandem.core.errors import BadMedia
+from tandem.core.timeline import Gap, GapReason, TimeRange
 
 
 def geometry(width: int) -> BlockGeometry:
@@ -26,7 +27,8 @@ def test_the_longest_header_that_is_kept_can_be_read_again() -> None:
     book = Book("mp4", Origin(0, None, 0, None))
     book.add_start(SyncPoint(0, 0), bytes(resume.MAX_START_BYTES))
     for unit in range(2 * MAX_RUNS):
-        book.add_unit(geometry(1_000_000_000_000 + unit), unit, 0.0)
+        book.add_unit(unit, 0.0)
+        book.made(geometry(1_000_000_000_000 + unit))
     packed = book.report(decoded_us=0, consumed=0, origin_us=-(1 << 62)).decoder_header
     assert packed is not None
     assert len(packed) <= MAX_HEADER_BYTES
@@ -35,7 +37,8 @@ def test_the_longest_header_that_is_kept_can_be_read_again() -> None:
 
 def test_a_header_is_packed_once_for_many_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     book = Book("pictures", Origin(0, None, 0, None))
-    book.add_unit(geometry(2), 1, 0.0)
+    book.add_unit(1, 0.0)
+    book.made(geometry(2))
     calls = 0
     real = resume.ResumeHeader.encode
 
@@ -50,6 +53,21 @@ def test_a_header_is_packed_once_for_many_reports(monkeypatch: pytest.MonkeyPatc
     for _ in range(5):
         assert book.report(decoded_us=0, consumed=0, origin_us=0).decoder_header is None
     assert calls == 1
-    book.add_unit(geometry(3), 2, 0.0)
+    book.add_unit(2, 0.0)
+    book.made(geometry(3))
     assert book.report(decoded_us=0, consumed=0, origin_us=0).decoder_header not in {None, first}
     assert calls == 2
+
+
+def test_a_unit_that_was_left_out_has_no_number() -> None:
+    book = Book("pictures", Origin(0, None, 0, None))
+    left_out = book.add_unit(1, 0.0)
+    for end_us in (2, 3):
+        book.add_unit(end_us, 0.0)
+    book.ledger.give_up(left_out, Gap(TimeRange(0, 1), GapReason.OVERLOAD))
+    book.made(geometry(2))
+    book.made(geometry(3))
+    assert [(run.first_unit, run.geometry.grid_w) for run in book.runs] == [(0, 2), (1, 3)]
+    assert book.report(decoded_us=0, consumed=0, origin_us=0).gaps == (
+        Gap(TimeRange(0, 1), GapReason.OVERLOAD),
+    )

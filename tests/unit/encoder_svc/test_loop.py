@@ -15,6 +15,7 @@ from encoder_svc.sample import Unit
 from kv_transfer.block import Block, pack_block
 from kv_transfer.codecs import NotCodable
 from tandem.core.blocks import BlockKey, Codec
+from tandem.core.clock import ManualClock
 from tandem.core.errors import Internal, TandemError
 from tandem.core.ids import StreamId
 from tandem.core.timeline import TimeRange
@@ -30,7 +31,8 @@ class Taker:
         self.errors: list[TandemError] = []
         self.ready = asyncio.Event()
         self._changes = Changes()
-        self.lane = Lane(StreamId(name), None, self.ready.set, self._take, self._fail)
+        self.left_out: list[int] = []
+        self.lane = Lane(StreamId(name), None, self.ready.set, self._take, self._fail, self.left_out.append)
 
     def _take(self, blocks: list[tuple[int, Block]]) -> None:
         self.blocks += blocks
@@ -160,4 +162,24 @@ async def test_an_unexpected_failure_is_internal_and_the_thread_lives_on() -> No
     loop.open(good.lane)
     await good.until(1)
     await asyncio.wait_for(good.ready.wait(), 30)
+    await loop.close()
+
+
+async def test_what_waited_beyond_its_streams_lag_is_left_out_and_the_rest_is_numbered_on() -> None:
+    clock = ManualClock()
+    loop = EncodeLoop(model(), LoopConfig(window_units=3, run_units=4, batch_units=8), clock=clock)
+    late, patient = Taker("late"), Taker("patient")
+    late.lane.max_lag_s = 5.0
+    for taker in (late, patient):
+        loop.open(taker.lane)
+        for index in range(4):
+            loop.submit(taker.lane, index + 1, unit(index))  # due after 1, 2, 3, 4 s
+    clock.advance(7.5)
+    loop.start()
+    await patient.until(5)
+    await late.until(3)
+    assert late.left_out == [1, 2]
+    assert [serial for serial, _ in late.blocks] == [0, 3, 4]
+    assert [block.key.number for _, block in late.blocks] == [0, 1, 2]
+    assert patient.left_out == []
     await loop.close()

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from encoder_svc.admit import ChunkOrder, MediaLimits, PictureOrder, check_bytes, check_raw, check_size
-from encoder_svc.batch import FairQueue, Run
 from encoder_svc.config import EncoderConfig, parse_config
 from encoder_svc.decode.timing import ContainerTimer, CountingTimer
 from encoder_svc.ledger import Ledger, SyncPoint
@@ -140,23 +139,6 @@ def test_the_outbox_keeps_its_bounds_and_order() -> None:
     outbox.reserve(7)
     outbox.release(7)
     assert outbox.empty
-
-
-# -- fair queue --
-
-
-def test_streams_take_turns() -> None:
-    queue: FairQueue[str, int] = FairQueue(run_items=2, batch_items=3)
-    for item in range(5):
-        queue.put("busy", item)
-    queue.put("calm", 10)
-    assert queue.take() == [Run("busy", (0, 1)), Run("calm", (10,))]
-    queue.put("new", 20)
-    assert queue.take() == [Run("busy", (2, 3)), Run("new", (20,))]
-    assert len(queue) == 1
-    queue.drop("busy")
-    queue.drop("unknown")
-    assert queue.take() == []
 
 
 # -- settings --

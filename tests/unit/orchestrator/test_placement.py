@@ -18,12 +18,13 @@ def names(placed: Placed | NotPlaced) -> tuple[str, str]:
 FOUR = [member("encoder-0"), member("encoder-1"), member("reasoner-0"), member("reasoner-1")]
 
 
-def test_the_fewest_streams_win_and_ties_go_by_name() -> None:
+def test_the_least_load_wins_and_ties_go_by_name() -> None:
     assert names(place(FOUR, {})) == ("encoder-0", "reasoner-0")
-    assert names(place(FOUR, {"encoder-0": 2, "encoder-1": 1, "reasoner-0": 5})) == (
+    assert names(place(FOUR, {"encoder-0": 0.4, "encoder-1": 0.2, "reasoner-0": 0.9})) == (
         "encoder-1",
         "reasoner-1",
     )
+    assert names(place(FOUR, {"encoder-0": 0.21, "encoder-1": 0.2})) == ("encoder-0", "reasoner-0"), "noise"
 
 
 def test_a_stream_stays_where_its_blocks_are() -> None:
@@ -31,6 +32,9 @@ def test_a_stream_stays_where_its_blocks_are() -> None:
     assert names(placed) == ("encoder-1", "reasoner-1")
     assert isinstance(placed, Placed)
     assert placed.reason == "its blocks are there"
+    new = place(FOUR, {}, encoder="encoder-1", reasoner="reasoner-1", has_blocks=False)
+    assert isinstance(new, Placed)
+    assert (names(new), new.reason) == (("encoder-1", "reasoner-1"), "it was let in there")
 
 
 def test_models_must_agree() -> None:

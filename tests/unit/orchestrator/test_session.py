@@ -7,7 +7,8 @@ from orchestrator.messages import progress_of
 from orchestrator.pace import STALL_S
 from orchestrator.recovery import Held, plan_start
 from orchestrator.restore import place_of, restore, to_record
-from orchestrator.session import Session, SessionSettings
+from orchestrator.session import Session
+from orchestrator.settings import SessionSettings
 from orchestrator.stream import State
 from tandem.core.clock import ManualClock
 from tandem.core.ids import StreamId

@@ -12,7 +12,7 @@ from orchestrator.backlog import Bounds
 from orchestrator.cluster import Cluster
 from orchestrator.journal import Journal, Record
 from orchestrator.limits import Limits
-from orchestrator.session import SessionSettings
+from orchestrator.settings import SessionSettings
 from orchestrator.standing_record import StandingRecord
 from orchestrator.streams import Streams
 from orchestrator.tokens import make_nonce, resume_token
@@ -75,10 +75,12 @@ async def test_a_standing_question_knows_of_no_time_that_was_never_watched(tmp_p
         decoder_header=b"",
         gaps=(),
         standing=(stood,),
+        tenant="acme",
     )
     Journal(tmp_path).save(record)
     streams = make(tmp_path)
     stream = streams.open(open_of(resume_token(SECRET, CAM, nonce)))
+    assert stream.session.terms.tenant == "acme", "whoever comes back with the token"
     state = replace(stood.state, alerted_us=900)
     assert stream.standing.to_records() == (replace(stood, state=state, checked_us=900),)
     await streams.close()

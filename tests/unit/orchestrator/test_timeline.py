@@ -3,7 +3,8 @@
 from orchestrator.backlog import Bounds
 from orchestrator.limits import Limits
 from orchestrator.messages import progress_of
-from orchestrator.session import Session, SessionSettings
+from orchestrator.session import Session
+from orchestrator.settings import SessionSettings
 from orchestrator.timeline import MAX_GAPS, EncoderProgress, Timeline
 from tandem.core.clock import ManualClock
 from tandem.core.ids import StreamId

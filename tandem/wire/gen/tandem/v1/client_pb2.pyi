@@ -35,10 +35,15 @@ class WatchRequest(_message.Message):
         RESUME_TOKEN_FIELD_NUMBER: _builtins.int
         MEDIA_FIELD_NUMBER: _builtins.int
         WATCHING_FIELD_NUMBER: _builtins.int
+        TENANT_FIELD_NUMBER: _builtins.int
         stream_id: _builtins.str
         """1 to 64 characters of [A-Za-z0-9._-]; empty lets the server choose. REQUIRED to resume."""
         resume_token: _builtins.str
         """Token of an earlier Welcome; empty opens a new stream."""
+        tenant: _builtins.str
+        """Whose stream it is, 1 to 64 characters of [A-Za-z0-9._-]: quotas and fair shares count by tenant. Empty means
+        "default"; a resumed stream keeps its own.
+        """
         @_builtins.property
         def media(self) -> _types_pb2.MediaOptions:
             """How the media is packed and sampled. REQUIRED."""
@@ -54,10 +59,11 @@ class WatchRequest(_message.Message):
             resume_token: _builtins.str = ...,
             media: _types_pb2.MediaOptions | None = ...,
             watching: _types_pb2.Watching | None = ...,
+            tenant: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["media", b"media", "watching", b"watching"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["media", b"media", "resume_token", b"resume_token", "stream_id", b"stream_id", "watching", b"watching"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["media", b"media", "resume_token", b"resume_token", "stream_id", b"stream_id", "tenant", b"tenant", "watching", b"watching"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -180,6 +186,7 @@ class WatchResponse(_message.Message):
         MODEL_FIELD_NUMBER: _builtins.int
         SAMPLE_FPS_FIELD_NUMBER: _builtins.int
         LIMITS_FIELD_NUMBER: _builtins.int
+        ADMISSION_FIELD_NUMBER: _builtins.int
         stream_id: _builtins.str
         """The stream's id."""
         resume_token: _builtins.str
@@ -192,6 +199,8 @@ class WatchResponse(_message.Message):
         """Position the client goes on from: the next picture sequence or byte offset. 0 for a new stream."""
         sample_fps: _builtins.float
         """Frames per second that are watched."""
+        admission: _builtins.str
+        """Why the stream was let in, and at this rate. Empty for a resumed one."""
         @_builtins.property
         def model(self) -> _types_pb2.ModelInfo:
             """The model that watches."""
@@ -210,10 +219,11 @@ class WatchResponse(_message.Message):
             model: _types_pb2.ModelInfo | None = ...,
             sample_fps: _builtins.float = ...,
             limits: Global___WatchResponse.Limits | None = ...,
+            admission: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "model", b"model"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "model", b"model", "next_position", b"next_position", "resume_token", b"resume_token", "resumed", b"resumed", "sample_fps", b"sample_fps", "stream_id", b"stream_id"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "limits", b"limits", "model", b"model", "next_position", b"next_position", "resume_token", b"resume_token", "resumed", b"resumed", "sample_fps", b"sample_fps", "stream_id", b"stream_id"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -267,6 +277,8 @@ class WatchResponse(_message.Message):
         SAFE_POSITION_FIELD_NUMBER: _builtins.int
         BLOCKS_FIELD_NUMBER: _builtins.int
         RECEIVED_POSITION_FIELD_NUMBER: _builtins.int
+        SAMPLE_FPS_FIELD_NUMBER: _builtins.int
+        RATE_REASON_FIELD_NUMBER: _builtins.int
         received_us: _builtins.int
         """Stream time up to which media was received."""
         watermark_us: _builtins.int
@@ -283,6 +295,12 @@ class WatchResponse(_message.Message):
         """Position before which everything was received: it need not be sent again while this call lasts, and does
         not count as unacknowledged. 0 from a server that does not say.
         """
+        sample_fps: _builtins.float
+        """Frames per second that are watched now; between `MediaOptions.min_fps` and the rate that was asked for. 0
+        until an encoder has said.
+        """
+        rate_reason: _builtins.str
+        """Why that is less than was asked for; empty when it is not."""
         @_builtins.property
         def gaps(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Gap]:
             """All gaps of the stream, in order, joined where reason and ends meet; here at most 256, the latest;
@@ -300,10 +318,12 @@ class WatchResponse(_message.Message):
             safe_position: _builtins.int = ...,
             blocks: _builtins.int = ...,
             received_position: _builtins.int = ...,
+            sample_fps: _builtins.float = ...,
+            rate_reason: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "durable_watermark_us", b"durable_watermark_us", "gaps", b"gaps", "lag_ms", b"lag_ms", "received_position", b"received_position", "received_us", b"received_us", "safe_position", b"safe_position", "watermark_us", b"watermark_us"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "durable_watermark_us", b"durable_watermark_us", "gaps", b"gaps", "lag_ms", b"lag_ms", "rate_reason", b"rate_reason", "received_position", b"received_position", "received_us", b"received_us", "safe_position", b"safe_position", "sample_fps", b"sample_fps", "watermark_us", b"watermark_us"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -747,6 +767,7 @@ class StreamSummary(_message.Message):
     WATCHING_FIELD_NUMBER: _builtins.int
     LAST_NOTE_FIELD_NUMBER: _builtins.int
     STANDING_QUESTIONS_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
     """The stream."""
     state: _builtins.str
@@ -771,6 +792,8 @@ class StreamSummary(_message.Message):
     """Number of its last note that was told to its end; 0 when there is none."""
     standing_questions: _builtins.int
     """Questions that stand for it."""
+    tenant: _builtins.str
+    """Whose it is."""
     @_builtins.property
     def progress(self) -> Global___WatchResponse.Progress:
         """What has been watched."""
@@ -791,10 +814,11 @@ class StreamSummary(_message.Message):
         watching: _types_pb2.WatchMode.ValueType = ...,
         last_note: _builtins.int = ...,
         standing_questions: _builtins.int = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "attached", b"attached", "backlog_bytes", b"backlog_bytes", "encoder", b"encoder", "last_note", b"last_note", "open_questions", b"open_questions", "progress", b"progress", "reasoner", b"reasoner", "sample_fps", b"sample_fps", "standing_questions", b"standing_questions", "state", b"state", "stream_id", b"stream_id", "watching", b"watching"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "attached", b"attached", "backlog_bytes", b"backlog_bytes", "encoder", b"encoder", "last_note", b"last_note", "open_questions", b"open_questions", "progress", b"progress", "reasoner", b"reasoner", "sample_fps", b"sample_fps", "standing_questions", b"standing_questions", "state", b"state", "stream_id", b"stream_id", "tenant", b"tenant", "watching", b"watching"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -826,6 +850,7 @@ class GetStatusResponse(_message.Message):
     BUILD_FIELD_NUMBER: _builtins.int
     SERVICES_FIELD_NUMBER: _builtins.int
     LISTENERS_FIELD_NUMBER: _builtins.int
+    DECISIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def build(self) -> _types_pb2.BuildInfo:
         """The orchestrator."""
@@ -838,20 +863,67 @@ class GetStatusResponse(_message.Message):
     def listeners(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Addresses the orchestrator listens on."""
 
+    @_builtins.property
+    def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdmissionDecision]:
+        """The latest decisions on new streams, oldest first; at most 16."""
+
     def __init__(
         self,
         *,
         build: _types_pb2.BuildInfo | None = ...,
         services: _abc.Iterable[Global___ServiceStatus] | None = ...,
         listeners: _abc.Iterable[_builtins.str] | None = ...,
+        decisions: _abc.Iterable[Global___AdmissionDecision] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["build", b"build"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "listeners", b"listeners", "services", b"services"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "decisions", b"decisions", "listeners", b"listeners", "services", b"services"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class AdmissionDecision(_message.Message):
+    """What became of one attempt to open a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STREAM_ID_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    AGE_S_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_S_FIELD_NUMBER: _builtins.int
+    stream_id: _builtins.str
+    """The stream."""
+    tenant: _builtins.str
+    """Whose it is."""
+    outcome: _builtins.str
+    """"admitted", "degraded" (at a lower rate than it asked for) or "refused"."""
+    reason: _builtins.str
+    """What decided, for people."""
+    age_s: _builtins.float
+    """Seconds since."""
+    retry_after_s: _builtins.float
+    """What a refused client was told to wait, in seconds; 0 when waiting does not help."""
+    def __init__(
+        self,
+        *,
+        stream_id: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+        outcome: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        age_s: _builtins.float = ...,
+        retry_after_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "outcome", b"outcome", "reason", b"reason", "retry_after_s", b"retry_after_s", "stream_id", b"stream_id", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdmissionDecision: _TypeAlias = AdmissionDecision  # noqa: Y015
 
 @_typing.final
 class ServiceStatus(_message.Message):
@@ -889,6 +961,7 @@ class ServiceStatus(_message.Message):
     HEARTBEAT_AGE_MS_FIELD_NUMBER: _builtins.int
     STREAMS_FIELD_NUMBER: _builtins.int
     DETAILS_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     role: _builtins.str
@@ -903,6 +976,10 @@ class ServiceStatus(_message.Message):
     """Milliseconds since its last heartbeat."""
     streams: _builtins.int
     """Streams on it."""
+    load: _builtins.float
+    """Share of what it can do that its streams need at the rates they asked for; 1 is all. 0 while it has not
+    said what a stream costs.
+    """
     @_builtins.property
     def build(self) -> _types_pb2.BuildInfo:
         """Build and boot."""
@@ -928,10 +1005,11 @@ class ServiceStatus(_message.Message):
         heartbeat_age_ms: _builtins.float = ...,
         streams: _builtins.int = ...,
         details: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        load: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "build", b"build", "details", b"details", "heartbeat_age_ms", b"heartbeat_age_ms", "model", b"model", "name", b"name", "restarts", b"restarts", "role", b"role", "state", b"state", "streams", b"streams"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "build", b"build", "details", b"details", "heartbeat_age_ms", b"heartbeat_age_ms", "load", b"load", "model", b"model", "name", b"name", "restarts", b"restarts", "role", b"role", "state", b"state", "streams", b"streams"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -39,6 +39,9 @@ class EncodeRequest(_message.Message):
         TICKET_FIELD_NUMBER: _builtins.int
         RESUME_FIELD_NUMBER: _builtins.int
         INCARNATION_FIELD_NUMBER: _builtins.int
+        TENANT_FIELD_NUMBER: _builtins.int
+        WEIGHT_FIELD_NUMBER: _builtins.int
+        START_FPS_FIELD_NUMBER: _builtins.int
         stream_id: _builtins.str
         """The stream. REQUIRED."""
         epoch: _builtins.int
@@ -51,6 +54,12 @@ class EncodeRequest(_message.Message):
         """Signed ticket for the transfer pair. REQUIRED."""
         incarnation: _builtins.str
         """Names this life of the stream, as in OpenStreamRequest: epochs count within it."""
+        tenant: _builtins.str
+        """Whose stream it is: under overload the model's time is shared between tenants, then between streams."""
+        weight: _builtins.float
+        """That tenant's share against another's; 0 means 1."""
+        start_fps: _builtins.float
+        """Frames per second to begin with, where the stream was let in at less than `media.sample_fps`; 0: that."""
         @_builtins.property
         def media(self) -> _types_pb2.MediaOptions:
             """Packing and sampling. REQUIRED."""
@@ -70,10 +79,13 @@ class EncodeRequest(_message.Message):
             ticket: _builtins.bytes = ...,
             resume: Global___EncodeRequest.Resume | None = ...,
             incarnation: _builtins.str = ...,
+            tenant: _builtins.str = ...,
+            weight: _builtins.float = ...,
+            start_fps: _builtins.float = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["media", b"media", "resume", b"resume"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "incarnation", b"incarnation", "media", b"media", "reasoner_address", b"reasoner_address", "reasoner_name", b"reasoner_name", "resume", b"resume", "stream_id", b"stream_id", "ticket", b"ticket"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "incarnation", b"incarnation", "media", b"media", "reasoner_address", b"reasoner_address", "reasoner_name", b"reasoner_name", "resume", b"resume", "start_fps", b"start_fps", "stream_id", b"stream_id", "tenant", b"tenant", "ticket", b"ticket", "weight", b"weight"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -221,6 +233,8 @@ class EncodeResponse(_message.Message):
         LAG_MS_FIELD_NUMBER: _builtins.int
         CONSUMED_POSITION_FIELD_NUMBER: _builtins.int
         FRAMES_WAITING_FIELD_NUMBER: _builtins.int
+        SAMPLE_FPS_FIELD_NUMBER: _builtins.int
+        RATE_REASON_FIELD_NUMBER: _builtins.int
         watermark_us: _builtins.int
         """Everything before this is published or a gap."""
         decoded_us: _builtins.int
@@ -239,6 +253,10 @@ class EncodeResponse(_message.Message):
         """Position up to which media was taken in (flow control: the orchestrator keeps a bounded amount ahead)."""
         frames_waiting: _builtins.int
         """Frames that were sampled and not yet published."""
+        sample_fps: _builtins.float
+        """Frames per second that are watched now."""
+        rate_reason: _builtins.str
+        """Why that is less than `media.sample_fps`; empty when it is not."""
         @_builtins.property
         def gaps(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Gap]:
             """Gaps that the encoder found since the last message."""
@@ -255,10 +273,12 @@ class EncodeResponse(_message.Message):
             lag_ms: _builtins.float = ...,
             consumed_position: _builtins.int = ...,
             frames_waiting: _builtins.int = ...,
+            sample_fps: _builtins.float = ...,
+            rate_reason: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["_decoder_header", b"_decoder_header", "decoder_header", b"decoder_header"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_decoder_header", b"_decoder_header", "consumed_position", b"consumed_position", "decoded_us", b"decoded_us", "decoder_header", b"decoder_header", "frames_waiting", b"frames_waiting", "gaps", b"gaps", "lag_ms", b"lag_ms", "next_block_number", b"next_block_number", "safe_position", b"safe_position", "watermark_us", b"watermark_us"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_decoder_header", b"_decoder_header", "consumed_position", b"consumed_position", "decoded_us", b"decoded_us", "decoder_header", b"decoder_header", "frames_waiting", b"frames_waiting", "gaps", b"gaps", "lag_ms", b"lag_ms", "next_block_number", b"next_block_number", "rate_reason", b"rate_reason", "safe_position", b"safe_position", "sample_fps", b"sample_fps", "watermark_us", b"watermark_us"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType__decoder_header: _TypeAlias = _typing.Literal["decoder_header"]  # noqa: Y015
         _WhichOneofArgType__decoder_header: _TypeAlias = _typing.Literal["_decoder_header", b"_decoder_header"]  # noqa: Y015

@@ -414,22 +414,34 @@ class MediaOptions(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     SAMPLE_FPS_FIELD_NUMBER: _builtins.int
     NOMINAL_FPS_FIELD_NUMBER: _builtins.int
+    MIN_FPS_FIELD_NUMBER: _builtins.int
+    MAX_LAG_MS_FIELD_NUMBER: _builtins.int
     kind: Global___MediaKind.ValueType
     """Packing of the media. REQUIRED."""
     sample_fps: _builtins.float
     """Frames per second of stream time that are watched; 0 means the model's own rate."""
     nominal_fps: _builtins.float
     """Frames per second of an Annex B stream, which carries no timestamps; 0 means 25."""
+    min_fps: _builtins.float
+    """The least frames per second that the client accepts when the service has too much to do; 0 means as
+    `sample_fps`: the rate is never lowered.
+    """
+    max_lag_ms: _builtins.int
+    """Milliseconds behind the live edge after which frames are left out (gaps, OVERLOAD) rather than watched late.
+    0 means never: the client is held back instead.
+    """
     def __init__(
         self,
         *,
         kind: Global___MediaKind.ValueType = ...,
         sample_fps: _builtins.float = ...,
         nominal_fps: _builtins.float = ...,
+        min_fps: _builtins.float = ...,
+        max_lag_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "nominal_fps", b"nominal_fps", "sample_fps", b"sample_fps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "max_lag_ms", b"max_lag_ms", "min_fps", b"min_fps", "nominal_fps", b"nominal_fps", "sample_fps", b"sample_fps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,96 @@
+"""Pure. What a unit costs, learned from the batches that ran: a fixed part a batch, and a part a token."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+_MEMORY_S = 1.5
+"""Time constant of what is remembered: a device that was slow is not taken for slow for long."""
+_LEAST_KEEP, _MOST_KEEP = 0.6, 0.98
+"""What a batch leaves of the weight of those before it, however far apart they are."""
+_WARM_UP = 2
+"""First batches that say nothing: libraries load, memory is taken."""
+_BUSY_S = 3.0
+"""Time constant of the busy share."""
+
+
+@dataclass(slots=True)
+class CostMeter:
+    """Written by the model's thread alone, one batch at a time."""
+
+    batches: int = 0
+    busy_share: float = 0.0
+    """Of the time of late, how much the model was at work."""
+    _weight: float = 0.0
+    _units: float = 0.0
+    _tokens: float = 0.0
+    _seconds: float = 0.0
+    _tokens_tokens: float = 0.0
+    _tokens_seconds: float = 0.0
+    _ended_s: float | None = None
+
+    def add(self, units: int, tokens: int, began_s: float, ended_s: float) -> None:
+        """A batch ran."""
+        seconds = ended_s - began_s
+        since_s = seconds if self._ended_s is None else ended_s - self._ended_s
+        keep = min(max(math.exp(-since_s / _MEMORY_S), _LEAST_KEEP), _MOST_KEEP)
+        self._note_busy(seconds, ended_s)
+        self.batches += 1
+        if self.batches <= _WARM_UP or units == 0 or tokens == 0:
+            return
+        self._weight = self._weight * keep + 1
+        self._units = self._units * keep + units
+        self._tokens = self._tokens * keep + tokens
+        self._seconds = self._seconds * keep + seconds
+        self._tokens_tokens = self._tokens_tokens * keep + tokens * tokens
+        self._tokens_seconds = self._tokens_seconds * keep + tokens * seconds
+
+    @property
+    def is_known(self) -> bool:
+        """True once batches have told enough."""
+        return self._weight > 1.5
+
+    @property
+    def unit_tokens(self) -> float:
+        """Mean tokens of a unit; 0 while nothing is known."""
+        return self._tokens / self._units if self._units else 0.0
+
+    def unit_seconds(self, batch_units: float) -> float:
+        """Seconds of the model a mean unit takes in batches of that many; 0 while nothing is known.
+
+        Least squares over the batches of late where their sizes differ; else what they took. A batch larger
+        than any that ran is never taken to cost less than the part a token.
+        """
+        if not self.is_known:
+            return 0.0
+        mean_tokens, mean_s = self._tokens / self._weight, self._seconds / self._weight
+        spread = self._tokens_tokens / self._weight - mean_tokens**2
+        ratio = mean_s / mean_tokens
+        if spread < (0.25 * self.unit_tokens) ** 2:
+            return ratio * self.unit_tokens
+        slope = (self._tokens_seconds / self._weight - mean_tokens * mean_s) / spread
+        slope = min(max(slope, 0.1 * ratio), ratio)
+        fixed = mean_s - slope * mean_tokens
+        return fixed / max(batch_units, 1.0) + slope * self.unit_tokens
+
+    def units_within(self, seconds: float, most: int) -> int:
+        """Units of a batch that takes about so long: 1 to `most`; `most` while nothing is known."""
+        units = most
+        while units > 1 and units * self.unit_seconds(units) > seconds:
+            units -= 1
+        return units
+
+    def busy(self, now_s: float) -> float:
+        """The busy share by now: it fades while nothing runs."""
+        if self._ended_s is None:
+            return 0.0
+        idle_s = max(now_s - self._ended_s, 0.0)
+        return self.busy_share * _BUSY_S / (_BUSY_S + idle_s)
+
+    def _note_busy(self, seconds: float, ended_s: float) -> None:
+        since_s = seconds if self._ended_s is None else max(ended_s - self._ended_s, seconds)
+        part = min(since_s / _BUSY_S, 1.0)
+        if since_s > 0:
+            self.busy_share += part * (min(seconds / since_s, 1.0) - self.busy_share)
+        self._ended_s = ended_s

@@ -1,0 +1,92 @@
+"""Shell. A few times a second: what every stream asks for, and what `rates` gives it, brought together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection
+
+from encoder_svc.loop import EncodeLoop
+from encoder_svc.rates import RateControl
+from encoder_svc.session import Session
+from tandem.core.clock import Clock
+from tandem.core.overload import Overload
+
+log = logging.getLogger(__name__)
+
+PERIOD_S = 0.25
+STEADY = PERIOD_S / 5.0
+"""Part of a new cost that counts at once towards what is told to others: a mean over some five seconds."""
+GAPS_HOLD_S = 2.0
+"""How long after the last frame that was left out it counts as leaving frames out."""
+
+
+class Pacing:
+    """The rates of all streams of this encoder. Owned by the event loop."""
+
+    def __init__(self, loop: EncodeLoop, sessions: Callable[[], Collection[Session]], clock: Clock) -> None:
+        self._loop = loop
+        self._sessions = sessions
+        self._clock = clock
+        self._control: RateControl[Session] = RateControl()
+        self._task: asyncio.Task[None] | None = None
+        self._late_s = 0.0
+        self._unit_s = 0.0
+        self._shed_s = float("-inf")
+        self._said = Overload.NONE
+
+    @property
+    def overload(self) -> Overload:
+        """How far it has come."""
+        if self._clock() - self._shed_s < GAPS_HOLD_S:
+            return Overload.GAPS
+        return Overload.RATES if self._control.is_overloaded else Overload.NONE
+
+    @property
+    def late_s(self) -> float:
+        """How far the unit that is furthest past its deadline was, at the last look; never below 0."""
+        return self._late_s
+
+    @property
+    def unit_seconds(self) -> float:
+        """What a unit costs in batches of a loaded encoder, steadied: promises rest on it. 0: not known."""
+        return self._unit_s
+
+    def start(self) -> None:
+        """Begin, in the background."""
+        self._task = asyncio.create_task(self._run(), name="encode-pacing")
+
+    async def close(self) -> None:
+        """End."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def look(self) -> None:
+        """Once: ask every session, decide, tell every session."""
+        unit_s = self._loop.cost.unit_seconds(self._loop.batch_units / 2)
+        self._unit_s += (unit_s - self._unit_s) * (STEADY if self._unit_s else 1.0)
+        wishes = {session: session.wish() for session in self._sessions() if session.lane is not None}
+        self._late_s = max((wish.late_s for wish in wishes.values()), default=0.0)
+        self._late_s = max(self._late_s, 0.0)
+        if any(session.is_shedding for session in self._sessions()):
+            self._shed_s = self._clock()
+        rates = self._control.tick(self._clock(), wishes)
+        of_tenant = Counter(wish.tenant for wish in wishes.values())
+        for session, rate in rates.items():
+            wish = wishes[session]
+            session.set_rate(rate)
+            assert session.lane is not None, session
+            self._loop.weigh(session.lane, wish.weight / of_tenant[wish.tenant])
+        if self.overload is not self._said:
+            self._said = self.overload
+            log.info("overload: %s (%.1f s late, %d streams)", self._said, self._late_s, len(wishes))
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                self.look()
+            except Exception:  # a defect: rates stay as they are, streams go on
+                log.exception("the rates could not be set")
+            await asyncio.sleep(PERIOD_S)

@@ -1,0 +1,229 @@
+"""Many streams: who is let in and at which rate, quotas, and overload from its first late unit to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+import encoder_svc.loop
+import tandem
+from encoder_svc.app import EncoderApp
+from encoder_svc.config import EncoderConfig
+from encoder_svc.encode import Run, see_runs
+from orchestrator.app import Orchestrator
+from orchestrator.config import OrchestratorConfig
+from orchestrator.quotas import Quota, Quotas
+from reasoner_svc.app import Reasoner
+from reasoner_svc.config import ReasonerConfig
+from tandem.client import Client, MediaKind, MediaOptions, PictureFormat, Stream
+from tandem.core.errors import LimitExceeded, TandemError
+from tandem.core.overload import Overload
+from tandem.core.timeline import GapReason
+from tandem.wire.status import error_from_rpc
+from tests.integration.orchestrator_fakes import World
+from tests.unit.encoder_svc.rig import model, png
+
+COSTS = {"unit_seconds": "0.2", "unit_tokens": "64", "token_bytes": "1000", "window_units": "50"}
+"""Of a fake encoder: a stream of 2 fps needs 0.4 of it."""
+
+
+async def refusal_of(opening: Any) -> TandemError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await opening
+    return error_from_rpc(caught.value, "opening")
+
+
+async def test_a_stream_without_room_is_refused_or_let_in_at_less(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        world.hosted["encoder-0"].details = COSTS
+        await world.until(lambda: any(member.details for member in world.app.cluster.members))
+        kept = [await world.watch(f"cam{k}") for k in range(2)]
+        error = await refusal_of(world.watch("third"))
+        assert isinstance(error, LimitExceeded)
+        assert "4 are kept for 2 streams; this stream needs at least 2" in error.message
+        assert error.retry_after_s is not None
+        assert error.retry_after_s >= 1.0
+        modest = tandem.connect(world.app.address)
+        async with (
+            modest as t,
+            t.watch(MediaOptions(kind=MediaKind.PICTURES, sample_fps=2.0, min_fps=0.5)) as stream,
+        ):
+            assert stream.info.sample_fps == pytest.approx(0.5)
+            assert "its fair share of the rest is 0.5 frames per second" in stream.info.admission
+            assert world.encoder.opens[-1].start_fps == pytest.approx(0.5)
+            status = await t.status()
+            assert [d.outcome for d in status.decisions] == ["admitted", "admitted", "refused", "degraded"]
+            assert status.decisions[2].retry_after_s == pytest.approx(error.retry_after_s, abs=1e-3)
+            loads = {service.name: service.load for service in status.services}
+            assert loads["encoder-0"] == pytest.approx(1.2), "what is asked for; 0.9 of it is promised"
+        await kept[0].vanish()
+        error = await refusal_of(world.watch("fourth"))
+        assert error.retry_after_s is not None
+        assert error.retry_after_s <= 5.0, "the stream without a client goes after resume_seconds"
+
+
+async def test_quotas_of_a_tenant_are_its_own(tmp_path: Path) -> None:
+    quotas = Quotas(
+        tenants={"acme": Quota(streams=1, open_questions=1, weight=3.0), "b": Quota()}, default=None
+    )
+    async with (
+        World(tmp_path, quotas=quotas) as world,
+        tandem.connect(world.app.address) as t,
+        t.watch(MediaKind.PICTURES, stream_id="a1", tenant="acme") as stream,
+    ):
+        assert (world.encoder.opens[-1].tenant, world.encoder.opens[-1].weight) == ("acme", 3.0)
+        with pytest.raises(LimitExceeded, match="tenant acme has 1 of 1 streams"):
+            async with t.watch(MediaKind.PICTURES, stream_id="a2", tenant="acme"):
+                pass
+        with pytest.raises(TandemError, match="'default' is not in the file of quotas"):
+            async with t.watch(MediaKind.PICTURES):
+                pass
+        async with t.watch(MediaKind.PICTURES, stream_id="b1", tenant="b"):
+            assert {(s.stream_id, s.tenant) for s in await t.streams()} == {("a1", "acme"), ("b1", "b")}
+        await stream.push_picture(b"jpeg", pts_us=0)
+        world.reasoner.gate.clear()
+        first = stream.pose("one?")
+        await world.until(lambda: world.reasoner.active == 1)
+        with pytest.raises(LimitExceeded, match="1 questions of tenant acme are open"):
+            await t.ask("a1", "two?")
+        world.reasoner.gate.set()
+        assert (await first.answer).text
+        assert (await t.ask("a1", "three?")).text
+
+
+async def test_a_tenant_is_kept_when_a_stream_is_resumed(tmp_path: Path) -> None:
+    async with World(tmp_path) as world, tandem.connect(world.app.address) as t:
+        async with t.watch(MediaKind.PICTURES, stream_id="a", tenant="acme") as stream:
+            await stream.push_picture(b"jpeg", pts_us=0)
+            token = stream.info.resume_token
+            await stream.abandon()
+        async with t.watch(MediaKind.PICTURES, stream_id="a", resume_token=token):
+            assert [s.tenant for s in await t.streams()] == ["acme"]
+
+
+class SlowDevice:
+    """Stands in for a device that takes `unit_s` a unit."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.unit_s = 0.0
+        monkeypatch.setattr(encoder_svc.loop, "see_runs", self._see)
+
+    def _see(self, vlm: Any, runs: Sequence[Run], embedder: Any = None) -> Any:
+        time.sleep(self.unit_s * sum(len(run.units) for run in runs))
+        return see_runs(vlm, runs, embedder)
+
+
+@asynccontextmanager
+async def services(folder: Path) -> AsyncIterator[tuple[Client, EncoderApp]]:
+    """An orchestrator, an encoder and a reasoner, all real, in this process."""
+    config = OrchestratorConfig(
+        listen="127.0.0.1:0", run_dir=folder, encoders=0, reasoners=0, heartbeat_s=0.1, lease_s=10.0
+    )
+    app, vlm = Orchestrator(config, lambda text: None), model()
+    address = await app.start()
+    secret = app.cluster.secret
+    encoder = EncoderApp(
+        EncoderConfig(
+            name="encoder-0", orchestrator=address, secret_file="-", batch_units=4, run_units=2, drain_s=0.5
+        ),
+        vlm,
+        secret,
+    )
+    reasoner = Reasoner(ReasonerConfig(name="reasoner-0", orchestrator=address, secret=secret), vlm)
+    await reasoner.start()
+    await encoder.start()
+    try:
+        async with tandem.connect(address) as t:
+            yield t, encoder
+    finally:
+        await encoder.stop()
+        await reasoner.stop(0.5)
+        await app.stop()
+
+
+class Camera:
+    """Feeds a stream in real time, 8 pictures a second."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self._task = asyncio.create_task(self._run())
+
+    @property
+    def fps(self) -> float:
+        return self.stream.progress.sample_fps
+
+    @property
+    def dropped_s(self) -> float:
+        gaps = [gap for gap in self.stream.progress.gaps if gap.reason is GapReason.OVERLOAD]
+        return sum(gap.range.duration_us for gap in gaps) / 1e6
+
+    async def _run(self) -> None:
+        began_s = time.monotonic()
+        for index in range(8 * 120):
+            await asyncio.sleep(max(began_s + index / 8 - time.monotonic(), 0))
+            await self.stream.push_picture(
+                png(index), pts_us=index * 125_000, picture_format=PictureFormat.PNG
+            )
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+async def until(holds: Any, timeout_s: float) -> float:
+    began_s = time.monotonic()
+    async with asyncio.timeout(timeout_s):
+        while not holds():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.05)
+    return time.monotonic() - began_s
+
+
+async def test_overload_costs_rate_then_frames_then_new_streams_and_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = SlowDevice(monkeypatch)
+    media = MediaOptions(kind=MediaKind.PICTURES, sample_fps=8.0, min_fps=3.0, max_lag_s=3.0)
+    async with (
+        services(tmp_path) as (t, encoder),
+        t.watch(media, stream_id="one") as one,
+        t.watch(media, stream_id="two") as two,
+    ):
+        cameras = [Camera(one), Camera(two)]
+        # Sixteen units a second are asked for, less than ten are possible, six are the least.
+        device.unit_s = 0.1
+        await until(lambda: all(0 < camera.fps < 8.0 for camera in cameras), 10.0)
+        reason = one.progress.rate_reason
+        assert "of 8 frames per second" in reason, reason
+        await asyncio.sleep(1.5)
+        assert encoder.pacing.overload is Overload.RATES
+        assert sum(camera.dropped_s for camera in cameras) == 0.0, "rates are enough"
+        # Now even the least of both is too much.
+        device.unit_s = 0.5
+        await until(lambda: encoder.pacing.overload is Overload.GAPS, 10.0)
+        await asyncio.sleep(0.3)  # for a heartbeat
+        assert {camera.fps for camera in cameras} == {3.0}
+        with pytest.raises(LimitExceeded, match="no room for the stream") as refused:
+            async with t.watch(media, stream_id="three"):
+                pass
+        assert refused.value.retry_after_s
+        assert (await one.ask("What was shown?", timeout_s=10, at_once=True)).evidence_blocks
+        # And it is over.
+        device.unit_s = 0.0
+        back_s = await until(lambda: all(camera.fps == 8.0 for camera in cameras), 15.0)
+        print(f"full rates {back_s:.1f} s after the device was fast again")
+        assert back_s < 10.0
+        dropped_s = sum(camera.dropped_s for camera in cameras)
+        assert dropped_s > 0.0
+        await asyncio.sleep(0.5)
+        assert sum(camera.dropped_s for camera in cameras) == dropped_s, "it is over"
+        assert encoder.pacing.overload is Overload.NONE
+        assert not one.progress.rate_reason
+        for camera in cameras:
+            await camera.stop()
