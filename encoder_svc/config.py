@@ -66,6 +66,8 @@ class EncoderConfig:
     send_timeout_s: float = 30.0
     publish_patience_s: float = 120.0
     """A reasoner that publishes nothing for so long, while blocks wait, ends the stream."""
+    open_patience_s: float = 25.0
+    """Longest wait for the model to open a stream's window; the orchestrator waits a little longer."""
     connect_patience_s: float = 10.0
     """Longest wait for a link to a reasoner."""
     link_idle_s: float = 30.0

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Coroutine
+from typing import Any
 
 from orchestrator.cluster import Cluster, Service
 from orchestrator.encoder_link import encode, open_message
+from orchestrator.moving import Moves, first_of, open_moved, to_leave, until_better
 from orchestrator.placement import NotPlaced, Placed
-from orchestrator.recovery import plan_start
+from orchestrator.recovery import Held, plan_start
 from orchestrator.session import Session
 from orchestrator.stream import Event, State
+from orchestrator.waiting import stop
 from tandem.core.clock import Clock
 from tandem.core.errors import Incompatible, InvalidInput, TandemError, Unavailable
 
@@ -62,7 +66,7 @@ class Driver:
             await self._feed(placed, encoder, reasoner)
             self._session.happen(Event.ALL_PUBLISHED)
             self._failures = 0
-            await reasoner.gone.wait()
+            await self._until(reasoner.gone.wait(), placed, needs_encoder=False)
             raise reasoner.gone.error()
         finally:
             self._cluster.placed.subtract(names)
@@ -71,13 +75,7 @@ class Driver:
     async def _feed(self, placed: Placed, encoder: Service, reasoner: Service) -> None:
         session = self._session
         session.epoch += 1
-        held = await reasoner.link.open_stream(
-            session.stream_id,
-            session.epoch,
-            placed.encoder.name,
-            incarnation=session.nonce,
-            fresh=session.is_fresh,
-        )
+        held = await self._open(placed, reasoner)
         start = plan_start(session.timeline, session.checkpoints, held, session.loss)
         session.begin(start, placed.encoder.name, placed.reasoner.name)
         opening = open_message(
@@ -86,7 +84,30 @@ class Driver:
             (placed.reasoner.name, placed.reasoner.address),
             self._cluster.ticket(placed),
         )
-        await encode(encoder.channel, session, opening, (encoder.gone, reasoner.gone))
+        work = encode(encoder.channel, session, opening, (encoder.gone, reasoner.gone))
+        await self._until(work, placed, needs_encoder=True)
+
+    async def _open(self, placed: Placed, reasoner: Service) -> Held:
+        session = self._session
+        former = to_leave(session, self._cluster, placed)
+        if former is not None:
+            return await open_moved(session, self._cluster, former, placed, reasoner)
+        return await reasoner.link.open_stream(
+            session.stream_id,
+            session.epoch,
+            placed.encoder.name,
+            incarnation=session.nonce,
+            fresh=session.is_fresh,
+        )
+
+    async def _until(self, work: Coroutine[Any, Any, None], placed: Placed, *, needs_encoder: bool) -> None:
+        """Until the work is done. Raises its error, or `Moves` once the stream should leave this place."""
+        task = asyncio.ensure_future(work)
+        move = asyncio.ensure_future(until_better(self._cluster, placed, needs_encoder=needs_encoder))
+        try:
+            await first_of(task, move)
+        finally:
+            await stop(task, move)
 
     async def _find_place(self) -> tuple[Placed, Service, Service]:
         session, said = self._session, ""
@@ -95,6 +116,8 @@ class Driver:
             deadline_s = session.opened_s + OPEN_TIMEOUT_S  # however often it was placed meanwhile
         while True:
             placed = self._cluster.place(session.encoder, session.reasoner)
+            if session.lost_start and not session.reasoner and self._cluster.is_settling:
+                placed = NotPlaced("whoever holds its blocks may attach again")
             if not isinstance(placed, NotPlaced):
                 encoder = self._cluster.service(placed.encoder.name)
                 reasoner = self._cluster.service(placed.reasoner.name)
@@ -118,6 +141,10 @@ class Driver:
             return
         if isinstance(error, HOPELESS):
             session.fail(error)
+            return
+        if isinstance(error, Moves):
+            log.info("stream %s, epoch %d moves: %s", session.stream_id, session.epoch, error)
+            session.happen(Event.SERVICE_LOST)
             return
         self._failures = 0 if session.timeline.watermark_us > watermark_us else self._failures + 1
         if self._failures > MAX_FAILURES:

@@ -72,6 +72,28 @@ def place(
     return Placed(best_encoder, best_reasoner, why)
 
 
+def reason_to_move(
+    members: Iterable[Member],
+    encoder: Identity | None,
+    reasoner: Identity,
+    candidate: Placed | NotPlaced,
+) -> str | None:
+    """Why a stream should leave its pair for `candidate` now, or None to stay.
+
+    It leaves services that drain, once others can take it; a reasoner only for one of the same model, because
+    its blocks go along. `encoder` is None for a stream that needs none.
+    """
+    leaving = {m.identity.name for m in members if m.standing is Standing.DRAINING}
+    mine = [each.name for each in (encoder, reasoner) if each is not None and each.name in leaving]
+    if not mine or isinstance(candidate, NotPlaced):
+        return None
+    if candidate.reasoner.fingerprint != reasoner.fingerprint:
+        return None
+    if reasoner.name not in leaving and candidate.reasoner.name != reasoner.name:
+        return None
+    return f"{' and '.join(mine)} {'leave' if len(mine) > 1 else 'leaves'}"
+
+
 def _pairs(services: list[Identity]) -> list[tuple[Identity, Identity]]:
     """Every encoder with every reasoner of its model."""
     return [

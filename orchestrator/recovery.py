@@ -26,6 +26,8 @@ class Held:
     watermark_us: int = 0
     durable_us: int | None = None
     """Of it, what is on stable storage; None without a disk tier."""
+    evicted: tuple[TimeRange, ...] = ()
+    """Intervals of it that had to be removed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

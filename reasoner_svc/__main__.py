@@ -21,6 +21,7 @@ from tandem.core.choices import EVICTION, OTHER_RETRIEVAL, RETRIEVAL
 from tandem.core.errors import TandemError
 from tandem.core.lifetime import die_with_parent, leave
 from tandem.core.secret_file import read_secret
+from tandem.wire.leaving import Leaving
 
 if TYPE_CHECKING:
     from tandem.vlm.model import VisionLanguageModel
@@ -53,12 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _serve(config: ReasonerConfig) -> int:
-    stop = asyncio.Event()
+    leaving = Leaving(config.drain_s)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, leaving.ask)
     model = await asyncio.to_thread(_load, config)
-    if stop.is_set():
+    if leaving.is_asked:
         return 0
     from reasoner_svc.app import Reasoner
     from tandem.vlm.embedders.pick import load_text_embedder
@@ -66,14 +67,14 @@ async def _serve(config: ReasonerConfig) -> int:
     embedder = load_text_embedder(
         config.embedder, config.model, load_format=config.load_format, device=config.device
     )
-    reasoner = Reasoner(config, model, embedder=embedder)
+    reasoner = Reasoner(config, model, embedder=embedder, leaving=leaving)
     address = await reasoner.start()
     print(f"reasoner {config.name} is ready on {address} (pid {os.getpid()})", flush=True)
-    waits = [asyncio.create_task(event.wait()) for event in (stop, reasoner.failed, reasoner.draining)]
+    waits = [asyncio.create_task(each) for each in (leaving.asked(), reasoner.failed.wait())]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     for wait in waits:
         wait.cancel()
-    await reasoner.stop(0.0 if reasoner.failed.is_set() else config.drain_s)
+    await reasoner.stop(0.0 if reasoner.failed.is_set() else await reasoner.leave())
     return 1 if reasoner.failed.is_set() else 0
 
 

@@ -120,7 +120,7 @@ class Child:
         self._say(
             f"{self.wanted.name} ended ({how}){': ' + self._why if self._why else ''}; starting it again"
         )
-        if not self._why and code >= 0:
+        if not self._why and code > 0:
             tail = _tail(self._log_file)
             self._say(explain(self.wanted.name, tail, self._log_file))
         self._why = ""

@@ -7,6 +7,7 @@ When the call breaks it is opened again with back-off for as long as the service
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import logging
@@ -28,7 +29,9 @@ log = logging.getLogger(__name__)
 
 PROTOCOL_VERSION = 1
 _BACKOFF_FIRST_S = 0.1
-_BACKOFF_MAX_S = 2.0
+_BACKOFF_MAX_S = 1.0
+_MIN_SILENCE_S = 2.0
+"""An orchestrator that answers no heartbeat for its lease, and at least so long, is attached to anew."""
 
 
 def make_boot_id() -> str:
@@ -53,6 +56,12 @@ def model_info(
 def attach_proof(secret: bytes, name: str, role: str, boot_id: str, address: str) -> str:
     """HMAC-SHA256 in hex that shows knowledge of the cluster secret without sending it."""
     message = "|".join(("attach", name, role, boot_id, address)).encode()
+    return hmac.new(secret, message, hashlib.sha256).hexdigest()
+
+
+def drain_proof(secret: bytes, name: str, grace_ms: int, not_after_unix_s: int) -> str:
+    """HMAC-SHA256 in hex that shows that whoever asks a service to leave knows the cluster secret."""
+    message = "|".join(("drain", name, str(grace_ms), str(not_after_unix_s))).encode()
     return hmac.new(secret, message, hashlib.sha256).hexdigest()
 
 
@@ -84,7 +93,8 @@ class Attachment:
         secret: the cluster secret.
         identity: who this service is.
         load: called for each heartbeat.
-        on_drain: awaited once when the orchestrator asks to drain; its argument is the grace in seconds.
+        on_drain: awaited when the orchestrator asks to leave; its argument is the grace in seconds, 0: the
+            service's own.
     """
 
     def __init__(
@@ -101,6 +111,17 @@ class Attachment:
         self._load = load
         self._on_drain = on_drain
         self._task: asyncio.Task[None] | None = None
+        self._leaving = asyncio.Event()
+        self._attached = False
+
+    @property
+    def is_attached(self) -> bool:
+        """True while the orchestrator has this service on its list, as far as is known here."""
+        return self._attached
+
+    def leave(self) -> None:
+        """Say from now on that this service is about to leave: its streams move, nothing new comes."""
+        self._leaving.set()
 
     def start(self) -> None:
         """Begin attaching, in the background."""
@@ -114,31 +135,47 @@ class Attachment:
 
     async def _keep_attached(self) -> None:
         backoff_s = _BACKOFF_FIRST_S
-        async with make_channel(self._orchestrator) as channel:
-            stub = registry_pb2_grpc.RegistryServiceStub(channel)
-            while True:
-                try:
-                    await self._attach_once(stub)
-                    backoff_s = _BACKOFF_FIRST_S
-                except grpc.aio.AioRpcError as rpc_error:
-                    error = error_from_rpc(rpc_error, f"attaching to {self._orchestrator}")
-                    level = logging.ERROR if isinstance(error, PermissionRefused) else logging.WARNING
-                    log.log(level, "not attached: %s; trying again in %.1f s", error, backoff_s)
-                await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
-                backoff_s = min(backoff_s * 2, _BACKOFF_MAX_S)
+        while True:
+            try:
+                # A channel of its own for each try: one that failed waits longer and longer by itself.
+                async with make_channel(self._orchestrator) as channel:
+                    await self._attach_once(registry_pb2_grpc.RegistryServiceStub(channel))
+                backoff_s = _BACKOFF_FIRST_S
+            except grpc.aio.AioRpcError as rpc_error:
+                error = error_from_rpc(rpc_error, f"attaching to {self._orchestrator}")
+                level = logging.ERROR if isinstance(error, PermissionRefused) else logging.WARNING
+                log.log(level, "not attached: %s; trying again in %.1f s", error, backoff_s)
+            await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+            backoff_s = min(backoff_s * 2, _BACKOFF_MAX_S)
 
     async def _attach_once(self, stub: registry_pb2_grpc.RegistryServiceAsyncStub) -> None:
         heartbeat_s: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         call = stub.Attach(self._requests(heartbeat_s))
+        responses = aiter(call)
+        silence_s: float | None = None
+        lease_s = 0.0
         try:
-            async for response in call:
-                event = response.WhichOneof("event")
+            while True:
+                # One that answered heartbeats and does so no more is frozen or cut off: its connection may
+                # stay up for as long as TCP likes.
+                async with asyncio.timeout(silence_s):
+                    response = await anext(responses, None)
+                event = response.WhichOneof("event") if response is not None else None
+                if response is None:
+                    return
                 if event == "accepted" and not heartbeat_s.done():
+                    lease_s = max(response.accepted.lease_ms / 1000, _MIN_SILENCE_S)
                     heartbeat_s.set_result(max(response.accepted.heartbeat_ms, 50) / 1000)
+                    self._attached = True
                     log.info("attached to the orchestrator at %s", self._orchestrator)
+                elif event == "beat":
+                    silence_s = lease_s
                 elif event == "drain":
                     await self._on_drain(response.drain.grace_ms / 1000)
+        except TimeoutError:
+            log.warning("the orchestrator was silent for %.1f s; attaching anew", silence_s)
         finally:
+            self._attached = False
             call.cancel()
 
     async def _requests(
@@ -161,9 +198,15 @@ class Attachment:
         while True:
             number += 1
             load = self._load()
+            leaving = self._leaving.is_set()
             yield registry_pb2.AttachRequest(
                 heartbeat=registry_pb2.AttachRequest.Heartbeat(
-                    number=number, streams=load.streams, details=dict(load.details)
+                    number=number, streams=load.streams, details=dict(load.details), leaving=leaving
                 )
             )
-            await asyncio.sleep(period_s)
+            if leaving:
+                await asyncio.sleep(period_s)
+                continue
+            with contextlib.suppress(TimeoutError):  # the news that it leaves does not wait for its turn
+                async with asyncio.timeout(period_s):
+                    await self._leaving.wait()
