@@ -112,7 +112,7 @@ class Attachment:
         self._on_drain = on_drain
         self._task: asyncio.Task[None] | None = None
         self._leaving = asyncio.Event()
-        self._attached = False
+        self._attached = self._was_attached = False
 
     @property
     def is_attached(self) -> bool:
@@ -136,6 +136,7 @@ class Attachment:
     async def _keep_attached(self) -> None:
         backoff_s = _BACKOFF_FIRST_S
         while True:
+            self._was_attached = False
             try:
                 # A channel of its own for each try: one that failed waits longer and longer by itself.
                 async with make_channel(self._orchestrator) as channel:
@@ -143,6 +144,8 @@ class Attachment:
                 backoff_s = _BACKOFF_FIRST_S
             except grpc.aio.AioRpcError as rpc_error:
                 error = error_from_rpc(rpc_error, f"attaching to {self._orchestrator}")
+                if self._was_attached:
+                    backoff_s = _BACKOFF_FIRST_S
                 level = logging.ERROR if isinstance(error, PermissionRefused) else logging.WARNING
                 log.log(level, "not attached: %s; trying again in %.1f s", error, backoff_s)
             await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
@@ -166,7 +169,7 @@ class Attachment:
                 if event == "accepted" and not heartbeat_s.done():
                     lease_s = max(response.accepted.lease_ms / 1000, _MIN_SILENCE_S)
                     heartbeat_s.set_result(max(response.accepted.heartbeat_ms, 50) / 1000)
-                    self._attached = True
+                    self._attached = self._was_attached = True
                     log.info("attached to the orchestrator at %s", self._orchestrator)
                 elif event == "beat":
                     silence_s = lease_s
