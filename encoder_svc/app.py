@@ -29,6 +29,7 @@ from kv_transfer.link import Link
 from kv_transfer.no_sink import NoSink
 from tandem.core.blocks import Codec
 from tandem.core.clock import monotonic_clock
+from tandem.core.lifetime import until_called
 from tandem.core.transfer import LaneKind
 from tandem.vlm.embedder import Embedder
 from tandem.vlm.embedders.pick import load_embedder
@@ -224,6 +225,10 @@ async def serve(config: EncoderConfig) -> None:
         load_format=config.load_format,
         device=config.device,
     )
+    if config.standby:
+        log.info("in reserve")
+        if not await leaving.unless_asked(until_called()):
+            return
     if leaving.is_asked:
         return
     app = EncoderApp(config, model, secret, embedder, leaving)

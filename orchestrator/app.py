@@ -119,4 +119,5 @@ class Orchestrator:
             secret_file=self._run_dir.secret_file,
             log_dir=self._run_dir.log_dir,
             say=say,
+            standby=self.config.standby,
         )

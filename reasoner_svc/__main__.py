@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from reasoner_svc.config import LANES, ReasonerConfig
 from tandem.core.choices import EVICTION, OTHER_RETRIEVAL, RETRIEVAL
 from tandem.core.errors import TandemError
-from tandem.core.lifetime import die_with_parent, leave
+from tandem.core.lifetime import die_with_parent, leave, until_called
 from tandem.core.secret_file import read_secret
 from tandem.wire.leaving import Leaving
 
@@ -67,6 +67,10 @@ async def _serve(config: ReasonerConfig) -> int:
     embedder = load_text_embedder(
         config.embedder, config.model, load_format=config.load_format, device=config.device
     )
+    if config.standby:
+        logging.getLogger(__name__).info("in reserve")
+        if not await leaving.unless_asked(until_called()):
+            return 0
     reasoner = Reasoner(config, model, embedder=embedder, leaving=leaving)
     address = await reasoner.start()
     print(f"reasoner {config.name} is ready on {address} (pid {os.getpid()})", flush=True)
@@ -130,6 +134,7 @@ def _config(args: argparse.Namespace) -> ReasonerConfig:
         head_scores=args.head_scores,
         drain_s=args.drain_seconds,
         reflection=args.reflection,
+        standby=args.standby,
     )
 
 
@@ -188,6 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--threads", type=int, default=0, help="threads of torch; 0: its own choice")
     add("--drain-seconds", type=float, default=_DEFAULTS["drain_s"], help="grace at SIGTERM (%(default)s)")
     add("--die-with-parent", action="store_true", help="end when the process that started this one ends")
+    add("--standby", action="store_true", help="load the model, then wait for 'go' on standard input")
     add("--reflection", action="store_true", help="let tools list the services of this process")
     add("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     return parser

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from tandem.core.clock import Clock, monotonic_clock
 from tandem.wire.attach import Attachment
@@ -44,6 +45,17 @@ class Leaving:
     async def asked(self) -> None:
         """Until somebody wants the service to leave."""
         await self._asked.wait()
+
+    async def unless_asked(self, work: Coroutine[Any, Any, bool]) -> bool:
+        """What the work comes to; False when somebody wants the service to leave first."""
+        task, asked = asyncio.ensure_future(work), asyncio.ensure_future(self._asked.wait())
+        try:
+            await asyncio.wait({task, asked}, return_when=asyncio.FIRST_COMPLETED)
+            return task.done() and task.result()
+        finally:
+            for each in (task, asked):
+                each.cancel()
+            await asyncio.gather(task, asked, return_exceptions=True)
 
     async def wait_for_streams(
         self, attachment: Attachment | None, streams: Callable[[], int], clock: Clock = monotonic_clock

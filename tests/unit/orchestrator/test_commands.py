@@ -221,7 +221,7 @@ async def test_a_child_that_fails_is_started_again_and_its_last_words_are_shown(
 async def test_a_frozen_child_is_replaced_and_a_stubborn_one_is_killed_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.backends.local.STOP_GRACE_S", 0.3)
+    monkeypatch.setattr("orchestrator.backends.process.STOP_GRACE_S", 0.3)
     script = "import signal,time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(99)"
     child, said = child_of(script, tmp_path)
     task = asyncio.create_task(child.run())
