@@ -64,6 +64,7 @@ async def open_moved(
         ticket=cluster.move_ticket(placed.reasoner, former.identity),
         next_block_number=held.next_block_number,
         evicted=[range_to_proto(part) for part in held.evicted],
+        blocks=held.blocks,
     )
     encoder = placed.encoder.name
     try:

@@ -28,6 +28,8 @@ class Held:
     """Of it, what is on stable storage; None without a disk tier."""
     evicted: tuple[TimeRange, ...] = ()
     """Intervals of it that had to be removed."""
+    blocks: int = 0
+    """Visual blocks that are left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

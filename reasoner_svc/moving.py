@@ -78,7 +78,7 @@ class Mover:
         for part in source.evicted:
             record.miss(range_from_proto(part))
         async with self._turns, self._connect(source) as link:
-            await bring_all(self._inbox, link, record, end, encoder, self._clock)
+            await bring_all(self._inbox, link, record, end, source.blocks, encoder, self._clock)
         log.info("stream %s came from %s: %d blocks", record.stream, source.name, record.blocks)
 
     @asynccontextmanager
@@ -112,18 +112,23 @@ async def take_up(
 
 
 async def bring_all(
-    inbox: Inbox, holder: Holder, record: StreamRecord, end: int, encoder: str, clock: Clock
+    inbox: Inbox, holder: Holder, record: StreamRecord, end: int, held: int, encoder: str, clock: Clock
 ) -> None:
-    """Land the blocks before `end` that are not visible here, in order; what is gone there is skipped."""
+    """Land the blocks before `end` that are not visible here, in order; what is gone there is skipped.
+
+    `held` is how many visual blocks there are.
+    """
     stream = record.stream
     if record.frontier.next == 0:
         await _land(inbox, record, await _held(holder, stream, [0]), 0, 1, encoder, clock)
     number = record.frontier.next
     if number < end:
-        # Without a disk blocks leave oldest first: what is gone is found by halves, not one by one.
+        # Mostly blocks leave oldest first, and what is gone is found by halves. Where that cannot be, because
+        # fewer lie behind the place that was found than are held, each is asked for.
         first = await _first_held(holder, stream, number, end)
-        inbox.skip(record, number, first)
-        number = first
+        if end - first == held:
+            inbox.skip(record, number, first)
+            number = first
     while number < end:
         until = min(number + BATCH_BLOCKS, end)
         await _land(
