@@ -270,6 +270,29 @@ def test_an_orchestrator_that_does_not_stop_is_killed(tmp_path: Path) -> None:
             keeper.kill()
 
 
+UP_THAT_NOTICES_SOON = """
+import sys
+from orchestrator import pulse, up
+pulse.FROZEN_S = 2.0
+sys.exit(up.main(["--listen", "127.0.0.1:0", "--run-dir", sys.argv[1]]))
+"""
+
+
+def test_an_orchestrator_that_is_frozen_is_replaced(tmp_path: Path) -> None:
+    line = [sys.executable, "-c", UP_THAT_NOTICES_SOON, str(tmp_path)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as keeper:
+        assert keeper.stdout is not None
+        assert any("listening on" in text for text in keeper.stdout)
+        children = Path(f"/proc/{keeper.pid}/task/{keeper.pid}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGSTOP)
+        try:
+            assert any("is frozen" in text for text in keeper.stdout)
+            assert any("listening on" in text for text in keeper.stdout)
+        finally:
+            keeper.send_signal(signal.SIGTERM)
+            assert keeper.wait(20) == 0
+
+
 @pytest.mark.parametrize("role", list(Role))
 def test_every_service_gets_the_log_level(role: Role) -> None:
     line = command(Wanted("x", role), "127.0.0.1:1", Path("secret"), ServiceSettings(log_level="debug"))
