@@ -154,13 +154,15 @@ class Cluster:
         """True while a reasoner of a former orchestrator that was not heard of yet may attach again."""
         return self._clock() < self._return_s and self._membership.get(reasoner) is None
 
-    def place(self, encoder: str, reasoner: str) -> Placed | NotPlaced:
-        """A pair for a stream that was on `encoder` and `reasoner`."""
+    def place(self, encoder: str, reasoner: str, *, stay: bool = False) -> Placed | NotPlaced:
+        """A pair for a stream that was on `encoder` and `reasoner`; with `stay` these may be leaving."""
         if reasoner and self.may_return(reasoner):
             return NotPlaced(f"{reasoner}, which has its blocks, may attach again")
         ready = {member.identity.name for member in self.members if member.is_ready}
         more_come = self.is_settling or not ready.issuperset(self.wanted)
-        return place(self.members, self.placed, encoder=encoder, reasoner=reasoner, more_come=more_come)
+        return place(
+            self.members, self.placed, encoder=encoder, reasoner=reasoner, more_come=more_come, stay=stay
+        )
 
     def better_place(self, encoder: Identity | None, reasoner: Identity) -> str | None:
         """Why a stream on these should be placed anew now, or None; see `placement.reason_to_move`."""

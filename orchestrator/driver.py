@@ -26,6 +26,8 @@ OPEN_TIMEOUT_S = 60.0
 with their model load fits."""
 PLACE_TIMEOUT_S = 120.0
 """The same for a stream that lost its services; then it fails and its client is told to come again."""
+STAY_S = 2.0
+"""From one try to take a stream away from services that leave to the next."""
 MAX_FAILURES = 8
 """Placements in a row that broke before any progress."""
 _LOOK_S = 1.0
@@ -45,6 +47,8 @@ class Driver:
         self._cluster = cluster
         self._clock = clock
         self._failures = 0
+        self._stay_until_s = 0.0
+        """Until then the stream stays where it is, although it could move: the last try failed."""
 
     async def run(self) -> None:
         """Until the stream is closed. Never raises but on cancellation: failures end the stream."""
@@ -91,7 +95,11 @@ class Driver:
         session = self._session
         former = to_leave(session, self._cluster, placed)
         if former is not None:
-            return await open_moved(session, self._cluster, former, placed, reasoner)
+            try:
+                return await open_moved(session, self._cluster, former, placed, reasoner)
+            except TandemError as error:
+                self._stay_until_s = self._clock() + STAY_S
+                raise Unavailable(f"the stream could not move: {error}") from error
         return await reasoner.link.open_stream(
             session.stream_id,
             session.epoch,
@@ -103,7 +111,8 @@ class Driver:
     async def _until(self, work: Coroutine[Any, Any, None], placed: Placed, *, needs_encoder: bool) -> None:
         """Until the work is done. Raises its error, or `Moves` once the stream should leave this place."""
         task = asyncio.ensure_future(work)
-        move = asyncio.ensure_future(until_better(self._cluster, placed, needs_encoder=needs_encoder))
+        stay_s = self._stay_until_s - self._clock()
+        move = asyncio.ensure_future(until_better(self._cluster, placed, stay_s, needs_encoder=needs_encoder))
         try:
             await first_of(task, move)
         finally:
@@ -115,9 +124,7 @@ class Driver:
         if session.state is State.OPENING:
             deadline_s = session.opened_s + OPEN_TIMEOUT_S  # however often it was placed meanwhile
         while True:
-            placed = self._cluster.place(session.encoder, session.reasoner)
-            if session.lost_start and not session.reasoner and self._cluster.is_settling:
-                placed = NotPlaced("whoever holds its blocks may attach again")
+            placed = self._place()
             if not isinstance(placed, NotPlaced):
                 encoder = self._cluster.service(placed.encoder.name)
                 reasoner = self._cluster.service(placed.reasoner.name)
@@ -134,6 +141,19 @@ class Driver:
                 error = Unavailable(f"no place for the stream: {placed.reason}", retry_after_s=5.0)
                 session.fail(error)
                 raise error
+
+    def _place(self) -> Placed | NotPlaced:
+        session, cluster = self._session, self._cluster
+        if session.lost_start and not session.reasoner and cluster.is_settling:
+            return NotPlaced("whoever holds its blocks may attach again")
+        names = (session.encoder, session.reasoner)
+        placed = cluster.place(*names, stay=self._clock() < self._stay_until_s)
+        if isinstance(placed, NotPlaced):
+            # Better where it was than nowhere, even if that is about to leave.
+            former = cluster.place(*names, stay=True)
+            if isinstance(former, Placed) and former.reasoner.name == session.reasoner:
+                return former
+        return placed
 
     async def _recover(self, error: TandemError, watermark_us: int) -> None:
         session = self._session

@@ -31,8 +31,9 @@ class Moves(Unavailable):
     """Not a loss: the stream leaves a service that drains, because another can take it."""
 
 
-async def until_better(cluster: Cluster, placed: Placed, *, needs_encoder: bool) -> Moves:
-    """Until a stream on these services should be placed anew; why."""
+async def until_better(cluster: Cluster, placed: Placed, stay_s: float, *, needs_encoder: bool) -> Moves:
+    """Until a stream on these services should be placed anew, in `stay_s` at the earliest; why."""
+    await asyncio.sleep(max(stay_s, 0.0))
     encoder = placed.encoder if needs_encoder else None
     while (reason := cluster.better_place(encoder, placed.reasoner)) is None:
         await cluster.changed.wait(_LOOK_S)

@@ -37,6 +37,7 @@ def place(
     encoder: str = "",
     reasoner: str = "",
     more_come: bool = False,
+    stay: bool = False,
 ) -> Placed | NotPlaced:
     """Choose a pair.
 
@@ -46,9 +47,11 @@ def place(
         encoder: where the stream was, or "".
         reasoner: where its blocks are, or "".
         more_come: services may attach soon of which nothing is known.
+        stay: where the stream was will do, even if it is about to leave.
     """
     known = list(members)
-    ready = [m.identity for m in known if m.is_ready]
+    kept = {encoder, reasoner} if stay else set()
+    ready = [m.identity for m in known if m.is_ready or (m.is_live and m.identity.name in kept)]
     pairs = _pairs(ready)
     if not pairs:
         return _none(ready, known, more_come=more_come)

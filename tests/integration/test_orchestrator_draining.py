@@ -10,7 +10,7 @@ import pytest
 
 from tandem.commands import drain
 from tandem.commands.drain import ask_to_leave
-from tandem.core.errors import NotFound, PermissionRefused, Unavailable, WrongState
+from tandem.core.errors import Incompatible, NotFound, PermissionRefused, Unavailable, WrongState
 from tests.integration.orchestrator_fakes import Client, World
 
 
@@ -85,19 +85,27 @@ async def test_an_ended_stream_moves_too(tmp_path: Path) -> None:
         assert world.reasoners["reasoner-1"].streams["cam"].blocks == [0, 500_000]
 
 
-async def test_a_move_that_fails_is_tried_again_and_nothing_is_lost_meanwhile(tmp_path: Path) -> None:
+async def test_a_move_that_fails_is_tried_again_and_nothing_is_lost_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.driver.STAY_S", 0.5)
     async with World(tmp_path) as world:
         await world.add("reasoner-1")
         client = await world.watch()
         await client.pictures(0, 500)
         await settled(client, 2)
-        world.reasoners["reasoner-1"].move_errors = [Unavailable("not now"), Unavailable("not yet")]
+        later = world.reasoners["reasoner-1"]
+        later.move_errors = [Incompatible("not now"), Unavailable("not yet")]
         leave(world, "reasoner-0")
         session = world.app.streams.get("cam").session
-        await world.until(lambda: session.reasoner == "reasoner-1" and session.state == "live")
+        await world.until(lambda: len(later.move_errors) == 1)
         await client.pictures(1000)
+        await settled(client, 3)
+        assert session.reasoner == "reasoner-0", "it goes on where it was until it can move"
+        await world.until(lambda: session.reasoner == "reasoner-1" and session.state == "live")
+        await client.pictures(1500)
         await client.ask()
-        assert (await client.answer()).text == "0 500 1000 "
+        assert (await client.answer()).text == "0 500 1000 1500 "
         assert not client.progress.gaps
 
 
