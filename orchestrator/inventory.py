@@ -44,11 +44,15 @@ class Inventory:
         for holdings in self._of.values():
             holdings.pop(stream, None)
 
-    def find(self, stream: StreamId, incarnation: str) -> Holding | None:
-        """Who holds most of this life of a stream: the latest placement, then the longest."""
+    def find(self, stream: StreamId, incarnation: str, preferred: str = "") -> Holding | None:
+        """Who holds most of this life of a stream: the latest placement, the longest, then `preferred`."""
         found = [
             holdings[stream]
             for holdings in self._of.values()
             if stream in holdings and incarnation and holdings[stream].incarnation == incarnation
         ]
-        return max(found, key=lambda holding: (holding.epoch, holding.watermark_us), default=None)
+
+        def rank(holding: Holding) -> tuple[int, int, bool]:
+            return holding.epoch, holding.watermark_us, holding.reasoner == preferred
+
+        return max(found, key=rank, default=None)

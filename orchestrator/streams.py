@@ -220,7 +220,7 @@ class Streams:
 
     def _place_at_holder(self, session: Session) -> None:
         """What is really held decides, where it is known: the journal may be half a second behind."""
-        holding = self._inventory.find(session.stream_id, session.nonce)
+        holding = self._inventory.find(session.stream_id, session.nonce, session.reasoner)
         if holding is not None:
             session.reasoner, session.epoch = holding.reasoner, max(session.epoch, holding.epoch)
         self._inventory.forget(session.stream_id)

@@ -12,7 +12,17 @@ import tandem
 from tandem.client import MediaKind
 from tests.faults import inside
 from tests.faults.fleet import Fleet, Inside, fleet
-from tests.faults.run import PERIOD_MS, QUESTION, SETTINGS, Feed, check_whole, play, reference
+from tests.faults.run import (
+    PERIOD_MS,
+    QUESTION,
+    SETTINGS,
+    Feed,
+    Outcome,
+    check_whole,
+    hurt,
+    play,
+    reference,
+)
 from tests.faults.scenarios import ENCODER, ORCHESTRATOR, REASONER, How, Scenario
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="module")]
@@ -36,6 +46,24 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet
 @pytest.mark.parametrize("scenario", SHORT, ids=lambda scenario: scenario.name)
 async def test_a_fault_costs_time_and_nothing_else(world: Fleet, scenario: Scenario) -> None:
     print((await play(world, scenario, scenario.name.replace("+", "."))).line())
+
+
+async def test_others_can_ask_about_a_stream_before_its_client_is_back(world: Fleet) -> None:
+    async with tandem.connect(world.front.address, settings=SETTINGS) as client:
+        async with client.watch(MediaKind.PICTURES, stream_id="left") as stream:
+            feed = Feed(stream)
+            for _ in range(8):
+                await feed.push()
+            before = await stream.ask(QUESTION, sampling=tandem.client.Sampling(max_tokens=8))
+            await asyncio.sleep(0.7)  # the journal is written twice a second
+            await stream.abandon()
+        await hurt(world, ORCHESTRATOR, How.KILL, Outcome("left"))
+        async with asyncio.timeout(20):
+            while (found := await world.stream("left")) is None or found.state != "live":  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert not found.attached
+        answer = await client.ask("left", QUESTION, sampling=tandem.client.Sampling(max_tokens=8))
+        assert (answer.text, answer.evidence_blocks) == (before.text, 4)
 
 
 async def test_a_reasoner_that_leaves_takes_no_block_and_no_answer_with_it(world: Fleet) -> None:
