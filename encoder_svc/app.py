@@ -210,6 +210,7 @@ async def serve(config: EncoderConfig) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leaving.ask)
+    began_s = monotonic_clock()
     model = await asyncio.to_thread(
         load_model,
         config.model,
@@ -225,6 +226,7 @@ async def serve(config: EncoderConfig) -> None:
         load_format=config.load_format,
         device=config.device,
     )
+    log.info("the model took %.1f s", monotonic_clock() - began_s)
     if config.standby:
         log.info("in reserve")
         if not await leaving.unless_asked(until_called()):

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ from tandem.wire.leaving import Leaving
 
 if TYPE_CHECKING:
     from tandem.vlm.model import VisionLanguageModel
+
+log = logging.getLogger("reasoner_svc")
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(ReasonerConfig)}
 
@@ -68,7 +71,7 @@ async def _serve(config: ReasonerConfig) -> int:
         config.embedder, config.model, load_format=config.load_format, device=config.device
     )
     if config.standby:
-        logging.getLogger(__name__).info("in reserve")
+        log.info("in reserve")
         if not await leaving.unless_asked(until_called()):
             return 0
     reasoner = Reasoner(config, model, embedder=embedder, leaving=leaving)
@@ -83,19 +86,25 @@ async def _serve(config: ReasonerConfig) -> int:
 
 
 def _load(config: ReasonerConfig) -> VisionLanguageModel:
+    began_s = time.monotonic()
     import torch
 
+    import reasoner_svc.app  # noqa: F401 - all that is heavy, in this thread
     from tandem.vlm.load import load_model
 
+    loaded_s = time.monotonic()
+    log.info("imports took %.1f s", loaded_s - began_s)
     if config.threads:
         torch.set_num_threads(config.threads)
-    return load_model(
+    model = load_model(
         config.model,
         load_format=config.load_format,
         dtype=config.dtype or None,
         device=config.device,
         max_pixels=config.max_pixels or None,
     )
+    log.info("the model took %.1f s", time.monotonic() - loaded_s)
+    return model
 
 
 def _config(args: argparse.Namespace) -> ReasonerConfig:
