@@ -116,10 +116,12 @@ async def play(fleet: Fleet, scenario: Scenario, stream_id: str) -> Outcome:
             await asyncio.sleep(0.05)
         durable_us = stream.progress.durable_watermark_us or 0
         boots = await fleet.boots()
+        for name, how in zip(scenario.hit, scenario.how, strict=True):
+            strike(fleet, name, how)
         hit_s, hit_us = now_s(), feed.pushed * PERIOD_MS * 1000
         detecting = asyncio.create_task(_detect(fleet, scenario, boots, losses, hit_s))
         hurting = [
-            asyncio.create_task(hurt(fleet, name, how, outcome))
+            asyncio.create_task(recover(fleet, name, how, boots, outcome))
             for name, how in zip(scenario.hit, scenario.how, strict=True)
         ]
         await _until(lambda: stream.progress.watermark_us > hit_us, 120)
@@ -151,24 +153,31 @@ def check_whole(answer: Answer, progress: Any, frames: int, durable_us: int) -> 
     assert seen[0][1] >= durable_us
 
 
-async def hurt(fleet: Fleet, name: str, how: How, outcome: Outcome) -> None:
-    """Do it, and undo it."""
+def strike(fleet: Fleet, name: str, how: How) -> None:
+    """Do it, now."""
     member = fleet.members[name]
     if how is How.CUT or how is How.STARVE:
         for proxy in fleet.proxies[name]:
             (proxy.cut if how is How.CUT else proxy.starve)()
+        return
+    assert not isinstance(member, Inside), f"{name} runs in this process"
+    member.send(signal.SIGSTOP if how is How.FREEZE else signal.SIGKILL)
+
+
+async def recover(fleet: Fleet, name: str, how: How, boots: dict[str, str], outcome: Outcome) -> None:
+    """Undo it, as whoever runs the services would. `boots` are from before."""
+    member = fleet.members[name]
+    if how is How.CUT or how is How.STARVE:
         await asyncio.sleep(CUT_S if how is How.CUT else STARVE_S)
         for proxy in fleet.proxies[name]:
             proxy.heal()
         return
     assert not isinstance(member, Inside), f"{name} runs in this process"
     if how is How.FREEZE:
-        member.send(signal.SIGSTOP)
         await asyncio.sleep(FREEZE_S)
         member.send(signal.SIGCONT)
         return
-    boots = await fleet.boots() if name != "orchestrator" else {}
-    await member.kill()
+    await member.ended(10)
     began_s = now_s()
     await member.start()
     if name == "orchestrator":

@@ -19,9 +19,10 @@ from tests.faults.run import (
     Feed,
     Outcome,
     check_whole,
-    hurt,
     play,
+    recover,
     reference,
+    strike,
 )
 from tests.faults.scenarios import ENCODER, ORCHESTRATOR, REASONER, How, Scenario
 
@@ -57,7 +58,8 @@ async def test_others_can_ask_about_a_stream_before_its_client_is_back(world: Fl
             before = await stream.ask(QUESTION, sampling=tandem.client.Sampling(max_tokens=8))
             await asyncio.sleep(0.7)  # the journal is written twice a second
             await stream.abandon()
-        await hurt(world, ORCHESTRATOR, How.KILL, Outcome("left"))
+        strike(world, ORCHESTRATOR, How.KILL)
+        await recover(world, ORCHESTRATOR, How.KILL, {}, Outcome("left"))
         async with asyncio.timeout(20):
             while (found := await world.stream("left")) is None or found.state != "live":  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
