@@ -6,11 +6,14 @@ import asyncio
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 
 from encoder_svc.config import parse_config
 from tandem.core.errors import TandemError
 from tandem.core.lifetime import die_with_parent, leave
+
+log = logging.getLogger("encoder_svc")
 
 _EXIT_BAD_SETTINGS = 2
 
@@ -26,8 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             die_with_parent(parent_pid)
         if config.secret_file:
             config.read_secret()  # before the model is loaded
+        began_s = time.monotonic()
         from encoder_svc.app import serve  # heavy: torch and transformers
 
+        log.info("imports took %.1f s", time.monotonic() - began_s)
         asyncio.run(serve(config))
     except TandemError as error:
         for line in error.message.splitlines():

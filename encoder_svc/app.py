@@ -25,12 +25,13 @@ from encoder_svc.loop import EncodeLoop, LoopConfig
 from encoder_svc.pacing import Pacing
 from encoder_svc.service import EncoderServicer
 from encoder_svc.session import Services
-from kv_transfer.base import BlockSink, LinkConfig, LocalEnd
+from kv_transfer.base import LinkConfig, LocalEnd
 from kv_transfer.link import Link
+from kv_transfer.no_sink import NoSink
 from tandem.core import overload
-from tandem.core.blocks import BlockHeader, BlockKey, Codec
+from tandem.core.blocks import Codec
 from tandem.core.clock import monotonic_clock
-from tandem.core.errors import InvalidInput
+from tandem.core.lifetime import until_called
 from tandem.core.transfer import LaneKind
 from tandem.vlm.embedder import Embedder
 from tandem.vlm.embedders.pick import load_embedder
@@ -39,6 +40,7 @@ from tandem.vlm.model import VisionLanguageModel
 from tandem.wire.attach import Attachment, ServiceIdentity, ServiceLoad, make_boot_id, model_info
 from tandem.wire.channel import bind, make_channel, make_server
 from tandem.wire.gen.tandem.v1 import encoder_pb2, encoder_pb2_grpc
+from tandem.wire.leaving import Leaving
 from tandem.wire.transfer import ClientControlChannel
 
 log = logging.getLogger(__name__)
@@ -47,25 +49,6 @@ _SERVICE = encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name
 
 DEFAULT_WINDOW_UNITS = 64
 """For checkpoints that do not say: about a minute at one unit a second."""
-
-
-class NoSink(BlockSink):
-    """An encoder asks for blocks, but takes none that it did not ask for."""
-
-    def have(self, key: BlockKey, layer_checksums: object) -> bool:
-        """Never."""
-        return False
-
-    def reserve(self, header: BlockHeader) -> torch.Tensor:
-        """Refuse."""
-        raise InvalidInput(f"an encoder stores no blocks; {header.key} was not asked for")
-
-    def publish(self, header: BlockHeader, buffer: torch.Tensor) -> None:
-        """Nothing was reserved."""
-        raise AssertionError(f"{header.key} was published without a buffer")
-
-    def release(self, header: BlockHeader, buffer: torch.Tensor) -> None:
-        """Nothing was reserved."""
 
 
 def make_dial(config: EncoderConfig, secret: bytes, model: VisionLanguageModel, boot_id: str) -> Dial:
@@ -121,6 +104,7 @@ class EncoderApp:
         model: VisionLanguageModel,
         secret: bytes,
         embedder: Embedder | None = None,
+        leaving: Leaving | None = None,
     ) -> None:
         self.config = config
         self.boot_id = make_boot_id()
@@ -160,6 +144,8 @@ class EncoderApp:
         self._server = make_server()
         self._health = cast("Any", health).aio.HealthServicer()
         self._attachment: Attachment | None = None
+        self.leaving = leaving or Leaving(config.drain_s)
+        """Whether somebody wants it to end."""
 
     async def start(self) -> str:
         """Listen and attach; returns the address."""
@@ -186,7 +172,7 @@ class EncoderApp:
             model=self.info,
         )
         self._attachment = Attachment(
-            self.config.orchestrator, self._secret, identity, self._load, self.servicer.drain
+            self.config.orchestrator, self._secret, identity, self._load, self.leaving.drain
         )
         self._attachment.start()
 
@@ -223,10 +209,11 @@ class EncoderApp:
         }
 
     async def stop(self) -> None:
-        """Drain, then end everything; returns when nothing is held any more."""
+        """Let streams be moved, drain, then end everything; returns when nothing is held any more."""
+        left_s = await self.leaving.wait_for_streams(self._attachment, lambda: self.servicer.streams)
         for name in ("", _SERVICE):
             await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
-        await self.servicer.drain(self.config.drain_s)
+        await self.servicer.drain(left_s)
         if self._attachment is not None:
             await self._attachment.close()
         await self._server.stop(1.0)
@@ -241,6 +228,11 @@ async def serve(config: EncoderConfig) -> None:
     secret = config.read_secret() if config.secret_file else secrets.token_bytes(32)
     if config.threads:
         torch.set_num_threads(config.threads)
+    leaving = Leaving(config.drain_s)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, leaving.ask)
+    began_s = monotonic_clock()
     model = await asyncio.to_thread(
         load_model,
         config.model,
@@ -256,15 +248,18 @@ async def serve(config: EncoderConfig) -> None:
         load_format=config.load_format,
         device=config.device,
     )
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ended.set)
-    app = EncoderApp(config, model, secret, embedder)
+    log.info("the model took %.1f s", monotonic_clock() - began_s)
+    if config.standby:
+        log.info("in reserve")
+        if not await leaving.unless_asked(until_called()):
+            return
+    if leaving.is_asked:
+        return
+    app = EncoderApp(config, model, secret, embedder, leaving)
     try:
         address = await app.start()
         print(f"encoder {config.name} ready on {address} fingerprint {model.fingerprint}", flush=True)
-        await ended.wait()
+        await leaving.asked()
         log.info("draining")
     finally:
         with contextlib.suppress(asyncio.CancelledError):

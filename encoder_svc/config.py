@@ -66,6 +66,8 @@ class EncoderConfig:
     send_timeout_s: float = 30.0
     publish_patience_s: float = 120.0
     """A reasoner that publishes nothing for so long, while blocks wait, ends the stream."""
+    open_patience_s: float = 25.0
+    """Longest wait for the model to open a stream's window; the orchestrator waits a little longer."""
     connect_patience_s: float = 10.0
     """Longest wait for a link to a reasoner."""
     link_idle_s: float = 30.0
@@ -80,6 +82,8 @@ class EncoderConfig:
     reflection: bool = False
     """Let tools list the services of this process."""
     die_with_parent: bool = False
+    standby: bool = False
+    """Load everything, then wait in reserve for a line on standard input; see `tandem.core.lifetime`."""
     limits: MediaLimits = field(default_factory=MediaLimits)
 
     def problems(self) -> list[str]:
@@ -181,6 +185,9 @@ def _parser() -> argparse.ArgumentParser:
         "--reflection", action="store_true", help="let tools list the services of this process"
     )
     parser.add_argument("--die-with-parent", action="store_true", help="end when the parent process ends")
+    parser.add_argument(
+        "--standby", action="store_true", help="load the model, then wait for 'go' on standard input"
+    )
     return parser
 
 

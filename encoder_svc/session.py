@@ -33,7 +33,7 @@ from encoder_svc.sample import Grid, Sampler, Unit
 from encoder_svc.sending import Sender
 from encoder_svc.shedding import Shedding
 from tandem.core.clock import Clock
-from tandem.core.errors import TandemError, Unavailable
+from tandem.core.errors import DeadlineExceeded, TandemError, Unavailable
 from tandem.core.timeline import MICROSECONDS
 from tandem.vlm.model import VisionLanguageModel
 
@@ -48,6 +48,11 @@ class Services:
     decoders: Executor
     config: EncoderConfig
     clock: Clock
+
+
+def _once(ready: asyncio.Future[None]) -> Callable[[], None]:
+    """Sets it, unless nobody waits any more."""
+    return lambda: None if ready.done() else ready.set_result(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,16 +231,21 @@ class Session:
         self._lane = Lane(
             self._opening.stream,
             kept,
-            lambda: ready.set_result(None),
+            _once(ready),
             self._desk.encoded,
             self._fail,
             self._desk.left_out,
             self._opening.max_lag_s,
         )
         loop.open(self._lane)
-        await asyncio.wait({ready, self._failed}, return_when=asyncio.FIRST_COMPLETED)
+        patience_s = self._services.config.open_patience_s
+        await asyncio.wait({ready, self._failed}, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
         if self._failed.done():
             self._failed.result()
+        if not ready.done():
+            raise DeadlineExceeded(
+                f"the model did not open the stream's window within {patience_s:g} s", retry_after_s=1.0
+            )
 
     def _fail(self, error: TandemError) -> None:
         if not self._failed.done():

@@ -17,8 +17,10 @@ from tandem.core.addresses import is_wildcard_host
 from tandem.core.blocks import BlockHeader, BlockKey, KVLayout
 from tandem.core.errors import InvalidInput, TandemError
 from tandem.core.ids import Epoch, StreamId
-from tandem.core.tickets import MIN_SECRET_BYTES
+from tandem.core.tickets import MIN_SECRET_BYTES, Ticket
 from tandem.core.transfer import ControlMessage, LaneKind
+
+_FORGET_EVERY_S = 60.0
 
 
 class ControlChannel(Protocol):
@@ -113,21 +115,35 @@ class LinkClosed:
 
 
 class EpochGuard:
-    """Highest epoch seen of each pair. One per process, shared by its links; event loop's thread only."""
+    """Highest epoch seen of each pair. One per process, shared by its links; event loop's thread only.
+
+    A pair is forgotten when its newest ticket has run out: older ones ran out before, so none can come back.
+    """
 
     def __init__(self) -> None:
-        self._highest: dict[str, Epoch] = {}
+        self._highest: dict[str, tuple[Epoch, int]] = {}
+        self._next_look_s = 0.0
 
-    def admit(self, pair_id: str, epoch: Epoch) -> bool:
-        """Record and accept `epoch` when it is above every epoch seen of this pair."""
-        if epoch <= self._highest.get(pair_id, -1):
+    def __len__(self) -> int:
+        return len(self._highest)
+
+    def admit(self, ticket: Ticket, now_unix_s: float) -> bool:
+        """Record and accept a valid ticket when its epoch is above every epoch seen of its pair."""
+        self._forget_expired(now_unix_s)
+        epoch, not_after_s = self._highest.get(ticket.pair_id, (-1, 0))
+        if ticket.epoch <= epoch:
             return False
-        self._highest[pair_id] = epoch
+        self._highest[ticket.pair_id] = ticket.epoch, max(not_after_s, ticket.not_after_unix_s)
         return True
 
-    def forget(self, pair_id: str) -> None:
-        """Drop what is known of a pair that will not come back."""
-        self._highest.pop(pair_id, None)
+    def _forget_expired(self, now_unix_s: float) -> None:
+        if now_unix_s >= self._next_look_s:
+            self._next_look_s = now_unix_s + _FORGET_EVERY_S
+            self._highest = {
+                pair: (epoch, not_after_s)
+                for pair, (epoch, not_after_s) in self._highest.items()
+                if not_after_s >= now_unix_s
+            }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

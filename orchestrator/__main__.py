@@ -15,6 +15,8 @@ from pathlib import Path
 from orchestrator.app import Orchestrator
 from orchestrator.arguments import add_arguments, to_config
 from orchestrator.config import OrchestratorConfig
+from orchestrator.pulse import beat_forever
+from orchestrator.waiting import stop
 from tandem.core.errors import TandemError
 from tandem.core.lifetime import die_with_parent
 from tandem.wire.channel import is_loopback
@@ -41,14 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.die_with_parent:
         die_with_parent(parent_pid)
     try:
-        return asyncio.run(_serve(to_config(args)))
+        return asyncio.run(_serve(to_config(args), args.pulse_fd))
     except TandemError as error:
         for line in error.message.splitlines():
             print(f"tandem orchestrator: {line}", file=sys.stderr)
         return 2
 
 
-async def _serve(config: OrchestratorConfig) -> int:
+async def _serve(config: OrchestratorConfig, pulse_fd: int) -> int:
+    beating = asyncio.create_task(beat_forever(pulse_fd)) if pulse_fd >= 0 else None
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -66,6 +69,8 @@ async def _serve(config: OrchestratorConfig) -> int:
         _say("stopping …")
     finally:
         await orchestrator.stop()
+        if beating is not None:
+            await stop(beating)
     return 0
 
 
@@ -99,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_arguments(parser, encoders=0, reasoners=0)
     parser.add_argument("--die-with-parent", action="store_true", help="end when the starting process ends")
+    parser.add_argument("--pulse-fd", type=int, default=-1, help="pipe to beat into, for whoever started it")
     return parser
 
 

@@ -121,4 +121,5 @@ class Orchestrator:
             secret_file=self._run_dir.secret_file,
             log_dir=self._run_dir.log_dir,
             say=say,
+            standby=self.config.standby,
         )

@@ -29,6 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser, *, encoders: int, reasoners: 
     add("--model", default="default", help="path, hub name, 'default' or 'dummy:...' (%(default)s)")
     add("--encoders", type=int, default=encoders, help="encoder processes to start (%(default)s)")
     add("--reasoners", type=int, default=reasoners, help="reasoner processes to start (%(default)s)")
+    add(
+        "--standby",
+        action="store_true",
+        help="keep a second process of each service in reserve with its model loaded: a lost one is replaced "
+        "in a moment, for twice the memory of the models",
+    )
     add("--device", default="cpu", help="cpu or cuda:N (%(default)s)")
     add("--dtype", default="", help="float32, bfloat16 or float16; empty: the model's own for the device")
     add(
@@ -96,6 +102,7 @@ def to_config(args: argparse.Namespace) -> OrchestratorConfig:
         insecure_network=args.insecure_network,
         reflection=args.reflection,
         encoders=args.encoders,
+        standby=args.standby,
         reasoners=args.reasoners,
         services=ServiceSettings(
             model=args.model,

@@ -7,16 +7,18 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 
 from orchestrator.membership import Identity, Loss, Member, Membership
-from orchestrator.placement import NotPlaced, Placed, place
+from orchestrator.placement import NotPlaced, Placed, place, reason_to_move
 from orchestrator.reasoner_link import ReasonerLink
-from orchestrator.waiting import Gone, Signal
+from orchestrator.waiting import Gone, Signal, stop
 from tandem.core.clock import Clock
+from tandem.core.errors import NotFound
 from tandem.core.ids import Epoch
 from tandem.core.tickets import Ticket, sign_ticket
 from tandem.wire.channel import make_channel
@@ -24,6 +26,8 @@ from tandem.wire.gen.tandem.v1 import types_pb2
 
 log = logging.getLogger(__name__)
 
+RETURN_S = 5.0
+"""After a start, for services of a former orchestrator to attach again; they try about once a second."""
 TICKET_LIFE_S = 3600
 """A pair that breaks later than this gets a new ticket when the stream is placed again."""
 _CLOSE_GRACE_S = 2.0
@@ -41,6 +45,8 @@ class Service:
     attachments: int = 0
     """Counts its Attach calls: the end of an older one means nothing."""
     link: ReasonerLink = field(init=False)
+    drain_ms: int | None = None
+    """Time that it is to be told to leave within; None: it is not asked to."""
 
     def __post_init__(self) -> None:
         self.link = ReasonerLink(self.channel, self.gone)
@@ -61,10 +67,12 @@ class Cluster:
         self._clock = clock
         # Services of a former orchestrator attach again one by one: the first ones are not all there are.
         self._settled_s = clock() + lease_s
+        self._return_s = clock() + max(lease_s, RETURN_S)
         self._membership = Membership(lease_s, fresh_s)
         self._services: dict[str, Service] = {}
         self._pair_epoch = 0
         self._closing: set[asyncio.Task[None]] = set()
+        self._working: set[asyncio.Task[None]] = set()
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -94,9 +102,37 @@ class Cluster:
         self.changed.notify()
         return service
 
-    def heartbeat(self, identity: Identity, streams: int, details: Mapping[str, str]) -> None:
-        """A service is still there."""
+    def heartbeat(
+        self, identity: Identity, streams: int, details: Mapping[str, str], *, leaving: bool = False
+    ) -> None:
+        """A service is still there; `leaving` once it wants its streams to be moved."""
         self._membership.heartbeat(identity.name, identity.boot_id, self._clock(), streams, details)
+        member = self._membership.get(identity.name)
+        if leaving and member is not None and member.identity.boot_id == identity.boot_id:
+            self._drain(identity.name, "it is about to leave")
+
+    def drain(self, name: str, grace_ms: int) -> tuple[Service, bool]:
+        """Ask a service to leave. Returns it, and whether another is ready to take its streams.
+
+        Raises `NotFound` when no service of that name is there.
+        """
+        service = self._services.get(name)
+        if service is None:
+            names = ", ".join(sorted(self._services)) or "none"
+            raise NotFound(f"no service {name[:80]!r} is attached (attached: {names})")
+        service.drain_ms = grace_ms
+        self._drain(name, "asked to drain")
+        return service, any(
+            member.is_ready
+            and member.identity.role is service.identity.role
+            and member.identity.fingerprint == service.identity.fingerprint
+            for member in self.members
+        )
+
+    def _drain(self, name: str, reason: str) -> None:
+        if self._membership.drain(name, reason):
+            log.info("%s leaves: %s; its streams are moved", name, reason)
+            self.changed.notify()
 
     def departed(self, identity: Identity, reason: str) -> None:
         """A service's attachment ended."""
@@ -111,10 +147,26 @@ class Cluster:
             self._lose(loss)
         return losses
 
-    def place(self, encoder: str, reasoner: str, *, has_blocks: bool = True) -> Placed | NotPlaced:
-        """A pair for a stream that was on `encoder` and `reasoner`, or was let in there."""
+    @property
+    def is_settling(self) -> bool:
+        """True for a lease after the start: what services of a former orchestrator hold may not be known."""
+        return self._clock() < self._settled_s
+
+    def may_return(self, reasoner: str) -> bool:
+        """True while a reasoner of a former orchestrator that was not heard of yet may attach again."""
+        return self._clock() < self._return_s and self._membership.get(reasoner) is None
+
+    def place(
+        self, encoder: str, reasoner: str, *, has_blocks: bool = True, stay: bool = False
+    ) -> Placed | NotPlaced:
+        """A pair for a stream that was on `encoder` and `reasoner`, or was let in there.
+
+        With `stay` these may be leaving.
+        """
+        if reasoner and has_blocks and self.may_return(reasoner):
+            return NotPlaced(f"{reasoner}, which has its blocks, may attach again")
         ready = {member.identity.name for member in self.members if member.is_ready}
-        more_come = self._clock() < self._settled_s or not ready.issuperset(self.wanted)
+        more_come = self.is_settling or not ready.issuperset(self.wanted)
         return place(
             self.members,
             self.loads(),
@@ -122,23 +174,45 @@ class Cluster:
             reasoner=reasoner,
             has_blocks=has_blocks,
             more_come=more_come,
+            stay=stay,
         )
+
+    def better_place(self, encoder: Identity | None, reasoner: Identity) -> str | None:
+        """Why a stream on these should be placed anew now, or None; see `placement.reason_to_move`."""
+        candidate = self.place(encoder.name if encoder else "", reasoner.name)
+        return reason_to_move(self.members, encoder, reasoner, candidate)
+
+    def move_ticket(self, to: Identity, source: Identity) -> bytes:
+        """Permission for reasoner `to` to fetch from reasoner `source`: a pair of its own for every move."""
+        pair = f"{secrets.token_hex(8)}.{source.name[:31]}"
+        return self._sign(pair, to.name, source.name)
 
     def ticket(self, placed: Placed) -> bytes:
         """Permission for a pair to connect. Each rises above all earlier ones, restarts of ours included."""
+        pair = f"{placed.encoder.name[:31]}.{placed.reasoner.name[:31]}"
+        return self._sign(pair, placed.encoder.name, placed.reasoner.name)
+
+    def _sign(self, pair_id: str, initiator: str, acceptor: str) -> bytes:
         self._pair_epoch = max(self._pair_epoch + 1, int(time.time()))
         ticket = Ticket(
-            pair_id=f"{placed.encoder.name[:31]}.{placed.reasoner.name[:31]}",
+            pair_id=pair_id,
             epoch=Epoch(self._pair_epoch),
-            encoder_id=placed.encoder.name,
-            reasoner_id=placed.reasoner.name,
+            encoder_id=initiator,
+            reasoner_id=acceptor,
             not_after_unix_s=int(time.time()) + TICKET_LIFE_S,
             nonce=secrets.token_bytes(16),
         )
         return sign_ticket(self.secret, ticket)
 
+    def later(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Something to do for which nobody waits; it is stopped with the rest."""
+        task = asyncio.create_task(work, name=name)
+        self._working.add(task)
+        task.add_done_callback(self._working.discard)
+
     async def close(self) -> None:
         """Let go of every channel."""
+        await stop(*self._working)
         for service in list(self._services.values()):
             self._lose(Loss(service.identity, "the orchestrator stops"))
         await asyncio.gather(*self._closing, return_exceptions=True)

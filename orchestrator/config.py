@@ -43,6 +43,8 @@ class OrchestratorConfig:
     insecure_network: bool = False
     """Allow a listener that other machines can reach, although there is no TLS."""
     reflection: bool = False
+    standby: bool = False
+    """A second process of each service waits in reserve with its model loaded."""
     encoders: int = 1
     """Children to start; 0 when another backend owns the services."""
     reasoners: int = 1

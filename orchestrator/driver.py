@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Coroutine
+from typing import Any
 
 from orchestrator.cluster import Cluster, Service
 from orchestrator.encoder_link import encode, open_message
+from orchestrator.moving import Moves, first_of, open_moved, to_leave, until_better
 from orchestrator.placement import NotPlaced, Placed
-from orchestrator.recovery import plan_start
+from orchestrator.recovery import Held, plan_start
 from orchestrator.session import Session
 from orchestrator.stream import Event, State
+from orchestrator.waiting import stop
 from tandem.core.clock import Clock
 from tandem.core.errors import Incompatible, InvalidInput, TandemError, Unavailable
 
@@ -22,6 +26,8 @@ OPEN_TIMEOUT_S = 60.0
 with their model load fits."""
 PLACE_TIMEOUT_S = 120.0
 """The same for a stream that lost its services; then it fails and its client is told to come again."""
+STAY_S = 2.0
+"""From one try to take a stream away from services that leave to the next."""
 MAX_FAILURES = 8
 """Placements in a row that broke before any progress."""
 _LOOK_S = 1.0
@@ -41,6 +47,8 @@ class Driver:
         self._cluster = cluster
         self._clock = clock
         self._failures = 0
+        self._stay_until_s = 0.0
+        """Until then the stream stays where it is, although it could move: the last try failed."""
 
     async def run(self) -> None:
         """Until the stream is closed. Never raises but on cancellation: failures end the stream."""
@@ -62,7 +70,7 @@ class Driver:
             await self._feed(placed, encoder, reasoner)
             self._session.happen(Event.ALL_PUBLISHED)
             self._failures = 0
-            await reasoner.gone.wait()
+            await self._until(reasoner.gone.wait(), placed, needs_encoder=False)
             raise reasoner.gone.error()
         finally:
             self._cluster.placed.subtract(names)
@@ -71,13 +79,7 @@ class Driver:
     async def _feed(self, placed: Placed, encoder: Service, reasoner: Service) -> None:
         session = self._session
         session.epoch += 1
-        held = await reasoner.link.open_stream(
-            session.stream_id,
-            session.epoch,
-            placed.encoder.name,
-            incarnation=session.nonce,
-            fresh=session.is_fresh,
-        )
+        held = await self._open(placed, reasoner)
         start = plan_start(session.timeline, session.checkpoints, held, session.loss)
         session.begin(start, placed.encoder.name, placed.reasoner.name)
         opening = open_message(
@@ -86,7 +88,35 @@ class Driver:
             (placed.reasoner.name, placed.reasoner.address),
             self._cluster.ticket(placed),
         )
-        await encode(encoder.channel, session, opening, (encoder.gone, reasoner.gone))
+        work = encode(encoder.channel, session, opening, (encoder.gone, reasoner.gone))
+        await self._until(work, placed, needs_encoder=True)
+
+    async def _open(self, placed: Placed, reasoner: Service) -> Held:
+        session = self._session
+        former = to_leave(session, self._cluster, placed)
+        if former is not None:
+            try:
+                return await open_moved(session, self._cluster, former, placed, reasoner)
+            except TandemError as error:
+                self._stay_until_s = self._clock() + STAY_S
+                raise Unavailable(f"the stream could not move: {error}") from error
+        return await reasoner.link.open_stream(
+            session.stream_id,
+            session.epoch,
+            placed.encoder.name,
+            incarnation=session.nonce,
+            fresh=session.is_fresh,
+        )
+
+    async def _until(self, work: Coroutine[Any, Any, None], placed: Placed, *, needs_encoder: bool) -> None:
+        """Until the work is done. Raises its error, or `Moves` once the stream should leave this place."""
+        task = asyncio.ensure_future(work)
+        stay_s = self._stay_until_s - self._clock()
+        move = asyncio.ensure_future(until_better(self._cluster, placed, stay_s, needs_encoder=needs_encoder))
+        try:
+            await first_of(task, move)
+        finally:
+            await stop(task, move)
 
     async def _find_place(self) -> tuple[Placed, Service, Service]:
         session, said = self._session, ""
@@ -94,11 +124,7 @@ class Driver:
         if session.state is State.OPENING:
             deadline_s = session.opened_s + OPEN_TIMEOUT_S  # however often it was placed meanwhile
         while True:
-            encoder_name = session.encoder or session.terms.encoder
-            reasoner_name = session.reasoner or session.terms.reasoner
-            placed = self._cluster.place(
-                encoder_name, reasoner_name, has_blocks=session.epoch > 0 or session.is_restored
-            )
+            placed = self._place()
             if not isinstance(placed, NotPlaced):
                 encoder = self._cluster.service(placed.encoder.name)
                 reasoner = self._cluster.service(placed.reasoner.name)
@@ -116,12 +142,30 @@ class Driver:
                 session.fail(error)
                 raise error
 
+    def _place(self) -> Placed | NotPlaced:
+        session, cluster = self._session, self._cluster
+        if session.lost_start and not session.reasoner and cluster.is_settling:
+            return NotPlaced("whoever holds its blocks may attach again")
+        names = (session.encoder or session.terms.encoder, session.reasoner or session.terms.reasoner)
+        has_blocks = session.epoch > 0 or session.is_restored
+        placed = cluster.place(*names, has_blocks=has_blocks, stay=self._clock() < self._stay_until_s)
+        if isinstance(placed, NotPlaced):
+            # Better where it was than nowhere, even if that is about to leave.
+            former = cluster.place(*names, has_blocks=has_blocks, stay=True)
+            if isinstance(former, Placed) and former.reasoner.name == session.reasoner:
+                return former
+        return placed
+
     async def _recover(self, error: TandemError, watermark_us: int) -> None:
         session = self._session
         if session.state is State.CLOSED:
             return
         if isinstance(error, HOPELESS):
             session.fail(error)
+            return
+        if isinstance(error, Moves):
+            log.info("stream %s, epoch %d moves: %s", session.stream_id, session.epoch, error)
+            session.happen(Event.SERVICE_LOST)
             return
         self._failures = 0 if session.timeline.watermark_us > watermark_us else self._failures + 1
         if self._failures > MAX_FAILURES:

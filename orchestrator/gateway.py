@@ -16,6 +16,7 @@ import grpc
 
 from orchestrator.asking import answer, ask
 from orchestrator.cluster import Cluster
+from orchestrator.held_stream import Stream
 from orchestrator.intake import receive_chunk, receive_picture
 from orchestrator.last_words import wait_for_last_words
 from orchestrator.messages import goodbye_of, progress_of, refusal_of, summary_of, welcome_of
@@ -23,7 +24,7 @@ from orchestrator.outbox import Outbox, pump
 from orchestrator.questions import admit
 from orchestrator.session import Session
 from orchestrator.stream import State
-from orchestrator.streams import Stream, Streams
+from orchestrator.streams import Streams
 from orchestrator.waiting import stop
 from tandem.core.clock import Clock
 from tandem.core.errors import InvalidInput, SlowReader, TandemError, WrongState

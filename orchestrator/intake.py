@@ -6,13 +6,14 @@ refused is used up: the client does not send it again.
 
 from __future__ import annotations
 
-from orchestrator.limits import check_data, check_pts, check_raw_picture
+from orchestrator.limits import check_data, check_pts, check_rates, check_raw_picture
 from orchestrator.session import Session
 from tandem.core.errors import InvalidInput, WrongState
 from tandem.core.timeline import Gap, GapReason, TimeRange
 from tandem.wire.gen.tandem.v1 import types_pb2
 
 MAX_OFFSET = 1 << 62
+_KINDS = frozenset(types_pb2.MediaKind.values()) - {types_pb2.MEDIA_KIND_UNSPECIFIED}
 _FILES = frozenset({types_pb2.PICTURE_FORMAT_JPEG, types_pb2.PICTURE_FORMAT_PNG})
 
 
@@ -74,3 +75,10 @@ def _declare_what_never_came(session: Session, pts_us: int, *, was_skipped: bool
     session.lost_start = False
     if was_skipped and pts_us > received_us:
         session.timeline.declare(Gap(TimeRange(received_us, pts_us), GapReason.SOURCE))
+
+
+def check_media(media: types_pb2.MediaOptions) -> None:
+    """Raises `InvalidInput` for a kind this version does not know, or absurd rates."""
+    if media.kind not in _KINDS:
+        raise InvalidInput(f"media kind {media.kind} is not known; set one of MediaKind")
+    check_rates(media.sample_fps, media.nominal_fps, media.min_fps)

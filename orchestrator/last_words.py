@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from orchestrator.cluster import Cluster
-from orchestrator.streams import Stream
+from orchestrator.held_stream import Stream
 from tandem.core.errors import TandemError
 from tandem.wire.gen.tandem.v1 import types_pb2
 

@@ -138,11 +138,13 @@ class Membership:
             return None
         return self._lose(member, reason)
 
-    def drain(self, name: str) -> None:
-        """Place nothing new on a service. Nothing asks for it yet, and the service itself is not told."""
+    def drain(self, name: str, reason: str = "asked to drain") -> bool:
+        """Place nothing new on a service, and move away what is there; False when it was not ready."""
         member = self._members.get(name)
-        if member is not None and member.is_ready:
-            member.standing, member.reason = Standing.DRAINING, "asked to drain"
+        if member is None or not member.is_ready:
+            return False
+        member.standing, member.reason = Standing.DRAINING, reason
+        return True
 
     def look(self, now_s: float) -> list[Loss]:
         """Whose lease has run out by now.

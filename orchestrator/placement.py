@@ -42,6 +42,7 @@ def place(
     reasoner: str = "",
     has_blocks: bool = True,
     more_come: bool = False,
+    stay: bool = False,
 ) -> Placed | NotPlaced:
     """Choose a pair.
 
@@ -52,9 +53,11 @@ def place(
         reasoner: where its blocks are, or where it was let in, or "".
         has_blocks: it has been placed before.
         more_come: services may attach soon of which nothing is known.
+        stay: where the stream was will do, even if it is about to leave.
     """
     known = list(members)
-    ready = [m.identity for m in known if m.is_ready]
+    kept = {encoder, reasoner} if stay else set()
+    ready = [m.identity for m in known if m.is_ready or (m.is_live and m.identity.name in kept)]
     pairs = _pairs(ready)
     if not pairs:
         return _none(ready, known, more_come=more_come)
@@ -76,6 +79,28 @@ def place(
     else:
         why = f"the least load of {len(pairs)} possible pairs"
     return Placed(best_encoder, best_reasoner, why)
+
+
+def reason_to_move(
+    members: Iterable[Member],
+    encoder: Identity | None,
+    reasoner: Identity,
+    candidate: Placed | NotPlaced,
+) -> str | None:
+    """Why a stream should leave its pair for `candidate` now, or None to stay.
+
+    It leaves services that drain, once others can take it; a reasoner only for one of the same model, because
+    its blocks go along. `encoder` is None for a stream that needs none.
+    """
+    leaving = {m.identity.name for m in members if m.standing is Standing.DRAINING}
+    mine = [each.name for each in (encoder, reasoner) if each is not None and each.name in leaving]
+    if not mine or isinstance(candidate, NotPlaced):
+        return None
+    if candidate.reasoner.fingerprint != reasoner.fingerprint:
+        return None
+    if reasoner.name not in leaving and candidate.reasoner.name != reasoner.name:
+        return None
+    return f"{' and '.join(mine)} {'leave' if len(mine) > 1 else 'leaves'}"
 
 
 def _pairs(services: list[Identity]) -> list[tuple[Identity, Identity]]:

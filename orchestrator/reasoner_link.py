@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import grpc
 
 from orchestrator.recovery import Held
-from orchestrator.waiting import Gone
+from orchestrator.waiting import Gone, Signal
 from tandem.core.errors import DeadlineExceeded
 from tandem.core.ids import StreamId
+from tandem.core.timeline import TimeRange
 from tandem.wire.gen.tandem.v1 import reasoner_pb2, reasoner_pb2_grpc
 from tandem.wire.status import error_from_rpc
 
 CALL_TIMEOUT_S = 10.0
 """For calls that only touch bookkeeping."""
+MOVE_TIMEOUT_S = 120.0
+"""For fetching all blocks of a stream from another reasoner: gigabytes."""
 OPEN_TIMEOUT_S = 60.0
 """For taking a stream up from disk: seconds for ten hours of it, more where the catalogue is made anew."""
 
@@ -25,24 +30,49 @@ class ReasonerLink:
 
     def __init__(self, channel: grpc.aio.Channel, gone: Gone) -> None:
         self.gone = gone
+        self._answering: Counter[str] = Counter()
+        self._answered = Signal()
         self._stub: Any = reasoner_pb2_grpc.ReasonerServiceStub(channel)
 
     async def open_stream(
-        self, stream_id: StreamId, epoch: int, encoder: str, *, incarnation: str, fresh: bool
+        self,
+        stream_id: StreamId,
+        epoch: int,
+        encoder: str,
+        *,
+        incarnation: str,
+        fresh: bool,
+        source: reasoner_pb2.OpenStreamRequest.Source | None = None,
     ) -> Held:
         """Make room for a stream under a placement epoch, and learn what is held of it.
 
         From now on only `encoder` can write to it: one that was replaced and does not know it cannot. What
         is held under this id by another incarnation is another stream's and is not used; with `fresh` also
-        what is held by none.
+        what is held by none. With `source` it is moved here from there, and held when this returns.
         """
         request = reasoner_pb2.OpenStreamRequest(
-            stream_id=stream_id, epoch=epoch, encoder=encoder, fresh=fresh, incarnation=incarnation
+            stream_id=stream_id,
+            epoch=epoch,
+            encoder=encoder,
+            fresh=fresh,
+            incarnation=incarnation,
+            source=source,
         )
-        response = await self._call(
-            self._stub.OpenStream, request, f"opening stream {stream_id}", OPEN_TIMEOUT_S
-        )
+        timeout_s = OPEN_TIMEOUT_S if source is None else MOVE_TIMEOUT_S
+        response = await self._call(self._stub.OpenStream, request, f"opening stream {stream_id}", timeout_s)
         return held_from_proto(response.state)
+
+    async def close_when_answered(self, stream_id: StreamId, patience_s: float) -> None:
+        """Free a stream's memory here once its open questions are answered; what is on disk stays.
+
+        Raises a `TandemError` when it cannot be closed; questions that take longer are cut off.
+        """
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + patience_s
+        while self._answering[stream_id] and not self.gone.is_set:
+            if not await self._answered.wait(deadline_s - loop.time()):
+                break
+        await self.close_stream(stream_id, keep_disk=True)
 
     async def close_stream(self, stream_id: StreamId, *, keep_disk: bool = False) -> None:
         """Free what is held of a stream; with `keep_disk` only what is in memory."""
@@ -54,6 +84,7 @@ class ReasonerLink:
     ) -> AsyncGenerator[reasoner_pb2.AnswerResponse, None]:
         """The answer as it comes. Leaving the iteration cancels it at the reasoner."""
         call = self._stub.Answer(request, timeout=timeout_s)
+        self._answering[request.stream_id] += 1
         try:
             while True:
                 response = await self.gone.guard(call.read())
@@ -64,6 +95,10 @@ class ReasonerLink:
             raise error_from_rpc(error, f"asking {self.gone.name}") from error
         finally:
             call.cancel()
+            self._answering[request.stream_id] -= 1
+            if not self._answering[request.stream_id]:
+                del self._answering[request.stream_id]
+            self._answered.notify()
 
     async def watch(
         self, request: reasoner_pb2.WatchStreamRequest
@@ -123,4 +158,6 @@ def held_from_proto(state: reasoner_pb2.StreamState) -> Held:
         next_block_number=state.next_block_number,
         watermark_us=state.watermark_us,
         durable_us=state.durable_watermark_us if has_disk else None,
+        evicted=tuple(TimeRange(part.start_us, part.end_us) for part in state.evicted),
+        blocks=state.blocks,
     )

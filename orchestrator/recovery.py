@@ -26,6 +26,10 @@ class Held:
     watermark_us: int = 0
     durable_us: int | None = None
     """Of it, what is on stable storage; None without a disk tier."""
+    evicted: tuple[TimeRange, ...] = ()
+    """Intervals of it that had to be removed."""
+    blocks: int = 0
+    """Visual blocks that are left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

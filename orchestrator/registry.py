@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,12 +12,14 @@ from orchestrator.cluster import Cluster, Service
 from orchestrator.membership import Identity, Role
 from tandem.core.errors import Incompatible, InvalidInput, PermissionRefused, TandemError, WrongState
 from tandem.core.ids import is_valid_id
-from tandem.wire.attach import PROTOCOL_VERSION, attach_proof
+from tandem.wire.attach import PROTOCOL_VERSION, attach_proof, drain_proof
 from tandem.wire.channel import parse_address
 from tandem.wire.gen.tandem.v1 import registry_pb2, registry_pb2_grpc
 from tandem.wire.status import abort_with
 
 HELLO_TIMEOUT_S = 10.0
+DRAIN_REQUEST_LIFE_S = 600
+"""A request to drain that says to be valid for longer is refused: somebody may have kept it."""
 
 
 class Registry(registry_pb2_grpc.RegistryServiceServicer):
@@ -44,9 +47,29 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
                     # Silent for too long: it must attach anew, so that nothing of before is trusted.
                     break
                 beat = request.heartbeat
-                self._cluster.heartbeat(identity, beat.streams, dict(beat.details))
+                details = dict(beat.details)
+                self._cluster.heartbeat(identity, beat.streams, details, leaving=beat.leaving)
+                yield registry_pb2.AttachResponse(beat=registry_pb2.AttachResponse.Beat(number=beat.number))
+                if service.drain_ms is not None and not beat.leaving:
+                    drain = registry_pb2.AttachResponse.Drain(grace_ms=service.drain_ms)
+                    yield registry_pb2.AttachResponse(drain=drain)
         finally:
             self._ended(service, attachment)
+
+    async def DrainService(
+        self, request: registry_pb2.DrainServiceRequest, context: Any
+    ) -> registry_pb2.DrainServiceResponse:
+        """Ask a service to leave."""
+        try:
+            check_drain(request, self._cluster.secret, time.time())
+            service, has_successor = self._cluster.drain(request.name, request.grace_ms)
+        except TandemError as error:
+            await abort_with(context, error)
+        return registry_pb2.DrainServiceResponse(
+            streams=self._cluster.placed[request.name],
+            has_successor=has_successor,
+            boot_id=service.identity.boot_id,
+        )
 
     async def _hello(self, requests: Any) -> tuple[Identity, registry_pb2.AttachRequest.Hello]:
         try:
@@ -62,6 +85,15 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
         current = self._cluster.service(service.identity.name)
         if current is service and service.attachments == attachment:
             self._cluster.departed(service.identity, "its attachment ended")
+
+
+def check_drain(request: registry_pb2.DrainServiceRequest, secret: bytes, now_unix_s: float) -> None:
+    """Raises `PermissionRefused` unless whoever asks knows the secret, now."""
+    expected = drain_proof(secret, request.name, request.grace_ms, request.not_after_unix_s)
+    if not hmac.compare_digest(expected.encode(), request.proof.encode()):
+        raise PermissionRefused("this needs the cluster secret: name its file with --secret-file")
+    if not now_unix_s <= request.not_after_unix_s <= now_unix_s + DRAIN_REQUEST_LIFE_S:
+        raise PermissionRefused("the request is out of date: do the clocks agree?")
 
 
 def check_hello(hello: registry_pb2.AttachRequest.Hello, secret: bytes) -> Identity:

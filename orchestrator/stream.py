@@ -38,7 +38,7 @@ class Event(StrEnum):
     PLACED = "placed"
     """An encoder said that it is ready for media."""
     SERVICE_LOST = "service_lost"
-    """Its encoder or its reasoner is gone, or the call between them broke."""
+    """Its encoder or its reasoner is gone or leaves, or the call between them broke."""
     ALL_PUBLISHED = "all_published"
     """The client sent End and the encoder has published everything."""
     CLIENT_LOST = "client_lost"

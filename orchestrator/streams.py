@@ -6,14 +6,17 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from orchestrator.cluster import Cluster
 from orchestrator.door import Door
 from orchestrator.driver import OPEN_TIMEOUT_S, Driver
-from orchestrator.journal import Journal
-from orchestrator.limits import check_rates, check_stream_id
+from orchestrator.held_stream import Stream
+from orchestrator.intake import check_media
+from orchestrator.inventory import Holding, Inventory
+from orchestrator.journal import Journal, Record
+from orchestrator.limits import check_stream_id
 from orchestrator.questions import Questions
 from orchestrator.quotas import Quotas, check_tenant
 from orchestrator.restore import place_of, restore, to_record
@@ -35,21 +38,7 @@ log = logging.getLogger(__name__)
 JOURNAL_PERIOD_S = 0.5
 _DRIVER_FIRST_S = 0.5
 """A driver that waits for a place says better than we do why there is none."""
-_KINDS = frozenset(types_pb2.MediaKind.values()) - {types_pb2.MEDIA_KIND_UNSPECIFIED}
-
-
-@dataclass(slots=True, eq=False)
-class Stream:
-    """One stream with the tasks that work on it."""
-
-    session: Session
-    questions: Questions
-    standing: StandingQuestions
-    driver: asyncio.Task[None]
-    is_resumed: bool = field(default=False)
-    journal_at_s: float = 0.0
-    watcher: asyncio.Task[None] | None = None
-    """While somebody takes notes of it."""
+_PLACED = frozenset({State.LIVE, State.ENDED})
 
 
 class Streams:
@@ -74,6 +63,9 @@ class Streams:
         self._stopping = False
         self.door = Door(cluster, quotas or Quotas(), lambda: (stream.session for stream in self), clock)
         cluster.loads = self.door.loads
+        self._inventory = Inventory()
+        self.on_left: Callable[[str, StreamId], None] = lambda reasoner, stream: None
+        """Told of a stream that was given up and stays at its reasoner for a client that may come back."""
 
     def __iter__(self) -> Iterator[Stream]:
         return iter(list(self._streams.values()))
@@ -86,9 +78,42 @@ class Streams:
         """How long a stream without a client is kept."""
         return self._settings.limits.resume_seconds
 
-    def is_awaited(self, stream_id: StreamId) -> bool:
-        """True when a stream is held, or in the journal for a client that may come back."""
-        return stream_id in self._streams or self._journal.holds(stream_id)
+    def is_awaited(self, stream_id: StreamId, reasoner: str) -> bool:
+        """True when what a reasoner holds of a stream is in use, or in the journal for who may come back."""
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            return stream.session.reasoner == reasoner or stream.session.state not in _PLACED
+        return self._journal.holds(stream_id)
+
+    def learn(self, boot: str, holding: Holding) -> None:
+        """A reasoner holds a stream that it is not asked for: it is taken up where the journal has it.
+
+        Its client may be on the way; until it is there, others can ask about what is held.
+        """
+        self._inventory.told(boot, holding)
+        stream = self._streams.get(holding.stream)
+        if stream is not None:
+            session = stream.session
+            if session.nonce == holding.incarnation and not session.reasoner:
+                session.reasoner, session.epoch = holding.reasoner, max(session.epoch, holding.epoch)
+                session.changed.notify()
+            return
+        record = None if self._stopping else self._journal.load(holding.stream)
+        if record is None or record.nonce != holding.incarnation or record.reasoner != holding.reasoner:
+            return
+        log.info("stream %s is taken up: %s holds it", holding.stream, holding.reasoner)
+        media = types_pb2.MediaOptions(kind=types_pb2.MediaKind.ValueType(record.media_kind))
+        try:
+            stream = self._restore(Session(holding.stream, media, self._settings, self._clock), record)
+        except LimitExceeded as error:
+            log.warning("stream %s waits for its client: %s", holding.stream, error)
+            return
+        stream.session.happen(Event.CLIENT_LOST)
+        self._watch(stream, stream.session.watching)
+
+    def lost(self, boot: str) -> None:
+        """A reasoner's start is over: what it held is not there any more."""
+        self._inventory.gone(boot)
 
     def get(self, stream_id: str) -> Stream:
         """Raises `NotFound` when no stream of that id is held."""
@@ -96,6 +121,11 @@ class Streams:
         if stream is None:
             raise NotFound(f"no stream {stream_id[:80]!r}; `tandem streams` lists those that are held")
         return stream
+
+    def find(self, stream_id: StreamId) -> Session | None:
+        """The session of a stream that is held, or None."""
+        stream = self._streams.get(stream_id)
+        return None if stream is None else stream.session
 
     def open(self, request: client_pb2.WatchRequest.Open) -> Stream:
         """Open a new stream or find the one to resume. Raises what the client is told."""
@@ -184,11 +214,23 @@ class Streams:
             session.lost_start = session.is_restored = True
             # Above all that were counted from 1, and those of former losses.
             session.epoch = int(time.time())
+            self._place_at_holder(session)
             return self._start(session, check_tenant(request.tenant))
+        return self._restore(session, record)
+
+    def _restore(self, session: Session, record: Record) -> Stream:
         restore(session, record)
+        self._place_at_holder(session)
         stream = self._start(session, record.tenant)
         stream.standing.restore(record.standing, record.alerts)
         return stream
+
+    def _place_at_holder(self, session: Session) -> None:
+        """What is really held decides, where it is known: the journal may be half a second behind."""
+        holding = self._inventory.find(session.stream_id, session.nonce, session.reasoner)
+        if holding is not None:
+            session.reasoner, session.epoch = holding.reasoner, max(session.epoch, holding.epoch)
+        self._inventory.forget(session.stream_id)
 
     def _start(self, session: Session, tenant: str, *, is_new: bool = False) -> Stream:
         if len(self._streams) >= self._max_streams:
@@ -240,6 +282,10 @@ class Streams:
         service = self._cluster.service(stream.session.reasoner)
         if service is None or self._stopping:
             return
+        if isinstance(error, Unavailable):
+            # It was given up for want of services, not of interest: what is held stays for its client.
+            self.on_left(stream.session.reasoner, stream.session.stream_id)
+            return
         try:
             if stream.session.stream_id not in self._streams:
                 await service.link.close_stream(stream.session.stream_id)
@@ -259,10 +305,3 @@ class Streams:
             session.checkpoints.announced = place_of(record)
             if session.outbox is not None:
                 session.outbox.mark_progress()
-
-
-def check_media(media: types_pb2.MediaOptions) -> None:
-    """Raises `InvalidInput` for a kind this version does not know, or absurd rates."""
-    if media.kind not in _KINDS:
-        raise InvalidInput(f"media kind {media.kind} is not known; set one of MediaKind")
-    check_rates(media.sample_fps, media.nominal_fps, media.min_fps)

@@ -8,11 +8,12 @@ from contextlib import aclosing
 
 from orchestrator.backends.base import Backend
 from orchestrator.cluster import Cluster, Service
+from orchestrator.inventory import Holding
 from orchestrator.membership import Role
 from orchestrator.strays import Strays
 from orchestrator.streams import Streams
 from orchestrator.waiting import Signal, stop
-from tandem.core.errors import NotFound, TandemError
+from tandem.core.errors import TandemError
 from tandem.core.ids import StreamId, is_valid_id
 from tandem.wire.gen.tandem.v1 import reasoner_pb2
 
@@ -33,6 +34,7 @@ class Supervisor:
         self._followed: dict[str, asyncio.Task[None]] = {}
         self._strays: dict[str, tuple[Service, Strays]] = {}
         """Of each followed reasoner, by its boot id."""
+        streams.on_left = self._left
         self._closing: set[asyncio.Task[None]] = set()
         self._ready: frozenset[str] = frozenset()
         self.changed = Signal()
@@ -91,11 +93,18 @@ class Supervisor:
     def _forget(self, boot: str) -> None:
         self._followed.pop(boot, None)
         self._strays.pop(boot, None)
+        self._streams.lost(boot)
+
+    def _left(self, reasoner: str, stream: StreamId) -> None:
+        for service, strays in self._strays.values():
+            if service.identity.name == reasoner:
+                strays.told(stream, asyncio.get_running_loop().time())
 
     def _close_strays(self) -> None:
         now_s = asyncio.get_running_loop().time()
         for service, strays in self._strays.values():
-            for stream in strays.due(now_s, self._streams.is_awaited):
+            name = service.identity.name
+            for stream in strays.due(now_s, lambda s, name=name: self._streams.is_awaited(s, name)):  # type: ignore[misc]
                 task = asyncio.create_task(self._close_stray(service, stream), name=f"close stray {stream}")
                 self._closing.add(task)
                 task.add_done_callback(self._closing.discard)
@@ -122,12 +131,27 @@ class Supervisor:
 
     def _tell(self, service: Service, state: reasoner_pb2.StreamState) -> None:
         try:
-            session = self._streams.get(state.stream_id).session
-            if session.reasoner == service.identity.name:
+            if not is_valid_id(state.stream_id):
+                return
+            stream, name = StreamId(state.stream_id), service.identity.name
+            session = self._streams.find(stream)
+            if session is not None and session.reasoner == name:
                 session.held(state)
-        except NotFound:
+                return
             strays = self._strays.get(service.identity.boot_id)
-            if strays is not None and is_valid_id(state.stream_id):
-                strays[1].told(StreamId(state.stream_id), asyncio.get_running_loop().time())
+            if strays is not None:
+                strays[1].told(stream, asyncio.get_running_loop().time())
+            self._streams.learn(service.identity.boot_id, _holding(stream, name, state))
         except Exception:  # The news of one stream; that of the others goes on.
             log.exception("what %s says of stream %s cannot be used", service.identity.name, state.stream_id)
+
+
+def _holding(stream: StreamId, reasoner: str, state: reasoner_pb2.StreamState) -> Holding:
+    return Holding(
+        stream=stream,
+        incarnation=state.incarnation,
+        reasoner=reasoner,
+        epoch=state.epoch,
+        watermark_us=state.watermark_us,
+        next_block_number=state.next_block_number,
+    )

@@ -1,12 +1,14 @@
 """Shell. ``tandem up``: everything on this machine, in the foreground, until Ctrl-C.
 
 This process does one thing: it keeps one orchestrator running. The orchestrator starts the services; when it
-dies they die with it, and the next one starts them anew.
+dies they die with it, and the next one starts them anew. One that is frozen is ended.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import select
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from types import FrameType
 
 from orchestrator.arguments import add_arguments, to_config
 from orchestrator.config import OrchestratorConfig
+from orchestrator.pulse import PERIOD_S, Pulse
 from orchestrator.rundir import read_address
 from tandem.core.errors import InvalidInput
 
@@ -87,14 +90,36 @@ class _Keeper:
         line = [sys.executable, "-m", "orchestrator", "--die-with-parent", *self._arguments]
         line += ["--run-dir", str(self._config.run_dir), "--listen", self._listen()]
         line += ["--encoders", str(self._config.encoders), "--reasoners", str(self._config.reasoners)]
-        # Its own session: Ctrl-C reaches us alone, and we stop it in order.
-        self._child = subprocess.Popen(line, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
+        beats, pulse_fd = os.pipe()
+        line += ["--pulse-fd", str(pulse_fd)]
+        try:
+            # Its own session: Ctrl-C reaches us alone, and we stop it in order.
+            self._child = subprocess.Popen(  # noqa: S603
+                line, stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=(pulse_fd,)
+            )
+        finally:
+            os.close(pulse_fd)
         try:
             if self._stopping:  # the signal came before there was a child to pass it to
                 self._child.terminate()
+            self._watch(self._child, beats)
             return self._child.wait()
         finally:
+            os.close(beats)
             self._child = None
+
+    def _watch(self, child: subprocess.Popen[bytes], beats: int) -> None:
+        """Until it closes its end of the pipe: it has ended, or has no more to say."""
+        pulse = Pulse(time.monotonic())
+        while True:
+            heard, _, _ = select.select([beats], [], [], PERIOD_S)
+            if heard and not os.read(beats, 4096):
+                return
+            if heard:
+                pulse.beat(time.monotonic())
+            if pulse.is_frozen(time.monotonic()) and not self._stopping:
+                print("the orchestrator is frozen: ending it", flush=True)
+                child.kill()
 
     def _listen(self) -> str:
         """The same port after a restart, also when any free one was asked for."""

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,11 +20,14 @@ from typing import TYPE_CHECKING
 from reasoner_svc.config import LANES, ReasonerConfig
 from tandem.core.choices import EVICTION, OTHER_RETRIEVAL, RETRIEVAL
 from tandem.core.errors import TandemError
-from tandem.core.lifetime import die_with_parent, leave
+from tandem.core.lifetime import die_with_parent, leave, until_called
 from tandem.core.secret_file import read_secret
+from tandem.wire.leaving import Leaving
 
 if TYPE_CHECKING:
     from tandem.vlm.model import VisionLanguageModel
+
+log = logging.getLogger("reasoner_svc")
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(ReasonerConfig)}
 
@@ -53,12 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _serve(config: ReasonerConfig) -> int:
-    stop = asyncio.Event()
+    leaving = Leaving(config.drain_s)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, leaving.ask)
     model = await asyncio.to_thread(_load, config)
-    if stop.is_set():
+    if leaving.is_asked:
         return 0
     from reasoner_svc.app import Reasoner
     from tandem.vlm.embedders.pick import load_text_embedder
@@ -66,31 +70,41 @@ async def _serve(config: ReasonerConfig) -> int:
     embedder = load_text_embedder(
         config.embedder, config.model, load_format=config.load_format, device=config.device
     )
-    reasoner = Reasoner(config, model, embedder=embedder)
+    if config.standby:
+        log.info("in reserve")
+        if not await leaving.unless_asked(until_called()):
+            return 0
+    reasoner = Reasoner(config, model, embedder=embedder, leaving=leaving)
     address = await reasoner.start()
     print(f"reasoner {config.name} is ready on {address} (pid {os.getpid()})", flush=True)
-    waits = [asyncio.create_task(event.wait()) for event in (stop, reasoner.failed, reasoner.draining)]
+    waits = [asyncio.create_task(each) for each in (leaving.asked(), reasoner.failed.wait())]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     for wait in waits:
         wait.cancel()
-    await reasoner.stop(0.0 if reasoner.failed.is_set() else config.drain_s)
+    await reasoner.stop(0.0 if reasoner.failed.is_set() else await reasoner.leave())
     return 1 if reasoner.failed.is_set() else 0
 
 
 def _load(config: ReasonerConfig) -> VisionLanguageModel:
+    began_s = time.monotonic()
     import torch
 
+    import reasoner_svc.app  # noqa: F401 - all that is heavy, in this thread
     from tandem.vlm.load import load_model
 
+    loaded_s = time.monotonic()
+    log.info("imports took %.1f s", loaded_s - began_s)
     if config.threads:
         torch.set_num_threads(config.threads)
-    return load_model(
+    model = load_model(
         config.model,
         load_format=config.load_format,
         dtype=config.dtype or None,
         device=config.device,
         max_pixels=config.max_pixels or None,
     )
+    log.info("the model took %.1f s", time.monotonic() - loaded_s)
+    return model
 
 
 def _config(args: argparse.Namespace) -> ReasonerConfig:
@@ -129,6 +143,7 @@ def _config(args: argparse.Namespace) -> ReasonerConfig:
         head_scores=args.head_scores,
         drain_s=args.drain_seconds,
         reflection=args.reflection,
+        standby=args.standby,
     )
 
 
@@ -187,6 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--threads", type=int, default=0, help="threads of torch; 0: its own choice")
     add("--drain-seconds", type=float, default=_DEFAULTS["drain_s"], help="grace at SIGTERM (%(default)s)")
     add("--die-with-parent", action="store_true", help="end when the process that started this one ends")
+    add("--standby", action="store_true", help="load the model, then wait for 'go' on standard input")
     add("--reflection", action="store_true", help="let tools list the services of this process")
     add("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     return parser

@@ -19,6 +19,7 @@ from reasoner_svc.decode.recaller import Recaller
 from reasoner_svc.decode.schedule import ScheduleLimits
 from reasoner_svc.inbox import Inbox
 from reasoner_svc.links import TransferServicer
+from reasoner_svc.moving import Here, Mover
 from reasoner_svc.notes.keeping import NoteKeeper
 from reasoner_svc.notes.rules import shelf_tokens
 from reasoner_svc.retrieve.select import Limits
@@ -48,6 +49,7 @@ from tandem.wire.gen.tandem.v1 import (
     transfer_pb2,
     transfer_pb2_grpc,
 )
+from tandem.wire.leaving import Leaving
 
 log = logging.getLogger(__name__)
 
@@ -83,14 +85,15 @@ class Reasoner:
         clock: Clock = monotonic_clock,
         links: LinkConfig | None = None,
         embedder: TextEmbedder | None = None,
+        leaving: Leaving | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.config = config
         self.boot_id = make_boot_id()
         self.failed = asyncio.Event()
         """Set when the model's thread died: the process should end."""
-        self.draining = asyncio.Event()
-        """Set when the orchestrator asked this service to leave."""
+        self.leaving = leaving or Leaving(config.drain_s)
+        """Whether somebody wants it to end."""
         self.streams = Streams()
         changes = Changes()
         disk = _disk_store(config, model, clock) if config.data_dir else None
@@ -147,6 +150,15 @@ class Reasoner:
             frames_per_unit=model.prompt.frames_per_unit,
             seconds_per_unit=model.prompt.seconds_per_unit,
         )
+        local = LocalEnd(
+            node_id=config.name,
+            fingerprint=model.fingerprint,
+            layout=model.layout,
+            boot_id=self.boot_id,
+            cluster_secret=config.secret,
+            refuse=lambda: self.service.refusal(),
+        )
+        links = links or link_config(config)
         self.service = ReasonerServicer(
             config=config,
             store=self.store,
@@ -161,15 +173,9 @@ class Reasoner:
             view_tokens=view_tokens,
             keeper=keeper,
             tools=load_tools(config.difficulty_probe, config.head_scores, model),
+            mover=Mover(self.inbox, Here(local=local, config=links)),
         )
-        local = LocalEnd(
-            node_id=config.name,
-            fingerprint=model.fingerprint,
-            boot_id=self.boot_id,
-            cluster_secret=config.secret,
-            refuse=self.service.refusal,
-        )
-        self.transfer = TransferServicer(self.inbox, local, links or link_config(config))
+        self.transfer = TransferServicer(self.inbox, local, links)
         # The stubs of grpc_health do not know its asyncio half.
         self._health = cast("Any", health).aio.HealthServicer()
         self._server = make_server()
@@ -198,10 +204,16 @@ class Reasoner:
                 model=self.model_info,
             )
             self._attachment = Attachment(
-                self.config.orchestrator, self.config.secret, who, self._load, self._on_drain
+                self.config.orchestrator, self.config.secret, who, self._load, self.leaving.drain
             )
             self._attachment.start()
         return address
+
+    async def leave(self) -> float:
+        """Let streams be moved to others; returns the seconds that are left for what still runs."""
+        return await self.leaving.wait_for_streams(
+            self._attachment, lambda: len(self.streams) + self.service.open_questions
+        )
 
     async def stop(self, grace_s: float) -> None:
         """Drain, then end everything; what does not end within the grace is cut off."""
@@ -239,10 +251,6 @@ class Reasoner:
         self.inbox.gone([header])
         if self.spiller is not None:
             self.spiller.lost(header, str(error))
-
-    async def _on_drain(self, grace_s: float) -> None:
-        log.info("the orchestrator asks to drain within %.1f s", grace_s)
-        self.draining.set()
 
     def _on_fatal(self) -> None:
         self.failed.set()

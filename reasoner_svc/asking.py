@@ -202,6 +202,7 @@ def state_to_proto(record: StreamRecord, ram_bytes: int, disk_bytes: int | None)
         epoch=record.epoch,
         durable_watermark_us=None if disk_bytes is None else record.durable_us,
         disk_bytes=disk_bytes or 0,
+        incarnation=record.incarnation,
     )
 
 

@@ -110,6 +110,8 @@ class ReasonerConfig:
     """File with scores of heads (`reasoner_svc/thinking/head_scores.py`); empty: there are none."""
     outbox_chars: int = 65_536
     """Most characters of one answer that wait for a slow reader."""
+    standby: bool = False
+    """Load everything, then wait in reserve for a line on standard input; see `tandem.core.lifetime`."""
     drain_s: float = 20.0
     """How long running questions may take to end when the process is asked to stop."""
 

@@ -157,6 +157,12 @@ class Inbox:
         for number in record.frontier.land(plan.entry.key.number):
             self._show(record, BlockKey(record.stream, number))
 
+    def skip(self, record: StreamRecord, start: int, end: int) -> None:
+        """The numbers [start, end) will never come: the stream moved here without them."""
+        for number in record.frontier.skip(start, end):
+            self._show(record, BlockKey(record.stream, number))
+        self._changes.mark(record.stream)
+
     def give_up(self, record: StreamRecord, plan: StorePlan) -> None:
         """A block's bytes will not come."""
         if not plan.entry.removed:

@@ -15,6 +15,7 @@ from reasoner_svc.decode.engine import Engine
 from reasoner_svc.decode.outbox import Outbox
 from reasoner_svc.decode.question import AnswerRecord
 from reasoner_svc.inbox import Inbox
+from reasoner_svc.moving import Mover, take_up
 from reasoner_svc.notes.keeping import NoteKeeper
 from reasoner_svc.notes.serving import WatchCalls
 from reasoner_svc.store.disk.slots import Claim
@@ -25,7 +26,13 @@ from reasoner_svc.thinking.tools import NO_TOOLS, ThinkingTools
 from reasoner_svc.turns import Turns
 from reasoner_svc.workers.templates import load_templates
 from tandem.core.clock import Clock
-from tandem.core.errors import AlreadyExists, InvalidInput, LimitExceeded, TandemError, Unavailable
+from tandem.core.errors import (
+    AlreadyExists,
+    InvalidInput,
+    LimitExceeded,
+    TandemError,
+    Unavailable,
+)
 from tandem.core.ids import NOTES_SUFFIX, Epoch, StreamId, is_stream_id, is_valid_id, notes_of
 from tandem.vlm.families.base import PromptLayout
 from tandem.wire.gen.tandem.v1 import reasoner_pb2, reasoner_pb2_grpc, types_pb2
@@ -60,6 +67,7 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         spiller: Spiller | None = None,
         view_tokens: int = 0,
         tools: ThinkingTools = NO_TOOLS,
+        mover: Mover | None = None,
     ) -> None:
         self._config = config
         self._store = store
@@ -75,6 +83,7 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         self._watches = WatchCalls(engine, streams, keeper, prompt, config)
         self._view_tokens = view_tokens
         self._tools = tools
+        self._mover = mover
         self._templates = load_templates(config.worker_templates)
         if config.worker_template not in self._templates:
             known = ", ".join(self._templates)
@@ -198,13 +207,16 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         epoch = Epoch(request.epoch)
         async with self._turns.of(stream):
             known, name = self._streams.find(stream), request.incarnation
-            if known is not None and known.is_another(name, epoch, fresh=request.fresh):
+            moves = request.HasField("source")
+            # What is here of a stream that moves here was numbered apart from what comes: it is of no use.
+            if known is not None and (moves or known.is_another(name, epoch, fresh=request.fresh)):
                 await self._forget(stream, keep_disk=True)
                 known = None
             found = notes = None
             if self._spiller is not None and known is None:
-                claim = Claim(name, request.fresh)
-                found = await self._spiller.take_up(stream, self._view_tokens, claim)
+                spoilt = f"the stream moves here from {request.source.name[:80]}" if moves else ""
+                claim = Claim(name, request.fresh, spoilt)
+                found = await take_up(self._spiller, stream, self._view_tokens, claim, moves=moves)
                 try:
                     notes = await self._keeper.find(stream, claim)
                 except BaseException:
@@ -214,6 +226,13 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
             record = self._inbox.open_stream(stream, epoch, request.encoder, found)
             self._keeper.shelve(record.run, notes)
             record.incarnation = name or record.incarnation
+            if self._mover is not None and moves:
+                try:
+                    await self._mover.bring(record, request.source, request.encoder)
+                except BaseException:
+                    # Half a stream would be taken for all there is. On disk nothing is lost that was there.
+                    await asyncio.shield(self._forget(stream, keep_disk=True))
+                    raise
             return record
 
     async def _close(self, stream: StreamId, *, keep_disk: bool) -> None:

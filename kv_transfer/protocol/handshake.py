@@ -54,7 +54,7 @@ def judge_hello(
         ticket = _check_ticket(hello, local, now_unix_s)
     except TandemError as error:
         return nack_of(error)
-    if not local.epochs.admit(ticket.pair_id, ticket.epoch):
+    if not local.epochs.admit(ticket, now_unix_s):
         return Nack(code=NackCode.STALE, message=f"epoch {ticket.epoch} of {ticket.pair_id} has passed")
     lanes = tuple(offer.kind for offer in hello.lanes if can_use(offer))
     if not lanes:

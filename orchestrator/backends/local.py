@@ -2,6 +2,7 @@
 
 Each child has its own process group (Ctrl-C in the terminal is ours to act on, not theirs), its own log file
 in the run directory, and ends with us. What dies is started again with back-off; what is frozen is killed.
+With `standby` a second process of each waits in reserve with its model loaded, and takes over at once.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from orchestrator.backends.base import Wanted
+from orchestrator.backends.process import end, spawn
 from orchestrator.backends.remedies import explain
+from orchestrator.backends.reserve import Reserve
 from orchestrator.config import ServiceSettings
 from orchestrator.membership import Role
 from orchestrator.memory import flags as memory_flags
@@ -24,8 +27,6 @@ from orchestrator.waiting import stop
 
 log = logging.getLogger(__name__)
 
-STOP_GRACE_S = 5.0
-"""Between SIGTERM and SIGKILL."""
 _BACKOFF_FIRST_S = 0.1
 _BACKOFF_MAX_S = 10.0
 _MODULES = {Role.ENCODER: "encoder_svc", Role.REASONER: "reasoner_svc"}
@@ -56,7 +57,9 @@ def command(wanted: Wanted, orchestrator: str, secret_file: Path, settings: Serv
 class Child:
     """One wanted service, started as often as it takes."""
 
-    def __init__(self, wanted: Wanted, line: Sequence[str], log_file: Path, say: Say) -> None:
+    def __init__(
+        self, wanted: Wanted, line: Sequence[str], log_file: Path, say: Say, reserve: Reserve | None = None
+    ) -> None:
         self.wanted = wanted
         self._line = line
         self._log_file = log_file
@@ -65,6 +68,7 @@ class Child:
         self._failures = 0
         self._started_s = 0.0
         self._why = ""
+        self._reserve = reserve
         self.is_ready = False
 
     @property
@@ -85,6 +89,8 @@ class Child:
                 await asyncio.sleep(min(_BACKOFF_FIRST_S * 2 ** (self._failures - 1), _BACKOFF_MAX_S))
         finally:
             await self._end()
+            if self._reserve is not None:
+                await self._reserve.close()
 
     def ready(self) -> None:
         """It attached."""
@@ -92,6 +98,8 @@ class Child:
             took_s = asyncio.get_running_loop().time() - self._started_s
             self._say(f"{self.wanted.name} is ready in {took_s:.1f} s")
         self.is_ready, self._failures = True, 0
+        if self._reserve is not None:
+            self._reserve.fill()
 
     def kill(self, reason: str) -> None:
         """End the present start at once; `run` starts another."""
@@ -101,17 +109,9 @@ class Child:
                 self._process.kill()
 
     async def _run_once(self) -> int:
-        self._log_file.parent.mkdir(parents=True, exist_ok=True)
-        with self._log_file.open("ab") as output:
-            output.write(f"--- {self.wanted.name} starts\n".encode())
-            output.flush()
-            self._process = await asyncio.create_subprocess_exec(
-                *self._line,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=asyncio.subprocess.STDOUT,
-                start_new_session=True,
-            )
+        self._process = await self._reserve.take() if self._reserve is not None else None
+        if self._process is None:
+            self._process = await spawn(self._line, self._log_file, f"{self.wanted.name} starts")
         log.info("%s has pid %d", self.wanted.name, self._process.pid)
         return await self._process.wait()
 
@@ -120,25 +120,14 @@ class Child:
         self._say(
             f"{self.wanted.name} ended ({how}){': ' + self._why if self._why else ''}; starting it again"
         )
-        if not self._why and code >= 0:
+        if not self._why and code > 0:
             tail = _tail(self._log_file)
             self._say(explain(self.wanted.name, tail, self._log_file))
         self._why = ""
 
     async def _end(self) -> None:
-        process = self._process
-        if process is None or process.returncode is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-            process.send_signal(signal.SIGCONT)  # a stopped process cannot act on SIGTERM
-        try:
-            async with asyncio.timeout(STOP_GRACE_S):
-                await process.wait()
-        except TimeoutError:
-            log.warning("%s does not stop within %g s; killing it", self.wanted.name, STOP_GRACE_S)
-            process.kill()
-            await process.wait()
+        if self._process is not None:
+            await end(self._process, self.wanted.name)
 
 
 class LocalBackend:
@@ -153,7 +142,9 @@ class LocalBackend:
         secret_file: Path,
         log_dir: Path,
         say: Say,
+        standby: bool = False,
     ) -> None:
+        self._standby = standby
         names = [Wanted(f"reasoner-{i}", Role.REASONER) for i in range(reasoners)]
         names += [Wanted(f"encoder-{i}", Role.ENCODER) for i in range(encoders)]
         self._wanted = tuple(names)
@@ -178,7 +169,9 @@ class LocalBackend:
         """Start everything."""
         for wanted in self._wanted:
             line = command(wanted, orchestrator, self._secret_file, self._settings)
-            child = Child(wanted, line, self._log_dir / f"{wanted.name}.log", self._say)
+            log_file = self._log_dir / f"{wanted.name}.log"
+            reserve = Reserve(line, log_file, wanted.name) if self._standby else None
+            child = Child(wanted, line, log_file, self._say, reserve)
             self._children[wanted.name] = child
             self._tasks.append(asyncio.create_task(child.run(), name=f"child {wanted.name}"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import logging
 import os
@@ -10,6 +11,8 @@ import sys
 from typing import NoReturn
 
 _PR_SET_PDEATHSIG = 1
+CALL = b"go\n"
+"""What a process in reserve is told on its standard input when it is needed."""
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -35,3 +38,14 @@ def leave(status: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+async def until_called(file_descriptor: int = 0) -> bool:
+    """Wait in reserve, with everything loaded, until needed: True. False when whoever would call is gone."""
+    loop, reader = asyncio.get_running_loop(), asyncio.StreamReader(limit=1024)
+    pipe = os.fdopen(os.dup(file_descriptor), "rb", buffering=0)
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    try:
+        return await reader.readline() == CALL
+    finally:
+        transport.close()

@@ -7,14 +7,17 @@ When the call breaks it is opened again with back-off for as long as the service
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import logging
+import math
 import os
 import random
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 
@@ -28,7 +31,12 @@ log = logging.getLogger(__name__)
 
 PROTOCOL_VERSION = 1
 _BACKOFF_FIRST_S = 0.1
-_BACKOFF_MAX_S = 2.0
+_BACKOFF_MAX_S = 1.0
+_ACCEPT_S = 10.0
+"""Longest wait for the answer to a hello."""
+_MAX_SILENT = 4
+_MIN_SILENCE_S = 2.0
+"""An orchestrator that answers no heartbeat for its lease, and at least so long, is attached to anew."""
 
 
 def make_boot_id() -> str:
@@ -53,6 +61,12 @@ def model_info(
 def attach_proof(secret: bytes, name: str, role: str, boot_id: str, address: str) -> str:
     """HMAC-SHA256 in hex that shows knowledge of the cluster secret without sending it."""
     message = "|".join(("attach", name, role, boot_id, address)).encode()
+    return hmac.new(secret, message, hashlib.sha256).hexdigest()
+
+
+def drain_proof(secret: bytes, name: str, grace_ms: int, not_after_unix_s: int) -> str:
+    """HMAC-SHA256 in hex that shows that whoever asks a service to leave knows the cluster secret."""
+    message = "|".join(("drain", name, str(grace_ms), str(not_after_unix_s))).encode()
     return hmac.new(secret, message, hashlib.sha256).hexdigest()
 
 
@@ -84,7 +98,8 @@ class Attachment:
         secret: the cluster secret.
         identity: who this service is.
         load: called for each heartbeat.
-        on_drain: awaited once when the orchestrator asks to drain; its argument is the grace in seconds.
+        on_drain: awaited when the orchestrator asks to leave; its argument is the grace in seconds, 0: the
+            service's own.
     """
 
     def __init__(
@@ -101,6 +116,19 @@ class Attachment:
         self._load = load
         self._on_drain = on_drain
         self._task: asyncio.Task[None] | None = None
+        self._leaving = asyncio.Event()
+        self._attached = self._was_attached = False
+        self._silent: list[grpc.aio.Channel] = []
+        """Of calls that carry nothing any more, until another is accepted."""
+
+    @property
+    def is_attached(self) -> bool:
+        """True while the orchestrator has this service on its list, as far as is known here."""
+        return self._attached
+
+    def leave(self) -> None:
+        """Say from now on that this service is about to leave: its streams move, nothing new comes."""
+        self._leaving.set()
 
     def start(self) -> None:
         """Begin attaching, in the background."""
@@ -114,32 +142,83 @@ class Attachment:
 
     async def _keep_attached(self) -> None:
         backoff_s = _BACKOFF_FIRST_S
-        async with make_channel(self._orchestrator) as channel:
-            stub = registry_pb2_grpc.RegistryServiceStub(channel)
+        try:
             while True:
+                self._was_attached = False
                 try:
-                    await self._attach_once(stub)
+                    await self._attach_once()
                     backoff_s = _BACKOFF_FIRST_S
                 except grpc.aio.AioRpcError as rpc_error:
                     error = error_from_rpc(rpc_error, f"attaching to {self._orchestrator}")
+                    if self._was_attached:
+                        backoff_s = _BACKOFF_FIRST_S
                     level = logging.ERROR if isinstance(error, PermissionRefused) else logging.WARNING
                     log.log(level, "not attached: %s; trying again in %.1f s", error, backoff_s)
                 await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
                 backoff_s = min(backoff_s * 2, _BACKOFF_MAX_S)
+        finally:
+            await self._drop_silent()
 
-    async def _attach_once(self, stub: registry_pb2_grpc.RegistryServiceAsyncStub) -> None:
+    async def _attach_once(self) -> None:
+        """Until the call ends, or the orchestrator falls silent: then the call is kept for a while.
+
+        One that was frozen must see the new attachment before the end of the old, or it would take this
+        service for lost.
+        """
+        # A channel of its own for each try: one that failed waits longer and longer by itself.
+        channel = make_channel(self._orchestrator)
         heartbeat_s: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-        call = stub.Attach(self._requests(heartbeat_s))
+        call = registry_pb2_grpc.RegistryServiceStub(channel).Attach(self._requests(heartbeat_s))
+        is_silent = False
         try:
-            async for response in call:
-                event = response.WhichOneof("event")
+            await self._listen(call, heartbeat_s)
+        except TimeoutError:
+            is_silent = self._was_attached
+            log.warning("the orchestrator at %s is silent; attaching anew", self._orchestrator)
+        finally:
+            self._attached = False
+            if is_silent and len(self._silent) < _MAX_SILENT:
+                self._silent.append(channel)
+            else:
+                call.cancel()
+                await channel.close(None)
+
+    async def _listen(self, call: Any, heartbeat_s: asyncio.Future[float]) -> None:
+        """Raises TimeoutError when an orchestrator that answered heartbeats does so no more."""
+        responses = aiter(call)
+        silence_s = _ACCEPT_S
+        lease_s = 0.0
+        waiting: asyncio.Future[Any] | None = None
+        try:
+            while True:
+                waiting = asyncio.ensure_future(anext(responses, None))
+                # Not cancelled by the timeout: that would end the call.
+                done, _ = await asyncio.wait({waiting}, timeout=None if math.isinf(silence_s) else silence_s)
+                if not done:
+                    raise TimeoutError
+                response = waiting.result()
+                event = response.WhichOneof("event") if response is not None else None
+                if response is None:
+                    return
                 if event == "accepted" and not heartbeat_s.done():
+                    lease_s = max(response.accepted.lease_ms / 1000, _MIN_SILENCE_S)
+                    silence_s = math.inf
                     heartbeat_s.set_result(max(response.accepted.heartbeat_ms, 50) / 1000)
+                    self._attached = self._was_attached = True
                     log.info("attached to the orchestrator at %s", self._orchestrator)
+                    await self._drop_silent()
+                elif event == "beat":
+                    silence_s = lease_s
                 elif event == "drain":
                     await self._on_drain(response.drain.grace_ms / 1000)
         finally:
-            call.cancel()
+            if waiting is not None and not waiting.done():
+                waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def _drop_silent(self) -> None:
+        channels, self._silent = self._silent, []
+        for channel in channels:
+            await channel.close(None)
 
     async def _requests(
         self, heartbeat_s: asyncio.Future[float]
@@ -161,9 +240,15 @@ class Attachment:
         while True:
             number += 1
             load = self._load()
+            leaving = self._leaving.is_set()
             yield registry_pb2.AttachRequest(
                 heartbeat=registry_pb2.AttachRequest.Heartbeat(
-                    number=number, streams=load.streams, details=dict(load.details)
+                    number=number, streams=load.streams, details=dict(load.details), leaving=leaving
                 )
             )
-            await asyncio.sleep(period_s)
+            if leaving:
+                await asyncio.sleep(period_s)
+                continue
+            with contextlib.suppress(TimeoutError):  # the news that it leaves does not wait for its turn
+                async with asyncio.timeout(period_s):
+                    await self._leaving.wait()

@@ -37,7 +37,8 @@ _SERVER_OPTIONS: tuple[tuple[str, Any], ...] = (
 
 _CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
     *_COMMON_OPTIONS,
-    ("grpc.keepalive_time_ms", 30_000),
+    # A peer that is frozen or cut off is noticed in this and the timeout above together.
+    ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),

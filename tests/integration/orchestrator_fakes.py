@@ -30,6 +30,7 @@ from tandem.wire.gen.tandem.v1 import (
     reasoner_pb2_grpc,
     types_pb2,
 )
+from tandem.wire.leaving import Leaving
 from tandem.wire.status import abort_with, error_to_proto
 
 PERIOD_US = 500_000
@@ -68,6 +69,10 @@ class FakeReasoner(reasoner_pb2_grpc.ReasonerServiceServicer):
         """What it answers about blocks that start at these times."""
         self.durable_us: int | None = None
         """What it says is on disk; None: it has no disk tier."""
+        self.others: dict[str, FakeReasoner] = {}
+        """By name: where streams come from that move here."""
+        self.move_errors: list[TandemError] = []
+        """What the next streams that move here are refused with."""
 
     def publish(self, stream: str, epoch: int, number: int, start_us: int) -> None:
         held = self.streams[stream]
@@ -78,6 +83,14 @@ class FakeReasoner(reasoner_pb2_grpc.ReasonerServiceServicer):
 
     async def OpenStream(self, request: Any, context: Any) -> reasoner_pb2.OpenStreamResponse:
         self.opens.append(request)
+        if request.HasField("source"):
+            if self.move_errors:
+                await abort_with(context, self.move_errors.pop(0))
+            there = self.others[request.source.name].streams[request.stream_id]
+            assert there.epoch == request.epoch, "what is fetched must not grow any more"
+            assert request.source.next_block_number == len(there.blocks) + 1
+            moved = FakeStream(request.epoch, request.incarnation, list(there.blocks))
+            self.streams[request.stream_id] = moved
         former = self.streams.get(request.stream_id)
         if request.fresh or (former is not None and former.incarnation != request.incarnation):
             self.streams.pop(request.stream_id, None)
@@ -284,15 +297,13 @@ class Hosted:
             name=self.name, role=self.role, address=address, boot_id=self.boot_id, model=self.model
         )
 
-        async def on_drain(grace_s: float) -> None:
-            pass
-
+        self.leaving = Leaving(10.0)
         self.attachment = Attachment(
             self._orchestrator.address,
             self._orchestrator.cluster.secret,
             identity,
             lambda: ServiceLoad(0, self.details),
-            on_drain,
+            self.leaving.drain,
         )
         self.attachment.start()
 
@@ -362,6 +373,7 @@ class World:
         servicer: Any
         if role == "reasoner":
             servicer = self.reasoners[name] = FakeReasoner()
+            servicer.others = self.reasoners
         else:
             servicer = FakeEncoder(self.reasoners)
         hosted = self.hosted[name] = Hosted(name, role, servicer, self.app, model)

@@ -16,7 +16,7 @@ import pytest
 
 from encoder_svc.decode.make import MediaKind
 from encoder_svc.loop import Lane
-from tandem.core.errors import Unavailable
+from tandem.core.errors import DeadlineExceeded, Unavailable
 from tandem.wire.gen.tandem.v1 import types_pb2
 from tests.unit.encoder_svc.media import cut, encode
 from tests.unit.encoder_svc.rig import END, Call, Rig, make_rig, send_pictures
@@ -151,3 +151,12 @@ def test_settings_that_cannot_work_end_with_status_2() -> None:
         assert process.returncode == 2, said
         assert "Traceback" not in said
         assert "tandem encoder: " in said
+
+
+async def test_a_window_that_the_model_never_opens_ends_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with make_rig(open_patience_s=0.2) as rig:
+        monkeypatch.setattr(rig.app.loop, "open", lambda lane: None)
+        call = await rig.open("s", PICTURES)
+        with pytest.raises(DeadlineExceeded, match=r"window within 0\.2 s"):
+            await call.over()
+        assert rig.app.loop.waiting == 0

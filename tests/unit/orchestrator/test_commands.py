@@ -221,7 +221,7 @@ async def test_a_child_that_fails_is_started_again_and_its_last_words_are_shown(
 async def test_a_frozen_child_is_replaced_and_a_stubborn_one_is_killed_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.backends.local.STOP_GRACE_S", 0.3)
+    monkeypatch.setattr("orchestrator.backends.process.STOP_GRACE_S", 0.3)
     script = "import signal,time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(99)"
     child, said = child_of(script, tmp_path)
     task = asyncio.create_task(child.run())
@@ -268,6 +268,29 @@ def test_an_orchestrator_that_does_not_stop_is_killed(tmp_path: Path) -> None:
             assert keeper.wait(20) == 0
         finally:
             keeper.kill()
+
+
+UP_THAT_NOTICES_SOON = """
+import sys
+from orchestrator import pulse, up
+pulse.FROZEN_S = 2.0
+sys.exit(up.main(["--listen", "127.0.0.1:0", "--run-dir", sys.argv[1]]))
+"""
+
+
+def test_an_orchestrator_that_is_frozen_is_replaced(tmp_path: Path) -> None:
+    line = [sys.executable, "-c", UP_THAT_NOTICES_SOON, str(tmp_path)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as keeper:
+        assert keeper.stdout is not None
+        assert any("listening on" in text for text in keeper.stdout)
+        children = Path(f"/proc/{keeper.pid}/task/{keeper.pid}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGSTOP)
+        try:
+            assert any("is frozen" in text for text in keeper.stdout)
+            assert any("listening on" in text for text in keeper.stdout)
+        finally:
+            keeper.send_signal(signal.SIGTERM)
+            assert keeper.wait(20) == 0
 
 
 @pytest.mark.parametrize("role", list(Role))

@@ -1,7 +1,7 @@
 """Where a stream goes, and why."""
 
 from orchestrator.membership import Identity, Member, Role, Standing
-from orchestrator.placement import NotPlaced, Placed, place
+from orchestrator.placement import NotPlaced, Placed, place, reason_to_move
 
 
 def member(name: str, fingerprint: str = "f", standing: Standing = Standing.READY) -> Member:
@@ -64,3 +64,32 @@ def test_what_is_missing_is_named() -> None:
     assert place([], {}) == NotPlaced("no encoder and no reasoner is ready")
     lost = [member("encoder-0"), member("reasoner-0", standing=Standing.LOST)]
     assert place(lost, {}) == NotPlaced("no reasoner is ready")
+
+
+def test_a_stream_leaves_what_drains_once_another_can_take_it() -> None:
+    def why(leaving: str, *present: str, other: str = "f") -> str | None:
+        known = [
+            member(
+                name,
+                other if name.endswith("-1") else "f",
+                Standing.DRAINING if name in leaving.split() else Standing.READY,
+            )
+            for name in ("encoder-0", "reasoner-0", *present)
+        ]
+        candidate = place(known, {}, encoder="encoder-0", reasoner="reasoner-0")
+        return reason_to_move(known, known[0].identity, known[1].identity, candidate)
+
+    everybody = ("encoder-1", "reasoner-1")
+    assert why("", *everybody) is None
+    assert why("encoder-0", *everybody) == "encoder-0 leaves"
+    assert why("encoder-0 reasoner-0", *everybody) == "encoder-0 and reasoner-0 leave"
+    assert why("encoder-0", "reasoner-1") is None, "there is no other encoder"
+    assert why("reasoner-0", "encoder-1") is None, "there is no other reasoner"
+    assert why("reasoner-0", *everybody, other="g") is None, "its blocks mean nothing to another model"
+    assert why("encoder-0", *everybody, other="g") is None, "it would leave its blocks behind"
+
+
+def test_a_stream_that_needs_no_encoder_does_not_leave_for_its_sake() -> None:
+    known = [member("encoder-0", standing=Standing.DRAINING), *FOUR[1:]]
+    candidate = place(known, {}, reasoner="reasoner-0")
+    assert reason_to_move(known, None, FOUR[2].identity, candidate) is None

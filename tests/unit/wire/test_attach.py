@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
+
 from tandem.wire.attach import (
     Attachment,
     ServiceIdentity,
@@ -15,6 +17,7 @@ from tandem.wire.attach import (
 )
 from tandem.wire.channel import bind, make_server
 from tandem.wire.gen.tandem.v1 import registry_pb2, registry_pb2_grpc, types_pb2
+from tandem.wire.leaving import Leaving
 
 SECRET = b"0" * 32
 
@@ -67,3 +70,64 @@ async def test_a_service_attaches_beats_and_attaches_again() -> None:
 def test_the_model_of_a_service_is_told_with_its_own_rate() -> None:
     info = model_info("default", "f" * 32, frames_per_unit=2, seconds_per_unit=0.5)
     assert (info.source, info.fingerprint, info.native_fps) == ("default", "f" * 32, 4.0)
+
+
+class Quiet(registry_pb2_grpc.RegistryServiceServicer):
+    """Answers two heartbeats, then nothing more, as one that was frozen does."""
+
+    def __init__(self) -> None:
+        self.hellos = 0
+        self.leaving: list[bool] = []
+
+    async def Attach(self, requests: Any, context: Any) -> AsyncIterator[registry_pb2.AttachResponse]:
+        beats = 0
+        async for request in requests:
+            if request.WhichOneof("event") == "hello":
+                self.hellos += 1
+                accepted = registry_pb2.AttachResponse.Accepted(heartbeat_ms=60_000, lease_ms=300)
+                yield registry_pb2.AttachResponse(accepted=accepted)
+                continue
+            self.leaving.append(request.heartbeat.leaving)
+            beats += 1
+            if beats <= 2:
+                yield registry_pb2.AttachResponse(beat=registry_pb2.AttachResponse.Beat(number=beats))
+
+
+async def test_a_service_attaches_anew_to_one_that_fell_silent_and_says_at_once_that_it_leaves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tandem.wire.attach._MIN_SILENCE_S", 0.2)
+    registry, server = Quiet(), make_server()
+    registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)
+    address = bind(server, "127.0.0.1:0")
+    await server.start()
+    identity = ServiceIdentity(
+        name="encoder-0", role="encoder", address="127.0.0.1:1", boot_id="b", model=types_pb2.ModelInfo()
+    )
+    leaving = Leaving(5.0)
+    attachment = Attachment(address, SECRET, identity, lambda: ServiceLoad(1, {}), leaving.drain)
+    attachment.start()
+    async with asyncio.timeout(10):
+        while registry.hellos < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        while not attachment.is_attached:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        streams = [1]
+        waiting = asyncio.create_task(leaving.wait_for_streams(attachment, lambda: len(streams)))
+        while not registry.leaving[-1]:  # noqa: ASYNC110 - the next heartbeat is due in a minute
+            await asyncio.sleep(0.01)
+        assert not waiting.done()
+        streams.clear()
+        assert await waiting > 4.0
+    await attachment.close()
+    await server.stop(None)
+
+
+async def test_nobody_waits_for_an_orchestrator_that_is_not_there() -> None:
+    leaving = Leaving(30.0)
+    identity = ServiceIdentity(
+        name="encoder-0", role="encoder", address="127.0.0.1:1", boot_id="b", model=types_pb2.ModelInfo()
+    )
+    attachment = Attachment("127.0.0.1:9", SECRET, identity, lambda: ServiceLoad(1, {}), leaving.drain)
+    left_s = await asyncio.wait_for(leaving.wait_for_streams(attachment, lambda: 1), 2)
+    assert left_s > 25

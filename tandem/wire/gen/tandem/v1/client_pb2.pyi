@@ -969,7 +969,7 @@ class ServiceStatus(_message.Message):
     address: _builtins.str
     """Where it listens."""
     state: _builtins.str
-    """"starting", "ready", "lost"; "draining" is not used yet."""
+    """"starting", "ready", "draining" (its streams move away, then it ends), "lost"."""
     restarts: _builtins.int
     """Times it was restarted."""
     heartbeat_age_ms: _builtins.float

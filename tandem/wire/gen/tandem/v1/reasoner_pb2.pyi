@@ -27,11 +27,54 @@ class OpenStreamRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class Source(_message.Message):
+        """A reasoner that holds blocks."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NAME_FIELD_NUMBER: _builtins.int
+        ADDRESS_FIELD_NUMBER: _builtins.int
+        TICKET_FIELD_NUMBER: _builtins.int
+        NEXT_BLOCK_NUMBER_FIELD_NUMBER: _builtins.int
+        EVICTED_FIELD_NUMBER: _builtins.int
+        BLOCKS_FIELD_NUMBER: _builtins.int
+        name: _builtins.str
+        """Its name. REQUIRED."""
+        address: _builtins.str
+        """Its control address, host:port. REQUIRED."""
+        ticket: _builtins.bytes
+        """Signed ticket for a pair in which this reasoner has the encoder's place. REQUIRED."""
+        next_block_number: _builtins.int
+        """Number of the block after the last one that is held there. REQUIRED."""
+        blocks: _builtins.int
+        """Visual blocks that it holds."""
+        @_builtins.property
+        def evicted(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.TimeRange]:
+            """Intervals that it held and had to remove."""
+
+        def __init__(
+            self,
+            *,
+            name: _builtins.str = ...,
+            address: _builtins.str = ...,
+            ticket: _builtins.bytes = ...,
+            next_block_number: _builtins.int = ...,
+            evicted: _abc.Iterable[_types_pb2.TimeRange] | None = ...,
+            blocks: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "blocks", b"blocks", "evicted", b"evicted", "name", b"name", "next_block_number", b"next_block_number", "ticket", b"ticket"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     STREAM_ID_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     ENCODER_FIELD_NUMBER: _builtins.int
     FRESH_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
     """The stream. REQUIRED."""
     epoch: _builtins.int
@@ -49,6 +92,14 @@ class OpenStreamRequest(_message.Message):
     another is not used: it leaves memory, and on disk it is set aside. At most 64 characters of
     [A-Za-z0-9._-], the first a letter or digit. Empty: not known, then `fresh` alone decides.
     """
+    @_builtins.property
+    def source(self) -> Global___OpenStreamRequest.Source:
+        """Another reasoner holds the stream and is about to leave: its blocks are fetched from there, and what is here
+        under this id leaves memory; on disk it is set aside. The call returns when they are here; when it fails
+        nothing is held here. Refused as a wrong state when both share a data directory: then the other lets go of
+        the stream first, and it is opened here without a source.
+        """
+
     def __init__(
         self,
         *,
@@ -57,10 +108,11 @@ class OpenStreamRequest(_message.Message):
         encoder: _builtins.str = ...,
         fresh: _builtins.bool = ...,
         incarnation: _builtins.str = ...,
+        source: Global___OpenStreamRequest.Source | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoder", b"encoder", "epoch", b"epoch", "fresh", b"fresh", "incarnation", b"incarnation", "stream_id", b"stream_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoder", b"encoder", "epoch", b"epoch", "fresh", b"fresh", "incarnation", b"incarnation", "source", b"source", "stream_id", b"stream_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -111,6 +163,7 @@ class StreamState(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     DURABLE_WATERMARK_US_FIELD_NUMBER: _builtins.int
     DISK_BYTES_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
     """The stream."""
     next_block_number: _builtins.int
@@ -129,6 +182,8 @@ class StreamState(_message.Message):
     """
     disk_bytes: _builtins.int
     """Bytes of its data files."""
+    incarnation: _builtins.str
+    """Which of the streams of this id it is, as `OpenStreamRequest.incarnation`; empty: not known."""
     @_builtins.property
     def evicted(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.TimeRange]:
         """Intervals removed to stay within the budget."""
@@ -145,10 +200,11 @@ class StreamState(_message.Message):
         epoch: _builtins.int = ...,
         durable_watermark_us: _builtins.int | None = ...,
         disk_bytes: _builtins.int = ...,
+        incarnation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_durable_watermark_us", b"_durable_watermark_us", "durable_watermark_us", b"durable_watermark_us"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_durable_watermark_us", b"_durable_watermark_us", "blocks", b"blocks", "disk_bytes", b"disk_bytes", "durable_watermark_us", b"durable_watermark_us", "epoch", b"epoch", "evicted", b"evicted", "next_block_number", b"next_block_number", "ram_bytes", b"ram_bytes", "stream_id", b"stream_id", "watermark_us", b"watermark_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_durable_watermark_us", b"_durable_watermark_us", "blocks", b"blocks", "disk_bytes", b"disk_bytes", "durable_watermark_us", b"durable_watermark_us", "epoch", b"epoch", "evicted", b"evicted", "incarnation", b"incarnation", "next_block_number", b"next_block_number", "ram_bytes", b"ram_bytes", "stream_id", b"stream_id", "watermark_us", b"watermark_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__durable_watermark_us: _TypeAlias = _typing.Literal["durable_watermark_us"]  # noqa: Y015
     _WhichOneofArgType__durable_watermark_us: _TypeAlias = _typing.Literal["_durable_watermark_us", b"_durable_watermark_us"]  # noqa: Y015

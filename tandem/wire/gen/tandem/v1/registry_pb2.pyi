@@ -102,10 +102,13 @@ class AttachRequest(_message.Message):
         NUMBER_FIELD_NUMBER: _builtins.int
         STREAMS_FIELD_NUMBER: _builtins.int
         DETAILS_FIELD_NUMBER: _builtins.int
+        LEAVING_FIELD_NUMBER: _builtins.int
         number: _builtins.int
         """Counts up from 1."""
         streams: _builtins.int
         """Streams on it."""
+        leaving: _builtins.bool
+        """It is about to leave and waits for its streams to be moved: nothing new is placed on it."""
         @_builtins.property
         def details(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
             """What it says of itself: memory, lanes, device."""
@@ -116,10 +119,11 @@ class AttachRequest(_message.Message):
             number: _builtins.int = ...,
             streams: _builtins.int = ...,
             details: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+            leaving: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["details", b"details", "number", b"number", "streams", b"streams"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["details", b"details", "leaving", b"leaving", "number", b"number", "streams", b"streams"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -187,7 +191,7 @@ class AttachResponse(_message.Message):
 
         GRACE_MS_FIELD_NUMBER: _builtins.int
         grace_ms: _builtins.int
-        """Milliseconds that the service may take."""
+        """Milliseconds that the service may take; 0: its own setting."""
         def __init__(
             self,
             *,
@@ -199,28 +203,118 @@ class AttachResponse(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class Beat(_message.Message):
+        """A heartbeat came."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NUMBER_FIELD_NUMBER: _builtins.int
+        number: _builtins.int
+        """Its number."""
+        def __init__(
+            self,
+            *,
+            number: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ACCEPTED_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    BEAT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def accepted(self) -> Global___AttachResponse.Accepted:
         """First message: accepted."""
 
     @_builtins.property
     def drain(self) -> Global___AttachResponse.Drain:
-        """Finish what runs, take nothing new, then leave. Services obey it; the orchestrator does not send it yet."""
+        """Leave: say so in every heartbeat, go on until no stream is left or the time is over, then end."""
+
+    @_builtins.property
+    def beat(self) -> Global___AttachResponse.Beat:
+        """The orchestrator got a heartbeat: it is there too."""
 
     def __init__(
         self,
         *,
         accepted: Global___AttachResponse.Accepted | None = ...,
         drain: Global___AttachResponse.Drain | None = ...,
+        beat: Global___AttachResponse.Beat | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "drain", b"drain", "event", b"event"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "beat", b"beat", "drain", b"drain", "event", b"event"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "drain", b"drain", "event", b"event"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "beat", b"beat", "drain", b"drain", "event", b"event"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "drain"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "drain", "beat"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___AttachResponse: _TypeAlias = AttachResponse  # noqa: Y015
+
+@_typing.final
+class DrainServiceRequest(_message.Message):
+    """Who should leave."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    GRACE_MS_FIELD_NUMBER: _builtins.int
+    NOT_AFTER_UNIX_S_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the service. REQUIRED."""
+    grace_ms: _builtins.int
+    """Milliseconds that it may take; 0: its own setting."""
+    not_after_unix_s: _builtins.int
+    """Unix time in seconds after which this request is void; at most ten minutes ahead. REQUIRED."""
+    proof: _builtins.str
+    """HMAC-SHA256(secret, "drain" | name | grace_ms | not_after_unix_s), hex. REQUIRED."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        grace_ms: _builtins.int = ...,
+        not_after_unix_s: _builtins.int = ...,
+        proof: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grace_ms", b"grace_ms", "name", b"name", "not_after_unix_s", b"not_after_unix_s", "proof", b"proof"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainServiceRequest: _TypeAlias = DrainServiceRequest  # noqa: Y015
+
+@_typing.final
+class DrainServiceResponse(_message.Message):
+    """The service was told."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STREAMS_FIELD_NUMBER: _builtins.int
+    HAS_SUCCESSOR_FIELD_NUMBER: _builtins.int
+    BOOT_ID_FIELD_NUMBER: _builtins.int
+    streams: _builtins.int
+    """Streams on it."""
+    has_successor: _builtins.bool
+    """Another service of its role and model is ready to take them. Without one they stay until the time is over."""
+    boot_id: _builtins.str
+    """Boot of the start that leaves."""
+    def __init__(
+        self,
+        *,
+        streams: _builtins.int = ...,
+        has_successor: _builtins.bool = ...,
+        boot_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "has_successor", b"has_successor", "streams", b"streams"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainServiceResponse: _TypeAlias = DrainServiceResponse  # noqa: Y015

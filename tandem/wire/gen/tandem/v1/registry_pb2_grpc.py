@@ -40,6 +40,11 @@ class RegistryServiceStub:
                 request_serializer=tandem_dot_v1_dot_registry__pb2.AttachRequest.SerializeToString,
                 response_deserializer=tandem_dot_v1_dot_registry__pb2.AttachResponse.FromString,
                 _registered_method=True)
+        self.DrainService = channel.unary_unary(
+                '/tandem.v1.RegistryService/DrainService',
+                request_serializer=tandem_dot_v1_dot_registry__pb2.DrainServiceRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_registry__pb2.DrainServiceResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServiceServicer:
@@ -53,6 +58,13 @@ class RegistryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrainService(self, request, context):
+        """Asks a service to leave: its streams move to others first. Returns as soon as the service was told.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +72,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.Attach,
                     request_deserializer=tandem_dot_v1_dot_registry__pb2.AttachRequest.FromString,
                     response_serializer=tandem_dot_v1_dot_registry__pb2.AttachResponse.SerializeToString,
+            ),
+            'DrainService': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainService,
+                    request_deserializer=tandem_dot_v1_dot_registry__pb2.DrainServiceRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_registry__pb2.DrainServiceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +107,33 @@ class RegistryService:
             '/tandem.v1.RegistryService/Attach',
             tandem_dot_v1_dot_registry__pb2.AttachRequest.SerializeToString,
             tandem_dot_v1_dot_registry__pb2.AttachResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainService(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.RegistryService/DrainService',
+            tandem_dot_v1_dot_registry__pb2.DrainServiceRequest.SerializeToString,
+            tandem_dot_v1_dot_registry__pb2.DrainServiceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,8 @@ class RegistryServiceStub:
     def __new__(cls, channel: _aio.Channel) -> RegistryServiceAsyncStub: ...
     Attach: _grpc.StreamStreamMultiCallable[_registry_pb2.AttachRequest, _registry_pb2.AttachResponse]
     """A service says hello, then sends heartbeats until it leaves. The end of the call is a departure."""
+    DrainService: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DrainServiceRequest, _registry_pb2.DrainServiceResponse]
+    """Asks a service to leave: its streams move to others first. Returns as soon as the service was told."""
 
 @_typing.type_check_only
 class RegistryServiceAsyncStub(RegistryServiceStub):
@@ -43,6 +45,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Attach: _aio.StreamStreamMultiCallable[_registry_pb2.AttachRequest, _registry_pb2.AttachResponse]  # type: ignore[assignment]
     """A service says hello, then sends heartbeats until it leaves. The end of the call is a departure."""
+    DrainService: _aio.UnaryUnaryMultiCallable[_registry_pb2.DrainServiceRequest, _registry_pb2.DrainServiceResponse]  # type: ignore[assignment]
+    """Asks a service to leave: its streams move to others first. Returns as soon as the service was told."""
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     """Membership by lease: a service that is silent for longer than its lease is lost."""
@@ -54,5 +58,13 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_registry_pb2.AttachResponse], _abc.AsyncIterator[_registry_pb2.AttachResponse]]:
         """A service says hello, then sends heartbeats until it leaves. The end of the call is a departure."""
+
+    @_abc_1.abstractmethod
+    def DrainService(
+        self,
+        request: _registry_pb2.DrainServiceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.DrainServiceResponse, _abc.Awaitable[_registry_pb2.DrainServiceResponse]]:
+        """Asks a service to leave: its streams move to others first. Returns as soon as the service was told."""
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,120 @@
+"""Shell: `tandem drain`: have one service leave without a gap, for an upgrade."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tandem.commands.base import Command, Exit, add_address, positive
+
+if TYPE_CHECKING:
+    from tandem.wire.gen.tandem.v1 import registry_pb2
+
+_EXAMPLE = """\
+tandem drain encoder-0
+tandem drain reasoner-1 --secret-file run/secret --grace-seconds 60"""
+
+REQUEST_LIFE_S = 60
+_CALL_TIMEOUT_S = 10.0
+_DEFAULT_GRACE_S = 20.0
+"""What services take when nothing is said."""
+_LATE_S = 15.0
+"""Beyond the grace: for a service to end."""
+_POLL_S = 0.2
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the service, as `tandem doctor` shows it")
+    add_address(parser)
+    parser.add_argument(
+        "--secret-file",
+        type=Path,
+        metavar="FILE",
+        help="the cluster secret (default: that of the `tandem up` of this user at that address)",
+    )
+    parser.add_argument(
+        "--grace-seconds",
+        type=positive,
+        metavar="S",
+        help="longest wait until its streams have moved; then it ends with them (default: its own setting)",
+    )
+    parser.add_argument("--no-wait", action="store_true", help="return as soon as it was told")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    return asyncio.run(_drain(arguments))
+
+
+async def _drain(arguments: argparse.Namespace) -> int:
+    from tandem.client import connect
+
+    secret_file = arguments.secret_file or _default_secret(arguments.address)
+    grace_s = arguments.grace_seconds or 0.0
+    told = await ask_to_leave(arguments.address, arguments.name, secret_file, grace_s)
+    where = "move to others" if told.has_successor else "wait: no other service can take them yet"
+    print(f"{arguments.name} was told to leave; {told.streams} streams {where}", flush=True)
+    if arguments.no_wait:
+        return Exit.OK
+    deadline_s = time.monotonic() + (grace_s or _DEFAULT_GRACE_S) + _LATE_S
+    async with connect(arguments.address) as t:
+        while time.monotonic() < deadline_s:
+            services = (await t.status()).services
+            now = [s for s in services if s.name == arguments.name and s.build.boot_id == told.boot_id]
+            if not any(s.state in {"ready", "draining"} for s in now):
+                print(f"{arguments.name} has left")
+                return Exit.OK
+            await asyncio.sleep(_POLL_S)
+    print(f"{arguments.name} is still there; see its log")
+    return Exit.FINDING
+
+
+async def ask_to_leave(
+    address: str, name: str, secret_file: Path, grace_s: float
+) -> registry_pb2.DrainServiceResponse:
+    """Ask the orchestrator at `address` to have a service leave; 0 is the service's own grace.
+
+    Raises `NotFound`, `PermissionRefused`, `Unavailable`, and `InvalidInput` for a file that is no secret.
+    """
+    import grpc
+
+    from tandem.core.secret_file import read_secret
+    from tandem.wire.attach import drain_proof
+    from tandem.wire.channel import make_channel
+    from tandem.wire.gen.tandem.v1 import registry_pb2, registry_pb2_grpc
+    from tandem.wire.status import error_from_rpc
+
+    secret, grace_ms = read_secret(secret_file), round(grace_s * 1000)
+    not_after_s = int(time.time()) + REQUEST_LIFE_S
+    request = registry_pb2.DrainServiceRequest(
+        name=name,
+        grace_ms=grace_ms,
+        not_after_unix_s=not_after_s,
+        proof=drain_proof(secret, name, grace_ms, not_after_s),
+    )
+    async with make_channel(address) as channel:
+        stub: Any = registry_pb2_grpc.RegistryServiceStub(channel)
+        try:
+            told: registry_pb2.DrainServiceResponse = await stub.DrainService(
+                request, timeout=_CALL_TIMEOUT_S
+            )
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error, f"draining {name}") from error
+    return told
+
+
+def _default_secret(address: str) -> Path:
+    from orchestrator.arguments import default_run_dir
+
+    return default_run_dir(address) / "secret"
+
+
+COMMAND = Command(
+    name="drain",
+    summary="have one service leave without a gap: its streams move to others first",
+    example=_EXAMPLE,
+    add_arguments=_add_arguments,
+    run=_run,
+)

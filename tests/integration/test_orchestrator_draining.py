@@ -1,0 +1,160 @@
+"""Services that leave, with scripted ones: streams move without a gap, and no question is lost on the way."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tandem.commands import drain
+from tandem.commands.drain import ask_to_leave
+from tandem.core.errors import Incompatible, NotFound, PermissionRefused, Unavailable, WrongState
+from tests.integration.orchestrator_fakes import Client, World
+
+
+async def settled(client: Client, blocks: int) -> None:
+    await client.until(lambda: client.progress.blocks == blocks)
+
+
+def leave(world: World, name: str) -> None:
+    attachment = world.hosted[name].attachment
+    assert attachment is not None
+    attachment.leave()
+
+
+async def test_a_stream_leaves_its_encoder_for_another_and_misses_nothing(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        client = await world.watch()
+        await client.pictures(0, 500)
+        await settled(client, 2)
+        leave(world, "encoder-0")
+        await client.pictures(1000)
+        await settled(client, 3)
+        session = world.app.streams.get("cam").session
+        assert session.encoder == "encoder-0", "nobody else can take it yet"
+        await world.add("encoder-1")
+        await world.until(lambda: session.encoder == "encoder-1" and session.state == "live")
+        await client.pictures(1500)
+        await client.ask()
+        assert (await client.answer()).text == "0 500 1000 1500 "
+        assert not client.progress.gaps
+        assert session.epoch == 2
+        assert world.app.cluster.placed["encoder-0"] == 0
+
+
+async def test_a_stream_takes_its_blocks_to_another_reasoner_and_its_last_answer_is_given(
+    tmp_path: Path,
+) -> None:
+    async with World(tmp_path) as world:
+        await world.add("reasoner-1")
+        client = await world.watch()
+        await client.pictures(0, 500)
+        await settled(client, 2)
+        session = world.app.streams.get("cam").session
+        assert session.reasoner == "reasoner-0"
+        former, later = world.reasoners["reasoner-0"], world.reasoners["reasoner-1"]
+        former.gate.clear()
+        await client.ask("open")
+        await client.until(lambda: "open" in client.deltas)
+        leave(world, "reasoner-0")
+        await world.until(lambda: session.reasoner == "reasoner-1" and session.state == "live")
+        await client.pictures(1000)
+        await client.ask("later")
+        assert (await client.answer("later")).text == "0 500 1000 "
+        assert later.questions == ["later"]
+        assert "cam" in former.streams, "its answer is not given yet"
+        former.gate.set()
+        assert (await client.answer("open")).text == "0 500 "
+        await world.until(lambda: "cam" not in former.streams)
+        assert former.kept_disk["cam"]
+        assert not client.progress.gaps
+
+
+async def test_an_ended_stream_moves_too(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        await world.add("reasoner-1")
+        client = await world.watch()
+        await client.pictures(0, 500)
+        await client.end()
+        await client.finished()
+        session = world.app.streams.get("cam").session
+        leave(world, "reasoner-0")
+        await world.until(lambda: session.reasoner == "reasoner-1" and session.state == "ended")
+        assert world.reasoners["reasoner-1"].streams["cam"].blocks == [0, 500_000]
+
+
+async def test_a_move_that_fails_is_tried_again_and_nothing_is_lost_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.driver.STAY_S", 0.5)
+    async with World(tmp_path) as world:
+        await world.add("reasoner-1")
+        client = await world.watch()
+        await client.pictures(0, 500)
+        await settled(client, 2)
+        later = world.reasoners["reasoner-1"]
+        later.move_errors = [Incompatible("not now"), Unavailable("not yet")]
+        leave(world, "reasoner-0")
+        session = world.app.streams.get("cam").session
+        await world.until(lambda: len(later.move_errors) == 1)
+        await client.pictures(1000)
+        await settled(client, 3)
+        assert session.reasoner == "reasoner-0", "it goes on where it was until it can move"
+        await world.until(lambda: session.reasoner == "reasoner-1" and session.state == "live")
+        await client.pictures(1500)
+        await client.ask()
+        assert (await client.answer()).text == "0 500 1000 1500 "
+        assert not client.progress.gaps
+
+
+async def test_reasoners_that_share_a_directory_hand_a_stream_over_by_way_of_it(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        await world.add("reasoner-1")
+        client = await world.watch()
+        await client.pictures(0, 500)
+        await settled(client, 2)
+        former, later = world.reasoners["reasoner-0"], world.reasoners["reasoner-1"]
+        later.move_errors = [WrongState("another process has it open")]
+        former.gate.clear()
+        await client.ask("open")
+        await client.until(lambda: "open" in client.deltas)
+        leave(world, "reasoner-0")
+        await world.until(lambda: not later.move_errors)
+        await asyncio.sleep(0.2)
+        assert "cam" not in former.closed, "its last answer is written still"
+        former.gate.set()
+        assert (await client.answer("open")).text == "0 500 "
+        session = world.app.streams.get("cam").session
+        await world.until(lambda: session.reasoner == "reasoner-1" and session.state == "live")
+        assert former.closed == ["cam"]
+        assert not later.opens[-1].HasField("source")
+
+
+async def test_the_command_tells_a_service_to_leave_and_needs_the_secret(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with World(tmp_path) as world:
+        secret, address = tmp_path / "secret", world.app.address
+        wrong = tmp_path / "wrong"
+        wrong.write_text("0" * 64)
+        wrong.chmod(0o600)
+        with pytest.raises(PermissionRefused, match="secret"):
+            await ask_to_leave(address, "encoder-0", wrong, 0.0)
+        with pytest.raises(NotFound, match="attached: encoder-0, reasoner-0"):
+            await ask_to_leave(address, "encoder-9", secret, 0.0)
+        told = await ask_to_leave(address, "encoder-0", secret, 3.0)
+        assert (told.streams, told.has_successor) == (0, False)
+        assert told.boot_id == world.hosted["encoder-0"].boot_id
+        await asyncio.wait_for(world.hosted["encoder-0"].leaving.asked(), 5)
+        await world.add("reasoner-1")
+        arguments = argparse.Namespace(
+            name="reasoner-0", address=address, secret_file=secret, grace_seconds=5.0, no_wait=False
+        )
+        command = asyncio.create_task(drain._drain(arguments))
+        await asyncio.wait_for(world.hosted["reasoner-0"].leaving.asked(), 5)
+        assert not command.done()
+        await world.hosted["reasoner-0"].kill()
+        assert await asyncio.wait_for(command, 10) == 0
+        assert "reasoner-0 has left" in capsys.readouterr().out
