@@ -12,6 +12,7 @@ import os
 import secrets
 import signal
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -22,6 +23,8 @@ from grpc_reflection.v1alpha import reflection
 from encoder_svc.config import EncoderConfig
 from encoder_svc.links import Dial, LinkPool, OpenLink
 from encoder_svc.loop import EncodeLoop, LoopConfig
+from encoder_svc.metrics import METRICS
+from encoder_svc.metrics import read as read_metrics
 from encoder_svc.service import EncoderServicer
 from encoder_svc.session import Services
 from kv_transfer.base import BlockSink, LinkConfig, LocalEnd
@@ -29,7 +32,12 @@ from kv_transfer.link import Link
 from tandem.core.blocks import BlockHeader, BlockKey, Codec
 from tandem.core.clock import monotonic_clock
 from tandem.core.errors import InvalidInput
+from tandem.core.logs import make_formatter, say
+from tandem.core.meters import Sample
+from tandem.core.process_memory import resident_bytes
+from tandem.core.telemetry import NO_TELEMETRY, Telemetry
 from tandem.core.transfer import LaneKind
+from tandem.telemetry.process import ProcessTelemetry
 from tandem.vlm.embedder import Embedder
 from tandem.vlm.embedders.pick import load_embedder
 from tandem.vlm.load import load_model
@@ -66,7 +74,13 @@ class NoSink(BlockSink):
         """Nothing was reserved."""
 
 
-def make_dial(config: EncoderConfig, secret: bytes, model: VisionLanguageModel, boot_id: str) -> Dial:
+def make_dial(
+    config: EncoderConfig,
+    secret: bytes,
+    model: VisionLanguageModel,
+    boot_id: str,
+    telemetry: Telemetry = NO_TELEMETRY,
+) -> Dial:
     """How links to reasoners are opened."""
     link_config = LinkConfig(
         lanes=tuple(LaneKind(lane) for lane in config.lanes),
@@ -92,6 +106,7 @@ def make_dial(config: EncoderConfig, secret: bytes, model: VisionLanguageModel, 
                 source=None,
                 config=link_config,
                 initiator=True,
+                telemetry=telemetry,
             )
             await link.start()
         except BaseException:
@@ -129,6 +144,15 @@ class EncoderApp:
         self._decoders = ThreadPoolExecutor(
             config.decode_threads or os.cpu_count() or 2, thread_name_prefix="encoder-decode"
         )
+        self.watched = ProcessTelemetry(
+            METRICS,
+            self._samples,
+            role="encoder",
+            name=config.name,
+            model=config.model,
+            metrics=config.metrics,
+        )
+        telemetry = self.watched.telemetry
         window_units = config.window_units or model.prompt.window_units or DEFAULT_WINDOW_UNITS
         self.loop = EncodeLoop(
             model,
@@ -139,14 +163,15 @@ class EncoderApp:
                 codec=Codec(config.block_codec),
             ),
             embedder,
+            telemetry.meters,
         )
         self.links = LinkPool(
-            make_dial(config, secret, model, self.boot_id),
+            make_dial(config, secret, model, self.boot_id, telemetry),
             secret,
             patience_s=config.connect_patience_s,
             idle_s=config.link_idle_s,
         )
-        services = Services(model, self.loop, self.links, self._decoders, config, monotonic_clock)
+        services = Services(model, self.loop, self.links, self._decoders, config, monotonic_clock, telemetry)
         self.info = model_info(
             config.model,
             model.fingerprint,
@@ -165,6 +190,7 @@ class EncoderApp:
         if self.config.reflection:
             reflection.enable_server_reflection((_SERVICE, reflection.SERVICE_NAME), self._server)
         self.address = bind(self._server, self.config.listen)
+        self.watched.listen()
         self.loop.start()
         await self._server.start()
         for name in ("", _SERVICE):
@@ -198,8 +224,20 @@ class EncoderApp:
             "units_waiting": str(self.loop.waiting),
             "batches": str(stats.batches),
             "links": str(self.links.open_links),
+            "rss_bytes": str(resident_bytes()),
         }
+        if self.watched.address:
+            details["metrics"] = self.watched.address
         return ServiceLoad(self.servicer.streams, details)
+
+    def _samples(self) -> Iterable[Sample]:
+        return read_metrics(
+            streams=self.servicer.streams,
+            waiting=self.loop.waiting,
+            links=self.links.open_links,
+            batches=self.loop.stats.batches,
+            failures=self.loop.stats.failures,
+        )
 
     async def stop(self) -> None:
         """Drain, then end everything; returns when nothing is held any more."""
@@ -212,6 +250,7 @@ class EncoderApp:
         await self.loop.close()
         await self.links.close()
         self._decoders.shutdown(wait=False, cancel_futures=True)
+        await self.watched.close()
 
 
 async def serve(config: EncoderConfig) -> None:
@@ -241,7 +280,8 @@ async def serve(config: EncoderConfig) -> None:
     app = EncoderApp(config, model, secret, embedder)
     try:
         address = await app.start()
-        print(f"encoder {config.name} ready on {address} fingerprint {model.fingerprint}", flush=True)
+        formatter = make_formatter(config.log_format, "encoder", config.name)
+        say(f"encoder {config.name} ready on {address} fingerprint {model.fingerprint}", formatter)
         await ended.wait()
         log.info("draining")
     finally:

@@ -11,17 +11,21 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from encoder_svc import metrics
 from encoder_svc.batch import FairQueue
 from encoder_svc.batch import Run as QueueRun
 from encoder_svc.decode.pictures import Rgb
 from encoder_svc.encode import Run, encode_sink, prefill_runs, see_runs
 from encoder_svc.sample import Unit
+from encoder_svc.traces import UnitTrace
 from encoder_svc.window import Kept, Window
 from kv_transfer.block import Block
 from kv_transfer.codecs import NotCodable
 from tandem.core.blocks import Codec
+from tandem.core.clock import Clock, monotonic_clock
 from tandem.core.errors import Internal, TandemError
 from tandem.core.ids import StreamId
+from tandem.core.meters import NO_METERS, Meters
 from tandem.vlm.embedder import Embedder
 from tandem.vlm.model import VisionLanguageModel
 
@@ -34,6 +38,8 @@ class Job:
 
     serial: int
     unit: Unit[Rgb] | None
+    queued_s: float = 0.0
+    trace: UnitTrace | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -82,8 +88,15 @@ class EncodeLoop:
     """Encodes for all streams. Make and use it in the event loop."""
 
     def __init__(
-        self, model: VisionLanguageModel, config: LoopConfig, embedder: Embedder | None = None
+        self,
+        model: VisionLanguageModel,
+        config: LoopConfig,
+        embedder: Embedder | None = None,
+        meters: Meters = NO_METERS,
+        clock: Clock = monotonic_clock,
     ) -> None:
+        self._meters = meters
+        self._clock = clock
         self._model = model
         self._embedder = embedder
         self._config = config
@@ -128,9 +141,9 @@ class EncodeLoop:
         """Prepare a stream: a new one gets its sink, an old one its window."""
         self._put(lane, Job(0, None))
 
-    def submit(self, lane: Lane, serial: int, unit: Unit[Rgb]) -> None:
+    def submit(self, lane: Lane, serial: int, unit: Unit[Rgb], trace: UnitTrace | None = None) -> None:
         """Encode a unit, after all earlier ones of its stream. The caller bounds how many wait."""
-        self._put(lane, Job(serial, unit))
+        self._put(lane, Job(serial, unit, self._clock(), trace))
 
     def drop(self, lane: Lane) -> None:
         """Forget a stream; safe at any time."""
@@ -187,6 +200,7 @@ class EncodeLoop:
         if not ready:
             return
         runs = [run.as_run() for run in ready]
+        began_s = self._clock()
         try:
             seen = see_runs(self._model, runs, self._embedder)
         except Exception as error:
@@ -203,12 +217,30 @@ class EncodeLoop:
                 self._fail(run.lane, error)
             return
         self.stats.batches += 1
+        self._measure(ready, began_s)
         for run, of_run in zip(ready, blocks, strict=True):
             if isinstance(of_run, NotCodable):
                 self._fail(run.lane, of_run)
                 continue
             self.stats.units += len(of_run)
+            self._count(of_run)
             self._post(run.lane, [(job.serial, block) for job, block in zip(run.jobs, of_run, strict=True)])
+
+    def _measure(self, ready: list[_Ready], began_s: float) -> None:
+        now_s, jobs = self._clock(), [job for run in ready for job in run.jobs]
+        frames = self._model.prompt.frames_per_unit
+        self._meters.observe(metrics.ENCODE, now_s - began_s)
+        self._meters.observe(metrics.BATCH_FRAMES, len(jobs) * frames)
+        for job in jobs:
+            self._meters.observe(metrics.QUEUE, began_s - job.queued_s)
+            if job.trace is not None:
+                job.trace.began_s, job.trace.encoded_s = began_s, now_s
+
+    def _count(self, blocks: list[Block]) -> None:
+        frames = self._model.prompt.frames_per_unit
+        self._meters.count(metrics.FRAMES, len(blocks) * frames, outcome="encoded", reason="")
+        for block in blocks:
+            self._meters.observe(metrics.FRAME_TOKENS, block.header.tokens / frames)
 
     def _fail(self, lane: Lane, error: Exception) -> None:
         if lane.failed:

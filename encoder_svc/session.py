@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
+from encoder_svc import metrics
 from encoder_svc.bookkeeping import Book, Origin
 from encoder_svc.config import EncoderConfig
 from encoder_svc.decode.make import Beginning, make_source
@@ -30,8 +31,10 @@ from encoder_svc.loop import EncodeLoop, Lane
 from encoder_svc.messages import End, Opening, Report
 from encoder_svc.sample import Grid, Sampler, Unit
 from encoder_svc.sending import Sender
+from encoder_svc.traces import UnitTrace
 from tandem.core.clock import Clock
 from tandem.core.errors import TandemError, Unavailable
+from tandem.core.telemetry import NO_TELEMETRY, Telemetry
 from tandem.core.timeline import MICROSECONDS
 from tandem.vlm.model import VisionLanguageModel
 
@@ -46,6 +49,7 @@ class Services:
     decoders: Executor
     config: EncoderConfig
     clock: Clock
+    telemetry: Telemetry = NO_TELEMETRY
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,7 @@ class Session:
             bytes_each=config.outbox_bytes,
             items=config.outbox_blocks,
             frame_bytes=config.frame_bytes,
+            telemetry=services.telemetry,
         )
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lane: Lane | None = None
@@ -108,6 +113,7 @@ class Session:
             await self._work(items, lease)
             await self._write_news()
         finally:
+            self._desk.traces.close()
             if self._lane is not None:
                 self._services.loop.drop(self._lane)
             self._services.links.release(lease)
@@ -159,6 +165,7 @@ class Session:
             Grid.of(self.sample_fps, self._services.model.prompt.frames_per_unit),
             from_us=origin.from_us,
             gap_after_us=round(config.gap_after_s * MICROSECONDS),
+            on_skip=lambda: self._desk.meters.count(metrics.FRAMES, outcome="skipped", reason=""),
         )
         beginning = Beginning(position=origin.position, header=origin.header, begins_us=origin.begins_us)
         check_shape = self._services.model.grid
@@ -191,9 +198,9 @@ class Session:
         if not self._failed.done():
             self._failed.set_exception(error)
 
-    def _submit(self, serial: int, unit: Unit[Rgb]) -> None:
+    def _submit(self, serial: int, unit: Unit[Rgb], trace: UnitTrace | None) -> None:
         assert self._lane is not None, "the window is opened before media is read"
-        self._services.loop.submit(self._lane, serial, unit)
+        self._services.loop.submit(self._lane, serial, unit, trace)
 
     # -- reporter --
 

@@ -14,6 +14,10 @@ from orchestrator.backlog import Bounds
 from orchestrator.config import OrchestratorConfig, ServiceSettings
 from orchestrator.limits import Limits
 from orchestrator.rundir import make_private
+from tandem.core.logs import FORMATS
+
+METRICS_ADDRESS = "127.0.0.1:7421"
+"""Where metrics are when no address is named."""
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, encoders: int, reasoners: int) -> None:
@@ -79,6 +83,29 @@ def add_arguments(parser: argparse.ArgumentParser, *, encoders: int, reasoners: 
     )
     memory.add_arguments(parser)
     thinking.add_arguments(parser)
+    _add_watching(parser)
+
+
+def _add_watching(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("how it is watched (docs/observability.md)").add_argument
+    add(
+        "--metrics",
+        nargs="?",
+        const=METRICS_ADDRESS,
+        default="",
+        metavar="HOST:PORT",
+        help=f"serve Prometheus metrics, those of services that are started here on the ports after it "
+        f"(without a value {METRICS_ADDRESS}; default: nowhere)",
+    )
+    add("--log-format", default="text", choices=FORMATS, help="of all logs (%(default)s)")
+    add(
+        "--trace-frames",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="where OTEL_EXPORTER_OTLP_ENDPOINT is set, trace one frame of each stream in so many seconds; "
+        "0: none (%(default)s)",
+    )
 
 
 def to_config(args: argparse.Namespace) -> OrchestratorConfig:
@@ -99,6 +126,8 @@ def to_config(args: argparse.Namespace) -> OrchestratorConfig:
             window_units=args.window_units,
             threads=args.threads,
             log_level="debug" if args.log_level == "debug" else "info",
+            log_format=args.log_format,
+            metrics=args.metrics,
         ),
         limits=Limits(resume_seconds=args.resume_seconds),
         bounds=Bounds(
@@ -109,6 +138,9 @@ def to_config(args: argparse.Namespace) -> OrchestratorConfig:
         max_streams=args.max_streams,
         heartbeat_s=min(0.5, args.lease_seconds / 6),
         lease_s=args.lease_seconds,
+        metrics=args.metrics,
+        log_format=args.log_format,
+        trace_frames_s=args.trace_frames,
     )
 
 

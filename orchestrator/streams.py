@@ -191,6 +191,7 @@ class Streams:
         services = (session, self._cluster, self._clock)
         stream = Stream(session, Questions(*services), StandingQuestions(*services), task)
         self._streams[session.stream_id] = stream
+        self._cluster.observer.began(session)
         return stream
 
     def _watch(self, stream: Stream, watching: types_pb2.Watching) -> None:

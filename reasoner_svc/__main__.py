@@ -20,6 +20,7 @@ from reasoner_svc.config import LANES, ReasonerConfig
 from tandem.core.choices import EVICTION, OTHER_RETRIEVAL, RETRIEVAL
 from tandem.core.errors import TandemError
 from tandem.core.lifetime import die_with_parent, leave
+from tandem.core.logs import FORMATS, make_formatter, say, set_up
 from tandem.core.secret_file import read_secret
 
 if TYPE_CHECKING:
@@ -37,22 +38,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a reasoner until SIGTERM or SIGINT; returns the exit status."""
     parent_pid = os.getppid()
     args = _parser().parse_args(argv)
-    logging.basicConfig(
-        level=args.log_level.upper(),
-        format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    set_up(args.log_format, "reasoner", args.name, level=getattr(logging, args.log_level.upper()))
     if args.die_with_parent:
         die_with_parent(parent_pid)
     try:
         config = _config(args)
-        return asyncio.run(_serve(config))
+        formatter = make_formatter(args.log_format, "reasoner", args.name)
+        return asyncio.run(_serve(config, formatter))
     except TandemError as error:
         print(f"tandem reasoner: {error}", file=sys.stderr)
         return 2
 
 
-async def _serve(config: ReasonerConfig) -> int:
+async def _serve(config: ReasonerConfig, formatter: logging.Formatter) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -68,7 +66,7 @@ async def _serve(config: ReasonerConfig) -> int:
     )
     reasoner = Reasoner(config, model, embedder=embedder)
     address = await reasoner.start()
-    print(f"reasoner {config.name} is ready on {address} (pid {os.getpid()})", flush=True)
+    say(f"reasoner {config.name} is ready on {address} (pid {os.getpid()})", formatter)
     waits = [asyncio.create_task(event.wait()) for event in (stop, reasoner.failed, reasoner.draining)]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     for wait in waits:
@@ -129,6 +127,7 @@ def _config(args: argparse.Namespace) -> ReasonerConfig:
         head_scores=args.head_scores,
         drain_s=args.drain_seconds,
         reflection=args.reflection,
+        metrics=args.metrics,
     )
 
 
@@ -188,6 +187,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--drain-seconds", type=float, default=_DEFAULTS["drain_s"], help="grace at SIGTERM (%(default)s)")
     add("--die-with-parent", action="store_true", help="end when the process that started this one ends")
     add("--reflection", action="store_true", help="let tools list the services of this process")
+    add("--metrics", default="", metavar="HOST:PORT", help="serve Prometheus metrics here; empty: nowhere")
+    add("--log-format", default="text", choices=FORMATS, help="of all logs (%(default)s)")
     add("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     return parser
 
