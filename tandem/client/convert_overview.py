@@ -24,6 +24,11 @@ def summary_from_proto(message: client_pb2.StreamSummary) -> StreamSummary:
         watching=mode_from_proto(message.watching),
         last_note=message.last_note,
         standing_questions=message.standing_questions,
+        placed_because=message.placed_because,
+        epoch=message.epoch,
+        last_error=message.last_error,
+        last_error_age_s=message.last_error_age_s,
+        blocks_per_s=message.blocks_per_s,
     )
 
 
@@ -48,6 +53,9 @@ def _service(message: client_pb2.ServiceStatus) -> ServiceStatus:
         heartbeat_age_ms=message.heartbeat_age_ms,
         streams=message.streams,
         details=dict(message.details),
+        reason=message.reason,
+        last_loss=message.last_loss,
+        last_loss_age_s=message.last_loss_age_s,
     )
 
 

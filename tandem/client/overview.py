@@ -27,6 +27,15 @@ class StreamSummary:
     last_note: int = 0
     """Number of its last finished note; 0: none."""
     standing_questions: int = 0
+    placed_because: str = ""
+    """Why it is on its encoder and reasoner; empty before it was placed."""
+    epoch: int = 0
+    """Grows each time it is placed anew."""
+    last_error: str = ""
+    """What broke last; empty: nothing did."""
+    last_error_age_s: float = 0.0
+    blocks_per_s: float = 0.0
+    """Visual blocks published a second, over the last ten seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +61,11 @@ class ServiceStatus:
     heartbeat_age_ms: float
     streams: int
     details: dict[str, str]
+    reason: str = ""
+    """Why it is in this state."""
+    last_loss: str = ""
+    """Why it was lost the last time; empty: it never was."""
+    last_loss_age_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,9 @@ class PrometheusMeters:
 
     def __init__(self, metrics: Sequence[Metric], read: Read, *, role: str, model: str) -> None:
         self.registry = CollectorRegistry()
+        # First: what `read` finds on its way may be counted, and a scrape goes in order.
+        collected = [metric for metric in metrics if metric.collected]
+        self.registry.register(_Reader(collected, read, asyncio.get_running_loop()))
         self._counters: dict[str, Counter] = {}
         self._histograms: dict[str, Histogram] = {}
         for metric in metrics:
@@ -45,8 +48,6 @@ class PrometheusMeters:
                 self._histograms[metric.name] = Histogram(
                     metric.name, metric.help, metric.labels, registry=self.registry, buckets=metric.buckets
                 )
-        collected = [metric for metric in metrics if metric.collected]
-        self.registry.register(_Reader(collected, read, asyncio.get_running_loop()))
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self.registry.register(GC_COLLECTOR)

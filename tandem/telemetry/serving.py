@@ -34,6 +34,7 @@ class _Handler(WSGIRequestHandler):
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 64
 
     def __init__(self, *args: Any) -> None:
         self._room = threading.BoundedSemaphore(MAX_AT_ONCE)
