@@ -44,6 +44,8 @@ class Seen:
     """Most that were ever published; a replay counts anew from below."""
     gaps_us: dict[str, int] = field(default_factory=dict)
     """Most that was ever missing, by reason; a replay fills gaps."""
+    gap_changes: int = -1
+    """Of the timeline, when they were summed up last."""
     history: deque[tuple[float, int]] = field(default_factory=deque)
     """(time, blocks) of the last looks."""
     names: tuple[str, str] = ("", "")
@@ -169,6 +171,10 @@ class Observer:
         if (blocks := session.timeline.blocks) > seen.blocks:
             meters.count(metrics.BLOCKS, blocks - seen.blocks)
             seen.blocks = blocks
+        self._repaired(seen)
+        if session.timeline.gap_changes == seen.gap_changes:
+            return  # there may be thousands
+        seen.gap_changes = session.timeline.gap_changes
         for reason, missing_us in gap_times(session).items():
             more_us = missing_us - seen.gaps_us.get(reason, 0)
             if more_us > 0:
@@ -177,7 +183,6 @@ class Observer:
                 if (fate := _FATES.get(reason)) is not None:
                     frames = more_us / MICROSECONDS * session.sample_fps
                     meters.count(metrics.FRAMES, frames, outcome=fate, reason=reason)
-        self._repaired(seen)
 
     def _repaired(self, seen: Seen) -> None:
         if seen.lost_s is None:

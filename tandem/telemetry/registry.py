@@ -38,6 +38,9 @@ class PrometheusMeters:
         self.registry.register(_Reader(collected, read, asyncio.get_running_loop()))
         self._counters: dict[str, Counter] = {}
         self._histograms: dict[str, Histogram] = {}
+        # By name and labels as they are given: looking a sample up costs more than counting it.
+        self._counter_of: dict[tuple[str | tuple[str, str], ...], Counter] = {}
+        self._histogram_of: dict[tuple[str | tuple[str, str], ...], Histogram] = {}
         for metric in metrics:
             if metric.collected:
                 continue
@@ -61,13 +64,21 @@ class PrometheusMeters:
 
     def count(self, metric: Metric, by: float = 1.0, **labels: str) -> None:
         """See `Meters.count`."""
-        made = self._counters[metric.name]
-        (made.labels(**labels) if labels else made).inc(by)
+        key = metric.name, *labels.items()
+        made = self._counter_of.get(key)
+        if made is None:
+            declared = self._counters[metric.name]
+            made = self._counter_of[key] = declared.labels(**labels) if labels else declared
+        made.inc(by)
 
     def observe(self, metric: Metric, value: float, **labels: str) -> None:
         """See `Meters.observe`."""
-        made = self._histograms[metric.name]
-        (made.labels(**labels) if labels else made).observe(value)
+        key = metric.name, *labels.items()
+        made = self._histogram_of.get(key)
+        if made is None:
+            declared = self._histograms[metric.name]
+            made = self._histogram_of[key] = declared.labels(**labels) if labels else declared
+        made.observe(value)
 
 
 class _Reader(Collector):
