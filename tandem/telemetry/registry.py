@@ -24,6 +24,7 @@ from tandem.core.meters import Kind, Metric, Sample
 
 READ_TIMEOUT_S = 5.0
 """Longest wait for the event loop at a scrape; then the scrape fails, which is an alarm of its own."""
+_Key = tuple[str, tuple[tuple[str, str], ...]]
 Read = Callable[[], Iterable[Sample]]
 """All samples of the collected metrics; called in the event loop."""
 
@@ -39,8 +40,8 @@ class PrometheusMeters:
         self._counters: dict[str, Counter] = {}
         self._histograms: dict[str, Histogram] = {}
         # By name and labels as they are given: looking a sample up costs more than counting it.
-        self._counter_of: dict[tuple[str | tuple[str, str], ...], Counter] = {}
-        self._histogram_of: dict[tuple[str | tuple[str, str], ...], Histogram] = {}
+        self._counter_of: dict[_Key, Counter] = {}
+        self._histogram_of: dict[_Key, Histogram] = {}
         for metric in metrics:
             if metric.collected:
                 continue
@@ -64,7 +65,7 @@ class PrometheusMeters:
 
     def count(self, metric: Metric, by: float = 1.0, **labels: str) -> None:
         """See `Meters.count`."""
-        key = metric.name, *labels.items()
+        key = metric.name, tuple(labels.items())
         made = self._counter_of.get(key)
         if made is None:
             declared = self._counters[metric.name]
@@ -73,7 +74,7 @@ class PrometheusMeters:
 
     def observe(self, metric: Metric, value: float, **labels: str) -> None:
         """See `Meters.observe`."""
-        key = metric.name, *labels.items()
+        key = metric.name, tuple(labels.items())
         made = self._histogram_of.get(key)
         if made is None:
             declared = self._histograms[metric.name]
