@@ -11,11 +11,13 @@ import pytest
 
 from orchestrator.metrics import METRICS
 from tandem.client import connect
+from tandem.commands.base import Exit
 from tandem.core.meters import LABELS
 from tandem.wire.attach import PROTOCOL_VERSION, attach_proof
 from tandem.wire.gen.tandem.v1 import registry_pb2, registry_pb2_grpc, types_pb2
 from tests.integration.orchestrator_fakes import MODEL, World
 from tests.integration.scraping import Scrape, scrape
+from tests.integration.test_client_commands import tandem
 
 
 async def look(world: World) -> Scrape:
@@ -145,3 +147,37 @@ async def test_a_silent_service_is_an_expired_lease(tmp_path: Path) -> None:
     assert seen("tandem_leases_expired_total", role="encoder") == 1
     assert seen("tandem_leases_expired_total", role="reasoner") == 0
     assert seen("tandem_services", role="encoder", outcome="lost") == 1
+
+
+async def test_an_operator_sees_what_is_down_since_when_and_why(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        client = await world.watch()
+        await client.pictures(0, 500)
+        await client.picture(9000)  # the source paused; a picture was lost before it
+        await client.until(lambda: client.progress.blocks == 3)
+        await world.hosted["encoder-0"].kill()
+        await world.until(lambda: world._ready() == 1)
+        sick, listed = await asyncio.gather(
+            tandem("doctor", "--no-model", "--address", world.app.address),
+            tandem("streams", "--why", "--address", world.app.address),
+        )
+        assert sick.code == Exit.FINDING, sick.out
+        for part in (
+            "BAD  encoder-0 (encoder at",
+            "is lost, 0 streams, 0 restarts",
+            "its attachment ended",
+            "see encoder-0.log in the run directory",
+            "BAD  stream cam is recovering: encoder encoder-0 is gone: its attachment ended",
+            "BAD  no encoder and reasoner are ready",
+        ):
+            assert part in sick.out, part
+        assert "encoder-0 and reasoner-0: fewest streams of 1 possible pairs (placement 1)" in listed.out
+        assert "s ago: encoder encoder-0 is gone: its attachment ended" in listed.out
+        await world.add("encoder-0")
+        await client.pictures(9500)
+        await client.until(lambda: client.progress.blocks == 4)
+        well = await tandem("doctor", "--no-model", "--address", world.app.address)
+    assert well.code == Exit.OK, well.out
+    assert "note  encoder-0 was lost" in well.out
+    assert "note  stream cam was interrupted" in well.out
+    assert "everything is well" in well.out
