@@ -64,7 +64,7 @@ def service_findings(service: ServiceStatus) -> Iterator[Finding]:
     )
     if service.model.fingerprint:
         what += f", model {service.model.source} {service.model.fingerprint}"
-    if load := load_words(service):
+    if service.state in ("ready", "draining") and (load := load_words(service)):
         what += f"; {load}"
     if service.state not in ("ready", "starting", "draining"):
         why = service.reason or "nothing is known of why"

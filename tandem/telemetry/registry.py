@@ -14,6 +14,7 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
+    disable_created_metrics,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric as Family
@@ -21,6 +22,8 @@ from prometheus_client.registry import Collector
 
 from tandem import __version__
 from tandem.core.meters import Kind, Metric, Sample
+
+disable_created_metrics()  # a second series for each, which nobody asks for
 
 READ_TIMEOUT_S = 5.0
 """Longest wait for the event loop at a scrape; then the scrape fails, which is an alarm of its own."""

@@ -85,6 +85,11 @@ def test_each_trouble_of_a_service_has_a_line(changes: dict[str, Any], mark: Mar
     assert last.remedy
 
 
+def test_what_a_service_said_before_it_was_lost_is_not_told_of_the_next() -> None:
+    (only,) = service_findings(replace(SERVICE, state="starting"))
+    assert "MiB" not in only.what
+
+
 def test_what_is_long_past_or_as_it_should_be_has_none() -> None:
     for changes in (
         {"last_loss": "it restarted", "last_loss_age_s": 7200.0, "restarts": 9},
