@@ -149,6 +149,7 @@ def check_traces(collector: Collector, answer: client_pb2.Answer) -> None:
         frame[name][1].start_time_unix_nano for name in ("backlog", "decode", "encode", "transfer", "land")
     ]
     assert starts == sorted(starts)
+    assert not [span.name for _, span in collector.spans if "error.type" in attributes(span)]
     everything = str([span for _, span in collector.spans])
     assert QUESTION not in everything
     assert answer.text not in everything
