@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from encoder_svc.config import parse_config
 from tandem.core.errors import TandemError
 from tandem.core.lifetime import die_with_parent, leave
+from tandem.core.logs import set_up
 
 log = logging.getLogger("encoder_svc")
 
@@ -24,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = parse_config(sys.argv[1:] if argv is None else argv)
         level = getattr(logging, config.log_level.upper())
-        logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        set_up(config.log_format, "encoder", config.name, level=level)
         if config.die_with_parent:
             die_with_parent(parent_pid)
         if config.secret_file:

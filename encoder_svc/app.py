@@ -12,6 +12,7 @@ import os
 import secrets
 import signal
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -20,9 +21,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from encoder_svc.config import EncoderConfig
+from encoder_svc.lanes import LoopConfig
 from encoder_svc.links import Dial, LinkPool, OpenLink
-from encoder_svc.loop import EncodeLoop, LoopConfig
-from encoder_svc.pacing import Pacing
+from encoder_svc.loop import EncodeLoop
+from encoder_svc.metrics import METRICS
+from encoder_svc.metrics import read as read_metrics
+from encoder_svc.pacing import Pacing, told_costs
 from encoder_svc.service import EncoderServicer
 from encoder_svc.session import Services
 from kv_transfer.base import LinkConfig, LocalEnd
@@ -32,7 +36,12 @@ from tandem.core import overload
 from tandem.core.blocks import Codec
 from tandem.core.clock import monotonic_clock
 from tandem.core.lifetime import until_called
+from tandem.core.logs import make_formatter, say
+from tandem.core.meters import Sample
+from tandem.core.process_memory import resident_bytes
+from tandem.core.telemetry import NO_TELEMETRY, Telemetry
 from tandem.core.transfer import LaneKind
+from tandem.telemetry.process import ProcessTelemetry
 from tandem.vlm.embedder import Embedder
 from tandem.vlm.embedders.pick import load_embedder
 from tandem.vlm.load import load_model
@@ -51,7 +60,13 @@ DEFAULT_WINDOW_UNITS = 64
 """For checkpoints that do not say: about a minute at one unit a second."""
 
 
-def make_dial(config: EncoderConfig, secret: bytes, model: VisionLanguageModel, boot_id: str) -> Dial:
+def make_dial(
+    config: EncoderConfig,
+    secret: bytes,
+    model: VisionLanguageModel,
+    boot_id: str,
+    telemetry: Telemetry = NO_TELEMETRY,
+) -> Dial:
     """How links to reasoners are opened."""
     link_config = LinkConfig(
         lanes=tuple(LaneKind(lane) for lane in config.lanes),
@@ -77,6 +92,7 @@ def make_dial(config: EncoderConfig, secret: bytes, model: VisionLanguageModel, 
                 source=None,
                 config=link_config,
                 initiator=True,
+                telemetry=telemetry,
             )
             await link.start()
         except BaseException:
@@ -115,6 +131,15 @@ class EncoderApp:
         self._decoders = ThreadPoolExecutor(
             config.decode_threads or os.cpu_count() or 2, thread_name_prefix="encoder-decode"
         )
+        self.watched = ProcessTelemetry(
+            METRICS,
+            self._samples,
+            role="encoder",
+            name=config.name,
+            model=config.model,
+            metrics=config.metrics,
+        )
+        telemetry = self.watched.telemetry
         window_units = config.window_units or model.prompt.window_units or DEFAULT_WINDOW_UNITS
         self.loop = EncodeLoop(
             model,
@@ -125,14 +150,15 @@ class EncoderApp:
                 codec=Codec(config.block_codec),
             ),
             embedder,
+            telemetry.meters,
         )
         self.links = LinkPool(
-            make_dial(config, secret, model, self.boot_id),
+            make_dial(config, secret, model, self.boot_id, telemetry),
             secret,
             patience_s=config.connect_patience_s,
             idle_s=config.link_idle_s,
         )
-        services = Services(model, self.loop, self.links, self._decoders, config, monotonic_clock)
+        services = Services(model, self.loop, self.links, self._decoders, config, monotonic_clock, telemetry)
         self.info = model_info(
             config.model,
             model.fingerprint,
@@ -154,6 +180,7 @@ class EncoderApp:
         if self.config.reflection:
             reflection.enable_server_reflection((_SERVICE, reflection.SERVICE_NAME), self._server)
         self.address = bind(self._server, self.config.listen)
+        self.watched.listen()
         self.loop.start()
         self.pacing.start()
         await self._server.start()
@@ -184,29 +211,25 @@ class EncoderApp:
             "embedder": f"{embedder.name} {embedder.fingerprint}" if embedder is not None else "off",
             "block_codec": self.loop.codec.value,
             overload.WINDOW_UNITS: str(self.loop.window_units),
-            **self._costs(),
+            **told_costs(self.loop, self.pacing, self._model, monotonic_clock()),
             "units_encoded": str(stats.units),
             "units_waiting": str(self.loop.waiting),
             "batches": str(stats.batches),
             "links": str(self.links.open_links),
+            "rss_bytes": str(resident_bytes()),
         }
+        if self.watched.address:
+            details["metrics"] = self.watched.address
         return ServiceLoad(self.servicer.streams, details)
 
-    def _costs(self) -> dict[str, str]:
-        """What a stream costs here, and how the service fares: see `tandem.core.overload`."""
-        cost, layout = self.loop.cost, self._model.layout
-        tokens = max(round(cost.unit_tokens), 1)
-        costs = {
-            overload.UNIT_SECONDS: self.pacing.unit_seconds,
-            overload.UNIT_TOKENS: cost.unit_tokens,
-            overload.TOKEN_BYTES: layout.block_bytes(tokens, self.loop.codec) / tokens,
-            overload.FRAMES_PER_UNIT: self._model.prompt.frames_per_unit,
-            overload.BUSY_SHARE: cost.busy(monotonic_clock()),
-            overload.LATE_SECONDS: self.pacing.late_s,
-        }
-        return {name: f"{value:.6g}" for name, value in costs.items()} | {
-            overload.OVERLOAD: self.pacing.overload.value
-        }
+    def _samples(self) -> Iterable[Sample]:
+        return read_metrics(
+            streams=self.servicer.streams,
+            waiting=self.loop.waiting,
+            links=self.links.open_links,
+            batches=self.loop.stats.batches,
+            failures=self.loop.stats.failures,
+        )
 
     async def stop(self) -> None:
         """Let streams be moved, drain, then end everything; returns when nothing is held any more."""
@@ -221,6 +244,7 @@ class EncoderApp:
         await self.loop.close()
         await self.links.close()
         self._decoders.shutdown(wait=False, cancel_futures=True)
+        await self.watched.close()
 
 
 async def serve(config: EncoderConfig) -> None:
@@ -258,7 +282,8 @@ async def serve(config: EncoderConfig) -> None:
     app = EncoderApp(config, model, secret, embedder, leaving)
     try:
         address = await app.start()
-        print(f"encoder {config.name} ready on {address} fingerprint {model.fingerprint}", flush=True)
+        formatter = make_formatter(config.log_format, "encoder", config.name)
+        say(f"encoder {config.name} ready on {address} fingerprint {model.fingerprint}", formatter)
         await leaving.asked()
         log.info("draining")
     finally:

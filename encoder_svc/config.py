@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from encoder_svc.admit import MediaLimits
-from tandem.core.addresses import is_reachable_address, is_wildcard_host
+from tandem.core.addresses import is_reachable_address, is_wildcard_host, listen_problem
 from tandem.core.blocks import Codec
 from tandem.core.errors import InvalidInput
 from tandem.core.ids import is_valid_id
+from tandem.core.logs import FORMATS
 from tandem.core.secret_file import read_secret
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -79,6 +80,10 @@ class EncoderConfig:
     lanes: tuple[str, ...] = ("shm", "gloo")
     gloo_host: str = "127.0.0.1"
     log_level: str = "info"
+    log_format: str = "text"
+    """One of `tandem.core.logs.FORMATS`."""
+    metrics: str = ""
+    """Where Prometheus finds this process's metrics, host:port; empty: nowhere."""
     reflection: bool = False
     """Let tools list the services of this process."""
     die_with_parent: bool = False
@@ -104,6 +109,10 @@ class EncoderConfig:
             ]
         if self.log_level not in LOG_LEVELS:
             found.append(f"--log-level: {self.log_level!r} is not one of {', '.join(LOG_LEVELS)}")
+        if self.log_format not in FORMATS:
+            found.append(f"--log-format: {self.log_format!r} is not one of {', '.join(FORMATS)}")
+        if self.metrics and (problem := listen_problem(self.metrics)):
+            found.append(f"--metrics: {problem}")
         if Codec.named(self.block_codec) is None:
             found.append(f"--block-codec: {self.block_codec!r} is not one of {', '.join(Codec)}")
         if unknown := [lane for lane in self.lanes if lane not in LANES]:
@@ -158,6 +167,8 @@ _FLAGS = {
     "drain_s": "longest wait at the end for what is encoded to be published",
     "gap_after_s": "a longer pause of the source is declared a gap",
     "log_level": "debug, info, warning or error",
+    "log_format": "text or json",
+    "metrics": "serve Prometheus metrics at this host:port; port 0 picks a free one; empty: nowhere",
     "gloo_host": "address that Gloo lanes listen on",
 }
 

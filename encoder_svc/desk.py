@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections import deque
 
+from encoder_svc import metrics
 from encoder_svc.bookkeeping import Book
 from encoder_svc.changes import Changes
 from encoder_svc.decode.source import Refusal
 from encoder_svc.outbox import Outbox
+from encoder_svc.traces import Traces
 from kv_transfer.block import Block
 from tandem.core.clock import Clock
+from tandem.core.telemetry import NO_TELEMETRY, Telemetry
 from tandem.core.timeline import Gap, GapReason, TimeRange
 
 MAX_REFUSALS = 256
@@ -22,8 +25,19 @@ MAX_REFUSALS = 256
 class Desk:
     """What pump, model, sender and reporter of one session hand to each other."""
 
-    def __init__(self, book: Book, clock: Clock, *, bytes_each: int, items: int, frame_bytes: int) -> None:
+    def __init__(
+        self,
+        book: Book,
+        clock: Clock,
+        *,
+        bytes_each: int,
+        items: int,
+        frame_bytes: int,
+        telemetry: Telemetry = NO_TELEMETRY,
+    ) -> None:
         self.book = book
+        self.meters = telemetry.meters
+        self.traces = Traces(clock, telemetry.tracer)
         self.changes = Changes()
         self.blocks: Outbox[tuple[int, Block]] = Outbox(budget_bytes=bytes_each, budget_items=items)
         """(serial, block) by block number, until published."""
@@ -51,7 +65,8 @@ class Desk:
     def encoded(self, blocks: list[tuple[int, Block]]) -> None:
         """The model has made these blocks: their frames are free, they wait to be sent."""
         for serial, block in blocks:
-            self.blocks.put(block.key.number, (serial, block), block.header.payload_bytes)
+            traced = self.traces.encoded(serial, block)
+            self.blocks.put(block.key.number, (serial, traced), block.header.payload_bytes)
             reserved = self._reserved.pop(serial, None)
             if reserved is not None:
                 self._frames.release(reserved[1])
@@ -73,10 +88,13 @@ class Desk:
             self.book.ledger.sink_published()
         else:
             self.book.ledger.publish(serial, number, self._clock())
+            self.traces.published(serial)
+            self.meters.observe(metrics.PUBLISH, self.book.ledger.standing.lag_ms / 1000)
         self.changes.notify()
 
     async def refuse(self, refusal: Refusal) -> None:
         """Report something that could not be used; waits while too much is unread."""
         await self.changes.wait_for(lambda: len(self.refusals) < MAX_REFUSALS)
         self.refusals.append(refusal)
+        self.meters.count(metrics.FRAMES, outcome="refused", reason=refusal.error.code.value)
         self.changes.notify()

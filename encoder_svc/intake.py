@@ -10,22 +10,24 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 
-from encoder_svc.decode.pictures import Rgb
-from encoder_svc.decode.source import Item, Refusal, Source, SourceEvent, Start
+from encoder_svc import metrics
+from encoder_svc.decode.pictures import RawPicture, Rgb
+from encoder_svc.decode.source import Item, RawChunk, Refusal, Source, SourceEvent, Start
 from encoder_svc.desk import Desk
 from encoder_svc.encode import unit_geometry
 from encoder_svc.fitting import fit_events
 from encoder_svc.messages import End
 from encoder_svc.sample import Hole, Unit
 from encoder_svc.shedding import Shedding
+from encoder_svc.traces import UnitTrace
 from tandem.core.blocks import Codec
 from tandem.core.clock import Clock
 from tandem.core.errors import InvalidInput
 from tandem.core.timeline import Gap, GapReason
 from tandem.vlm.model import VisionLanguageModel
 
-Submit = Callable[[int, Unit[Rgb]], None]
-"""Gives (serial, unit) to the model."""
+Submit = Callable[[int, Unit[Rgb], UnitTrace | None], None]
+"""Gives (serial, unit) to the model, and what is to be noted of a traced one."""
 
 
 class Intake:
@@ -102,6 +104,9 @@ class Intake:
     async def _decode(self, item: Item | None, arrived_s: float) -> None:
         """Feed one item (None: no more) and handle all that comes of it."""
         loop = asyncio.get_running_loop()
+        worked_s = 0.0
+        if isinstance(item, RawPicture | RawChunk):
+            self._desk.traces.arrived(item.trace, arrived_s)
 
         def begin() -> tuple[list[SourceEvent], bool]:
             if item is None:
@@ -114,14 +119,30 @@ class Intake:
             found, left = self._source.advance()
             return fit_events(self._model.pictures, found), left
 
-        events, more = await loop.run_in_executor(self._decoders, begin)
+        async def work(
+            step: Callable[[], tuple[list[SourceEvent], bool]],
+        ) -> tuple[list[SourceEvent], bool]:
+            nonlocal worked_s
+
+            def timed() -> tuple[tuple[list[SourceEvent], bool], float]:
+                began_s = self._clock()
+                done = step()
+                return done, self._clock() - began_s
+
+            found, took_s = await loop.run_in_executor(self._decoders, timed)
+            worked_s += took_s
+            return found
+
+        events, more = await work(begin)
         while True:
             for event in events:
                 await self._handle(event, arrived_s)
             self._desk.changes.notify()
             if not more:
-                return
-            events, more = await loop.run_in_executor(self._decoders, advance)
+                break
+            events, more = await work(advance)
+        if item is not None:
+            self._desk.meters.observe(metrics.DECODE, worked_s)
 
     async def _handle(self, event: SourceEvent, arrived_s: float) -> None:
         book = self._desk.book
@@ -146,4 +167,4 @@ class Intake:
         await self._desk.changes.wait_for(lambda: self._desk.has_room(block_bytes, frame_bytes))
         serial = self._desk.book.add_unit(unit.time.end_us, arrived_s)
         self._desk.reserve(serial, block_bytes, frame_bytes, unit.time)
-        self._submit(serial, unit)
+        self._submit(serial, unit, self._desk.traces.unit(serial))

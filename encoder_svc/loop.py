@@ -11,19 +11,22 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from encoder_svc import metrics
 from encoder_svc.batch import DeadlineQueue
 from encoder_svc.batch import Run as QueueRun
 from encoder_svc.cost import CostMeter
 from encoder_svc.decode.pictures import Rgb
 from encoder_svc.encode import Run, encode_sink, prefill_runs, see_runs
+from encoder_svc.lanes import Job, Lane, LoopConfig, LoopStats
 from encoder_svc.sample import Unit
-from encoder_svc.window import Kept, Window
+from encoder_svc.traces import UnitTrace
+from encoder_svc.window import Window
 from kv_transfer.block import Block
 from kv_transfer.codecs import NotCodable
 from tandem.core.blocks import Codec
 from tandem.core.clock import Clock, monotonic_clock
 from tandem.core.errors import Internal, TandemError
-from tandem.core.ids import StreamId
+from tandem.core.meters import NO_METERS, Meters
 from tandem.core.timeline import MICROSECONDS
 from tandem.vlm.embedder import Embedder
 from tandem.vlm.model import VisionLanguageModel
@@ -34,60 +37,6 @@ BATCH_S = 0.3
 """Longest batch, about, while there are several streams."""
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One unit to encode; without a unit, the stream's window is opened or restored."""
-
-    serial: int
-    unit: Unit[Rgb] | None
-
-
-@dataclass(slots=True, eq=False)
-class Lane:
-    """One stream at the encoder. The event loop makes it, the model's thread uses `window`."""
-
-    stream: StreamId
-    kept: Kept | None
-    """What to restore the window from; None for a new stream."""
-    on_ready: Callable[[], None]
-    """Called in the event loop, once: the window is there."""
-    on_blocks: Callable[[list[tuple[int, Block]]], None]
-    """Called in the event loop with (serial, block); the sink has serial 0."""
-    on_error: Callable[[TandemError], None]
-    """Called in the event loop, once: nothing more will come."""
-    on_left_out: Callable[[int], None] = lambda serial: None
-    """Called in the event loop: this unit waited beyond `max_lag_s` past its deadline, and is dropped."""
-    max_lag_s: float = 0.0
-    """0: units wait however long it takes."""
-    window: Window | None = None
-    closed: bool = False
-    """Set by the event loop; results that come later are dropped."""
-    failed: bool = False
-    """Set by the model's thread: its window is of no use, what still waits is not encoded."""
-
-
-@dataclass(slots=True)
-class LoopStats:
-    """What the model's thread has done. Written by it alone."""
-
-    batches: int = 0
-    units: int = 0
-    failures: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoopConfig:
-    """Sizes of the model's work."""
-
-    window_units: int
-    run_units: int = 8
-    """Most units of one stream in a batch."""
-    batch_units: int = 16
-    """Most units in a batch."""
-    codec: Codec = Codec.RAW
-    """How blocks are written."""
-
-
 class EncodeLoop:
     """Encodes for all streams. Make and use it in the event loop."""
 
@@ -96,10 +45,12 @@ class EncodeLoop:
         model: VisionLanguageModel,
         config: LoopConfig,
         embedder: Embedder | None = None,
+        meters: Meters = NO_METERS,
         clock: Clock = monotonic_clock,
     ) -> None:
-        self._model = model
+        self._meters = meters
         self._clock = clock
+        self._model = model
         self._embedder = embedder
         self._config = config
         self._queue: DeadlineQueue[Lane, Job] = DeadlineQueue(
@@ -163,9 +114,9 @@ class EncodeLoop:
                 self._queue.limit(lane, lane.max_lag_s)
         self._put(lane, Job(0, None))
 
-    def submit(self, lane: Lane, serial: int, unit: Unit[Rgb]) -> None:
+    def submit(self, lane: Lane, serial: int, unit: Unit[Rgb], trace: UnitTrace | None = None) -> None:
         """Encode a unit, after all earlier ones of its stream. The caller bounds how many wait."""
-        self._put(lane, Job(serial, unit))
+        self._put(lane, Job(serial, unit, self._clock(), trace))
 
     def drop(self, lane: Lane) -> None:
         """Forget a stream; safe at any time."""
@@ -256,12 +207,30 @@ class EncodeLoop:
         done = [block for of_run in blocks if not isinstance(of_run, NotCodable) for block in of_run]
         tokens = sum(block.header.geometry.tokens for block in done)
         self.cost.add(len(done), tokens, began_s, self._clock())
+        self._measure(ready, began_s)
         for run, of_run in zip(ready, blocks, strict=True):
             if isinstance(of_run, NotCodable):
                 self._fail(run.lane, of_run)
                 continue
             self.stats.units += len(of_run)
+            self._count(of_run)
             self._post(run.lane, [(job.serial, block) for job, block in zip(run.jobs, of_run, strict=True)])
+
+    def _measure(self, ready: list[_Ready], began_s: float) -> None:
+        now_s, jobs = self._clock(), [job for run in ready for job in run.jobs]
+        frames = self._model.prompt.frames_per_unit
+        self._meters.observe(metrics.ENCODE, now_s - began_s)
+        self._meters.observe(metrics.BATCH_FRAMES, len(jobs) * frames)
+        for job in jobs:
+            self._meters.observe(metrics.QUEUE, began_s - job.queued_s)
+            if job.trace is not None:
+                job.trace.began_s, job.trace.encoded_s = began_s, now_s
+
+    def _count(self, blocks: list[Block]) -> None:
+        frames = self._model.prompt.frames_per_unit
+        self._meters.count(metrics.FRAMES, len(blocks) * frames, outcome="encoded", reason="")
+        for block in blocks:
+            self._meters.observe(metrics.FRAME_TOKENS, block.header.tokens / frames)
 
     def _fail(self, lane: Lane, error: Exception) -> None:
         if lane.failed:

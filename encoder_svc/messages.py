@@ -12,6 +12,7 @@ from encoder_svc.links import Target
 from tandem.core.errors import InvalidInput
 from tandem.core.ids import Epoch, StreamId, is_valid_id
 from tandem.core.timeline import Gap
+from tandem.core.tracing import checked
 from tandem.wire.convert import gap_from_proto, gap_to_proto
 from tandem.wire.gen.tandem.v1 import encoder_pb2, types_pb2
 from tandem.wire.status import error_to_proto
@@ -135,11 +136,11 @@ def item_from_proto(request: encoder_pb2.EncodeRequest) -> Item | End | Refusal:
     match request.WhichOneof("event"):
         case "picture":
             try:
-                return _picture(request.picture)
+                return _picture(request.picture, checked(request.traceparent))
             except InvalidInput as error:
                 return Refusal(error, request.picture.sequence)
         case "chunk":
-            return RawChunk(request.chunk.offset, request.chunk.data)
+            return RawChunk(request.chunk.offset, request.chunk.data, checked(request.traceparent))
         case "gap":
             return gap_from_proto(request.gap)
         case "end":
@@ -170,7 +171,7 @@ def refused_to_proto(refusal: Refusal) -> encoder_pb2.EncodeResponse.Refused:
     return encoder_pb2.EncodeResponse.Refused(error=error_to_proto(refusal.error), position=refusal.position)
 
 
-def _picture(message: types_pb2.Picture) -> RawPicture:
+def _picture(message: types_pb2.Picture, trace: str) -> RawPicture:
     known = _FORMATS.get(message.format)
     if known is None:
         raise InvalidInput(f"picture {message.sequence} has format {message.format}, not JPEG, PNG or RGB24")
@@ -181,6 +182,7 @@ def _picture(message: types_pb2.Picture) -> RawPicture:
         data=message.data,
         width=message.width,
         height=message.height,
+        trace=trace,
     )
 
 

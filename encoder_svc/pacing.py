@@ -10,8 +10,10 @@ from collections.abc import Callable, Collection
 from encoder_svc.loop import EncodeLoop
 from encoder_svc.rates import RateControl
 from encoder_svc.session import Session
+from tandem.core import overload
 from tandem.core.clock import Clock
 from tandem.core.overload import Overload
+from tandem.vlm.model import VisionLanguageModel
 
 log = logging.getLogger(__name__)
 
@@ -90,3 +92,19 @@ class Pacing:
             except Exception:  # a defect: rates stay as they are, streams go on
                 log.exception("the rates could not be set")
             await asyncio.sleep(PERIOD_S)
+
+
+def told_costs(loop: EncodeLoop, pacing: Pacing, model: VisionLanguageModel, now_s: float) -> dict[str, str]:
+    """What a stream costs here, and how the service fares: see `tandem.core.overload`."""
+    cost = loop.cost
+    tokens = max(round(cost.unit_tokens), 1)
+    costs = {
+        overload.UNIT_SECONDS: pacing.unit_seconds,
+        overload.UNIT_TOKENS: cost.unit_tokens,
+        overload.TOKEN_BYTES: model.layout.block_bytes(tokens, loop.codec) / tokens,
+        overload.FRAMES_PER_UNIT: model.prompt.frames_per_unit,
+        overload.BUSY_SHARE: cost.busy(now_s),
+        overload.LATE_SECONDS: pacing.late_s,
+    }
+    told = {name: f"{value:.6g}" for name, value in costs.items()}
+    return told | {overload.OVERLOAD: pacing.overload.value}

@@ -13,6 +13,7 @@ later is known; a slot that stayed empty shows the frame before it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Generic, TypeVar
@@ -93,12 +94,21 @@ class Sampler(Generic[Picture]):
         from_us: everything before it is published or given up; None for a new stream, which begins with its
             first frame.
         gap_after_us: a pause of the source longer than this is declared a gap.
+        on_skip: told of every frame that is not used.
     """
 
-    def __init__(self, grid: Grid, *, from_us: int | None, gap_after_us: int) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        *,
+        from_us: int | None,
+        gap_after_us: int,
+        on_skip: Callable[[], None] = lambda: None,
+    ) -> None:
         self.grid = grid
         self._next_grid: Grid | None = None
         self._gap_after_us = gap_after_us
+        self._on_skip = on_skip
         self._covered_us = from_us
         self._next_slot = None if from_us is None else grid.slot_of(from_us)
         self._open: dict[int, Picture] = {}
@@ -116,8 +126,14 @@ class Sampler(Generic[Picture]):
         self._next_grid = grid
 
     def wants(self, time_us: int) -> bool:
-        """True when `take` would use a frame of this time: ask before paying for its pixels."""
+        """True when `take` would use a frame of this time: ask once, before paying for its pixels."""
         self._change_grid()
+        wanted = self._is_new(time_us)
+        if not wanted:
+            self._on_skip()
+        return wanted
+
+    def _is_new(self, time_us: int) -> bool:
         if self._covered_us is not None and self.grid.snap_us(time_us) < self._covered_us:
             return False
         return self._next_slot is None or self.grid.slot_of(time_us) >= self._next_slot

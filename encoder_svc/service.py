@@ -22,6 +22,7 @@ from encoder_svc.messages import (
 from encoder_svc.session import Opened, Services, Session
 from tandem.core.errors import InvalidInput, LimitExceeded, TandemError, Unavailable, WrongState
 from tandem.core.ids import Epoch, StreamId
+from tandem.core.logs import is_about
 from tandem.wire.gen.tandem.v1 import encoder_pb2, encoder_pb2_grpc, types_pb2
 from tandem.wire.status import abort_with
 
@@ -90,6 +91,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         return opening_from_proto(request)
 
     async def _encode(self, opening: Opening, context: Context) -> None:
+        is_about(opening.stream, opening.epoch)  # the session's tasks are made below, and inherit it
         writer = _Writer(context)
 
         async def write(reply: Opened | Report | Refusal) -> None:

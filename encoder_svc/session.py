@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
+from encoder_svc import metrics
 from encoder_svc.bookkeeping import Book, Origin
 from encoder_svc.config import EncoderConfig
 from encoder_svc.decode.make import Beginning, make_source
@@ -25,15 +26,18 @@ from encoder_svc.decode.source import Item, Refusal, Source
 from encoder_svc.desk import Desk
 from encoder_svc.intake import Intake
 from encoder_svc.keeping import fetch_kept
+from encoder_svc.lanes import Lane
 from encoder_svc.links import Lease, LinkPool
-from encoder_svc.loop import EncodeLoop, Lane
+from encoder_svc.loop import EncodeLoop
 from encoder_svc.messages import End, Opening, Report
 from encoder_svc.rates import Rate, Wish
 from encoder_svc.sample import Grid, Sampler, Unit
 from encoder_svc.sending import Sender
 from encoder_svc.shedding import Shedding
+from encoder_svc.traces import UnitTrace
 from tandem.core.clock import Clock
 from tandem.core.errors import DeadlineExceeded, TandemError, Unavailable
+from tandem.core.telemetry import NO_TELEMETRY, Telemetry
 from tandem.core.timeline import MICROSECONDS
 from tandem.vlm.model import VisionLanguageModel
 
@@ -48,6 +52,7 @@ class Services:
     decoders: Executor
     config: EncoderConfig
     clock: Clock
+    telemetry: Telemetry = NO_TELEMETRY
 
 
 def _once(ready: asyncio.Future[None]) -> Callable[[], None]:
@@ -80,6 +85,7 @@ class Session:
             bytes_each=config.outbox_bytes,
             items=config.outbox_blocks,
             frame_bytes=config.frame_bytes,
+            telemetry=services.telemetry,
         )
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lane: Lane | None = None
@@ -153,6 +159,7 @@ class Session:
             await self._work(items, lease)
             await self._write_news()
         finally:
+            self._desk.traces.close()
             if self._lane is not None:
                 self._services.loop.drop(self._lane)
             self._services.links.release(lease)
@@ -203,6 +210,7 @@ class Session:
             Grid.of(self._rate.fps, self._services.model.prompt.frames_per_unit),
             from_us=self._origin.from_us,
             gap_after_us=round(self._services.config.gap_after_s * MICROSECONDS),
+            on_skip=lambda: self._desk.meters.count(metrics.FRAMES, outcome="skipped", reason=""),
         )
 
     def _make_source(self) -> Source:
@@ -254,9 +262,9 @@ class Session:
     def _late(self) -> float:
         return self._services.loop.late(self._lane) if self._lane is not None else 0.0
 
-    def _submit(self, serial: int, unit: Unit[Rgb]) -> None:
+    def _submit(self, serial: int, unit: Unit[Rgb], trace: UnitTrace | None) -> None:
         assert self._lane is not None, "the window is opened before media is read"
-        self._services.loop.submit(self._lane, serial, unit)
+        self._services.loop.submit(self._lane, serial, unit, trace)
 
     # -- reporter --
 

@@ -5,7 +5,7 @@ Knows nothing of how blocks travel or where they are kept.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 import xxhash
@@ -53,6 +53,8 @@ class Block:
 
     header: BlockHeader
     payload: torch.Tensor
+    trace: str = field(default="", compare=False)
+    """Trace context that goes with its offer to a peer; empty: it is not traced. Never stored."""
 
     def __post_init__(self) -> None:
         payload, expected = self.payload, self.header.payload_bytes

@@ -18,6 +18,7 @@ from kv_transfer.block import Block
 from kv_transfer.fetching import FetchDesk
 from kv_transfer.jobs import Job, JobDone, Landed
 from kv_transfer.lane_ends import LaneEnds, MakeLane
+from kv_transfer.measuring import Measuring, trace_of
 from kv_transfer.protocol import actions as act
 from kv_transfer.protocol.frames import LARGEST_CLASS, plan_frames
 from kv_transfer.protocol.handshake import Agreement
@@ -27,6 +28,8 @@ from tandem.core import transfer as msg
 from tandem.core.blocks import BlockHeader, BlockKey
 from tandem.core.clock import Clock
 from tandem.core.errors import Incompatible, Internal, InvalidInput, LimitExceeded, TandemError, Unavailable
+from tandem.core.telemetry import NO_TELEMETRY, Telemetry
+from tandem.core.tracing import NO_SPAN, Span
 from tandem.core.transfer import ControlMessage, Direction
 
 log = logging.getLogger(__name__)
@@ -40,6 +43,7 @@ class _Arriving:
     buffer: torch.Tensor
     request_id: int
     """The fetch it belongs to; 0 when it goes to the sink."""
+    landing: Span = NO_SPAN
 
 
 class _Sending:
@@ -72,7 +76,9 @@ class Engine:
         fail: Callable[[TandemError], None],
         clock: Clock,
         make_lane: MakeLane,
+        telemetry: Telemetry = NO_TELEMETRY,
     ) -> None:
+        self._measuring = Measuring(telemetry, clock)
         self._epoch = agreement.ticket.epoch
         self._fingerprint = fingerprint
         self._sink = sink
@@ -97,12 +103,14 @@ class Engine:
     async def offer(self, blocks: Sequence[Block], timeout_s: float, request_id: int = 0) -> list[act.Settle]:
         """Offer blocks together; how each settled, in order. Cancelling the task cancels the transfer."""
         sending = _Sending(blocks)
-        headers = [block.header for block in blocks]
-        transfer_id, actions = self._outgoing.offer(headers, self._clock(), timeout_s, request_id)
+        headers, began_s = [block.header for block in blocks], self._clock()
+        transfer_id, actions = self._outgoing.offer(headers, began_s, timeout_s, request_id, trace_of(blocks))
         self._sending[transfer_id] = sending
         try:
             self._perform(actions)
-            return await sending.done
+            settled = await sending.done
+            self._measuring.settled(blocks, settled, began_s)
+            return settled
         except asyncio.CancelledError:
             self._perform(self._outgoing.cancel(transfer_id, Unavailable("the sender was cancelled")))
             raise
@@ -158,6 +166,7 @@ class Engine:
 
     def on_landed(self, report: Landed) -> None:
         """See `LaneEvents`."""
+        self._measuring.landed(report.layers)
         self._perform(self._incoming.on_layers(report.transfer_id, report.attempt, report.layers))
 
     def on_job_done(self, report: JobDone) -> None:
@@ -233,7 +242,8 @@ class Engine:
         except Exception:
             log.exception("the sink failed to reserve %s", header.key)
             return Refused(Internal("the receiver failed to reserve room for the block"))
-        self._arriving[offer.transfer_id, index] = _Arriving(header, buffer, offer.request_id)
+        landing = self._measuring.reserved(offer.trace if index == 0 else "")
+        self._arriving[offer.transfer_id, index] = _Arriving(header, buffer, offer.request_id, landing)
         self._arriving_keys.add(header.key)
         return Reserved()
 
@@ -260,6 +270,7 @@ class Engine:
                 self._perform(self._incoming.on_publish_failed(action.transfer_id, reason))
             else:
                 self._forget(action.transfer_id, index)
+                self._measuring.received(arriving.header, arriving.landing)
                 published.append(index)
         self._perform(self._incoming.on_published(action.transfer_id, published))
 

@@ -42,6 +42,7 @@ from tandem.core.errors import (
     error_from_code,
 )
 from tandem.core.ids import StreamId
+from tandem.core.telemetry import NO_TELEMETRY, Telemetry
 from tandem.core.tickets import Ticket
 from tandem.core.transfer import (
     Bye,
@@ -71,7 +72,9 @@ class Link:
         initiator: bool,
         clock: Clock = monotonic_clock,
         make_lane: MakeLane = make_real_lane,
+        telemetry: Telemetry = NO_TELEMETRY,
     ) -> None:
+        self._telemetry = telemetry
         self._channel = channel
         self._local = hello
         self._sink = sink
@@ -191,6 +194,7 @@ class Link:
             fail=lambda error: self._end(error.message, error),
             clock=self._clock,
             make_lane=self._make_lane,
+            telemetry=self._telemetry,
         )
         for run in (self._read, self._tick):
             self._tasks.add(asyncio.create_task(run(), name=f"link-{run.__name__}"))

@@ -8,7 +8,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -19,9 +20,9 @@ from orchestrator.pulse import beat_forever
 from orchestrator.waiting import stop
 from tandem.core.errors import TandemError
 from tandem.core.lifetime import die_with_parent
+from tandem.core.logs import make_formatter, say, set_up
 from tandem.wire.channel import is_loopback
 
-_FORMAT = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
 _LOG_BYTES = 8 * 1024 * 1024
 
 EXAMPLE = """example:
@@ -35,9 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run an orchestrator until SIGTERM or SIGINT; returns the exit status."""
     parent_pid = os.getppid()
     args = _parser().parse_args(argv)
-    terminal = logging.StreamHandler(sys.stderr)
-    terminal.setLevel(args.log_level.upper())
-    logging.basicConfig(level=logging.INFO, format=_FORMAT, handlers=[terminal])
+    set_up(args.log_format, "orchestrator", shown=getattr(logging, args.log_level.upper()))
     if args.log_level == "debug":
         logging.getLogger("orchestrator").setLevel(logging.DEBUG)
     if args.die_with_parent:
@@ -56,17 +55,21 @@ async def _serve(config: OrchestratorConfig, pulse_fd: int) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    orchestrator = Orchestrator(config, _say)
-    logging.getLogger().addHandler(_log_file(config.run_dir / "logs" / "orchestrator.log"))
+    formatter = make_formatter(config.log_format, "orchestrator")
+    tell = partial(say, formatter=formatter)
+    orchestrator = Orchestrator(config, tell)
+    logging.getLogger().addHandler(_log_file(config.run_dir / "logs" / "orchestrator.log", formatter))
     try:
         address = await orchestrator.start()
-        _say(f"listening on {address} (run directory {config.run_dir})")
+        tell(f"listening on {address} (run directory {config.run_dir})")
+        if orchestrator.watched.address:
+            tell(f"metrics at http://{orchestrator.watched.address}/metrics")
         if not is_loopback(address):
-            _say("WARNING: no TLS: anyone on this network can watch, ask, and read the answers on the way")
-        greeting = asyncio.create_task(_greet(orchestrator))
+            tell("WARNING: no TLS: anyone on this network can watch, ask, and read the answers on the way")
+        greeting = asyncio.create_task(_greet(orchestrator, tell))
         await stopping.wait()
         greeting.cancel()
-        _say("stopping …")
+        tell("stopping …")
     finally:
         await orchestrator.stop()
         if beating is not None:
@@ -74,25 +77,21 @@ async def _serve(config: OrchestratorConfig, pulse_fd: int) -> int:
     return 0
 
 
-def _log_file(path: Path) -> logging.Handler:
+def _log_file(path: Path, formatter: logging.Formatter) -> logging.Handler:
     """What happened and why, decisions included; the terminal only shows what a person should look at."""
     path.parent.mkdir(exist_ok=True)
     handler = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=1)
-    handler.setFormatter(logging.Formatter(_FORMAT))
+    handler.setFormatter(formatter)
     return handler
 
 
-async def _greet(orchestrator: Orchestrator) -> None:
+async def _greet(orchestrator: Orchestrator, tell: Callable[[str], None]) -> None:
     if not orchestrator.backend.wanted:
         return
     await orchestrator.until_ready()
     address = orchestrator.address
     option = "" if address == "127.0.0.1:7420" else f" --address {address}"
-    _say(f"ready. Try:  tandem watch{option} clip.mp4 --ask 'What was shown?'")
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
+    tell(f"ready. Try:  tandem watch{option} clip.mp4 --ask 'What was shown?'")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import grpc
 from grpc_health.v1 import _async as health_aio
@@ -18,12 +18,15 @@ from orchestrator.config import OrchestratorConfig
 from orchestrator.gateway import Gateway
 from orchestrator.journal import Journal
 from orchestrator.messages import decisions_of, status_of
+from orchestrator.metrics import read as read_metrics
 from orchestrator.registry import Registry
 from orchestrator.rundir import RunDir
 from orchestrator.settings import SessionSettings
 from orchestrator.streams import Streams
 from orchestrator.supervisor import Supervisor
+from orchestrator.watched import Watched
 from tandem.core.clock import Clock, monotonic_clock
+from tandem.core.meters import Sample
 from tandem.wire.attach import build_info, make_boot_id
 from tandem.wire.channel import bind, make_server
 from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc, registry_pb2, registry_pb2_grpc
@@ -55,6 +58,8 @@ class Orchestrator:
         journal.touch_all()
         fresh_s = _FRESH_HEARTBEATS * config.heartbeat_s
         self.cluster = Cluster(secret, config.lease_s, fresh_s, clock)
+        self.watched = Watched(config, self._samples, clock)
+        self.cluster.observer = self.watched.observer
         settings = SessionSettings(limits=config.limits, bounds=config.bounds)
         self.streams = Streams(self.cluster, journal, settings, clock, config.max_streams, config.quotas)
         self.backend = self._make_backend(say)
@@ -81,6 +86,7 @@ class Orchestrator:
             names = (FRONT_DOOR, REGISTRY, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, server)
         self.address = bind(server, self.config.listen)
+        self.watched.listen()
         await server.start()
         self._run_dir.write_address(self.address)
         await self._health.set(FRONT_DOOR, health_pb2.HealthCheckResponse.SERVING)
@@ -91,7 +97,8 @@ class Orchestrator:
     def status(self) -> client_pb2.GetStatusResponse:
         """What runs."""
         starting = [(wanted.name, wanted.role.value) for wanted in self.backend.wanted]
-        status = status_of(self.cluster, self._build, [self.address], starting, self._clock())
+        endings = self.backend.endings if isinstance(self.backend, LocalBackend) else {}
+        status = status_of(self.cluster, self._build, [self.address], starting, self._clock(), endings)
         status.decisions.extend(decisions_of(self.streams.door, self._clock()))
         return status
 
@@ -109,7 +116,12 @@ class Orchestrator:
             await self._server.stop(STOP_GRACE_S)
         await self._supervisor.close()
         await asyncio.gather(self.cluster.close(), self.backend.stop())
+        await self.watched.close()
         self._run_dir.close()
+
+    def _samples(self) -> Iterable[Sample]:
+        self.cluster.observer.look(now=True)
+        return read_metrics([stream.session for stream in self.streams], self.cluster.members)
 
     def _make_backend(self, say: Callable[[str], None]) -> Backend:
         if not self.config.encoders and not self.config.reasoners:

@@ -15,6 +15,10 @@ from orchestrator.config import OrchestratorConfig, ServiceSettings
 from orchestrator.limits import Limits
 from orchestrator.quotas import Quotas, read_quotas
 from orchestrator.rundir import make_private
+from tandem.core.logs import FORMATS
+
+METRICS_ADDRESS = "127.0.0.1:7421"
+"""Where metrics are when no address is named."""
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, encoders: int, reasoners: int) -> None:
@@ -92,6 +96,29 @@ def add_arguments(parser: argparse.ArgumentParser, *, encoders: int, reasoners: 
     )
     memory.add_arguments(parser)
     thinking.add_arguments(parser)
+    _add_watching(parser)
+
+
+def _add_watching(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("how it is watched (docs/observability.md)").add_argument
+    add(
+        "--metrics",
+        nargs="?",
+        const=METRICS_ADDRESS,
+        default="",
+        metavar="HOST:PORT",
+        help=f"serve Prometheus metrics, those of services that are started here on the ports after it "
+        f"(without a value {METRICS_ADDRESS}; default: nowhere)",
+    )
+    add("--log-format", default="text", choices=FORMATS, help="of all logs (%(default)s)")
+    add(
+        "--trace-frames",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="where OTEL_EXPORTER_OTLP_ENDPOINT is set, trace one frame of each stream in so many seconds; "
+        "0: none (%(default)s)",
+    )
 
 
 def to_config(args: argparse.Namespace) -> OrchestratorConfig:
@@ -113,6 +140,8 @@ def to_config(args: argparse.Namespace) -> OrchestratorConfig:
             window_units=args.window_units,
             threads=args.threads,
             log_level="debug" if args.log_level == "debug" else "info",
+            log_format=args.log_format,
+            metrics=args.metrics,
         ),
         limits=Limits(resume_seconds=args.resume_seconds),
         bounds=Bounds(
@@ -124,6 +153,9 @@ def to_config(args: argparse.Namespace) -> OrchestratorConfig:
         quotas=read_quotas(args.quotas) if args.quotas else Quotas(),
         heartbeat_s=min(0.5, args.lease_seconds / 6),
         lease_s=args.lease_seconds,
+        metrics=args.metrics,
+        log_format=args.log_format,
+        trace_frames_s=args.trace_frames,
     )
 
 

@@ -12,10 +12,13 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from orchestrator.cluster import Cluster, Service
+from orchestrator.question_watch import QuestionWatch
 from orchestrator.session import Session
 from orchestrator.stream import State
 from tandem.core.clock import Clock
 from tandem.core.errors import DataLost, DeadlineExceeded, NotFound, TandemError, Unavailable, WrongState
+from tandem.core.logs import is_about
+from tandem.core.telemetry import NO_TELEMETRY
 from tandem.core.timeline import Gap, GapReason, TimeRange, format_time
 from tandem.wire.convert import gap_to_proto
 from tandem.wire.gen.tandem.v1 import client_pb2, reasoner_pb2, types_pb2
@@ -61,6 +64,10 @@ class Asked:
     """True once its reasoner was seen gone, or a replay under way: what it is about comes back, and is waited
     for."""
     gaps: list[Gap] = field(default_factory=list)
+    is_counted: bool = True
+    """False for one that nobody asked just now: a check of a standing question."""
+    trace: str = ""
+    """Of the call that asked; once it is being answered, of its own span."""
 
     @property
     def patience_s(self) -> float:
@@ -80,6 +87,20 @@ def ask(session: Session, question: types_pb2.Question, clock: Clock) -> Asked:
 
 async def answer(asked: Asked, session: Session, cluster: Cluster, clock: Clock) -> Events:
     """The answer as it comes; the last event is the final record, whatever happens but cancellation."""
+    telemetry = cluster.observer.telemetry if asked.is_counted else NO_TELEMETRY
+    watch = QuestionWatch(asked, session, telemetry, clock)
+    asked.trace = watch.context
+    is_about(session.stream_id, session.epoch)
+    try:
+        async with aclosing(_answer(asked, session, cluster, clock)) as events:
+            async for event in events:
+                watch.saw(event)
+                yield event
+    finally:
+        watch.end()
+
+
+async def _answer(asked: Asked, session: Session, cluster: Cluster, clock: Clock) -> Events:
     try:
         await _wait_for_frames(asked, session, clock)
         async with aclosing(_ask_until_answered(asked, session, cluster, clock)) as events:
@@ -209,7 +230,7 @@ async def _ask_once(asked: Asked, session: Session, service: Service, clock: Clo
     request = reasoner_pb2.AnswerRequest(
         stream_id=session.stream_id, question=asked.question, as_of_us=as_of_us
     )
-    async with aclosing(service.link.answer(request, ANSWER_TIMEOUT_S)) as responses:
+    async with aclosing(service.link.answer(request, ANSWER_TIMEOUT_S, asked.trace)) as responses:
         async for response in responses:
             if response.WhichOneof("event") == "final":
                 asked.gaps = session.timeline.gaps_before(_as_of(asked, response.final.watermark_us))

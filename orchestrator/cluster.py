@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 
 from orchestrator.membership import Identity, Loss, Member, Membership
+from orchestrator.observer import Observer
 from orchestrator.placement import NotPlaced, Placed, place, reason_to_move
 from orchestrator.reasoner_link import ReasonerLink
 from orchestrator.waiting import Gone, Signal, stop
@@ -57,6 +58,8 @@ class Cluster:
 
     def __init__(self, secret: bytes, lease_s: float, fresh_s: float, clock: Clock) -> None:
         self.secret = secret
+        self.observer = Observer(clock)
+        """Watches, and decides nothing; the orchestrator puts the one that counts in its place."""
         self.changed = Signal()
         self.placed: Counter[str] = Counter()
         """Streams on each service by name, by our own account."""
@@ -85,7 +88,10 @@ class Cluster:
 
     def attach(self, identity: Identity, build: types_pb2.BuildInfo, model: types_pb2.ModelInfo) -> Service:
         """A service said hello."""
+        former = self._membership.get(identity.name)
         loss = self._membership.hello(identity, self._clock())
+        if former is not None and former.identity.boot_id != identity.boot_id:
+            self.observer.service_restarted(identity.role.value)
         if loss is not None:
             self._lose(loss)
         known = self._services.get(identity.name)
@@ -144,6 +150,7 @@ class Cluster:
         """Find the services whose lease ran out; they are gone from now on."""
         losses = self._membership.look(self._clock())
         for loss in losses:
+            self.observer.service_silent(loss)
             self._lose(loss)
         return losses
 

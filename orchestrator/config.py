@@ -13,6 +13,7 @@ from orchestrator.memory import problems as memory_problems
 from orchestrator.quotas import Quotas
 from orchestrator.thinking import Thinking
 from orchestrator.thinking import problems as thinking_problems
+from tandem.core.addresses import listen_problem, split_address
 from tandem.core.errors import InvalidInput
 from tandem.wire.channel import is_loopback, is_wildcard, parse_address
 
@@ -31,6 +32,9 @@ class ServiceSettings:
     threads: int = 0
     """Torch threads of each service; 0: its own choice."""
     log_level: str = "info"
+    log_format: str = "text"
+    metrics: str = ""
+    """Where the orchestrator's metrics are; those of the services are on the ports after it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +61,12 @@ class OrchestratorConfig:
     heartbeat_s: float = 0.5
     lease_s: float = 3.0
     """Silence after which a service is lost: longer than any pause of a healthy one."""
+    metrics: str = ""
+    """Where Prometheus finds this process's metrics, host:port; empty: nowhere."""
+    log_format: str = "text"
+    """One of `tandem.core.logs.FORMATS`."""
+    trace_frames_s: float = 10.0
+    """Of each stream one frame in so many seconds is traced, where traces are on; 0: none."""
 
     def __post_init__(self) -> None:
         problems = _problems(self)
@@ -88,12 +98,24 @@ def _problems(config: OrchestratorConfig) -> list[str]:
         found.append(
             f"lease_s is {config.lease_s}, at least three heartbeats ({3 * config.heartbeat_s:g}) are needed"
         )
+    found += _metrics_problems(config)
+    if not 0 <= config.trace_frames_s < math.inf:
+        found.append(f"--trace-frames is {config.trace_frames_s}, seconds of 0 or more are needed")
     if config.bounds.keep_us < 0:
         found.append(f"keep_seconds is {config.bounds.keep_us / 1e6}, at least 0 is needed")
     found += memory_problems(config.services.memory) + thinking_problems(config.services.thinking)
     if config.run_dir.exists() and not config.run_dir.is_dir():
         found.append(f"run_dir {config.run_dir} is not a directory")
     return found
+
+
+def _metrics_problems(config: OrchestratorConfig) -> list[str]:
+    if not config.metrics:
+        return []
+    if problem := listen_problem(config.metrics):
+        return [f"--metrics: {problem}"]
+    last = split_address(config.metrics)[1] + config.encoders + config.reasoners
+    return [f"--metrics: {config.metrics} leaves no ports for those of the services"] if last > 65535 else []
 
 
 def _listen_problems(config: OrchestratorConfig) -> list[str]:

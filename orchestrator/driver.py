@@ -18,6 +18,7 @@ from orchestrator.stream import Event, State
 from orchestrator.waiting import stop
 from tandem.core.clock import Clock
 from tandem.core.errors import Incompatible, InvalidInput, TandemError, Unavailable
+from tandem.core.logs import is_about
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class Driver:
 
     async def run(self) -> None:
         """Until the stream is closed. Never raises but on cancellation: failures end the stream."""
+        is_about(self._session.stream_id)
         while self._session.state is not State.CLOSED:
             watermark_us = self._session.timeline.watermark_us
             try:
@@ -79,16 +81,19 @@ class Driver:
     async def _feed(self, placed: Placed, encoder: Service, reasoner: Service) -> None:
         session = self._session
         session.epoch += 1
+        is_about(session.stream_id, session.epoch)
         held = await self._open(placed, reasoner)
         start = plan_start(session.timeline, session.checkpoints, held, session.loss)
         session.begin(start, placed.encoder.name, placed.reasoner.name)
+        self._cluster.observer.placed(session, placed)
         opening = open_message(
             session,
             start,
             (placed.reasoner.name, placed.reasoner.address),
             self._cluster.ticket(placed),
         )
-        work = encode(encoder.channel, session, opening, (encoder.gone, reasoner.gone))
+        traces = self._cluster.observer.frames
+        work = encode(encoder.channel, session, opening, (encoder.gone, reasoner.gone), traces)
         await self._until(work, placed, needs_encoder=True)
 
     async def _open(self, placed: Placed, reasoner: Service) -> Held:
@@ -160,6 +165,7 @@ class Driver:
         session = self._session
         if session.state is State.CLOSED:
             return
+        self._cluster.observer.lost(session, error)
         if isinstance(error, HOPELESS):
             session.fail(error)
             return

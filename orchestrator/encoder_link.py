@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 
 from orchestrator.backlog import Hole, Item, Media
+from orchestrator.frame_traces import FrameTraces
 from orchestrator.recovery import Start
 from orchestrator.session import Session
 from orchestrator.waiting import Gone, stop
@@ -60,8 +61,9 @@ async def encode(
     session: Session,
     opening: encoder_pb2.EncodeRequest.Open,
     gone: Sequence[Gone],
+    traces: FrameTraces,
 ) -> None:
-    """Feed `session` until the encoder has published all of it.
+    """Feed `session` until the encoder has published all of it; `traces` says which media is traced.
 
     Raises:
         TandemError: the call broke, or one of the services it needs is `gone`.
@@ -69,7 +71,7 @@ async def encode(
     stub: Any = encoder_pb2_grpc.EncoderServiceStub(channel)
     call: Call = stub.Encode()
     watches = [asyncio.ensure_future(service.wait()) for service in gone]
-    work = asyncio.ensure_future(_run(call, session, opening))
+    work = asyncio.ensure_future(_run(call, session, opening, traces))
     try:
         await asyncio.wait({work, *watches}, return_when=asyncio.FIRST_COMPLETED)
         for service in gone:
@@ -87,14 +89,16 @@ async def encode(
         await stop(work, *watches)
 
 
-async def _run(call: Call, session: Session, opening: encoder_pb2.EncodeRequest.Open) -> None:
+async def _run(
+    call: Call, session: Session, opening: encoder_pb2.EncodeRequest.Open, traces: FrameTraces
+) -> None:
     await call.write(encoder_pb2.EncodeRequest(open=opening))
     async with asyncio.timeout(OPEN_TIMEOUT_S):
         first = await _read(call)
     if first.WhichOneof("event") != "opened":
         raise Internal(f"{session.encoder} began with {first.WhichOneof('event')}, not with opened")
     session.opened(first.opened)
-    feeder = asyncio.ensure_future(_feed(call, session))
+    feeder = asyncio.ensure_future(_feed(call, session, traces))
     reader = asyncio.ensure_future(_follow(call, session))
     try:
         await asyncio.wait({feeder, reader}, return_when=asyncio.FIRST_EXCEPTION)
@@ -108,12 +112,14 @@ async def _run(call: Call, session: Session, opening: encoder_pb2.EncodeRequest.
         await stop(feeder, reader)
 
 
-async def _feed(call: Call, session: Session) -> None:
+async def _feed(call: Call, session: Session, traces: FrameTraces) -> None:
     while True:
         item = session.take()
         if item is not None:
             request = _to_request(item)
             if request is not None:
+                if isinstance(item, Media):
+                    request.traceparent = traces.context(session.stream_id, session.epoch, item)
                 await call.write(request)
         elif session.media_ended and not session.backlog.has_waiting:
             await call.write(encoder_pb2.EncodeRequest(end=encoder_pb2.EncodeRequest.End()))

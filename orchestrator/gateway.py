@@ -20,6 +20,7 @@ from orchestrator.held_stream import Stream
 from orchestrator.intake import receive_chunk, receive_picture
 from orchestrator.last_words import wait_for_last_words
 from orchestrator.messages import goodbye_of, progress_of, refusal_of, summary_of, welcome_of
+from orchestrator.observer import Observer
 from orchestrator.outbox import Outbox, pump
 from orchestrator.questions import admit
 from orchestrator.session import Session
@@ -28,6 +29,8 @@ from orchestrator.streams import Streams
 from orchestrator.waiting import stop
 from tandem.core.clock import Clock
 from tandem.core.errors import InvalidInput, SlowReader, TandemError, WrongState
+from tandem.core.logs import is_about
+from tandem.core.tracing import from_metadata
 from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc
 from tandem.wire.status import abort_with
 
@@ -54,6 +57,7 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
         try:
             await self._watch(context)
         except TandemError as error:
+            self._cluster.observer.call_ended(error)
             await abort_with(context, error)
 
     async def Ask(self, request: client_pb2.AskRequest, context: Any) -> None:  # type: ignore[override]
@@ -61,12 +65,17 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
         try:
             await self._ask(request, context)
         except TandemError as error:
+            self._cluster.observer.call_ended(error)
             await abort_with(context, error)
 
     async def ListStreams(self, request: Any, context: Any) -> client_pb2.ListStreamsResponse:
         """Lists the streams that are held."""
         now_s = self._clock()
-        summaries = (summary_of(each.session, len(each.standing), now_s) for each in self._streams)
+        find = self._cluster.observer.find
+        summaries = (
+            summary_of(each.session, len(each.standing), now_s, find(each.session.stream_id))
+            for each in self._streams
+        )
         return client_pb2.ListStreamsResponse(streams=summaries)
 
     async def GetStatus(self, request: Any, context: Any) -> client_pb2.GetStatusResponse:
@@ -76,8 +85,9 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
 
     async def _watch(self, context: Any) -> None:
         opening = await _first_message(context)
-        stream = self._streams.open(opening)
+        stream = self._open(opening)
         session, is_new = stream.session, not opening.resume_token
+        is_about(session.stream_id, session.epoch)
         outbox = Outbox(lambda: progress_of(session), self._clock)
         session.attach(outbox)
         try:
@@ -95,9 +105,20 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
             if is_new or (session.forget_after and session.state is State.ENDED):
                 self._streams.forget(stream)
 
+    def _open(self, opening: client_pb2.WatchRequest.Open) -> Stream:
+        observer = self._cluster.observer
+        try:
+            stream = self._streams.open(opening)
+        except TandemError as error:
+            observer.opened("refused", error)
+            observer.refused("stream", error)
+            raise
+        observer.opened("resumed" if opening.resume_token else "new")
+        return stream
+
     async def _run(self, context: Any, stream: Stream, outbox: Outbox) -> None:
         ended = asyncio.Event()
-        reader = asyncio.ensure_future(_Reader(context, stream, outbox, ended).run())
+        reader = asyncio.ensure_future(_Reader(context, stream, outbox, ended, self._cluster.observer).run())
         writer = asyncio.ensure_future(pump(outbox, context.write, self._slow_s))
         closer = asyncio.ensure_future(_say_goodbye(stream, outbox, ended, self._cluster))
         tasks = (reader, writer, closer)
@@ -114,9 +135,14 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
         session = self._streams.get(request.stream_id).session
         question = request.question
         question.question_id = question.question_id or f"a-{secrets.token_hex(6)}"
-        admit(session, question)
-        self._streams.door.check_question(session)
+        try:
+            admit(session, question)
+            self._streams.door.check_question(session)
+        except TandemError as error:
+            self._cluster.observer.refused("question", error)
+            raise
         asked = ask(session, question, self._clock)
+        asked.trace = from_metadata(context.invocation_metadata())
         session.questions += 1
         try:
             await context.send_initial_metadata(())
@@ -141,8 +167,11 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
 class _Reader:
     """Reads one client until it is gone."""
 
-    def __init__(self, context: Any, stream: Stream, outbox: Outbox, ended: asyncio.Event) -> None:
+    def __init__(
+        self, context: Any, stream: Stream, outbox: Outbox, ended: asyncio.Event, observer: Observer
+    ) -> None:
         self._context = context
+        self._observer = observer
         self._session = stream.session
         self._questions = stream.questions
         self._standing = stream.standing
@@ -195,7 +224,12 @@ class _Reader:
             else:
                 receive_chunk(session, request.chunk)
         except TandemError as error:
+            if not session.is_bytes:
+                self._observer.picture_refused(error)
             self._outbox.put(refusal_of(error, position=position))
+        else:
+            if session.next_position > before:
+                self._observer.received(0 if session.is_bytes else 1, size)
         if session.next_position > before:
             self._sent_nothing_new = False
 
@@ -203,12 +237,14 @@ class _Reader:
         try:
             self._questions.ask(request.ask, is_repeat=self._sent_nothing_new)
         except TandemError as error:
+            self._observer.refused("question", error)
             self._outbox.put(refusal_of(error, question_id=request.ask.question_id))
 
     def _stand(self, request: client_pb2.WatchRequest) -> None:
         try:
             self._standing.set(request.stand)
         except TandemError as error:
+            self._observer.refused("standing", error)
             self._outbox.put(refusal_of(error, question_id=request.stand.question_id))
 
 

@@ -58,6 +58,10 @@ class Member:
     details: Mapping[str, str] = field(default_factory=dict)
     reason: str = ""
     """Why it stands as it does."""
+    last_loss: str = ""
+    """Why it was lost the last time; empty: it never was."""
+    last_loss_s: float = 0.0
+    """When it was last heard of before that."""
 
     @property
     def is_ready(self) -> bool:
@@ -103,7 +107,7 @@ class Membership:
         one name.
         """
         former = self._members.get(identity.name)
-        restarts, loss = 0, None
+        restarts, loss, last_loss, last_loss_s = 0, None, "", 0.0
         if former is not None:
             same_boot = former.identity.boot_id == identity.boot_id
             restarts = former.restarts + (0 if same_boot else 1)
@@ -114,12 +118,16 @@ class Membership:
                 )
             if former.is_live and not same_boot:
                 loss = Loss(former.identity, "it restarted")
+                former.last_loss, former.last_loss_s = loss.reason, former.seen_s
+            last_loss, last_loss_s = former.last_loss, former.last_loss_s
         self._members[identity.name] = Member(
             identity=identity,
             standing=Standing.READY,
             seen_s=now_s,
             restarts=restarts,
             reason="it attached",
+            last_loss=last_loss,
+            last_loss_s=last_loss_s,
         )
         return loss
 
@@ -167,4 +175,5 @@ class Membership:
 
     def _lose(self, member: Member, reason: str) -> Loss:
         member.standing, member.reason = Standing.LOST, reason
+        member.last_loss, member.last_loss_s = reason, member.seen_s
         return Loss(member.identity, reason)

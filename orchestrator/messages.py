@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from orchestrator.cluster import Cluster
 from orchestrator.door import Door
 from orchestrator.membership import Member
+from orchestrator.observer import Seen
 from orchestrator.session import Session
 from orchestrator.tokens import resume_token
 from tandem.core.errors import TandemError
@@ -77,9 +78,11 @@ def thought_of(thought: reasoner_pb2.WatchStreamResponse, dropped: int) -> clien
     )
 
 
-def summary_of(session: Session, standing: int, now_s: float) -> client_pb2.StreamSummary:
-    """One line of `tandem streams`; so many questions stand for it."""
-    return client_pb2.StreamSummary(
+def summary_of(
+    session: Session, standing: int, now_s: float, seen: Seen | None = None
+) -> client_pb2.StreamSummary:
+    """One line of `tandem streams`; so many questions stand for it. `seen`: what was noticed of it."""
+    summary = client_pb2.StreamSummary(
         stream_id=session.stream_id,
         state=session.state,
         progress=_progress(session),
@@ -94,7 +97,13 @@ def summary_of(session: Session, standing: int, now_s: float) -> client_pb2.Stre
         last_note=session.last_note,
         standing_questions=standing,
         tenant=session.terms.tenant,
+        epoch=session.epoch,
     )
+    if seen is not None:
+        summary.placed_because, summary.blocks_per_s = seen.placed_because, seen.rate()
+        if seen.last_error:
+            summary.last_error, summary.last_error_age_s = seen.last_error, now_s - seen.last_error_s
+    return summary
 
 
 def status_of(
@@ -103,11 +112,15 @@ def status_of(
     listeners: Iterable[str],
     starting: Iterable[tuple[str, str]],
     now_s: float,
+    endings: Mapping[str, str] | None = None,
 ) -> client_pb2.GetStatusResponse:
-    """What runs. `starting`: names and roles of services that were started and have not attached."""
-    loads = cluster.loads()
+    """What runs. `starting`: names and roles of services that were started and have not attached.
+
+    `endings`: how the last process of a service ended, by its name, where that is known.
+    """
+    ends, loads = endings or {}, cluster.loads()
     services = [
-        _service_status(cluster, member, now_s, loads.get(member.identity.name, 0.0))
+        _service_status(cluster, member, now_s, loads.get(member.identity.name, 0.0), ends)
         for member in cluster.members
     ]
     known = {status.name for status in services if status.state != "lost"}
@@ -135,7 +148,10 @@ def decisions_of(door: Door, now_s: float) -> list[client_pb2.AdmissionDecision]
     ]
 
 
-def _service_status(cluster: Cluster, member: Member, now_s: float, load: float) -> client_pb2.ServiceStatus:
+def _service_status(
+    cluster: Cluster, member: Member, now_s: float, load: float, endings: Mapping[str, str]
+) -> client_pb2.ServiceStatus:
+    ending = endings.get(member.identity.name, "")
     service = cluster.service(member.identity.name)
     return client_pb2.ServiceStatus(
         name=member.identity.name,
@@ -149,6 +165,9 @@ def _service_status(cluster: Cluster, member: Member, now_s: float, load: float)
         streams=cluster.placed[member.identity.name],
         details=dict(member.details),
         load=load,
+        reason=member.reason,
+        last_loss="; ".join(part for part in (member.last_loss, ending) if part),
+        last_loss_age_s=now_s - member.last_loss_s if member.last_loss else 0.0,
     )
 
 

@@ -14,6 +14,7 @@ from orchestrator.waiting import Gone, Signal
 from tandem.core.errors import DeadlineExceeded
 from tandem.core.ids import StreamId
 from tandem.core.timeline import TimeRange
+from tandem.core.tracing import to_metadata
 from tandem.wire.gen.tandem.v1 import reasoner_pb2, reasoner_pb2_grpc
 from tandem.wire.status import error_from_rpc
 
@@ -80,10 +81,13 @@ class ReasonerLink:
         await self._call(self._stub.CloseStream, request, f"closing stream {stream_id}")
 
     async def answer(
-        self, request: reasoner_pb2.AnswerRequest, timeout_s: float
+        self, request: reasoner_pb2.AnswerRequest, timeout_s: float, trace: str = ""
     ) -> AsyncGenerator[reasoner_pb2.AnswerResponse, None]:
-        """The answer as it comes. Leaving the iteration cancels it at the reasoner."""
-        call = self._stub.Answer(request, timeout=timeout_s)
+        """The answer as it comes. Leaving the iteration cancels it at the reasoner.
+
+        `trace` is the context of the question's span; empty: it is not traced.
+        """
+        call = self._stub.Answer(request, timeout=timeout_s, metadata=to_metadata(trace))
         self._answering[request.stream_id] += 1
         try:
             while True:

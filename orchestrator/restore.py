@@ -7,6 +7,7 @@ import contextlib
 from google.protobuf.message import DecodeError
 
 from orchestrator.checkpoints import Checkpoint
+from orchestrator.inventory import Inventory
 from orchestrator.journal import Record
 from orchestrator.session import Session
 from tandem.core.timeline import GapReason
@@ -51,3 +52,11 @@ def restore(session: Session, record: Record) -> None:
     session.reasoner = record.reasoner
     session.loss = GapReason.ORCHESTRATOR_LOST
     session.start_at(place_of(record), watermark_us=record.watermark_us, gaps=record.gaps)
+
+
+def place_at_holder(session: Session, inventory: Inventory) -> None:
+    """What is really held decides, where it is known: the journal may be half a second behind."""
+    holding = inventory.find(session.stream_id, session.nonce, session.reasoner)
+    if holding is not None:
+        session.reasoner, session.epoch = holding.reasoner, max(session.epoch, holding.epoch)
+    inventory.forget(session.stream_id)

@@ -174,7 +174,7 @@ class StandingQuestions:
             sampling=types_pb2.Sampling(max_tokens=held.asked.answer_tokens),
             answer_from_published=True,
         )
-        asked = Asked(question, self._clock(), self._session.backlog.end, watermark_us)
+        asked = Asked(question, self._clock(), self._session.backlog.end, watermark_us, is_counted=False)
         record = None
         async with aclosing(answer(asked, self._session, self._cluster, self._clock)) as events:
             async for event in events:

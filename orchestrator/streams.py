@@ -19,7 +19,7 @@ from orchestrator.journal import Journal, Record
 from orchestrator.limits import check_stream_id
 from orchestrator.questions import Questions
 from orchestrator.quotas import Quotas, check_tenant
-from orchestrator.restore import place_of, restore, to_record
+from orchestrator.restore import place_at_holder, place_of, restore, to_record
 from orchestrator.session import Session
 from orchestrator.settings import SessionSettings
 from orchestrator.standing import StandingQuestions
@@ -214,30 +214,21 @@ class Streams:
             session.lost_start = session.is_restored = True
             # Above all that were counted from 1, and those of former losses.
             session.epoch = int(time.time())
-            self._place_at_holder(session)
+            place_at_holder(session, self._inventory)
             return self._start(session, check_tenant(request.tenant))
         return self._restore(session, record)
 
     def _restore(self, session: Session, record: Record) -> Stream:
         restore(session, record)
-        self._place_at_holder(session)
+        place_at_holder(session, self._inventory)
         stream = self._start(session, record.tenant)
         stream.standing.restore(record.standing, record.alerts)
         return stream
 
-    def _place_at_holder(self, session: Session) -> None:
-        """What is really held decides, where it is known: the journal may be half a second behind."""
-        holding = self._inventory.find(session.stream_id, session.nonce, session.reasoner)
-        if holding is not None:
-            session.reasoner, session.epoch = holding.reasoner, max(session.epoch, holding.epoch)
-        self._inventory.forget(session.stream_id)
-
     def _start(self, session: Session, tenant: str, *, is_new: bool = False) -> Stream:
         if len(self._streams) >= self._max_streams:
-            raise LimitExceeded(
-                f"{len(self._streams)} streams are open, no more fit",
-                retry_after_s=self.door.retry_after_one(),
-            )
+            wait_s = self.door.retry_after_one()
+            raise LimitExceeded(f"{len(self._streams)} streams are open, no more fit", retry_after_s=wait_s)
         session.terms = self.door.admit(session, tenant, is_new=is_new)
         driver = Driver(session, self._cluster, self._clock)
         task = asyncio.create_task(driver.run(), name=f"stream {session.stream_id}")
@@ -245,6 +236,7 @@ class Streams:
         questions = Questions(*services, self.door)
         stream = Stream(session, questions, StandingQuestions(*services), task)
         self._streams[session.stream_id] = stream
+        self._cluster.observer.began(session)
         return stream
 
     def _watch(self, stream: Stream, watching: types_pb2.Watching) -> None:

@@ -62,6 +62,7 @@ class Supervisor:
                 for loss in self._cluster.look():
                     self._backend.replace(loss.identity.name, loss.reason)
                 self._streams.tick()
+                self._cluster.observer.look()
                 self._close_strays()
             except Exception:
                 log.exception("a tick failed; the next one comes")

@@ -57,6 +57,8 @@ class Timeline:
     lag_ms: float = 0.0
     gaps: list[Gap] = field(default_factory=list)
     """In order, never overlapping."""
+    gap_changes: int = 0
+    """How often they may have changed."""
 
     @property
     def blocks(self) -> int:
@@ -96,6 +98,7 @@ class Timeline:
 
     def declare(self, gap: Gap) -> None:
         """Record a gap. What is a gap already keeps its first reason."""
+        self.gap_changes += 1
         wanted = gap.range
         first = bisect_left(self.gaps, wanted.start_us, key=lambda known: known.range.end_us)
         last = bisect_right(self.gaps, wanted.end_us, key=lambda known: known.range.start_us)
@@ -107,6 +110,7 @@ class Timeline:
 
     def refill(self, from_us: int, reasons: Iterable[GapReason]) -> None:
         """Forget gaps of these reasons after `from_us`: their media is being encoded again."""
+        self.gap_changes += 1
         dropped = frozenset(reasons)
         kept = []
         for gap in self.gaps:

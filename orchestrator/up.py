@@ -21,6 +21,7 @@ from orchestrator.config import OrchestratorConfig
 from orchestrator.pulse import PERIOD_S, Pulse
 from orchestrator.rundir import read_address
 from tandem.core.errors import InvalidInput
+from tandem.core.logs import make_formatter, say
 
 EXAMPLE = """example:
   tandem up
@@ -75,7 +76,8 @@ class _Keeper:
                 return code
             failures = 1 if time.monotonic() - started_s > _HEALTHY_S else failures + 1
             wait_s = min(0.1 * 2 ** (failures - 1), _BACKOFF_MAX_S)
-            print(f"the orchestrator ended (status {code}); starting it again in {wait_s:.1f} s", flush=True)
+            formatter = make_formatter(self._config.log_format, "up")
+            say(f"the orchestrator ended (status {code}); starting it again in {wait_s:.1f} s", formatter)
             self._sleep(wait_s)
             if self._stopping:
                 return 0

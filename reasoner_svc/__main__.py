@@ -21,6 +21,7 @@ from reasoner_svc.config import LANES, ReasonerConfig
 from tandem.core.choices import EVICTION, OTHER_RETRIEVAL, RETRIEVAL
 from tandem.core.errors import TandemError
 from tandem.core.lifetime import die_with_parent, leave, until_called
+from tandem.core.logs import FORMATS, make_formatter, say, set_up
 from tandem.core.secret_file import read_secret
 from tandem.wire.leaving import Leaving
 
@@ -41,22 +42,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a reasoner until SIGTERM or SIGINT; returns the exit status."""
     parent_pid = os.getppid()
     args = _parser().parse_args(argv)
-    logging.basicConfig(
-        level=args.log_level.upper(),
-        format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    set_up(args.log_format, "reasoner", args.name, level=getattr(logging, args.log_level.upper()))
     if args.die_with_parent:
         die_with_parent(parent_pid)
     try:
         config = _config(args)
-        return asyncio.run(_serve(config))
+        formatter = make_formatter(args.log_format, "reasoner", args.name)
+        return asyncio.run(_serve(config, formatter))
     except TandemError as error:
         print(f"tandem reasoner: {error}", file=sys.stderr)
         return 2
 
 
-async def _serve(config: ReasonerConfig) -> int:
+async def _serve(config: ReasonerConfig, formatter: logging.Formatter) -> int:
     leaving = Leaving(config.drain_s)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -76,7 +74,7 @@ async def _serve(config: ReasonerConfig) -> int:
             return 0
     reasoner = Reasoner(config, model, embedder=embedder, leaving=leaving)
     address = await reasoner.start()
-    print(f"reasoner {config.name} is ready on {address} (pid {os.getpid()})", flush=True)
+    say(f"reasoner {config.name} is ready on {address} (pid {os.getpid()})", formatter)
     waits = [asyncio.create_task(each) for each in (leaving.asked(), reasoner.failed.wait())]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     for wait in waits:
@@ -144,6 +142,7 @@ def _config(args: argparse.Namespace) -> ReasonerConfig:
         drain_s=args.drain_seconds,
         reflection=args.reflection,
         standby=args.standby,
+        metrics=args.metrics,
     )
 
 
@@ -204,6 +203,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--die-with-parent", action="store_true", help="end when the process that started this one ends")
     add("--standby", action="store_true", help="load the model, then wait for 'go' on standard input")
     add("--reflection", action="store_true", help="let tools list the services of this process")
+    add("--metrics", default="", metavar="HOST:PORT", help="serve Prometheus metrics here; empty: nowhere")
+    add("--log-format", default="text", choices=FORMATS, help="of all logs (%(default)s)")
     add("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     return parser
 

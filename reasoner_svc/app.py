@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from kv_transfer.base import LinkConfig, LocalEnd
+from reasoner_svc import metrics
+from reasoner_svc.assembling import link_config, make_disk, make_recaller
 from reasoner_svc.changes import Changes
 from reasoner_svc.config import ReasonerConfig
 from reasoner_svc.decode.engine import Engine
-from reasoner_svc.decode.recaller import Recaller
+from reasoner_svc.decode.measuring import MeasuredPasses
 from reasoner_svc.decode.schedule import ScheduleLimits
 from reasoner_svc.inbox import Inbox
 from reasoner_svc.links import TransferServicer
 from reasoner_svc.moving import Here, Mover
 from reasoner_svc.notes.keeping import NoteKeeper
 from reasoner_svc.notes.rules import shelf_tokens
-from reasoner_svc.retrieve.select import Limits
 from reasoner_svc.service import ReasonerServicer
-from reasoner_svc.store.disk.slots import Fsync, FsyncPolicy
-from reasoner_svc.store.disk.store import DiskStore
 from reasoner_svc.store.policies.names import POLICIES
 from reasoner_svc.store.spill import Spiller
 from reasoner_svc.store.store import BlockStore
@@ -34,12 +32,12 @@ from reasoner_svc.store.tiers.ram import RamTier
 from reasoner_svc.streams import Streams
 from reasoner_svc.thinking.tools import load_tools
 from reasoner_svc.view.loading import LayerLoader
-from reasoner_svc.view.memory import RecallSettings
 from tandem.core.blocks import BlockHeader
 from tandem.core.clock import Clock, monotonic_clock
+from tandem.core.meters import Sample
 from tandem.core.process_memory import resident_bytes
-from tandem.core.transfer import LaneKind
-from tandem.vlm.embedder import TextEmbedder, embedder_digits
+from tandem.telemetry.process import ProcessTelemetry
+from tandem.vlm.embedder import TextEmbedder
 from tandem.vlm.model import VisionLanguageModel
 from tandem.wire.attach import Attachment, ServiceIdentity, ServiceLoad, make_boot_id, model_info
 from tandem.wire.channel import bind, make_server
@@ -54,8 +52,6 @@ from tandem.wire.leaving import Leaving
 log = logging.getLogger(__name__)
 
 DEFAULT_VIEW_TOKENS = 32_768
-DEFAULT_RECALLED_BLOCKS = 64
-"""What ReKV retrieves (arXiv 2503.00540, section 4)."""
 ENGINE_STOP_S = 10.0
 """Longest wait for the model's thread: one forward pass of a chunk."""
 SERVER_STOP_S = 1.0
@@ -63,15 +59,6 @@ _SERVICES = (
     reasoner_pb2.DESCRIPTOR.services_by_name["ReasonerService"].full_name,
     transfer_pb2.DESCRIPTOR.services_by_name["TransferService"].full_name,
 )
-
-
-def link_config(config: ReasonerConfig) -> LinkConfig:
-    """How links to encoders are served."""
-    return LinkConfig(
-        lanes=tuple(LaneKind(lane) for lane in config.lanes),
-        gloo_host=config.gloo_host,
-        device=config.device,
-    )
 
 
 class Reasoner:
@@ -94,9 +81,19 @@ class Reasoner:
         """Set when the model's thread died: the process should end."""
         self.leaving = leaving or Leaving(config.drain_s)
         """Whether somebody wants it to end."""
+        self.watched = ProcessTelemetry(
+            metrics.METRICS,
+            self._samples,
+            role="reasoner",
+            name=config.name,
+            model=config.model,
+            metrics=config.metrics,
+            clock=clock,
+        )
+        telemetry = self.watched.telemetry
         self.streams = Streams()
         changes = Changes()
-        disk = _disk_store(config, model, clock) if config.data_dir else None
+        self._disk = disk = make_disk(config, model, clock, telemetry.meters) if config.data_dir else None
         policy = POLICIES[config.eviction or ("lru" if disk else "oldest-first")]()
         self.store = BlockStore(RamTier(config.ram_bytes), policy, disk.read if disk else None)
         view_tokens = config.view_tokens or model.prompt.recent_tokens or DEFAULT_VIEW_TOKENS
@@ -106,6 +103,7 @@ class Reasoner:
             disk,
             LayerPool(config.pool_bytes, model.device),
             on_lost=lambda entry, error: _post(loop, lambda: self._lost(entry.header, error)),
+            meters=telemetry.meters,
         )
         self.engine = Engine(
             model,
@@ -118,10 +116,11 @@ class Reasoner:
             clock=clock,
             loop=loop,
             on_fatal=self._on_fatal,
-            recaller=_recaller(config, model, loader, embedder, clock),
+            recaller=make_recaller(config, model, loader, embedder, clock),
             notes_tokens=notes_tokens,
             keep_note=lambda block: keeper.keep(block),
         )
+        self.engine.passes = MeasuredPasses(telemetry.meters, clock)
         self.spiller: Spiller | None = None
         if disk is not None:
             self.spiller = Spiller(
@@ -174,8 +173,9 @@ class Reasoner:
             keeper=keeper,
             tools=load_tools(config.difficulty_probe, config.head_scores, model),
             mover=Mover(self.inbox, Here(local=local, config=links)),
+            telemetry=telemetry,
         )
-        self.transfer = TransferServicer(self.inbox, local, links)
+        self.transfer = TransferServicer(self.inbox, local, links, telemetry)
         # The stubs of grpc_health do not know its asyncio half.
         self._health = cast("Any", health).aio.HealthServicer()
         self._server = make_server()
@@ -189,6 +189,7 @@ class Reasoner:
         if self.config.reflection:
             reflection.enable_server_reflection((*_SERVICES, reflection.SERVICE_NAME), self._server)
         address = bind(self._server, self.config.listen)
+        self.watched.listen()
         self.engine.start()
         if self.spiller is not None:
             self.spiller.start()
@@ -227,6 +228,7 @@ class Reasoner:
             log.error("the model's thread did not end within %.0f s", ENGINE_STOP_S)
         if self.spiller is not None:
             await self.spiller.close()
+        await self.watched.close()
 
     def _load(self) -> ServiceLoad:
         stats = self.engine.stats
@@ -244,8 +246,32 @@ class Reasoner:
             "links": self.transfer.links,
             "rss_bytes": resident_bytes(),
             "device": self.config.device,
+            "disk_full": int(self.spiller is not None and self.spiller.is_full),
+            **({"metrics": self.watched.address} if self.watched.address else {}),
         }
         return ServiceLoad(len(self.streams), {name: str(value) for name, value in details.items()})
+
+    def _samples(self) -> Iterable[Sample]:
+        store, spiller, disk = self.store, self.spiller, self._disk
+        return metrics.read(
+            metrics.State(
+                streams=len(self.streams),
+                watched=self.service.open_watches,
+                links=self.transfer.links,
+                engine=self.engine.stats,
+                blocks=len(store.directory),
+                ram_blocks=store.directory.resident,
+                ram_bytes=store.ram_used_bytes,
+                ram_budget=self.config.ram_bytes,
+                disk_bytes=disk.used_bytes if disk else 0,
+                disk_budget=self.config.disk_bytes if disk else 0,
+                unwritten=store.unwritten,
+                disk_is_full=spiller is not None and spiller.is_full,
+                demoted=store.left_ram - store.dropped,
+                dropped=store.dropped,
+                left_disk=disk.left if disk else {},
+            )
+        )
 
     def _lost(self, header: BlockHeader, error: Exception) -> None:
         self.inbox.gone([header])
@@ -254,43 +280,6 @@ class Reasoner:
 
     def _on_fatal(self) -> None:
         self.failed.set()
-
-
-def _disk_store(config: ReasonerConfig, model: VisionLanguageModel, clock: Clock) -> DiskStore:
-    mode = Fsync.NEVER if config.fsync_s < 0 else Fsync.INTERVAL if config.fsync_s else Fsync.ALWAYS
-    return DiskStore(
-        Path(config.data_dir),
-        fingerprint=model.fingerprint,
-        layout=model.layout,
-        budget_bytes=config.disk_bytes,
-        stream_bytes=config.stream_disk_bytes,
-        keep_s=config.keep_hours * 3600,
-        fsync=FsyncPolicy(mode, max(config.fsync_s, 0.0)),
-        clock=clock,
-    )
-
-
-def _recaller(
-    config: ReasonerConfig,
-    model: VisionLanguageModel,
-    loader: LayerLoader,
-    embedder: TextEmbedder | None,
-    clock: Clock,
-) -> Recaller:
-    blocks = config.retrieve_blocks
-    if blocks < 0:
-        blocks = (
-            DEFAULT_RECALLED_BLOCKS if model.prompt.recalled_blocks is None else model.prompt.recalled_blocks
-        )
-    others = (*config.other_retrieval, *(("external",) if embedder is not None else ()))
-    settings = RecallSettings(
-        strategy=config.retrieval,
-        others=tuple(name for name in dict.fromkeys(others) if name != config.retrieval),
-        limits=Limits(blocks=blocks),
-        embedding_dim=embedder.dim if embedder is not None else 0,
-        embedder=embedder_digits(embedder),
-    )
-    return Recaller(model, settings, loader, clock, embedder.text if embedder is not None else None)
 
 
 def _post(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:

@@ -18,8 +18,8 @@ from reasoner_svc.thinking.asking import thinking_to_proto, thinking_wish
 from reasoner_svc.thinking.tools import NO_TOOLS, ThinkingTools
 from reasoner_svc.workers.asking import WorkerLimits, worker_to_proto, workers_wish
 from reasoner_svc.workers.templates import Template
-from tandem.core.errors import BadQuestion, WrongState
-from tandem.core.ids import QuestionId, is_valid_id
+from tandem.core.errors import BadQuestion, InvalidInput, WrongState
+from tandem.core.ids import NOTES_SUFFIX, QuestionId, is_stream_id, is_valid_id
 from tandem.core.timeline import merge_ranges
 from tandem.wire.convert import range_to_proto, ranges_to_proto
 from tandem.wire.gen.tandem.v1 import reasoner_pb2, types_pb2
@@ -36,6 +36,17 @@ _FINISH = {
     Finish.LENGTH: types_pb2.FINISH_REASON_LENGTH,
     Finish.LOOP: types_pb2.FINISH_REASON_LOOP,
 }
+
+
+def check_opening(request: reasoner_pb2.OpenStreamRequest) -> None:
+    """Raises `InvalidInput` for names that cannot be a stream's."""
+    if not is_stream_id(request.stream_id):
+        raise InvalidInput(
+            f"stream_id {request.stream_id!r} is not 1 to 64 characters of [A-Za-z0-9._-], "
+            f"or ends with {NOTES_SUFFIX!r}"
+        )
+    if request.incarnation and not is_valid_id(request.incarnation):
+        raise InvalidInput(f"incarnation {request.incarnation!r} is not 1 to 64 of these characters")
 
 
 def asked_question(

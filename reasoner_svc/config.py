@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tandem.core.addresses import is_reachable_address, is_wildcard_host
+from tandem.core.addresses import is_reachable_address, is_wildcard_host, listen_problem
 from tandem.core.choices import EVICTION, OTHER_RETRIEVAL, RETRIEVAL
 from tandem.core.errors import InvalidInput
 from tandem.core.ids import is_valid_id
@@ -114,6 +114,8 @@ class ReasonerConfig:
     """Load everything, then wait in reserve for a line on standard input; see `tandem.core.lifetime`."""
     drain_s: float = 20.0
     """How long running questions may take to end when the process is asked to stop."""
+    metrics: str = ""
+    """Where Prometheus finds this process's metrics, host:port; empty: nowhere."""
 
     def __post_init__(self) -> None:
         problems = list(_problems(self))
@@ -174,6 +176,8 @@ def _problems(config: ReasonerConfig) -> list[str]:
         found.append(f"gloo_host {config.gloo_host!r} names every interface; name one address")
     if config.advertise and not is_reachable_address(config.advertise):
         found.append(f"advertise: {config.advertise!r} is no host:port that others can connect to")
+    if config.metrics and (problem := listen_problem(config.metrics)):
+        found.append(f"metrics: {problem}")
     if not config.drain_s >= 0:
         found.append(f"drain_s is {config.drain_s}")
     return found

@@ -12,6 +12,7 @@ from kv_transfer.base import LinkConfig, LocalEnd
 from kv_transfer.link import Link
 from reasoner_svc.inbox import Inbox, LinkInbox
 from tandem.core.errors import TandemError
+from tandem.core.telemetry import NO_TELEMETRY, Telemetry
 from tandem.wire.gen.tandem.v1 import transfer_pb2_grpc
 from tandem.wire.transfer import ServerControlChannel
 
@@ -21,7 +22,10 @@ log = logging.getLogger(__name__)
 class TransferServicer(transfer_pb2_grpc.TransferServiceServicer):
     """The acceptor's end of every transfer pair of this reasoner. Event loop only."""
 
-    def __init__(self, inbox: Inbox, local: LocalEnd, config: LinkConfig) -> None:
+    def __init__(
+        self, inbox: Inbox, local: LocalEnd, config: LinkConfig, telemetry: Telemetry = NO_TELEMETRY
+    ) -> None:
+        self._telemetry = telemetry
         self._inbox = inbox
         self._local = local
         self._config = config
@@ -52,6 +56,7 @@ class TransferServicer(transfer_pb2_grpc.TransferServiceServicer):
             source=sink,
             config=self._config,
             initiator=False,
+            telemetry=self._telemetry,
         )
         self._links.add(link)
         try:

@@ -8,7 +8,8 @@ from typing import Any
 
 import grpc
 
-from reasoner_svc.asking import asked_question, final_to_proto, piece_to_proto, state_to_proto
+from reasoner_svc.answer_watch import AnswerWatch
+from reasoner_svc.asking import asked_question, check_opening, final_to_proto, piece_to_proto, state_to_proto
 from reasoner_svc.changes import Changes
 from reasoner_svc.config import ReasonerConfig
 from reasoner_svc.decode.engine import Engine
@@ -26,14 +27,11 @@ from reasoner_svc.thinking.tools import NO_TOOLS, ThinkingTools
 from reasoner_svc.turns import Turns
 from reasoner_svc.workers.templates import load_templates
 from tandem.core.clock import Clock
-from tandem.core.errors import (
-    AlreadyExists,
-    InvalidInput,
-    LimitExceeded,
-    TandemError,
-    Unavailable,
-)
-from tandem.core.ids import NOTES_SUFFIX, Epoch, StreamId, is_stream_id, is_valid_id, notes_of
+from tandem.core.errors import AlreadyExists, InvalidInput, LimitExceeded, TandemError, Unavailable
+from tandem.core.ids import Epoch, StreamId, is_valid_id, notes_of
+from tandem.core.logs import is_about
+from tandem.core.telemetry import NO_TELEMETRY, Telemetry
+from tandem.core.tracing import from_metadata
 from tandem.vlm.families.base import PromptLayout
 from tandem.wire.gen.tandem.v1 import reasoner_pb2, reasoner_pb2_grpc, types_pb2
 from tandem.wire.status import abort_with
@@ -68,7 +66,9 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         view_tokens: int = 0,
         tools: ThinkingTools = NO_TOOLS,
         mover: Mover | None = None,
+        telemetry: Telemetry = NO_TELEMETRY,
     ) -> None:
+        self._telemetry = telemetry
         self._config = config
         self._store = store
         self._streams = streams
@@ -148,10 +148,16 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
     ) -> None:
         """Answer one question."""
         arrived_s = self._clock()
+        parent = from_metadata(context.invocation_metadata())
+        watch = AnswerWatch(self._telemetry, self._clock, arrived_s, parent)
         try:
-            await self._answer(request, context, arrived_s)
+            watch.done(await self._answer(request, context, arrived_s))
         except TandemError as error:
+            watch.failed(error.code.value)
             await abort_with(context, error)
+        except asyncio.CancelledError:
+            watch.failed("cancelled")
+            raise
 
     async def WatchStream(  # type: ignore[override]
         self, request: reasoner_pb2.WatchStreamRequest, context: _Context
@@ -194,17 +200,12 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         refusal = self.refusal()
         if refusal is not None:
             raise refusal
-        if not is_stream_id(request.stream_id):
-            raise InvalidInput(
-                f"stream_id {request.stream_id!r} is not 1 to 64 characters of [A-Za-z0-9._-], "
-                f"or ends with {NOTES_SUFFIX!r}"
-            )
-        if request.incarnation and not is_valid_id(request.incarnation):
-            raise InvalidInput(f"incarnation {request.incarnation!r} is not 1 to 64 of these characters")
+        check_opening(request)
         stream = StreamId(request.stream_id)
         if self._streams.find(stream) is None and len(self._streams) >= self._config.max_streams:
             raise LimitExceeded(f"this reasoner holds {self._config.max_streams} streams, its limit")
         epoch = Epoch(request.epoch)
+        is_about(stream, epoch)
         async with self._turns.of(stream):
             known, name = self._streams.find(stream), request.incarnation
             moves = request.HasField("source")
@@ -257,11 +258,14 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         elif self._spiller is not None and is_valid_id(stream):
             await self._spiller.delete(stream)
 
-    async def _answer(self, request: reasoner_pb2.AnswerRequest, context: _Context, arrived_s: float) -> None:
+    async def _answer(
+        self, request: reasoner_pb2.AnswerRequest, context: _Context, arrived_s: float
+    ) -> AnswerRecord:
         refusal = self.refusal()
         if refusal is not None:
             raise refusal
         record = self._streams.get(StreamId(request.stream_id))
+        is_about(record.stream, record.epoch)
         asked = asked_question(
             request, record, self._prompt, self._config, arrived_s, self._templates, self._tools
         )
@@ -278,6 +282,7 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
             while not isinstance(out := await outbox.get(), AnswerRecord):
                 await context.write(piece_to_proto(out, asked))
             await context.write(final_to_proto(out))
+            return out
         finally:
             # Whatever ended the call: the answer, an error, or the asker leaving.
             self._engine.cancel(question)

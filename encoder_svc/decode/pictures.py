@@ -41,6 +41,8 @@ class RawPicture:
     data: bytes
     width: int = 0
     height: int = 0
+    trace: str = ""
+    """Trace context; empty: it is not traced."""
 
 
 def check_picture(picture: RawPicture, limits: MediaLimits) -> None:

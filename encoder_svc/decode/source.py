@@ -22,6 +22,8 @@ class RawChunk:
 
     offset: int
     data: bytes
+    trace: str = ""
+    """Trace context; empty: it is not traced."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,9 +47,14 @@ class OutgoingBook:
         return len(self._transfers)
 
     def offer(
-        self, headers: Sequence[BlockHeader], now_s: float, timeout_s: float, request_id: int = 0
+        self,
+        headers: Sequence[BlockHeader],
+        now_s: float,
+        timeout_s: float,
+        request_id: int = 0,
+        trace: str = "",
     ) -> tuple[int, list[Action]]:
-        """Offer blocks; returns the new transfer's id."""
+        """Offer blocks; returns the new transfer's id. `trace` is the trace context of one of them."""
         assert headers, "an offer without blocks"
         self._last_id += 1
         transfer = _Transfer(tuple(headers), now_s + timeout_s, set(range(len(headers))))
@@ -59,6 +64,7 @@ class OutgoingBook:
             headers=transfer.headers,
             timeout_s=timeout_s,
             request_id=request_id,
+            trace=trace,
         )
         return self._last_id, [Send(message)]
 

@@ -36,12 +36,16 @@ _TAIL_BYTES = 8192
 Say = Callable[[str], None]
 
 
-def command(wanted: Wanted, orchestrator: str, secret_file: Path, settings: ServiceSettings) -> list[str]:
-    """The command line of one service."""
+def command(
+    wanted: Wanted, orchestrator: str, secret_file: Path, settings: ServiceSettings, metrics: str = ""
+) -> list[str]:
+    """The command line of one service; `metrics`: where it serves its own, empty: nowhere."""
     line = [sys.executable, "-m", _MODULES[wanted.role], "--die-with-parent"]
     line += ["--listen", "127.0.0.1:0", "--name", wanted.name, "--orchestrator", orchestrator]
     line += ["--secret-file", str(secret_file), "--model", settings.model, "--device", settings.device]
-    line += ["--log-level", settings.log_level]
+    line += ["--log-level", settings.log_level, "--log-format", settings.log_format]
+    if metrics:
+        line += ["--metrics", metrics]
     if settings.dtype:
         line += ["--dtype", settings.dtype]
     if settings.threads:
@@ -70,6 +74,8 @@ class Child:
         self._why = ""
         self._reserve = reserve
         self.is_ready = False
+        self.ending = ""
+        """How its last process ended; empty: none did."""
 
     @property
     def pid(self) -> int | None:
@@ -117,6 +123,7 @@ class Child:
 
     def _report(self, code: int) -> None:
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        self.ending = f"{how}: {self._why}" if self._why else how
         self._say(
             f"{self.wanted.name} ended ({how}){': ' + self._why if self._why else ''}; starting it again"
         )
@@ -160,6 +167,11 @@ class LocalBackend:
         """What runs."""
         return self._wanted
 
+    @property
+    def endings(self) -> dict[str, str]:
+        """How the last process of each child ended that was started more than once."""
+        return {name: child.ending for name, child in self._children.items() if child.ending}
+
     def pid(self, name: str) -> int | None:
         """Process id of a child, or None while it is not running."""
         child = self._children.get(name)
@@ -167,8 +179,9 @@ class LocalBackend:
 
     async def start(self, orchestrator: str) -> None:
         """Start everything."""
-        for wanted in self._wanted:
-            line = command(wanted, orchestrator, self._secret_file, self._settings)
+        for index, wanted in enumerate(self._wanted, 1):
+            metrics = port_after(self._settings.metrics, index)
+            line = command(wanted, orchestrator, self._secret_file, self._settings, metrics)
             log_file = self._log_dir / f"{wanted.name}.log"
             reserve = Reserve(line, log_file, wanted.name) if self._standby else None
             child = Child(wanted, line, log_file, self._say, reserve)
@@ -189,6 +202,14 @@ class LocalBackend:
         """Stop all children, side by side."""
         tasks, self._tasks = self._tasks, []
         await stop(*tasks)
+
+
+def port_after(address: str, count: int) -> str:
+    """The same host, so many ports further; any free port stays that, and nothing stays nothing."""
+    if not address:
+        return ""
+    host, _, port = address.rpartition(":")
+    return f"{host}:{int(port) + count if int(port) else 0}"
 
 
 def _tail(path: Path) -> list[str]:

@@ -20,8 +20,9 @@ async def spawn(line: Sequence[str], log_file: Path, title: str, stdin: int | No
     """Start a process in a session of its own that writes to `log_file`; without `stdin` it reads nothing."""
     log_file.parent.mkdir(parents=True, exist_ok=True)
     with log_file.open("ab") as output:
-        output.write(f"--- {title}\n".encode())
-        output.flush()
+        if "json" not in line:  # there every line is a record
+            output.write(f"--- {title}\n".encode())
+            output.flush()
         return await asyncio.create_subprocess_exec(
             *line,
             stdin=asyncio.subprocess.DEVNULL if stdin is None else stdin,

@@ -15,6 +15,10 @@ _REMEDIES = (
     ("MemoryError", "the machine's memory is full: a smaller --ram-bytes, or a smaller model"),
     ("Cannot allocate memory", "the machine's memory is full: a smaller --ram-bytes, or a smaller model"),
     ("No space left on device", "a disk or /dev/shm is full: free some space"),
+    (
+        "--metrics: cannot listen",
+        "a port for metrics is taken: name another with --metrics",
+    ),
     ("secret", "the services must read the orchestrator's secret file: do not share a run directory"),
     ("No such file", "a path does not exist: check --model"),
     ("unrecognized arguments", "the service is of another version: install all parts from one distribution"),

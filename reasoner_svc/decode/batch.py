@@ -16,6 +16,7 @@ from torch import Tensor
 
 from reasoner_svc.decode.held import HeldQuestion
 from tandem.core.errors import Internal, TandemError
+from tandem.core.logs import about
 from tandem.vlm.model import Step, VisionLanguageModel
 
 log = logging.getLogger(__name__)
@@ -95,5 +96,7 @@ def fail(question: HeldQuestion, error: Exception) -> None:
     if isinstance(error, TandemError):
         question.fail(error)
         return
-    log.error("question %s of %s failed", question.asked.question_id, question.asked.stream, exc_info=error)
+    asked = question.asked
+    with about(asked.stream):
+        log.error("question %s of %s failed", asked.question_id, asked.stream, exc_info=error)
     question.fail(Internal("the question could not be answered; the server's log has details"))

@@ -8,6 +8,7 @@ so that a flood of blocks and a long answer do not starve each other.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import threading
@@ -16,10 +17,11 @@ from collections.abc import Callable, Sequence
 import torch
 
 from kv_transfer.block import Block
-from reasoner_svc.decode.batch import Prepared, fail, run_batch
+from reasoner_svc.decode.batch import Prepared, fail
 from reasoner_svc.decode.commands import Commands
 from reasoner_svc.decode.held import HeldQuestion
 from reasoner_svc.decode.kinds import kind_of
+from reasoner_svc.decode.measuring import MeasuredPasses
 from reasoner_svc.decode.outbox import Outbox
 from reasoner_svc.decode.question import AskedQuestion, Phase
 from reasoner_svc.decode.recaller import Recaller
@@ -64,6 +66,7 @@ class Engine:
         self._loop = loop
         self._on_fatal = on_fatal
         self._recaller = recaller
+        self.passes = MeasuredPasses()  # the process puts one that counts in its place, before `start`
         self._commands = Commands(clock)
         self._numbers = itertools.count(1)
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
@@ -209,11 +212,8 @@ class Engine:
         return self.stats
 
     def _post(self, call: Callable[[], None]) -> None:
-        try:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
             self._loop.call_soon_threadsafe(call)
-        except RuntimeError:
-            # The loop is closed: the process is ending.
-            log.debug("the event loop is gone")
 
     def _main(self) -> None:
         try:
@@ -242,7 +242,7 @@ class Engine:
     def _tick(self) -> None:
         tick = plan_tick([q.waiting for q in self._open.values()], self._turn, self._limits)
         self._turn = tick.turn
-        run_batch(self._model, [one for item in tick.items if (one := self._prepare(item)) is not None])
+        self.passes.run(self._model, [one for item in tick.items if (one := self._prepare(item)) is not None])
 
     def _prepare(self, item: Item) -> Prepared | None:
         question = self._open[item.number]

@@ -94,6 +94,11 @@ class Directory:
         return len(self._entries)
 
     @property
+    def resident(self) -> int:
+        """Entries in RAM."""
+        return len(self._resident)
+
+    @property
     def orphans(self) -> int:
         """Removed entries that still hold their room."""
         return len(self._orphans)

@@ -76,7 +76,7 @@ class Spiller:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._expired_s = clock()
-        self._full = False
+        self.is_full = False
         self._resumed_s = clock()
 
     @property
@@ -138,7 +138,7 @@ class Spiller:
             except Exception:
                 log.exception("the disk's worker failed; it goes on")
                 more = False
-            if self._full:
+            if self.is_full:
                 await asyncio.sleep(RETRY_S)
             elif not more:
                 self._wake.clear()
@@ -163,7 +163,7 @@ class Spiller:
         if now_s - self._expired_s > EXPIRE_S:
             self._expired_s = now_s
             self._report(self._disk.expire(time.time()))
-        return wrote and not self._full
+        return wrote and not self.is_full
 
     def _spill(self) -> bool:
         tickets = self._store.prepare_spill(BATCH_BYTES)
@@ -195,13 +195,13 @@ class Spiller:
         return True
 
     def _set_full(self, error: TandemError | None) -> None:
-        if (error is not None) != self._full:
-            self._full = error is not None
+        if (error is not None) != self.is_full:
+            self.is_full = error is not None
             if error is not None:
                 log.error("nothing can be written to disk, old blocks will be lost from RAM: %s", error)
             else:
                 log.info("the disk takes blocks again")
-            self._store.set_spilling(not self._full)
+            self._store.set_spilling(not self.is_full)
 
     def _sync_failed(self, stream: StreamId, error: TandemError) -> None:
         log.error("stream %s could not be synced: %s", stream, error)
@@ -289,7 +289,7 @@ class Spiller:
             log.info("block %s: %s", header.key, error)  # its stream was closed meanwhile
 
     def _finish(self) -> None:
-        while self._spill() and not self._full:
+        while self._spill() and not self.is_full:
             pass
         self._disk.close_all()
 

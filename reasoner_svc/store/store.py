@@ -50,6 +50,7 @@ class BlockStore:
         self._unwritten = Unwritten()
         self.directory = self._directory = Directory()
         self._lock = threading.RLock()
+        self.left_ram = self.dropped = 0  # blocks, ever; of those that left RAM, those held nowhere else
 
     @property
     def ram_used_bytes(self) -> int:
@@ -277,6 +278,7 @@ class BlockStore:
                 evicted.append(entry.header)
                 self._unwritten.discard(entry.key)
                 self._give_back(self._directory.remove(entry))
+        self.left_ram, self.dropped = self.left_ram + len(plan.victims), self.dropped + len(evicted)
         return tuple(evicted), plan.reason
 
     def _open(self, entry: Entry) -> Block:

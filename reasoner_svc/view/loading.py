@@ -16,8 +16,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from kv_transfer.block import layer_bytes_range
+from kv_transfer.block import BlockCorrupt, layer_bytes_range
 from kv_transfer.codecs import decode_layer
+from kv_transfer.metrics import CHECKSUMS
+from reasoner_svc import metrics
 from reasoner_svc.retrieve.cost import DiskRate, plan_load
 from reasoner_svc.store.directory import Entry
 from reasoner_svc.store.disk.slots import DiskSlot
@@ -25,6 +27,7 @@ from reasoner_svc.store.store import BlockStore
 from reasoner_svc.store.tiers.pool import LayerPool, PageKey
 from tandem.core.blocks import BlockHeader, Codec
 from tandem.core.ids import StreamId
+from tandem.core.meters import NO_METERS, Meters
 
 Wants = Sequence[tuple[DiskSlot, BlockHeader]]
 
@@ -49,6 +52,10 @@ class Layer:
     keys: list[Tensor] = field(default_factory=list)
     """Raw, [H, N, D] each."""
     values: list[Tensor] = field(default_factory=list)
+    from_ram: int = 0
+    """Blocks that lay in RAM."""
+    from_pool: int = 0
+    """Blocks that lay in the device pool."""
     from_disk: int = 0
     """Blocks that were read from disk."""
     disk_bytes: int = 0
@@ -67,8 +74,16 @@ OnLost = Callable[[Entry, Exception], None]
 class LayerLoader:
     """Finds layers of blocks."""
 
-    def __init__(self, store: BlockStore, disk: DiskLayers | None, pool: LayerPool, on_lost: OnLost) -> None:
+    def __init__(
+        self,
+        store: BlockStore,
+        disk: DiskLayers | None,
+        pool: LayerPool,
+        on_lost: OnLost,
+        meters: Meters = NO_METERS,
+    ) -> None:
         """`on_lost` is told of blocks whose bytes on disk were damaged and which were nowhere else."""
+        self._meters = meters
         self._store = store
         self._disk = disk
         self._pool = pool
@@ -99,6 +114,7 @@ class LayerLoader:
             held = {entry.key.number for entry in entries}
             found.missing = [number for number in ranked if number not in held]
             use(found)
+            self._count(found)
         finally:
             self._store.unpin(entries)
         for entry, error in found.damaged:
@@ -132,8 +148,10 @@ class LayerLoader:
             if payload is not None:
                 start, end = layer_bytes_range(entry.header, layer)
                 data = payload[start:end]
+                found.from_ram += 1
             elif (page := self._pool.get(keys[number])) is not None:
                 data = page
+                found.from_pool += 1
             if data is None:
                 cold.append(entry)
             else:
@@ -145,6 +163,24 @@ class LayerLoader:
             found.keys.append(key)
             found.values.append(value)
         return found
+
+    def _count(self, found: Layer) -> None:
+        seen = {
+            ("device", "found"): found.from_pool,
+            ("ram", "found"): found.from_ram,
+            ("disk", "found"): found.from_disk,
+            ("disk", "skipped"): found.skipped,
+            ("disk", "damaged"): len(found.damaged),
+            ("", "missing"): len(found.missing),
+        }
+        for (tier, outcome), count in seen.items():
+            if count:
+                self._meters.count(metrics.LOOKUPS, count, tier=tier, outcome=outcome)
+        if found.from_disk:
+            self._meters.observe(metrics.DISK_READ, found.read_s)
+        corrupt = sum(isinstance(error, BlockCorrupt) for _, error in found.damaged)
+        if corrupt:
+            self._meters.count(CHECKSUMS, corrupt, tier="disk")
 
     def _read(
         self,

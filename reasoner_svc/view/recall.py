@@ -71,6 +71,12 @@ class RecallReport:
     """Blocks, counted once per layer, left out for want of time."""
     lost: int = 0
     """Blocks, counted once per layer, that were chosen and could not be read."""
+    device_layers: int = 0
+    ram_layers: int = 0
+    disk_layers: int = 0
+    """Layers of blocks by where they were found."""
+    seconds: float = 0.0
+    """For choosing and reading, all layers."""
 
 
 class Recall:
@@ -107,6 +113,7 @@ class Recall:
 
     def before_layer(self, layer: int, raw_queries: Tensor) -> None:
         """Choose and read this layer's blocks; `raw_queries` [heads, T, D] are those of the whole prompt."""
+        began_s = self._clock()
         if layer == 0:  # also when a pass that broke is repeated; what was used stays counted
             self.report = RecallReport(self._request.selector.name)
             self._read_s = 0.0
@@ -124,6 +131,7 @@ class Recall:
         self._loader.use(self._stream, fresh)
         if layer + 1 < self._model.layout.layers:
             self._loader.read_ahead(self._run, self._stream, ranked, layer + 1)
+        self.report.seconds += self._clock() - began_s
 
     def _select(self, layer: int, raw_queries: Tensor) -> Selection:
         selector, limits = self._request.selector, self._request.limits
@@ -176,5 +184,8 @@ class Recall:
         report.layer_blocks += len(found.headers)
         report.loaded_bytes += sum(h.layer_bytes for h in found.headers)
         report.disk_bytes += found.disk_bytes
+        report.device_layers += found.from_pool
+        report.ram_layers += found.from_ram
+        report.disk_layers += found.from_disk
         report.skipped += found.skipped
         report.lost += len(found.missing) + len(found.damaged)

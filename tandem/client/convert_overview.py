@@ -25,6 +25,11 @@ def summary_from_proto(message: client_pb2.StreamSummary) -> StreamSummary:
         last_note=message.last_note,
         standing_questions=message.standing_questions,
         tenant=message.tenant,
+        placed_because=message.placed_because,
+        epoch=message.epoch,
+        last_error=message.last_error,
+        last_error_age_s=message.last_error_age_s,
+        blocks_per_s=message.blocks_per_s,
     )
 
 
@@ -62,6 +67,9 @@ def _service(message: client_pb2.ServiceStatus) -> ServiceStatus:
         streams=message.streams,
         details=dict(message.details),
         load=message.load,
+        reason=message.reason,
+        last_loss=message.last_loss,
+        last_loss_age_s=message.last_loss_age_s,
     )
 
 

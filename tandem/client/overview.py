@@ -29,6 +29,15 @@ class StreamSummary:
     standing_questions: int = 0
     tenant: str = ""
     """Whose it is."""
+    placed_because: str = ""
+    """Why it is on its encoder and reasoner; empty before it was placed."""
+    epoch: int = 0
+    """Grows each time it is placed anew."""
+    last_error: str = ""
+    """What broke last; empty: nothing did."""
+    last_error_age_s: float = 0.0
+    blocks_per_s: float = 0.0
+    """Visual blocks published a second, over the last ten seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +65,11 @@ class ServiceStatus:
     details: dict[str, str]
     load: float = 0.0
     """How much of it is used; 1 is all, 0 where it has not told."""
+    reason: str = ""
+    """Why it is in this state."""
+    last_loss: str = ""
+    """Why it was lost the last time; empty: it never was."""
+    last_loss_age_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

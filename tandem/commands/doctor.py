@@ -13,19 +13,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from tandem import __version__
 from tandem.commands.base import Command, Exit, add_address
+from tandem.commands.findings import Finding, Mark
 from tandem.core.errors import TandemError
 
 _EXAMPLE = """\
 tandem doctor
 tandem doctor --address 127.0.0.1:7420 --model default"""
 
-_BASE = ("grpcio", "grpcio-health-checking", "grpcio-reflection", "protobuf", "msgpack", "rich")
+_BASE = (
+    *("grpcio", "grpcio-health-checking", "grpcio-reflection", "protobuf", "msgpack", "rich"),
+    "prometheus-client",
+)
 _EXTRAS = {
     "model": ("torch", "transformers", "tokenizers", "safetensors", "numpy", "xxhash"),
     "media": ("av", "pillow"),
@@ -33,25 +35,6 @@ _EXTRAS = {
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (it is only measured)
 _SHARED_MEMORY_BYTES = 64 * 1024 * 1024
 """Room for the rings of the shared-memory lane between a few encoders and reasoners."""
-
-
-class Mark(StrEnum):
-    """How a check went."""
-
-    OK = "ok"
-    NOTE = "note"
-    """Nothing wrong, worth knowing."""
-    BAD = "BAD"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report."""
-
-    mark: Mark
-    what: str
-    remedy: str = ""
-    """What to do, where something is to be done."""
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -159,15 +142,17 @@ def _guarded(what: str, check: Callable[[], Finding]) -> Finding:
 
 async def _server(address: str) -> list[Finding]:
     from tandem.client import connect
+    from tandem.commands.checkup import stream_findings
     from tandem.wire.channel import parse_address
 
     host, port = parse_address(address)
     try:
         async with connect(address) as t:
             status = await t.status(timeout_s=3.0)
+            streams = await t.streams()
     except TandemError:
         return [_nobody(address, host, port)]
-    return _describe(address, status)
+    return _describe(address, status) + list(stream_findings(streams))
 
 
 def _nobody(address: str, host: str, port: int) -> Finding:
@@ -180,6 +165,7 @@ def _nobody(address: str, host: str, port: int) -> Finding:
 
 def _describe(address: str, status: object) -> list[Finding]:
     from tandem.client.overview import Status
+    from tandem.commands.checkup import service_findings
 
     assert isinstance(status, Status), status
     findings = [Finding(Mark.OK, f"Tandem {status.build.version} answers at {address}")]
@@ -191,16 +177,7 @@ def _describe(address: str, status: object) -> list[Finding]:
             )
         )
     for service in status.services:
-        what = (
-            f"{service.name} ({service.role} at {service.address}) is {service.state}, "
-            f"{service.streams} streams, {service.restarts} restarts"
-        )
-        if service.model.fingerprint:
-            what += f", model {service.model.source} {service.model.fingerprint}"
-        lost = service.state not in ("ready", "starting", "draining")
-        findings.append(
-            Finding(Mark.BAD if lost else Mark.OK, what, "see its log in --run-dir" if lost else "")
-        )
+        findings += service_findings(service)
     if not status.ready:
         findings.append(Finding(Mark.BAD, "no encoder and reasoner are ready", "wait, or see the logs"))
     if len(runs) > 1:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _EXAMPLE = """\
 tandem streams
+tandem streams --why
 tandem streams --json"""
 
 _HEADINGS = (
@@ -24,6 +25,7 @@ _HEADINGS = (
     "ON DISK",
     "BEHIND",
     "LAG",
+    "RATE",
     "GAPS",
     "QUESTIONS",
     "NOTES",
@@ -34,6 +36,9 @@ _HEADINGS = (
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_address(parser)
+    parser.add_argument(
+        "--why", action="store_true", help="below each stream: why it is where it is, gaps, its last error"
+    )
     add_json(parser, "one JSON object a stream")
 
 
@@ -53,7 +58,10 @@ async def _list(arguments: argparse.Namespace) -> int:
     elif not streams:
         print("no streams; feed one with `tandem watch SOURCE`")
     else:
-        print("\n".join(columns([_HEADINGS, *(_row(stream) for stream in streams)])))
+        heading, *lines = columns([_HEADINGS, *(_row(stream) for stream in streams)])
+        print(heading)
+        for line, stream in zip(lines, streams, strict=True):
+            print("\n".join([line, *(reasons(stream) if arguments.why else ())]))
     return Exit.OK
 
 
@@ -67,12 +75,30 @@ def _row(stream: StreamSummary) -> tuple[str, ...]:
         format_time(progress.durable_watermark_us) if progress.durable_watermark_us else "-",
         format_time(max(0, progress.received_us - progress.watermark_us)),
         f"{progress.lag_ms:.0f} ms",
+        f"{stream.blocks_per_s:.1f}/s",
         str(len(progress.gaps)),
         str(stream.open_questions) + (f" + {stream.standing_questions}" if stream.standing_questions else ""),
         notes_words(stream),
         stream.encoder or "-",
         stream.reasoner or "-",
     )
+
+
+def reasons(stream: StreamSummary) -> list[str]:
+    """What an operator asks next, indented."""
+    from tandem.commands.checkup import gap_words
+
+    placed = f"{stream.encoder} and {stream.reasoner}: {stream.placed_because} (placement {stream.epoch})"
+    lines = [placed if stream.placed_because else "not placed yet"]
+    lines.append(
+        f"{stream.sample_fps:g} frames a second watched, "
+        f"{stream.blocks_per_s:.1f} blocks a second published, "
+        f"{stream.backlog_bytes / 2**20:.1f} MiB kept for replay"
+    )
+    lines += [f"gaps: {text}" for text in gap_words(stream.progress.gaps).values()]
+    if stream.last_error:
+        lines.append(f"last error, {stream.last_error_age_s:.0f} s ago: {stream.last_error}")
+    return [f"    {line}" for line in lines]
 
 
 def notes_words(stream: StreamSummary) -> str:

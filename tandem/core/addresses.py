@@ -19,3 +19,19 @@ def is_reachable_address(address: str) -> bool:
     host, colon, port = address.rpartition(":")
     is_port = port.isascii() and port.isdecimal() and 0 < int(port) <= 65535
     return bool(colon) and is_port and not is_wildcard_host(host)
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host, without the brackets of IPv6, and port; ask `listen_problem` first."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def listen_problem(address: str) -> str:
+    """Why nothing may listen at ``host:port``; empty when it may."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
+        return f"{address!r} is not host:port, for example 127.0.0.1:7421"
+    if is_wildcard_host(host):
+        return f"{address} is every interface; name the one address to listen on"
+    return ""

@@ -156,6 +156,8 @@ class Offer:
     """How long the sender will wait from now."""
     request_id: int = 0
     """The `Fetch` that asked for them, or 0."""
+    trace: str = ""
+    """Trace context of one of them; empty: none is traced."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

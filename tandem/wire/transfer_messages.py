@@ -11,6 +11,7 @@ from typing import Any
 
 from tandem.core import transfer as core
 from tandem.core.errors import InvalidInput
+from tandem.core.tracing import checked
 from tandem.wire.block_headers import header_from_proto, header_to_proto, member_of, short, stream_id
 from tandem.wire.gen.tandem.v1 import transfer_pb2 as pb
 from tandem.wire.gen.tandem.v1 import types_pb2
@@ -174,6 +175,7 @@ _TO_PROTO: dict[type, tuple[str, Callable[[Any], Any]]] = {
             headers=[header_to_proto(header) for header in m.headers],
             timeout_s=m.timeout_s,
             request_id=m.request_id,
+            traceparent=m.trace,
         ),
     ),
     core.Grant: ("grant", _grant),
@@ -213,6 +215,7 @@ _FROM_PROTO: dict[str, Callable[[Any], core.ControlMessage]] = {
         headers=tuple(header_from_proto(header) for header in short(m.headers)),
         timeout_s=m.timeout_s,
         request_id=m.request_id,
+        trace=checked(m.traceparent),
     ),
     "grant": _grant_back,
     "ack": lambda m: core.Ack(transfer_id=m.transfer_id, published=short(m.published)),

@@ -25,6 +25,7 @@ from kv_transfer.loopback import loopback_channels
 from kv_transfer.memory import DictStore
 from tandem.core.blocks import KVLayout
 from tandem.core.ids import Epoch
+from tandem.core.telemetry import NO_TELEMETRY, Telemetry
 from tandem.core.tickets import Ticket, sign_ticket
 from tandem.core.transfer import Direction, LaneKind
 
@@ -128,6 +129,7 @@ class LinkPair:
         source: BlockSource | None = None,
         make_lane: MakeLane = make_lane,
         layout: KVLayout | None = None,
+        telemetry: tuple[Telemetry, Telemetry] = (NO_TELEMETRY, NO_TELEMETRY),
     ) -> None:
         ours, theirs = loopback_channels()
         self.encoder_store, self.reasoner_store = DictStore(), DictStore()
@@ -139,6 +141,7 @@ class LinkPair:
             config=replace(config, device=make_device(config.lanes[0], True)),
             initiator=True,
             make_lane=make_lane,
+            telemetry=telemetry[0],
         )
         self.reasoner = Link(
             theirs,
@@ -147,6 +150,7 @@ class LinkPair:
             source=source or self.reasoner_store,
             config=replace(config, device=make_device(config.lanes[0], False)),
             initiator=False,
+            telemetry=telemetry[1],
         )
 
 

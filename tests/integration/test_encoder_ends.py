@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from encoder_svc.decode.make import MediaKind
-from encoder_svc.loop import Lane
+from encoder_svc.lanes import Lane
 from tandem.core.errors import DeadlineExceeded, Unavailable
 from tandem.wire.gen.tandem.v1 import types_pb2
 from tests.unit.encoder_svc.media import cut, encode

@@ -7,7 +7,8 @@ import asyncio
 import numpy as np
 import torch
 
-from encoder_svc.loop import EncodeLoop, LoopConfig
+from encoder_svc.lanes import LoopConfig
+from encoder_svc.loop import EncodeLoop
 from encoder_svc.sample import Unit
 from kv_transfer.block import Block
 from tandem.core.blocks import BlockKind

@@ -10,7 +10,8 @@ import pytest
 
 from encoder_svc.changes import Changes
 from encoder_svc.encode import prefill_runs
-from encoder_svc.loop import EncodeLoop, Lane, LoopConfig
+from encoder_svc.lanes import Lane, LoopConfig
+from encoder_svc.loop import EncodeLoop
 from encoder_svc.sample import Unit
 from kv_transfer.block import Block, pack_block
 from kv_transfer.codecs import NotCodable

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from encoder_svc.config import parse_config as encoder_config
 from orchestrator import __main__ as entry
 from orchestrator import up
 from orchestrator.arguments import add_arguments, to_config
 from orchestrator.backends.base import Wanted
-from orchestrator.backends.local import Child, command
+from orchestrator.backends.local import Child, LocalBackend, command, port_after
 from orchestrator.backends.remedies import explain
 from orchestrator.config import OrchestratorConfig, ServiceSettings
 from orchestrator.membership import Role
@@ -129,6 +130,39 @@ def test_the_memory_options_reach_every_reasoner_as_it_parses_them(tmp_path: Pat
     for flag, value in (("--embedder", "pooled"), ("--block-codec", "int8")):
         assert encoder[encoder.index(flag) + 1] == value
     assert not any("--data-dir" in word or "--ram-bytes" in word for word in encoder)
+
+
+async def test_how_it_is_watched_reaches_every_service(tmp_path: Path) -> None:
+    assert parse().metrics == ""
+    assert parse("--metrics").metrics == "127.0.0.1:7421"
+    config = parse("--metrics", "127.0.0.1:9100", "--log-format", "json", "--trace-frames", "3")
+    assert (config.metrics, config.log_format, config.trace_frames_s) == ("127.0.0.1:9100", "json", 3.0)
+    backend = LocalBackend(
+        encoders=1,
+        reasoners=2,
+        settings=config.services,
+        secret_file=tmp_path / "secret",
+        log_dir=tmp_path,
+        say=lambda text: None,
+    )
+    await backend.start("127.0.0.1:1")
+    lines = {name: child._line for name, child in backend._children.items()}
+    await backend.stop()
+    ports = {name: line[line.index("--metrics") + 1] for name, line in lines.items()}
+    assert ports == {
+        "reasoner-0": "127.0.0.1:9101",
+        "reasoner-1": "127.0.0.1:9102",
+        "encoder-0": "127.0.0.1:9103",
+    }
+    assert encoder_config(lines["encoder-0"][4:]).log_format == "json"
+    parsed = reasoner_parser().parse_args(lines["reasoner-0"][3:])
+    assert (parsed.metrics, parsed.log_format) == ("127.0.0.1:9101", "json")
+    assert (port_after("", 1), port_after("[::1]:0", 2)) == ("", "[::1]:0")
+    for wrong in ("0.0.0.0:1", "7421", "127.0.0.1:65534"):
+        with pytest.raises(InvalidInput, match="--metrics"):
+            parse("--metrics", wrong)
+    with pytest.raises(InvalidInput, match="--trace-frames"):
+        parse("--trace-frames", "nan")
 
 
 def test_what_workers_may_do_reaches_every_reasoner(tmp_path: Path) -> None:

@@ -768,6 +768,11 @@ class StreamSummary(_message.Message):
     LAST_NOTE_FIELD_NUMBER: _builtins.int
     STANDING_QUESTIONS_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
+    PLACED_BECAUSE_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_AGE_S_FIELD_NUMBER: _builtins.int
+    BLOCKS_PER_S_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
     """The stream."""
     state: _builtins.str
@@ -794,6 +799,16 @@ class StreamSummary(_message.Message):
     """Questions that stand for it."""
     tenant: _builtins.str
     """Whose it is."""
+    placed_because: _builtins.str
+    """Why it is on its encoder and reasoner; empty before it was placed."""
+    epoch: _builtins.int
+    """Grows each time it is placed anew."""
+    last_error: _builtins.str
+    """What broke last; empty: nothing did."""
+    last_error_age_s: _builtins.float
+    """Seconds since then."""
+    blocks_per_s: _builtins.float
+    """Visual blocks published a second, over the last ten seconds."""
     @_builtins.property
     def progress(self) -> Global___WatchResponse.Progress:
         """What has been watched."""
@@ -815,10 +830,15 @@ class StreamSummary(_message.Message):
         last_note: _builtins.int = ...,
         standing_questions: _builtins.int = ...,
         tenant: _builtins.str = ...,
+        placed_because: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        last_error: _builtins.str = ...,
+        last_error_age_s: _builtins.float = ...,
+        blocks_per_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "attached", b"attached", "backlog_bytes", b"backlog_bytes", "encoder", b"encoder", "last_note", b"last_note", "open_questions", b"open_questions", "progress", b"progress", "reasoner", b"reasoner", "sample_fps", b"sample_fps", "standing_questions", b"standing_questions", "state", b"state", "stream_id", b"stream_id", "tenant", b"tenant", "watching", b"watching"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "attached", b"attached", "backlog_bytes", b"backlog_bytes", "blocks_per_s", b"blocks_per_s", "encoder", b"encoder", "epoch", b"epoch", "last_error", b"last_error", "last_error_age_s", b"last_error_age_s", "last_note", b"last_note", "open_questions", b"open_questions", "placed_because", b"placed_because", "progress", b"progress", "reasoner", b"reasoner", "sample_fps", b"sample_fps", "standing_questions", b"standing_questions", "state", b"state", "stream_id", b"stream_id", "tenant", b"tenant", "watching", b"watching"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -962,6 +982,9 @@ class ServiceStatus(_message.Message):
     STREAMS_FIELD_NUMBER: _builtins.int
     DETAILS_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    LAST_LOSS_FIELD_NUMBER: _builtins.int
+    LAST_LOSS_AGE_S_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     role: _builtins.str
@@ -980,6 +1003,12 @@ class ServiceStatus(_message.Message):
     """Share of what it can do that its streams need at the rates they asked for; 1 is all. 0 while it has not
     said what a stream costs.
     """
+    reason: _builtins.str
+    """Why it is in this state."""
+    last_loss: _builtins.str
+    """Why it was lost the last time; empty: it never was."""
+    last_loss_age_s: _builtins.float
+    """Seconds since then."""
     @_builtins.property
     def build(self) -> _types_pb2.BuildInfo:
         """Build and boot."""
@@ -1006,10 +1035,13 @@ class ServiceStatus(_message.Message):
         streams: _builtins.int = ...,
         details: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         load: _builtins.float = ...,
+        reason: _builtins.str = ...,
+        last_loss: _builtins.str = ...,
+        last_loss_age_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "build", b"build", "details", b"details", "heartbeat_age_ms", b"heartbeat_age_ms", "load", b"load", "model", b"model", "name", b"name", "restarts", b"restarts", "role", b"role", "state", b"state", "streams", b"streams"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "build", b"build", "details", b"details", "heartbeat_age_ms", b"heartbeat_age_ms", "last_loss", b"last_loss", "last_loss_age_s", b"last_loss_age_s", "load", b"load", "model", b"model", "name", b"name", "reason", b"reason", "restarts", b"restarts", "role", b"role", "state", b"state", "streams", b"streams"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

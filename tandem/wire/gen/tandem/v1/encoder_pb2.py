@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from tandem.wire.gen.tandem.v1 import types_pb2 as tandem_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17tandem/v1/encoder.proto\x12\ttandem.v1\x1a\x15tandem/v1/types.proto\"\xe4\x04\n\rEncodeRequest\x12-\n\x04open\x18\x01 \x01(\x0b\x32\x1d.tandem.v1.EncodeRequest.OpenH\x00\x12%\n\x07picture\x18\x02 \x01(\x0b\x32\x12.tandem.v1.PictureH\x00\x12!\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x10.tandem.v1.ChunkH\x00\x12\x1d\n\x03gap\x18\x04 \x01(\x0b\x32\x0e.tandem.v1.GapH\x00\x12+\n\x03\x65nd\x18\x05 \x01(\x0b\x32\x1c.tandem.v1.EncodeRequest.EndH\x00\x1a\x8a\x02\n\x04Open\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12&\n\x05media\x18\x03 \x01(\x0b\x32\x17.tandem.v1.MediaOptions\x12\x18\n\x10reasoner_address\x18\x04 \x01(\t\x12\x15\n\rreasoner_name\x18\x05 \x01(\t\x12\x0e\n\x06ticket\x18\x06 \x01(\x0c\x12/\n\x06resume\x18\x07 \x01(\x0b\x32\x1f.tandem.v1.EncodeRequest.Resume\x12\x13\n\x0bincarnation\x18\x08 \x01(\t\x12\x0e\n\x06tenant\x18\t \x01(\t\x12\x0e\n\x06weight\x18\n \x01(\x01\x12\x11\n\tstart_fps\x18\x0b \x01(\x01\x1aq\n\x06Resume\x12\x19\n\x11next_block_number\x18\x01 \x01(\x04\x12\x0f\n\x07\x66rom_us\x18\x02 \x01(\x03\x12\x16\n\x0e\x64\x65\x63oder_header\x18\x03 \x01(\x0c\x12\x10\n\x08position\x18\x04 \x01(\x04\x12\x11\n\tbegins_us\x18\x05 \x01(\x03\x1a\x05\n\x03\x45ndB\x07\n\x05\x65vent\"\xd0\x05\n\x0e\x45ncodeResponse\x12\x32\n\x06opened\x18\x01 \x01(\x0b\x32 .tandem.v1.EncodeResponse.OpenedH\x00\x12\x36\n\x08progress\x18\x02 \x01(\x0b\x32\".tandem.v1.EncodeResponse.ProgressH\x00\x12\x34\n\x07refused\x18\x03 \x01(\x0b\x32!.tandem.v1.EncodeResponse.RefusedH\x00\x12\x30\n\x05\x65nded\x18\x04 \x01(\x0b\x32\x1f.tandem.v1.EncodeResponse.EndedH\x00\x1a\x41\n\x06Opened\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.tandem.v1.ModelInfo\x12\x12\n\nsample_fps\x18\x02 \x01(\x01\x1a\xa0\x02\n\x08Progress\x12\x14\n\x0cwatermark_us\x18\x01 \x01(\x03\x12\x12\n\ndecoded_us\x18\x02 \x01(\x03\x12\x15\n\rsafe_position\x18\x03 \x01(\x04\x12\x1b\n\x0e\x64\x65\x63oder_header\x18\x04 \x01(\x0cH\x00\x88\x01\x01\x12\x19\n\x11next_block_number\x18\x05 \x01(\x04\x12\x1c\n\x04gaps\x18\x06 \x03(\x0b\x32\x0e.tandem.v1.Gap\x12\x0e\n\x06lag_ms\x18\x07 \x01(\x01\x12\x19\n\x11\x63onsumed_position\x18\x08 \x01(\x04\x12\x16\n\x0e\x66rames_waiting\x18\t \x01(\r\x12\x12\n\nsample_fps\x18\n \x01(\x01\x12\x13\n\x0brate_reason\x18\x0b \x01(\tB\x11\n\x0f_decoder_header\x1a<\n\x07Refused\x12\x1f\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x10.tandem.v1.Error\x12\x10\n\x08position\x18\x02 \x01(\x04\x1a=\n\x05\x45nded\x12\x34\n\x08progress\x18\x01 \x01(\x0b\x32\".tandem.v1.EncodeResponse.ProgressB\x07\n\x05\x65vent2S\n\x0e\x45ncoderService\x12\x41\n\x06\x45ncode\x12\x18.tandem.v1.EncodeRequest\x1a\x19.tandem.v1.EncodeResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17tandem/v1/encoder.proto\x12\ttandem.v1\x1a\x15tandem/v1/types.proto\"\xf9\x04\n\rEncodeRequest\x12-\n\x04open\x18\x01 \x01(\x0b\x32\x1d.tandem.v1.EncodeRequest.OpenH\x00\x12%\n\x07picture\x18\x02 \x01(\x0b\x32\x12.tandem.v1.PictureH\x00\x12!\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x10.tandem.v1.ChunkH\x00\x12\x1d\n\x03gap\x18\x04 \x01(\x0b\x32\x0e.tandem.v1.GapH\x00\x12+\n\x03\x65nd\x18\x05 \x01(\x0b\x32\x1c.tandem.v1.EncodeRequest.EndH\x00\x12\x13\n\x0btraceparent\x18\x10 \x01(\t\x1a\x8a\x02\n\x04Open\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12&\n\x05media\x18\x03 \x01(\x0b\x32\x17.tandem.v1.MediaOptions\x12\x18\n\x10reasoner_address\x18\x04 \x01(\t\x12\x15\n\rreasoner_name\x18\x05 \x01(\t\x12\x0e\n\x06ticket\x18\x06 \x01(\x0c\x12/\n\x06resume\x18\x07 \x01(\x0b\x32\x1f.tandem.v1.EncodeRequest.Resume\x12\x13\n\x0bincarnation\x18\x08 \x01(\t\x12\x0e\n\x06tenant\x18\t \x01(\t\x12\x0e\n\x06weight\x18\n \x01(\x01\x12\x11\n\tstart_fps\x18\x0b \x01(\x01\x1aq\n\x06Resume\x12\x19\n\x11next_block_number\x18\x01 \x01(\x04\x12\x0f\n\x07\x66rom_us\x18\x02 \x01(\x03\x12\x16\n\x0e\x64\x65\x63oder_header\x18\x03 \x01(\x0c\x12\x10\n\x08position\x18\x04 \x01(\x04\x12\x11\n\tbegins_us\x18\x05 \x01(\x03\x1a\x05\n\x03\x45ndB\x07\n\x05\x65vent\"\xd0\x05\n\x0e\x45ncodeResponse\x12\x32\n\x06opened\x18\x01 \x01(\x0b\x32 .tandem.v1.EncodeResponse.OpenedH\x00\x12\x36\n\x08progress\x18\x02 \x01(\x0b\x32\".tandem.v1.EncodeResponse.ProgressH\x00\x12\x34\n\x07refused\x18\x03 \x01(\x0b\x32!.tandem.v1.EncodeResponse.RefusedH\x00\x12\x30\n\x05\x65nded\x18\x04 \x01(\x0b\x32\x1f.tandem.v1.EncodeResponse.EndedH\x00\x1a\x41\n\x06Opened\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.tandem.v1.ModelInfo\x12\x12\n\nsample_fps\x18\x02 \x01(\x01\x1a\xa0\x02\n\x08Progress\x12\x14\n\x0cwatermark_us\x18\x01 \x01(\x03\x12\x12\n\ndecoded_us\x18\x02 \x01(\x03\x12\x15\n\rsafe_position\x18\x03 \x01(\x04\x12\x1b\n\x0e\x64\x65\x63oder_header\x18\x04 \x01(\x0cH\x00\x88\x01\x01\x12\x19\n\x11next_block_number\x18\x05 \x01(\x04\x12\x1c\n\x04gaps\x18\x06 \x03(\x0b\x32\x0e.tandem.v1.Gap\x12\x0e\n\x06lag_ms\x18\x07 \x01(\x01\x12\x19\n\x11\x63onsumed_position\x18\x08 \x01(\x04\x12\x16\n\x0e\x66rames_waiting\x18\t \x01(\r\x12\x12\n\nsample_fps\x18\n \x01(\x01\x12\x13\n\x0brate_reason\x18\x0b \x01(\tB\x11\n\x0f_decoder_header\x1a<\n\x07Refused\x12\x1f\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x10.tandem.v1.Error\x12\x10\n\x08position\x18\x02 \x01(\x04\x1a=\n\x05\x45nded\x12\x34\n\x08progress\x18\x01 \x01(\x0b\x32\".tandem.v1.EncodeResponse.ProgressB\x07\n\x05\x65vent2S\n\x0e\x45ncoderService\x12\x41\n\x06\x45ncode\x12\x18.tandem.v1.EncodeRequest\x1a\x19.tandem.v1.EncodeResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,23 +33,23 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.wire.gen.tandem.v1.e
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ENCODEREQUEST']._serialized_start=62
-  _globals['_ENCODEREQUEST']._serialized_end=674
-  _globals['_ENCODEREQUEST_OPEN']._serialized_start=277
-  _globals['_ENCODEREQUEST_OPEN']._serialized_end=543
-  _globals['_ENCODEREQUEST_RESUME']._serialized_start=545
-  _globals['_ENCODEREQUEST_RESUME']._serialized_end=658
-  _globals['_ENCODEREQUEST_END']._serialized_start=660
-  _globals['_ENCODEREQUEST_END']._serialized_end=665
-  _globals['_ENCODERESPONSE']._serialized_start=677
-  _globals['_ENCODERESPONSE']._serialized_end=1397
-  _globals['_ENCODERESPONSE_OPENED']._serialized_start=907
-  _globals['_ENCODERESPONSE_OPENED']._serialized_end=972
-  _globals['_ENCODERESPONSE_PROGRESS']._serialized_start=975
-  _globals['_ENCODERESPONSE_PROGRESS']._serialized_end=1263
-  _globals['_ENCODERESPONSE_REFUSED']._serialized_start=1265
-  _globals['_ENCODERESPONSE_REFUSED']._serialized_end=1325
-  _globals['_ENCODERESPONSE_ENDED']._serialized_start=1327
-  _globals['_ENCODERESPONSE_ENDED']._serialized_end=1388
-  _globals['_ENCODERSERVICE']._serialized_start=1399
-  _globals['_ENCODERSERVICE']._serialized_end=1482
+  _globals['_ENCODEREQUEST']._serialized_end=695
+  _globals['_ENCODEREQUEST_OPEN']._serialized_start=298
+  _globals['_ENCODEREQUEST_OPEN']._serialized_end=564
+  _globals['_ENCODEREQUEST_RESUME']._serialized_start=566
+  _globals['_ENCODEREQUEST_RESUME']._serialized_end=679
+  _globals['_ENCODEREQUEST_END']._serialized_start=681
+  _globals['_ENCODEREQUEST_END']._serialized_end=686
+  _globals['_ENCODERESPONSE']._serialized_start=698
+  _globals['_ENCODERESPONSE']._serialized_end=1418
+  _globals['_ENCODERESPONSE_OPENED']._serialized_start=928
+  _globals['_ENCODERESPONSE_OPENED']._serialized_end=993
+  _globals['_ENCODERESPONSE_PROGRESS']._serialized_start=996
+  _globals['_ENCODERESPONSE_PROGRESS']._serialized_end=1284
+  _globals['_ENCODERESPONSE_REFUSED']._serialized_start=1286
+  _globals['_ENCODERESPONSE_REFUSED']._serialized_end=1346
+  _globals['_ENCODERESPONSE_ENDED']._serialized_start=1348
+  _globals['_ENCODERESPONSE_ENDED']._serialized_end=1409
+  _globals['_ENCODERSERVICE']._serialized_start=1420
+  _globals['_ENCODERSERVICE']._serialized_end=1503
 # @@protoc_insertion_point(module_scope)

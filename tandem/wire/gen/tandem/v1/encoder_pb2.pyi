@@ -147,6 +147,9 @@ class EncodeRequest(_message.Message):
     CHUNK_FIELD_NUMBER: _builtins.int
     GAP_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    traceparent: _builtins.str
+    """W3C trace context of this picture or chunk; empty: it is not traced."""
     @_builtins.property
     def open(self) -> Global___EncodeRequest.Open:
         """First message, exactly once."""
@@ -175,10 +178,11 @@ class EncodeRequest(_message.Message):
         chunk: _types_pb2.Chunk | None = ...,
         gap: _types_pb2.Gap | None = ...,
         end: Global___EncodeRequest.End | None = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "end", b"end", "event", b"event", "gap", b"gap", "open", b"open", "picture", b"picture"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "end", b"end", "event", b"event", "gap", b"gap", "open", b"open", "picture", b"picture"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "end", b"end", "event", b"event", "gap", b"gap", "open", b"open", "picture", b"picture", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["open", "picture", "chunk", "gap", "end"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015

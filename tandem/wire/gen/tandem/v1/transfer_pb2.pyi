@@ -700,12 +700,15 @@ class Offer(_message.Message):
     HEADERS_FIELD_NUMBER: _builtins.int
     TIMEOUT_S_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     transfer_id: _builtins.int
     """Chosen by the sender, from 1 up; never used twice in a link. REQUIRED."""
     timeout_s: _builtins.float
     """Seconds that the sender will wait from now. REQUIRED."""
     request_id: _builtins.int
     """The fetch that asked for them; 0 when nobody did."""
+    traceparent: _builtins.str
+    """W3C trace context of one of them; empty: none is traced."""
     @_builtins.property
     def headers(self) -> _containers.RepeatedCompositeFieldContainer[Global___BlockHeader]:
         """REQUIRED: at least one."""
@@ -717,10 +720,11 @@ class Offer(_message.Message):
         headers: _abc.Iterable[Global___BlockHeader] | None = ...,
         timeout_s: _builtins.float = ...,
         request_id: _builtins.int = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["headers", b"headers", "request_id", b"request_id", "timeout_s", b"timeout_s", "transfer_id", b"transfer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["headers", b"headers", "request_id", b"request_id", "timeout_s", b"timeout_s", "traceparent", b"traceparent", "transfer_id", b"transfer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,49 @@
+"""Pure. Every metric of an encoder, and what is read from its state at a scrape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kv_transfer.metrics import METRICS as TRANSFER
+from tandem.core.meters import BATCH, LAG_S, TOKENS, WORK_S, Metric, Sample, counter, gauge, histogram
+
+STREAMS = gauge("tandem_encoder_streams", "Streams that are encoded here.")
+WAITING = gauge("tandem_encoder_units_waiting", "Units (frames, or pairs of them) that wait for the model.")
+LINKS = gauge("tandem_encoder_links", "Open links to reasoners.")
+BATCHES = counter("tandem_encode_batches_total", "Forward passes that made blocks.", collected=True)
+FAILURES = counter(
+    "tandem_encode_failures_total", "Streams that ended because they could not be encoded.", collected=True
+)
+FRAMES = counter(
+    "tandem_frames_total",
+    "Frames by fate: encoded, skipped (more came than are watched), refused and with which error.",
+    *("outcome", "reason"),
+)
+DECODE = histogram("tandem_decode_seconds", "Work on one picture or chunk: decoded, resized.", WORK_S)
+ENCODE = histogram(
+    "tandem_encode_seconds", "One forward pass, vision tower and prefill, with packing of its blocks.", WORK_S
+)
+BATCH_FRAMES = histogram("tandem_encode_batch_frames", "Frames of one forward pass, of all streams.", BATCH)
+FRAME_TOKENS = histogram("tandem_tokens_per_frame", "Tokens of a unit's block, by its frames.", TOKENS)
+QUEUE = histogram("tandem_encode_queue_seconds", "Wait of a decoded unit for the model.", WORK_S)
+PUBLISH = histogram(
+    "tandem_frame_publish_seconds",
+    "From the arrival of a unit's last media here until its block can be retrieved.",
+    LAG_S,
+)
+
+METRICS: tuple[Metric, ...] = (
+    *(STREAMS, WAITING, LINKS, BATCHES, FAILURES, FRAMES, DECODE, ENCODE, BATCH_FRAMES, FRAME_TOKENS),
+    *(QUEUE, PUBLISH),
+    *TRANSFER,
+)
+"""All, in the order of `docs/observability.md`."""
+
+
+def read(*, streams: int, waiting: int, links: int, batches: int, failures: int) -> Iterator[Sample]:
+    """What is there now."""
+    yield Sample(STREAMS, streams)
+    yield Sample(WAITING, waiting)
+    yield Sample(LINKS, links)
+    yield Sample(BATCHES, batches)
+    yield Sample(FAILURES, failures)

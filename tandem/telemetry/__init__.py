@@ -1,0 +1,1 @@
+"""How a process is watched from outside: Prometheus metrics and OpenTelemetry traces, both off by default."""

@@ -1,0 +1,151 @@
+"""What the doctor says of services and streams: what is wrong, why, and what to do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tandem.client.overview import BuildInfo, ServiceStatus, StreamSummary
+from tandem.client.types import ModelInfo, Progress
+from tandem.commands.checkup import gap_words, service_findings, stream_findings
+from tandem.commands.findings import Finding, Mark
+from tandem.commands.streams import reasons
+from tandem.core.timeline import Gap, GapReason, TimeRange
+
+SECOND = 1_000_000
+SERVICE = ServiceStatus(
+    name="encoder-0",
+    role="encoder",
+    address="127.0.0.1:1",
+    state="ready",
+    build=BuildInfo(version="0.1.0", boot_id="b", pid=1),
+    model=ModelInfo(source="default", fingerprint="f" * 32, native_fps=1.0),
+    restarts=0,
+    heartbeat_age_ms=300.0,
+    streams=2,
+    details={"units_waiting": "3", "rss_bytes": str(300 << 20), "metrics": "127.0.0.1:7422"},
+)
+
+
+def stream(**changes: Any) -> StreamSummary:
+    progress = Progress(
+        received_us=changes.pop("received_us", 10 * SECOND),
+        watermark_us=9 * SECOND,
+        durable_watermark_us=0,
+        lag_ms=20.0,
+        gaps=changes.pop("gaps", ()),
+        safe_position=0,
+        blocks=9,
+    )
+    whole: dict[str, Any] = {
+        "stream_id": "door",
+        "state": "live",
+        "progress": progress,
+        "encoder": "encoder-0",
+        "reasoner": "reasoner-0",
+        "open_questions": 0,
+        "sample_fps": 1.0,
+        "age_s": 60.0,
+        "backlog_bytes": 1 << 20,
+        "attached": True,
+    }
+    return StreamSummary(**whole | changes)
+
+
+def marks(findings: list[Finding]) -> list[Mark]:
+    return [finding.mark for finding in findings]
+
+
+def test_a_healthy_service_is_one_line_with_its_load() -> None:
+    (only,) = service_findings(SERVICE)
+    assert only.mark is Mark.OK
+    assert only.what.startswith("encoder-0 (encoder at 127.0.0.1:1) is ready, 2 streams, 0 restarts, model")
+    assert only.what.endswith("; 3 units wait, process 300 MiB, metrics at 127.0.0.1:7422")
+
+
+@pytest.mark.parametrize(
+    ("changes", "mark", "words"),
+    [
+        ({"state": "lost", "reason": "silent for 3.1 s, lease 3 s"}, Mark.BAD, "is lost"),
+        ({"last_loss": "its attachment ended; signal SIGKILL", "last_loss_age_s": 30.0, "restarts": 1},
+         Mark.NOTE, "was lost 30 s ago: its attachment ended; signal SIGKILL"),
+        ({"last_loss": "it restarted", "last_loss_age_s": 30.0, "restarts": 3}, Mark.BAD, "keeps failing"),
+        ({"heartbeat_age_ms": 2500.0}, Mark.NOTE, "silent for 2.5 s"),
+        ({"details": {"units_waiting": "65"}}, Mark.BAD, "is behind: 65 units"),
+        ({"details": {"disk_full": "1"}}, Mark.BAD, "cannot write to its disk"),
+        ({"details": {"ram_used_bytes": "99", "ram_budget_bytes": "100"}}, Mark.NOTE, "blocks is full"),
+    ],
+)  # fmt: skip
+def test_each_trouble_of_a_service_has_a_line(changes: dict[str, Any], mark: Mark, words: str) -> None:
+    last = list(service_findings(replace(SERVICE, **changes)))[-1]
+    assert last.mark is mark
+    assert words in last.what
+    assert last.remedy
+
+
+def test_what_a_service_said_before_it_was_lost_is_not_told_of_the_next() -> None:
+    (only,) = service_findings(replace(SERVICE, state="starting"))
+    assert "MiB" not in only.what
+
+
+def test_what_is_long_past_or_as_it_should_be_has_none() -> None:
+    for changes in (
+        {"last_loss": "it restarted", "last_loss_age_s": 7200.0, "restarts": 9},
+        {"details": {"ram_used_bytes": "99", "ram_budget_bytes": "100", "disk_used_bytes": "5"}},
+        {"details": {"units_waiting": "nonsense", "disk_full": "0"}},
+        {"state": "starting"},
+    ):
+        assert marks(list(service_findings(replace(SERVICE, **changes)))) == [Mark.OK]
+
+
+def test_a_healthy_stream_is_counted_and_no_more() -> None:
+    (only,) = stream_findings([stream()])
+    assert (only.mark, only.what) == (Mark.OK, "1 streams, at most 1.0 s behind")
+    assert not list(stream_findings([]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "mark", "words"),
+    [
+        ({"state": "recovering", "last_error": "it is gone"}, Mark.BAD, "is recovering: it is gone"),
+        ({"state": "opening", "age_s": 2.0}, Mark.NOTE, "is opening"),
+        ({"state": "opening", "age_s": 20.0}, Mark.BAD, "is opening"),
+        ({"last_error": "the link broke", "last_error_age_s": 5.0}, Mark.NOTE, "5 s ago: the link broke"),
+        ({"received_us": 14 * SECOND}, Mark.NOTE, "5.0 s behind on encoder-0"),
+        ({"received_us": 24 * SECOND}, Mark.BAD, "15.0 s behind"),
+        ({"gaps": (Gap(TimeRange(0, SECOND), GapReason.BACKLOG_FULL),)}, Mark.NOTE, "1.0 s backlog_full"),
+    ],
+)  # fmt: skip
+def test_each_trouble_of_a_stream_has_a_line(changes: dict[str, Any], mark: Mark, words: str) -> None:
+    first, last = stream_findings([stream(**changes)])
+    assert first.mark is Mark.OK
+    assert last.mark is mark
+    assert words in last.what
+
+
+def test_a_pause_of_the_source_is_no_finding() -> None:
+    gaps = (Gap(TimeRange(0, SECOND), GapReason.SOURCE),)
+    assert marks(list(stream_findings([stream(gaps=gaps)]))) == [Mark.OK]
+
+
+def test_why_a_stream_is_as_it_is() -> None:
+    gaps = tuple(Gap(TimeRange(at * SECOND, (at + 1) * SECOND), GapReason.UNDECODABLE) for at in (2, 62))
+    assert gap_words(gaps) == {GapReason.UNDECODABLE: "2.0 s undecodable, last at 01:02.0"}
+    lines = reasons(
+        stream(
+            gaps=gaps,
+            placed_because="fewest streams of 2 possible pairs",
+            epoch=3,
+            blocks_per_s=0.5,
+            last_error="encoder encoder-1 is gone: silent",
+            last_error_age_s=42.0,
+        )
+    )
+    assert [line.strip() for line in lines] == [
+        "encoder-0 and reasoner-0: fewest streams of 2 possible pairs (placement 3)",
+        "1 frames a second watched, 0.5 blocks a second published, 1.0 MiB kept for replay",
+        "gaps: 2.0 s undecodable, last at 01:02.0",
+        "last error, 42 s ago: encoder encoder-1 is gone: silent",
+    ]

@@ -1,0 +1,82 @@
+"""One JSON object a record, with the stream and epoch that it is about, whoever logs it."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from tandem.core import logs
+
+
+@pytest.fixture
+def lines() -> Iterator[io.StringIO]:
+    out = io.StringIO()
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(logs.make_formatter("json", "encoder", "encoder-0"))
+    logger = logging.getLogger("tests.logs")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    yield out
+    logger.removeHandler(handler)
+
+
+def read(out: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+def test_a_record_is_one_line_whatever_it_says(lines: io.StringIO) -> None:
+    log = logging.getLogger("tests.logs")
+    log.info("two\nlines and %s", "ünïcode")
+    try:
+        raise ValueError("bad\nthing")
+    except ValueError:
+        log.exception("it failed")
+    plain, failed = read(lines)
+    assert {key: plain[key] for key in ("level", "role", "service", "logger", "message")} == {
+        "level": "info",
+        "role": "encoder",
+        "service": "encoder-0",
+        "logger": "tests.logs",
+        "message": "two\nlines and ünïcode",
+    }
+    assert str(plain["time"]).endswith("Z")
+    assert "stream" not in plain
+    assert "ValueError: bad" in str(failed["exception"])
+
+
+async def test_what_a_task_logs_is_about_its_own_stream(lines: io.StringIO) -> None:
+    log = logging.getLogger("tests.logs")
+
+    async def work(stream: str, epoch: int) -> None:
+        logs.is_about(stream, epoch)
+        await asyncio.sleep(0.01)
+        await asyncio.create_task(tell())
+
+    async def tell() -> None:
+        log.info("hello")
+
+    await asyncio.gather(work("a", 1), work("b", 2))
+    with logs.about("c"):
+        log.info("hello")
+    log.info("hello")
+    about = sorted((str(line.get("stream", "")), line.get("epoch", 0)) for line in read(lines))
+    assert about == [("", 0), ("a", 1), ("b", 2), ("c", 0)]
+
+
+def test_what_is_said_is_a_record_too(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.say("ready\nnow", logs.make_formatter("json", "up"))
+    logs.say("plain", logs.make_formatter("text", "up"))
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["message"] for line in (first, second)] == ["ready", "now"]
+    assert third == "plain"
+
+
+def test_a_message_is_cut_where_nobody_reads_on(lines: io.StringIO) -> None:
+    logging.getLogger("tests.logs").info("x" * 100_000)
+    assert len(str(read(lines)[0]["message"])) == 16_384
