@@ -1,4 +1,4 @@
-"""What the model's thread is given: streams as lanes, units as jobs, how much at once; and what it has done."""
+"""What the model's thread is given: streams as lanes, units as jobs, how much at once; what it has done."""
 
 from __future__ import annotations
 
