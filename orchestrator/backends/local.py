@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from orchestrator.backends.base import Wanted
+from orchestrator.backends.base import Wanted, services
 from orchestrator.backends.remedies import explain
 from orchestrator.config import ServiceSettings
 from orchestrator.membership import Role
@@ -154,9 +154,7 @@ class LocalBackend:
         log_dir: Path,
         say: Say,
     ) -> None:
-        names = [Wanted(f"reasoner-{i}", Role.REASONER) for i in range(reasoners)]
-        names += [Wanted(f"encoder-{i}", Role.ENCODER) for i in range(encoders)]
-        self._wanted = tuple(names)
+        self._wanted = services(encoders=encoders, reasoners=reasoners)
         self._settings = settings
         self._secret_file = secret_file
         self._log_dir = log_dir
