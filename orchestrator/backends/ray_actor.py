@@ -1,7 +1,8 @@
 """Shell: the actor of one service. On the node that Ray chose it runs the service's command as its child.
 
 The service inside is the one that the local backend starts, with the same protocol: Ray moves no data and
-judges no health. The child is forked from a thread that lives as long as the actor's process, and ends with it.
+judges no health. The child is forked from a thread that lives as long as the actor's process, and ends with
+it.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class ServiceActor:
         self._said: deque[str] = deque(maxlen=_SAID)
         self._child: Child | None = None
         self._keeping: asyncio.Task[None] | None = None
+        self._is_orphan = False
+        self._changing = asyncio.Lock()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._run, name="service", daemon=True).start()
 
@@ -77,7 +80,7 @@ class ServiceActor:
 
     def stop(self) -> None:
         """End the child in order and for good; the actor's process is ended by the caller."""
-        self._wait_for(self._end_child())
+        self._wait_for(self._end_for_good())
 
     def _wait_for(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(STOP_TIMEOUT_S)
@@ -88,10 +91,9 @@ class ServiceActor:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        tasks = [self._loop.create_task(self._end_when_orphaned())]
+        self._watching = self._loop.create_task(self._end_when_orphaned())
         self._loop.call_soon(self._begin)
         self._loop.run_forever()
-        del tasks
 
     def _say(self, text: str) -> None:
         self._said.append(f"{text} (node {self._me.ip})")
@@ -100,9 +102,15 @@ class ServiceActor:
         self._keeping = self._loop.create_task(self._keep())
 
     async def _change(self, spec: ServiceSpec) -> None:
-        await self._end_child()
-        self._spec = spec
-        self._begin()
+        async with self._changing:
+            await self._end_child()
+            self._spec, self._is_orphan = spec, False
+            self._begin()
+
+    async def _end_for_good(self) -> None:
+        async with self._changing:
+            self._watching.cancel()
+            await self._end_child()
 
     async def _keep(self) -> None:
         """Until cancelled, whatever goes wrong with files and processes of this node."""
@@ -141,18 +149,23 @@ class ServiceActor:
         """
         while True:
             await asyncio.sleep(_LOOK_S)
-            silent_s = time.monotonic() - self._heard_s
             try:
-                if silent_s < self._spec.orphan_s:
-                    if self._child is None and self._keeping is None and silent_s < _LOOK_S:
-                        self._begin()
-                    continue
-                if self._keeping is not None:
-                    log.warning("%s: no orchestrator for %.0f s; it ends", self._spec.name, silent_s)
-                    await self._end_child()
-                await asyncio.to_thread(self._me.leave, self._spec.run, self._spec.name)
+                async with self._changing:
+                    await self._end_or_begin_again(time.monotonic() - self._heard_s)
+                if self._is_orphan:
+                    await asyncio.to_thread(self._me.leave, self._spec.run, self._spec.name)
             except Exception:
                 log.exception("%s could not end yet", self._spec.name)
+
+    async def _end_or_begin_again(self, silent_s: float) -> None:
+        if silent_s < self._spec.orphan_s:
+            if self._is_orphan:
+                self._is_orphan = False
+                self._begin()
+        elif not self._is_orphan:
+            log.warning("%s: no orchestrator for %.0f s; it ends", self._spec.name, silent_s)
+            await self._end_child()
+            self._is_orphan = True
 
 
 class _Place:

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ def need_ray() -> Any:
         Unavailable: it is not installed.
         Incompatible: it is too old to be protected.
     """
+    # Else Ray prints a stack trace for every SIGTERM, before our own handler ends us in order.
+    os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
     try:
         ray = importlib.import_module("ray")
     except ImportError as error:
