@@ -104,7 +104,7 @@ def _address_problems(address: str) -> list[str]:
         return []
     try:
         _, port = parse_address(address)
-        if port == 0 or is_wildcard(address):
+        if port == 0 or "/" in address or is_wildcard(address):
             raise InvalidInput(f"{address} is no address of a Ray")
     except InvalidInput as error:
         return [f"--address: {error.message}; `ray start --head` prints it, as host:port"]
