@@ -1,4 +1,4 @@
-"""Services on a Ray of several nodes: a node lost under load, an actor killed, a child frozen, an orchestrator gone.
+"""Services on a Ray of several nodes: a node lost under load, an actor killed, a child frozen, and more.
 
 About a minute and a half, most of which is the start of Python processes that import torch.
 """
@@ -83,9 +83,11 @@ async def pids(front: Front) -> dict[str, int]:
 
 async def until_replaced(front: Front, name: str, former: int) -> int:
     async with asyncio.timeout(START_S):
-        while (pid := await front.pid(name)) == former:
+        while True:
+            pid = await front.pid(name)
+            if pid != former:
+                return pid
             await asyncio.sleep(0.1)
-        return pid
 
 
 async def reasoner_of_the_stream(front: Front) -> str:
@@ -155,7 +157,9 @@ async def ask_on(client: Client, count: int) -> list[client_pb2.Answer]:
 
 async def until_said(up: Up, words: str) -> None:
     async with asyncio.timeout(30):
-        while words not in (up.run_dir.parent / "up.log").read_text():
+        while True:
+            if words in (up.run_dir.parent / "up.log").read_text():
+                return
             await asyncio.sleep(0.2)
 
 
