@@ -83,7 +83,6 @@ class RayCluster:
                 namespace=self._run,
                 log_to_driver=False,
                 configure_logging=False,
-                include_dashboard=None,
             )
 
     def close(self) -> None:
