@@ -16,6 +16,7 @@ from pathlib import Path
 
 from orchestrator.backends.base import Wanted, services
 from orchestrator.backends.remedies import explain
+from orchestrator.backends.restarts import restart
 from orchestrator.config import ServiceSettings
 from orchestrator.membership import Role
 from orchestrator.memory import flags as memory_flags
@@ -26,8 +27,6 @@ log = logging.getLogger(__name__)
 
 STOP_GRACE_S = 5.0
 """Between SIGTERM and SIGKILL."""
-_BACKOFF_FIRST_S = 0.1
-_BACKOFF_MAX_S = 10.0
 _MODULES = {Role.ENCODER: "encoder_svc", Role.REASONER: "reasoner_svc"}
 _TAIL_LINES = 12
 _TAIL_BYTES = 8192
@@ -82,7 +81,10 @@ class Child:
                 code = await self._run_once()
                 self._report(code)
                 self._failures += 1
-                await asyncio.sleep(min(_BACKOFF_FIRST_S * 2 ** (self._failures - 1), _BACKOFF_MAX_S))
+                again = restart(self._failures)
+                if again.reason:
+                    self._say(f"{self.wanted.name} {again.reason}")
+                await asyncio.sleep(again.wait_s)
         finally:
             await self._end()
 
