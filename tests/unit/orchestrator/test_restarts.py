@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 from orchestrator.backends.restarts import LOOP_FAILURES, LOOP_WAIT_S, restart
 
 
 def test_the_first_ends_are_taken_lightly() -> None:
     waits = [restart(failures).wait_s for failures in range(1, LOOP_FAILURES)]
     assert waits[0] <= 0.1, "one that was killed is missed by its streams"
-    assert all(later == 2 * sooner for sooner, later in zip(waits, waits[1:], strict=False))
+    assert all(later == 2 * sooner for sooner, later in itertools.pairwise(waits))
     assert sum(waits) < 20
 
 
