@@ -1,4 +1,4 @@
-"""Pure. When a service that ended is started again: soon, later, and once a minute when it never gets ready."""
+"""Pure. When a service that ended is started again: soon, later, once a minute when it never gets ready."""
 
 from __future__ import annotations
 
@@ -26,6 +26,6 @@ def restart(failures: int) -> Restart:
     if failures == LOOP_FAILURES:
         return Restart(
             LOOP_WAIT_S,
-            f"ended {failures} times without getting ready; from now on it is started every {LOOP_WAIT_S:g} s",
+            f"ended {failures} times without getting ready; it is started every {LOOP_WAIT_S:g} s now",
         )
     return Restart(LOOP_WAIT_S)

@@ -122,6 +122,9 @@ def check_whole(client: Client, answer: client_pb2.Answer) -> None:
 
 
 async def test_a_node_lost_under_load_costs_time_only(nodes: RayNodes, up: Up, front: Front) -> None:
+    for role in ("encoder", "reasoner"):
+        placed = {id(nodes.of(await front.pid(f"{role}-{index}"))) for index in range(2)}
+        assert len(placed) == 2, f"both {role}s on one node"
     expected = await reference(front)
     client = await front.watch("node")
     await push(client, 0, FRAMES // 2)
@@ -293,6 +296,25 @@ def test_actors_are_told_other_things_and_end_when_nobody_asks(nodes: RayNodes) 
         assert [name for name in ray.groups() if run_of(name) == run] == []
     assert all(is_gone(pid, GONE_S) for pid in last)
     assert [path.name for path in folder(run).iterdir()] == ["logs"]
+
+
+def test_a_pair_shares_a_node(nodes: RayNodes) -> None:
+    run = run_name(secrets.token_bytes(8))
+    pairs = groups(run, services(encoders=2, reasoners=2), RaySettings(pack_pairs=True), "cpu")
+    with Driver(nodes, run) as ray:
+        for number, group in enumerate(pairs):
+            ray.make_group(group)
+            specs = [
+                sleeper(run, group, member.name, 6010 + 2 * number + index, 60.0)
+                for index, member in enumerate(group.members)
+            ]
+            for spec in specs:
+                ray.create(spec, group, ray.groups()[group.name])
+            assert all(is_started(spec) for spec in specs)
+            first, second = (nodes.of(pid) for spec in specs for pid in sleepers(spec))
+            assert first is second
+        ray.stop(NAMES, GONE_S)
+        ray.remove_groups(list(ray.groups().values()))
 
 
 def is_started(spec: ServiceSpec) -> bool:
