@@ -8,9 +8,11 @@ it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -114,6 +116,7 @@ class ServiceActor:
 
     async def _keep(self) -> None:
         """Until cancelled, whatever goes wrong with files and processes of this node."""
+        _end_predecessors(_secret_file(self._spec))
         while True:
             try:
                 self._child = self._make_child()
@@ -124,15 +127,15 @@ class ServiceActor:
             await asyncio.sleep(_AGAIN_S)
 
     def _make_child(self) -> Child:
-        spec, folder = self._spec, _folder(self._spec.run)
+        spec = self._spec
         _set_environment(spec.uses_gpu)
         host = "127.0.0.1" if spec.only_this_host else self._me.ip
         at = f"[{host}]" if ":" in host else host
-        secret_file = _write_private(folder / f"secret-{spec.name}", spec.secret)
+        secret_file = _write_private(_secret_file(spec), spec.secret)
         # The last one of an option counts.
         line = [sys.executable, *spec.arguments, "--listen", f"{at}:0", "--gloo-host", host]
         line += ["--secret-file", str(secret_file)]
-        log_file = folder / "logs" / f"{spec.name}.log"
+        log_file = _folder(spec.run) / "logs" / f"{spec.name}.log"
         return Child(Wanted(spec.name, Role(spec.role)), line, log_file, self._say)
 
     async def _end_child(self) -> None:
@@ -140,7 +143,7 @@ class ServiceActor:
         if keeping is not None:
             keeping.cancel()
             await asyncio.wait([keeping])
-        (_folder(self._spec.run) / f"secret-{self._spec.name}").unlink(missing_ok=True)
+        _secret_file(self._spec).unlink(missing_ok=True)
 
     async def _end_when_orphaned(self) -> None:
         """For a run whose orchestrator does not come back. The first of its actors by name goes last.
@@ -206,6 +209,23 @@ def _folder(run: str) -> Path:
     make_private(parent)
     make_private(parent / run)
     return parent / run
+
+
+def _secret_file(spec: ServiceSpec) -> Path:
+    return _folder(spec.run) / f"secret-{spec.name}"
+
+
+def _end_predecessors(secret_file: Path) -> None:
+    """Kill what a former actor of this service left: a child that was frozen did not end with it.
+
+    One that is only slow to end would hold memory and the streams' files when the next one wants them.
+    """
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if os.fsencode(secret_file) in path.read_bytes().split(b"\0"):
+                pid = int(path.parent.name)
+                log.warning("pid %d is left of a former actor; killing it", pid)
+                os.kill(pid, signal.SIGKILL)
 
 
 def _write_private(path: Path, text: str) -> Path:

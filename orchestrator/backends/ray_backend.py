@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 from orchestrator.backends.base import Wanted
-from orchestrator.backends.ray_cluster import Look, RayCluster
+from orchestrator.backends.ray_cluster import Look, RayCluster, need_ray
 from orchestrator.backends.ray_groups import GroupState
-from orchestrator.backends.ray_guard import check_guarded
+from orchestrator.backends.ray_guard import check_guarded, is_off
 from orchestrator.backends.ray_plan import Group, ServiceSpec, check_reach, groups, run_name, run_of, specs
 from orchestrator.backends.ray_rules import SAY_WAITING_S, Do, Leftovers, Seen, decide, waiting
 from orchestrator.backends.ray_settings import RaySettings
@@ -104,11 +104,15 @@ class RayBackend:
             PermissionRefused: that Ray is open to everybody, or takes no orders from us.
             InvalidInput: not all of its nodes would reach `orchestrator`.
             Incompatible: it is of another version.
+            Unavailable: the extra `ray` is not installed.
         """
         planned = list(dict.fromkeys(self._plan.values()))
         self._specs = specs(
             self._run, planned, orchestrator, self._secret.decode(), self._settings, self._ray
         )
+        if not self._ray.insecure and not is_off(os.environ):
+            os.environ["RAY_AUTH_MODE"] = "token"  # Ray reads it when it is imported
+        await self._call(need_ray)
         try:
             await self._connect(orchestrator)
         except Unavailable as error:
@@ -139,8 +143,6 @@ class RayBackend:
 
     async def _connect(self, orchestrator: str) -> None:
         await check_guarded(self._ray.address, self._ray.insecure, os.environ)
-        if not self._ray.insecure:
-            os.environ["RAY_AUTH_MODE"] = "token"
         await self._call(self._cluster.connect, self._ray.address)
         here, nodes = await self._call(self._cluster.nodes)
         check_reach(orchestrator, here, nodes)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import importlib.util
 import os
 import secrets
@@ -166,23 +167,24 @@ async def until_said(up: Up, words: str) -> None:
             await asyncio.sleep(0.2)
 
 
-async def test_an_actor_killed_and_a_child_frozen(front: Front) -> None:
+async def test_a_child_frozen_and_another_with_its_actor_killed(front: Front) -> None:
     former = await pids(front)
     client = await front.watch("actor")
     await push(client, 0, FRAMES // 2)
-    killed, frozen = former["encoder-0"], former["reasoner-1"]
+    both, frozen = former["encoder-0"], former["reasoner-1"]
     actor_of_frozen = parent(frozen)
     began_s = time.monotonic()
     os.kill(frozen, signal.SIGSTOP)
-    os.kill(parent(killed), signal.SIGKILL)
-    assert is_gone(killed, GONE_S), "a child outlived its actor"
+    os.kill(both, signal.SIGSTOP)
+    os.kill(parent(both), signal.SIGKILL)
     await push(client, FRAMES // 2, FRAMES)
     check_whole(client, await ask(client, "after"))
     assert parent(await until_replaced(front, "reasoner-1", frozen)) == actor_of_frozen
     print(f"child frozen: another after {time.monotonic() - began_s:.2f} s")
-    await until_replaced(front, "encoder-0", killed)
+    await until_replaced(front, "encoder-0", both)
     print(f"actor killed: another child after {time.monotonic() - began_s:.2f} s")
     assert is_gone(frozen, GONE_S)
+    assert is_gone(both, GONE_S), "a frozen child outlived its actor"
     await forget(client)
 
 
@@ -296,6 +298,28 @@ def test_actors_are_told_other_things_and_end_when_nobody_asks(nodes: RayNodes) 
         assert [name for name in ray.groups() if run_of(name) == run] == []
     assert all(is_gone(pid, GONE_S) for pid in last)
     assert [path.name for path in folder(run).iterdir()] == ["logs"]
+
+
+def test_a_child_ends_with_its_actor(nodes: RayNodes) -> None:
+    run = run_name(secrets.token_bytes(8))
+    [group] = groups(run, services(encoders=1, reasoners=0), RaySettings(), "cpu")
+    plain = sleeper(run, group, "encoder-0", 6009, 60.0)
+    dying = "from tandem.core.lifetime import die_with_parent as d; import os, time; d(os.getppid())"
+    spec = dataclasses.replace(plain, arguments=("-c", f"{dying}; time.sleep(6009)"))
+    with Driver(nodes, run) as ray:
+        ray.make_group(group)
+        ray.create(spec, group, ray.groups()[group.name])
+        assert is_started(spec)
+        [child] = sleepers(spec)
+        os.kill(parent(child), signal.SIGKILL)
+        assert is_gone(child, GONE_S)
+        assert is_started(spec), "Ray starts the actor again, and that its child"
+        frozen = parent(sleepers(spec)[0])
+        os.kill(frozen, signal.SIGSTOP)
+        ray.kill("encoder-0")
+        ray.wait_gone(["encoder-0"], GONE_S)
+        assert is_gone(frozen, GONE_S), "an actor that is frozen can be ended"
+        ray.remove_groups(list(ray.groups().values()))
 
 
 def test_a_pair_shares_a_node(nodes: RayNodes) -> None:

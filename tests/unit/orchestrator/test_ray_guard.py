@@ -9,8 +9,13 @@ from contextlib import asynccontextmanager
 import grpc
 import pytest
 
+from orchestrator.backends.base import services
+from orchestrator.backends.ray_backend import RayBackend
 from orchestrator.backends.ray_cluster import need_ray
 from orchestrator.backends.ray_guard import check_guarded, is_off
+from orchestrator.backends.ray_settings import RaySettings
+from orchestrator.config import ServiceSettings
+from tandem.core.clock import monotonic_clock
 from tandem.core.errors import Incompatible, InvalidInput, PermissionRefused, Unavailable
 
 
@@ -74,6 +79,25 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(Unavailable, match=r"pip install 'tandem\[ray\]'"):
         need_ray()
+
+
+async def test_the_backend_says_so_instead_of_trying_again(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    said: list[str] = []
+    backend = RayBackend(
+        wanted=services(encoders=1, reasoners=1),
+        settings=ServiceSettings(),
+        ray=RaySettings(address="127.0.0.1:1"),
+        secret=b"of a test",
+        is_ready=lambda name: False,
+        say=said.append,
+        clock=monotonic_clock,
+    )
+    with pytest.raises(Unavailable, match=r"tandem\[ray\]"):
+        await backend.start("127.0.0.1:7420")
+    await backend.stop()
+    assert said == []
 
 
 def test_a_ray_without_tokens_is_too_old(monkeypatch: pytest.MonkeyPatch):
