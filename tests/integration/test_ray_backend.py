@@ -314,6 +314,11 @@ def test_a_child_ends_with_its_actor(nodes: RayNodes) -> None:
         os.kill(parent(child), signal.SIGKILL)
         assert is_gone(child, GONE_S)
         assert is_started(spec), "Ray starts the actor again, and that its child"
+        [child] = sleepers(spec)
+        os.kill(child, signal.SIGSTOP)
+        os.kill(parent(child), signal.SIGKILL)
+        assert is_gone(child, START_S), "a frozen child is killed by the next actor"
+        assert is_started(spec)
         frozen = parent(sleepers(spec)[0])
         os.kill(frozen, signal.SIGSTOP)
         ray.kill("encoder-0")
