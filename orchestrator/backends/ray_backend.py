@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 from orchestrator.backends.base import Wanted
-from orchestrator.backends.ray_cluster import Look, RayCluster, need_ray
+from orchestrator.backends.ray_cluster import Dead, Look, RayCluster, need_ray
 from orchestrator.backends.ray_groups import GroupState
 from orchestrator.backends.ray_guard import check_guarded, is_off
 from orchestrator.backends.ray_plan import Group, ServiceSpec, check_reach, groups, run_name, run_of, specs
 from orchestrator.backends.ray_rules import SAY_WAITING_S, Do, Leftovers, Seen, decide, waiting
 from orchestrator.backends.ray_settings import RaySettings
+from orchestrator.backends.restarts import restart
 from orchestrator.config import ServiceSettings
 from orchestrator.waiting import stop
 from tandem.core.clock import Clock
@@ -48,6 +49,9 @@ class _Watch:
 
     heard_s: float
     """It answered then, or had no room yet."""
+    creations: int = 0
+    """Since an actor answered."""
+    create_at_s: float = 0.0
     roomless_since_s: float | None = None
     said_waiting: bool = False
 
@@ -197,7 +201,12 @@ class RayBackend:
         looks = await self._call(self._cluster.look, list(self._plan), _ANSWER_S)
         states = await self._call(self._cluster.groups)
         for name, group in self._plan.items():
-            await self._look_at(name, group, name in looks, looks.get(name), states)
+            look = looks.get(name)
+            if isinstance(look, Dead):
+                self._say(f"the actor of {name} died: {look.reason}")
+                del looks[name]
+                look = None
+            await self._look_at(name, group, name in looks, look, states)
         now_s = self._clock()
         if now_s >= self._leftovers_due_s:
             self._leftovers_due_s = now_s + _LEFTOVERS_S
@@ -212,8 +221,11 @@ class RayBackend:
         has_room = state is not None and state.has_room
         if look is not None or not has_room:
             watch.heard_s = now_s
+        if look is not None:
+            watch.creations, watch.create_at_s = 0, 0.0
         seen = Seen(
             exists=exists,
+            create_in_s=watch.create_at_s - now_s,
             digest=look.digest if look else None,
             has_group=state is not None,
             has_room=has_room,
@@ -227,7 +239,8 @@ class RayBackend:
             case Do.CREATE:
                 self._say(f"asking Ray for {name} …")
                 await self._create(name, group, states)
-                watch.heard_s = now_s
+                watch.heard_s, watch.creations = now_s, watch.creations + 1
+                watch.create_at_s = now_s + restart(watch.creations).wait_s
             case Do.ADOPT:
                 await self._call(self._cluster.tell, name, "adopt", self._specs[name].to_text())
             case Do.REPLACE:

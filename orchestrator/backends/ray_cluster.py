@@ -36,6 +36,13 @@ class Look:
     node: str
 
 
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """An actor that Ray does not start again, and why."""
+
+    reason: str
+
+
 def need_ray() -> Any:
     """The `ray` module, imported now.
 
@@ -161,12 +168,12 @@ class RayCluster:
             )
             self._asked.pop(spec.name, None)
 
-    def look(self, names: Collection[str], timeout_s: float) -> dict[str, Look | None]:
-        """What the actors say within `timeout_s`. None: it said nothing; left out: there is no such actor."""
+    def look(self, names: Collection[str], timeout_s: float) -> dict[str, Look | Dead | None]:
+        """What the actors say within `timeout_s`. None: it said nothing; left out: no actor has that name."""
         import ray
 
         with _typed("the actors of Ray"):
-            found: dict[str, Look | None] = {}
+            found: dict[str, Look | Dead | None] = {}
             for name in names:
                 if self._handle(name) is not None:
                     found[name] = None
@@ -180,16 +187,15 @@ class RayCluster:
                     self._hear(asked[ref], ref, found)
             return found
 
-    def _hear(self, name: str, ref: Any, found: dict[str, Look | None]) -> None:
+    def _hear(self, name: str, ref: Any, found: dict[str, Look | Dead | None]) -> None:
         import ray
 
         try:
             answer = json.loads(ray.get(ref))
             found[name] = Look(answer["digest"], tuple(answer["said"]), answer["node"])
         except ray.exceptions.ActorDiedError as error:
-            log.info("the actor of %s is dead: %s", name, _first_line(error))
             self._handles.pop(name, None)
-            found.pop(name, None)
+            found[name] = Dead(str(error).strip().splitlines()[-1])  # of a traceback: the error itself
         except ray.exceptions.RayError as error:  # starting again, or its node is lost
             log.info("the actor of %s does not answer: %s", name, _first_line(error))
 

@@ -31,6 +31,8 @@ class Seen:
 
     exists: bool
     """Ray knows an actor of that name that is not dead for good."""
+    create_in_s: float
+    """Until another may be made; 0 or less: now. Those that die at their start are made with back-off."""
     digest: str | None
     """Of the spec that it runs; None: it did not answer this time."""
     has_group: bool
@@ -53,6 +55,8 @@ class Decision:
 
 def decide(seen: Seen, digest: str) -> Decision:
     """About one actor; `digest` is that of the spec it should run."""
+    if not seen.exists and seen.create_in_s > 0:
+        return Decision(Do.NOTHING, f"the last one died at its start; another in {seen.create_in_s:.1f} s")
     if not seen.exists:
         return Decision(Do.CREATE, "no actor has its name")
     if seen.digest is not None:

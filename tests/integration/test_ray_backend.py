@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.backends.base import services
-from orchestrator.backends.ray_cluster import RayCluster
+from orchestrator.backends.ray_cluster import Dead, Look, RayCluster
 from orchestrator.backends.ray_plan import Group, ServiceSpec, groups, run_name, run_of
 from orchestrator.backends.ray_settings import RaySettings
 from tandem.wire.channel import make_channel
@@ -254,7 +254,7 @@ def until_digest(ray: RayCluster, spec: ServiceSpec) -> None:
     until_s = time.monotonic() + START_S
     while time.monotonic() < until_s:
         look = ray.look([spec.name], 0.5).get(spec.name)
-        if look is not None and look.digest == spec.digest:
+        if isinstance(look, Look) and look.digest == spec.digest:
             return
         time.sleep(0.1)
     raise AssertionError(f"{spec.name} does not run what it should")
@@ -324,6 +324,28 @@ def test_a_child_ends_with_its_actor(nodes: RayNodes) -> None:
         ray.kill("encoder-0")
         ray.wait_gone(["encoder-0"], GONE_S)
         assert is_gone(frozen, GONE_S), "an actor that is frozen can be ended"
+        ray.remove_groups(list(ray.groups().values()))
+
+
+class OfAnotherRelease(ServiceSpec):
+    def to_text(self) -> str:
+        return "{}"
+
+
+def test_an_actor_that_dies_at_its_start_says_why(nodes: RayNodes) -> None:
+    run = run_name(secrets.token_bytes(8))
+    [group] = groups(run, services(encoders=1, reasoners=0), RaySettings(), "cpu")
+    spec = OfAnotherRelease(**dataclasses.asdict(sleeper(run, group, "encoder-0", 6008, 60.0)))
+    with Driver(nodes, run) as ray:
+        ray.make_group(group)
+        ray.create(spec, group, ray.groups()[group.name])
+        until_s = time.monotonic() + START_S
+        look = None
+        while look is None and time.monotonic() < until_s:
+            look = ray.look(["encoder-0"], 0.5)["encoder-0"]
+        assert isinstance(look, Dead)
+        assert "not the spec of a service" in look.reason
+        assert ray.look(["encoder-0"], 0.5) == {}
         ray.remove_groups(list(ray.groups().values()))
 
 

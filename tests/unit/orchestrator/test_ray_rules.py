@@ -11,6 +11,7 @@ from orchestrator.backends.ray_rules import LEFT_S, PATIENCE_S, Do, Leftovers, S
 
 ANSWERS: dict[str, Any] = {
     "exists": True,
+    "create_in_s": 0.0,
     "digest": "now",
     "has_group": True,
     "has_room": True,
@@ -28,6 +29,8 @@ LOST = {"digest": None, "silent_s": LONG_S, "is_ready": False}
         ({"is_ready": False}, Do.NOTHING, "answers"),
         ({"digest": "former"}, Do.ADOPT, "other settings"),
         ({"exists": False}, Do.CREATE, "no actor"),
+        ({"exists": False, "create_in_s": 0.5}, Do.NOTHING, "another in 0.5 s"),
+        ({"create_in_s": 0.5}, Do.NOTHING, "answers"),
         ({"exists": False, **LOST}, Do.CREATE, "no actor"),
         (LOST, Do.REPLACE, "silent for 21 s"),
         (LOST | {"silent_s": PATIENCE_S}, Do.NOTHING, "so far"),
