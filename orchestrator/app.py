@@ -11,8 +11,9 @@ from grpc_health.v1 import _async as health_aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from orchestrator.backends.base import Backend, NoBackend
+from orchestrator.backends.base import Backend, NoBackend, services
 from orchestrator.backends.local import LocalBackend
+from orchestrator.backends.ray_backend import RayBackend
 from orchestrator.cluster import Cluster
 from orchestrator.config import OrchestratorConfig
 from orchestrator.gateway import Gateway
@@ -26,6 +27,7 @@ from orchestrator.streams import Streams
 from orchestrator.supervisor import Supervisor
 from orchestrator.watched import Watched
 from tandem.core.clock import Clock, monotonic_clock
+from tandem.core.errors import InvalidInput
 from tandem.core.meters import Sample
 from tandem.wire.attach import build_info, make_boot_id
 from tandem.wire.channel import bind, make_server
@@ -126,6 +128,8 @@ class Orchestrator:
     def _make_backend(self, say: Callable[[str], None]) -> Backend:
         if not self.config.encoders and not self.config.reasoners:
             return NoBackend()
+        if self.config.backend == "ray":
+            return self._make_ray_backend(say)
         return LocalBackend(
             encoders=self.config.encoders,
             reasoners=self.config.reasoners,
@@ -134,4 +138,19 @@ class Orchestrator:
             log_dir=self._run_dir.log_dir,
             say=say,
             standby=self.config.standby,
+        )
+
+    def _make_ray_backend(self, say: Callable[[str], None]) -> Backend:
+        if not self.config.ray.address:
+            raise InvalidInput(
+                "--backend ray needs --address of a running Ray; `tandem up` starts one itself"
+            )
+        return RayBackend(
+            wanted=services(encoders=self.config.encoders, reasoners=self.config.reasoners),
+            settings=self.config.services,
+            ray=self.config.ray,
+            secret=self.cluster.secret,
+            is_ready=lambda name: name in self._supervisor.ready,
+            say=say,
+            clock=self._clock,
         )

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from orchestrator import memory, thinking
+from orchestrator.backends import ray_settings
 from orchestrator.backlog import Bounds
 from orchestrator.config import OrchestratorConfig, ServiceSettings
 from orchestrator.limits import Limits
@@ -94,6 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, encoders: int, reasoners: 
         choices=("debug", "info", "warning", "error"),
         help="what the terminal shows; the logs below the run directory have more (%(default)s)",
     )
+    ray_settings.add_arguments(parser)
     memory.add_arguments(parser)
     thinking.add_arguments(parser)
     _add_watching(parser)
@@ -131,6 +133,8 @@ def to_config(args: argparse.Namespace) -> OrchestratorConfig:
         encoders=args.encoders,
         standby=args.standby,
         reasoners=args.reasoners,
+        backend=args.backend,
+        ray=ray_settings.from_arguments(args),
         services=ServiceSettings(
             model=args.model,
             device=args.device,

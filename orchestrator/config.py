@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from orchestrator.backends.ray_settings import RaySettings
+from orchestrator.backends.ray_settings import problems as ray_problems
 from orchestrator.backlog import Bounds
 from orchestrator.limits import Limits
 from orchestrator.memory import Memory
@@ -20,7 +22,7 @@ from tandem.wire.channel import is_loopback, is_wildcard, parse_address
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSettings:
-    """What the child processes of the local backend are started with."""
+    """What the services are started with, whatever starts them."""
 
     model: str = "default"
     device: str = "cpu"
@@ -50,8 +52,11 @@ class OrchestratorConfig:
     standby: bool = False
     """A second process of each service waits in reserve with its model loaded."""
     encoders: int = 1
-    """Children to start; 0 when another backend owns the services."""
+    """To start; 0 when somebody else starts the services."""
     reasoners: int = 1
+    backend: str = "local"
+    """Who starts them: `local` or `ray`."""
+    ray: RaySettings = field(default_factory=RaySettings)
     services: ServiceSettings = field(default_factory=ServiceSettings)
     limits: Limits = field(default_factory=Limits)
     bounds: Bounds = field(default_factory=Bounds)
@@ -103,6 +108,7 @@ def _problems(config: OrchestratorConfig) -> list[str]:
         found.append(f"--trace-frames is {config.trace_frames_s}, seconds of 0 or more are needed")
     if config.bounds.keep_us < 0:
         found.append(f"keep_seconds is {config.bounds.keep_us / 1e6}, at least 0 is needed")
+    found += ray_problems(config.backend, config.ray, config.services.device)
     found += memory_problems(config.services.memory) + thinking_problems(config.services.thinking)
     if config.run_dir.exists() and not config.run_dir.is_dir():
         found.append(f"run_dir {config.run_dir} is not a directory")

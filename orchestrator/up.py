@@ -1,7 +1,8 @@
-"""Shell. ``tandem up``: everything on this machine, in the foreground, until Ctrl-C.
+"""Shell. ``tandem up``: everything on this machine, or on a Ray, in the foreground, until Ctrl-C.
 
 This process does one thing: it keeps one orchestrator running. The orchestrator starts the services; when it
-dies they die with it, and the next one starts them anew. One that is frozen is ended.
+dies they die with it, and the next one starts them anew. One that is frozen is ended. With ``--backend ray``
+they outlive it, and the next one finds them; without an address the Ray is started here, too.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ from collections.abc import Sequence
 from types import FrameType
 
 from orchestrator.arguments import add_arguments, to_config
+from orchestrator.backends.ray_local import LocalRay
 from orchestrator.config import OrchestratorConfig
 from orchestrator.pulse import PERIOD_S, Pulse
 from orchestrator.rundir import read_address
-from tandem.core.errors import InvalidInput
+from tandem.core.errors import InvalidInput, TandemError, Unavailable
 from tandem.core.logs import make_formatter, say
 
 EXAMPLE = """example:
   tandem up
   tandem up --listen 127.0.0.1:7500 --encoders 2 --device cuda:0
+  tandem up --backend ray --encoders 2 --reasoners 2 --pack-pairs
 """
 
 STOP_GRACE_S = 15.0
@@ -60,16 +63,29 @@ class _Keeper:
         self._arguments = arguments
         self._child: subprocess.Popen[bytes] | None = None
         self._stopping = False
+        is_local = config.backend == "ray" and not config.ray.address
+        self._ray = LocalRay(config) if is_local else None
 
     def run(self) -> int:
         """Until a signal, or until the orchestrator says that it cannot work."""
+        try:
+            return self._run()
+        finally:
+            if self._ray is not None:
+                self._ray.stop()
+
+    def _run(self) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
         signal.signal(signal.SIGALRM, self._kill)
         failures = 0
         while True:
             started_s = time.monotonic()
-            code = self._run_once()
+            try:
+                code = self._run_once()
+            except TandemError as error:
+                print(f"tandem up: {error.message}", file=sys.stderr, flush=True)
+                code = 1 if isinstance(error, Unavailable) else _USAGE
             if self._stopping:
                 return 0
             if code == _USAGE:
@@ -92,12 +108,18 @@ class _Keeper:
         line = [sys.executable, "-m", "orchestrator", "--die-with-parent", *self._arguments]
         line += ["--run-dir", str(self._config.run_dir), "--listen", self._listen()]
         line += ["--encoders", str(self._config.encoders), "--reasoners", str(self._config.reasoners)]
+        environment = None
+        if self._ray is not None:
+            address = self._ray.address(lambda: self._stopping)
+            if self._stopping:
+                return 0
+            line, environment = [*line, "--address", address], self._ray.environment
         beats, pulse_fd = os.pipe()
         line += ["--pulse-fd", str(pulse_fd)]
         try:
             # Its own session: Ctrl-C reaches us alone, and we stop it in order.
             self._child = subprocess.Popen(  # noqa: S603
-                line, stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=(pulse_fd,)
+                line, stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=(pulse_fd,), env=environment
             )
         finally:
             os.close(pulse_fd)
@@ -147,7 +169,7 @@ class _Keeper:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tandem up",
-        description="Starts an orchestrator, an encoder and a reasoner on this machine; Ctrl-C stops them.",
+        description="Starts an orchestrator, an encoder and a reasoner; Ctrl-C stops them.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -20,6 +20,12 @@ class Wanted:
     role: Role
 
 
+def services(*, encoders: int, reasoners: int) -> tuple[Wanted, ...]:
+    """So many of each, with their names."""
+    found = [Wanted(f"reasoner-{i}", Role.REASONER) for i in range(reasoners)]
+    return (*found, *(Wanted(f"encoder-{i}", Role.ENCODER) for i in range(encoders)))
+
+
 class Backend(Protocol):
     """Keeps the wanted services running."""
 

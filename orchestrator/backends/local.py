@@ -15,10 +15,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from orchestrator.backends.base import Wanted
+from orchestrator.backends.base import Wanted, services
 from orchestrator.backends.process import end, spawn
 from orchestrator.backends.remedies import explain
 from orchestrator.backends.reserve import Reserve
+from orchestrator.backends.restarts import restart
 from orchestrator.config import ServiceSettings
 from orchestrator.membership import Role
 from orchestrator.memory import flags as memory_flags
@@ -27,8 +28,6 @@ from orchestrator.waiting import stop
 
 log = logging.getLogger(__name__)
 
-_BACKOFF_FIRST_S = 0.1
-_BACKOFF_MAX_S = 10.0
 _MODULES = {Role.ENCODER: "encoder_svc", Role.REASONER: "reasoner_svc"}
 _TAIL_LINES = 12
 _TAIL_BYTES = 8192
@@ -92,7 +91,10 @@ class Child:
                 code = await self._run_once()
                 self._report(code)
                 self._failures += 1
-                await asyncio.sleep(min(_BACKOFF_FIRST_S * 2 ** (self._failures - 1), _BACKOFF_MAX_S))
+                again = restart(self._failures)
+                if again.reason:
+                    self._say(f"{self.wanted.name} {again.reason}")
+                await asyncio.sleep(again.wait_s)
         finally:
             await self._end()
             if self._reserve is not None:
@@ -152,9 +154,7 @@ class LocalBackend:
         standby: bool = False,
     ) -> None:
         self._standby = standby
-        names = [Wanted(f"reasoner-{i}", Role.REASONER) for i in range(reasoners)]
-        names += [Wanted(f"encoder-{i}", Role.ENCODER) for i in range(encoders)]
-        self._wanted = tuple(names)
+        self._wanted = services(encoders=encoders, reasoners=reasoners)
         self._settings = settings
         self._secret_file = secret_file
         self._log_dir = log_dir

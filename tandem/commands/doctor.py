@@ -31,6 +31,7 @@ _BASE = (
 _EXTRAS = {
     "model": ("torch", "transformers", "tokenizers", "safetensors", "numpy", "xxhash"),
     "media": ("av", "pillow"),
+    "ray": ("ray",),
 }
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (it is only measured)
 _SHARED_MEMORY_BYTES = 64 * 1024 * 1024
@@ -59,6 +60,10 @@ def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
     yield from _packages()
     yield _shared_memory()
     yield _temporary_files()
+    if _installed("ray"):
+        from tandem.commands.doctor_ray import ray_findings
+
+        yield from ray_findings()
     if not arguments.no_model and _installed("torch") and _installed("transformers"):
         yield _torch()
         yield _guarded("loading the model", lambda: _model(arguments.model))
@@ -86,7 +91,9 @@ def _packages() -> Iterator[Finding]:
             listed = ", ".join(f"{package} {version}" for package, version in found.items())
             yield Finding(Mark.OK, listed)
         elif extra:
-            why = {"model": "encoder and reasoner", "media": "files and cameras"}[extra]
+            why = {"model": "encoder and reasoner", "media": "files and cameras", "ray": "services on Ray"}[
+                extra
+            ]
             yield Finding(
                 Mark.NOTE, f"not installed: {', '.join(missing)}", f"pip install {target}, to run {why} here"
             )

@@ -131,7 +131,8 @@ def test_spread_of_figures() -> None:
 def test_the_doctor_names_the_extra_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_installed", lambda package: None if package in ("av", "rich") else "1.0")
     findings = list(doctor._packages())
-    assert [finding.mark for finding in findings] == [doctor.Mark.BAD, doctor.Mark.OK, doctor.Mark.NOTE]
+    marks = [doctor.Mark.BAD, doctor.Mark.OK, doctor.Mark.NOTE, doctor.Mark.OK]
+    assert [finding.mark for finding in findings] == marks
     assert "tandem[media]" in findings[2].remedy
     assert "not installed: rich" in findings[0].what
 

@@ -1,4 +1,4 @@
-"""The orchestrator never sees a tensor: importing all of it loads neither torch nor numpy."""
+"""The orchestrator never sees a tensor: importing all of it loads neither torch nor numpy, nor Ray."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import sys
 PROGRAM = """
 import sys
 import orchestrator.__main__, orchestrator.up
-heavy = {"torch", "numpy", "transformers", "av"} & set(sys.modules)
+heavy = {"torch", "numpy", "transformers", "av", "ray"} & set(sys.modules)
 raise SystemExit(f"imported: {sorted(heavy)}" if heavy else 0)
 """
 
