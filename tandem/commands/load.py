@@ -49,8 +49,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=VALUE",
         help="a service-level goal, or NAME=none for none; may be repeated. Names: first_token_ms, "
-        "answer_ms, inter_token_ms, staleness_ms, attainment, frame_lag_ms, dropped, refused_streams, accuracy, late_ms "
-        "(docs/load.md)",
+        "answer_ms, inter_token_ms, staleness_ms, attainment, frame_lag_ms, dropped, refused_streams, "
+        "accuracy, late_ms (docs/load.md)",
     )
     group.add_argument(
         "--replay",

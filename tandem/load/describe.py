@@ -18,7 +18,7 @@ def run_lines(run: dict[str, Any]) -> Iterator[str]:
     yield f"frame to retrievable: {spread(frames['retrievable_ms']['due'])}"
     yield (
         f"questions: {questions['answered']} of {questions['attempted']} answered, {questions['good']} "
-        f"within every goal ({share(questions['attainment'])}), {questions['goodput_per_s']:.2f} good a second"
+        f"within all goals ({share(questions['attainment'])}), {questions['goodput_per_s']:.2f} good a second"
     )
     yield f"first token, from when it was due: {spread(questions['first_token_ms']['due'])}"
     yield f"first token, from when it was sent: {spread(questions['first_token_ms']['sent'])}"

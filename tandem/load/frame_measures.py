@@ -91,9 +91,12 @@ def _trend_words(found: Trend) -> dict[str, Any]:
 
 
 def gap_times(events: list[Event], window_s: Window) -> list[tuple[str, str, float, float]]:
-    """Gaps as stream, reason, and run time from and to, cut to the window."""
+    """Gaps as stream, reason, and run time from and to, cut to the window.
+
+    A client that came back is told all gaps again: each counts once.
+    """
     media_s: dict[str, float] = {}
-    found = []
+    told: dict[tuple[str, str], list[Window]] = defaultdict(list)
     for event in events:
         if event["kind"] == "media":
             media_s[event["stream"]] = event["media_s"]
@@ -102,7 +105,18 @@ def gap_times(events: list[Event], window_s: Window) -> list[tuple[str, str, flo
             start_s = max(window_s[0], zero_s + event["start_s"])
             end_s = min(window_s[1], zero_s + event["end_s"])
             if end_s > start_s:
-                found.append((event["stream"], event["reason"], start_s, end_s))
+                told[event["stream"], event["reason"]].append((start_s, end_s))
+    return [(*key, *span) for key, spans in told.items() for span in joined(spans)]
+
+
+def joined(spans: list[Window]) -> list[Window]:
+    """The same without overlaps, in order."""
+    found: list[Window] = []
+    for start_s, end_s in sorted(spans):
+        if found and start_s <= found[-1][1]:
+            found[-1] = found[-1][0], max(end_s, found[-1][1])
+        else:
+            found.append((start_s, end_s))
     return found
 
 

@@ -11,6 +11,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from tandem.load.frame_measures import joined
 from tandem.load.goals import Goals
 from tandem.load.series import Series
 
@@ -57,7 +58,7 @@ def lag_plot(series: Series, window_s: Sequence[float], goals: Goals, salt: str)
             axes.plot(times, most, color=colour, linewidth=1.2, label=label)
         if goals.frame_lag_ms is not None:
             _goal(axes, goals.frame_lag_ms / 1000)
-        for start_s, end_s in _joined([(gap[2], gap[3]) for gap in series.gaps]):
+        for start_s, end_s in joined([(gap[2], gap[3]) for gap in series.gaps]):
             axes.axvspan(start_s, end_s, ymax=0.04, color=RED, linewidth=0)
         if series.gaps:
             axes.plot([], [], color=RED, linewidth=4, label="lost (gaps)")
@@ -197,16 +198,6 @@ def _logarithmic(axes: Any, values: Sequence[float]) -> None:
         axes.set_yscale("log")
     else:
         axes.set_ylim(bottom=0)
-
-
-def _joined(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    joined: list[tuple[float, float]] = []
-    for start_s, end_s in sorted(spans):
-        if joined and start_s <= joined[-1][1]:
-            joined[-1] = joined[-1][0], max(end_s, joined[-1][1])
-        else:
-            joined.append((start_s, end_s))
-    return joined
 
 
 def _svg(figure: Figure) -> str:
