@@ -24,7 +24,7 @@ from tandem.load.trend import Saturation
 
 FRAMES_OF_A_PROCESS = 1500.0
 """Frames and questions a second that one process sends on time with room to spare."""
-START_S = 1.0
+START_S = 0.5
 """From telling the run's zero to the zero: every process has heard it by then."""
 GRACE_S = 20.0
 """Beyond the schedule and the longest answer, for a process to end."""

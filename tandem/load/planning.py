@@ -19,6 +19,9 @@ from tandem.shapes.events import Timeline
 LIFE_SPREAD = 0.5
 """Of the logarithm of streams' lives."""
 SHORTEST_LIFE_S = 3.0
+"""Of those that are drawn."""
+LEAST_S = 1.0
+"""What would be left of a stream at the end of the run that is not worth opening."""
 MAX_QUESTIONS = 2_000_000
 _STREAMS, _STREAM, _QUESTIONS = 1, 2, 3
 """Which random numbers: of all streams' arrivals, of one stream, of its questions."""
@@ -42,7 +45,7 @@ def plan(load: Workload) -> Schedule:
     """Everything that will be done. Raises `InvalidInput` for a workload that cannot be."""
     checked(load)
     lives = _steady(load) if load.stream_arrivals == STEADY else _arriving(load)
-    living = sorted((life for life in lives if life.end_s - life.start_s >= SHORTEST_LIFE_S), key=_opening)
+    living = sorted((life for life in lives if life.end_s - life.start_s >= LEAST_S), key=_opening)
     streams = [_stream(load, life) for life in living]
     if not streams:
         raise InvalidInput("the workload has no stream: give a higher rate or a longer run")

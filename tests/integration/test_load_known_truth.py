@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tandem.load.arrivals import Arrivals
 from tandem.load.footage import Library
 from tandem.load.goals import Goals, judge
 from tandem.load.log import EventLog
@@ -19,7 +20,6 @@ from tandem.load.pace import Pace
 from tandem.load.planning import plan
 from tandem.load.schedule import Schedule
 from tandem.load.shard import Shard, run_shard
-from tandem.load.arrivals import Arrivals
 from tandem.load.workload import Choice, Workload
 from tests.integration.timed_server import TimedServer, Truth, serve_timed
 
@@ -77,7 +77,6 @@ class Played:
 
 
 async def play(load: Workload, truth: Truth, *, is_right: bool = True) -> Played:
-    from tandem.load.pace import histogram
     from hdrh.histogram import HdrHistogram
 
     schedule = plan(load)
