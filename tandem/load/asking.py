@@ -158,6 +158,7 @@ class Asker:
             "first_token": pieces[0] if pieces else None,
             "gaps_s": [later - earlier for earlier, later in pairwise(pieces)],
             "about": planned.about,
+            "cut": planned.cut,
             "second_client": planned.second_client,
             "text": planned.text,
             "known": planned.answer,

@@ -18,7 +18,7 @@ from tandem.shapes.questions import KINDS, Asker
 
 AGAIN = ("now", "shown_at")
 """What has one answer even when the same things were shown before, in an earlier repeat."""
-SLACK_S = 0.05
+SLACK_S = 0.02
 """Frames this young may not have been received when a question is asked right after them."""
 
 

@@ -101,7 +101,8 @@ def distribution_plot(series: Series, window_s: Sequence[float], salt: str) -> s
                 times, heights = thinned(values.tolist(), shares.tolist())
                 axes.step(times, heights, where="post", color=colour, label=label)
         axes.set_ylim(0, 1.02)
-        if series.asked:
+        firsts = [first_s for asked in series.asked for first_s in asked[1:] if first_s > 0]
+        if firsts and max(firsts) > 10 * min(firsts):
             axes.set_xscale("log")
         _legend(axes)
         return _svg(figure)
