@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tandem.client import ClientSettings, MediaKind, connect
 from tandem.load.arrivals import Arrivals
 from tandem.load.footage import Library
 from tandem.load.goals import Goals, judge
@@ -217,3 +218,13 @@ def test_clients_come_back(losing: Played) -> None:
         if planned.stream in ended:
             assert ended[planned.stream] >= int((planned.end_s - planned.media_s) * planned.fps)
     assert not losing.server.streams, "a stream was not ended"
+
+
+async def test_a_slow_reader_reads_slowly() -> None:
+    async with serve_timed(Truth(tokens=3)) as (address, _):
+        settings = ClientSettings(read_pause_s=0.15)
+        async with connect(address, settings=settings) as t, t.watch(MediaKind.PICTURES) as stream:
+            began_s = time.monotonic()
+            answer = await stream.ask("what?")
+            assert answer.text == "word word word"
+            assert time.monotonic() - began_s >= 4 * 0.15  # three words and the record
