@@ -75,11 +75,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from tandem.load.extra import need_extra
 
     need_extra()
-    try:
-        return asyncio.run(_load(arguments))
-    except OSError as error:
-        print(f"tandem: {error}", file=sys.stderr)
-        return Exit.USAGE
+    return asyncio.run(_load(arguments))
 
 
 async def _load(arguments: argparse.Namespace) -> int:
@@ -132,8 +128,13 @@ def _schedule(arguments: argparse.Namespace, load: Workload) -> Schedule | None:
             raise InvalidInput(
                 "a schedule that is replayed cannot be swept: it says how many streams there are"
             )
-        with arguments.replay.open(encoding="utf-8") as lines:
-            return read_schedule(lines, load)
+        try:
+            with arguments.replay.open(encoding="utf-8") as lines:
+                return read_schedule(lines, load)
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidInput(f"cannot read {arguments.replay}: {error}") from error
+    if arguments.sweep and load.stream_arrivals != "steady":
+        raise InvalidInput("a sweep sets how many streams are open at once: leave --stream-arrivals steady")
     return None if arguments.sweep else plan(load)
 
 

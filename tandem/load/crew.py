@@ -36,19 +36,13 @@ _TAIL_CHARS = 2000
 class Outcome:
     """What a run left."""
 
-    folder: Path
+    events: list[Path]
+    """The event files, one a process."""
     histograms: dict[str, HdrHistogram]
     """Of all processes: how late they were (`late`), how long pushes waited (`blocked`); microseconds."""
     frames: int
     stopped_early: str
     """Why; empty when it ran to its end."""
-    ended_s: float
-    """When the load ended, in seconds since the run's zero."""
-
-    @property
-    def events(self) -> list[Path]:
-        """The event files, one a process."""
-        return sorted(self.folder.glob("events-*.jsonl"))
 
 
 def processes_for(schedule: Schedule, cores: int) -> int:
@@ -88,13 +82,14 @@ class Crew:
         schedule_file = self._folder / "schedule.jsonl"
         with schedule_file.open("w", encoding="utf-8") as out:
             out.writelines(f"{line}\n" for line in schedule_lines(self._schedule))
+        events = [self._folder / f"events-{number}.jsonl" for number in range(self._count)]
         prefix = f"load-{uuid.uuid4().hex[:6]}"
         async with contextlib.AsyncExitStack() as stack:
             members = []
             for number in range(self._count):
                 order = {
                     "schedule": str(schedule_file),
-                    "events": str(self._folder / f"events-{number}.jsonl"),
+                    "events": str(events[number]),
                     "shard": number,
                     "shards": self._count,
                     "address": self._address,
@@ -109,13 +104,19 @@ class Crew:
             for member in members:
                 await member.say({"zero_s": zero_s})
             await self._listen(members)
-            ended_s = time.monotonic() - zero_s
-        return Outcome(self._folder, self._histograms, self._frames, self._stopped_early, ended_s)
+        return Outcome(events, self._histograms, self._frames, self._stopped_early)
 
     async def _listen(self, members: Sequence[_Member]) -> None:
         load = self._schedule.workload
-        async with asyncio.timeout(load.total_s + load.answer_timeout_s + GRACE_S + START_S):
-            await asyncio.gather(*(self._follow(member, members) for member in members))
+        longest_s = load.total_s + load.answer_timeout_s + GRACE_S + START_S
+        try:
+            async with asyncio.timeout(longest_s), asyncio.TaskGroup() as group:
+                for member in members:
+                    group.create_task(self._follow(member, members))
+        except TimeoutError as error:
+            raise Internal(f"a process of the run did not end within {longest_s:g} s") from error
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from failed
 
     async def _follow(self, member: _Member, members: Sequence[_Member]) -> None:
         while True:
@@ -145,6 +146,7 @@ class _Member:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "tandem.load.worker",
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log, limit=LINE_LIMIT,
+                start_new_session=True,  # Ctrl-C is for us: they end their streams when we close their input
             )  # fmt: skip
         return self
 
