@@ -165,11 +165,12 @@ class Asker:
             "event": planned.event_s,
         }
         if answer is not None:
-            unscored = why_unscored(planned, answer, is_shifted=run.is_shifted)
+            unscored = why_unscored(planned, answer, run.planned.codec, is_shifted=run.is_shifted)
             fields |= {
                 "answer": answer.text[:500],
                 "media_s": run.media_s,
                 "asked_s": answer.asked_us / MICROSECONDS,
+                "evidence_end_s": answer.evidence[-1].end_us / MICROSECONDS if answer.evidence else None,
                 "watermark_s": answer.watermark_us / MICROSECONDS,
                 "gaps": len(answer.gaps),
                 "tokens": answer.usage.answer_tokens,
@@ -181,7 +182,7 @@ class Asker:
         self._log.write("question", stream=planned.stream, number=number, **fields)
 
 
-def why_unscored(planned: PlannedQuestion, answer: Answer, *, is_shifted: bool) -> str:
+def why_unscored(planned: PlannedQuestion, answer: Answer, codec: str, *, is_shifted: bool) -> str:
     """Why nobody can say whether the answer is right; empty when one can.
 
     An answer is marked only if the server understood the question as of the second that it was planned for:
@@ -191,8 +192,18 @@ def why_unscored(planned: PlannedQuestion, answer: Answer, *, is_shifted: bool) 
         return "not known"
     if is_shifted:
         return "late stream"
-    seen = math.floor((answer.asked_us - 1) / MICROSECONDS) + 1
-    return "" if not planned.cut or seen == planned.cut else "asked at another frame"
+    return "" if planned.cut in {0, seconds_understood(answer, codec)} else "asked at another frame"
+
+
+def seconds_understood(answer: Answer, codec: str) -> int:
+    """How many seconds of video the question was about, as the server understood it.
+
+    Of pictures it knows when a question came among them. Of a byte stream it knows what was decoded, in
+    larger steps: there it is taken from what the answer rests on.
+    """
+    if codec != "jpeg" and answer.evidence:
+        return math.ceil(answer.evidence[-1].end_us / MICROSECONDS)
+    return math.floor((answer.asked_us - 1) / MICROSECONDS) + 1
 
 
 def _id(number: int) -> str:

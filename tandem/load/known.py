@@ -23,9 +23,11 @@ SLACK_S = 0.02
 
 
 def settle_s(planned: PlannedStream) -> float:
-    """How long after its time a frame was surely taken in: jitter, and the decoder's wait for the next."""
-    is_on_grid = planned.codec == "jpeg" and float(planned.fps).is_integer()
-    return SLACK_S + planned.jitter_ms / 1000 + (0.0 if is_on_grid else 1.0 / planned.fps)
+    """How long after a second began its frame was surely sent: jitter, and where frames are off the grid of
+    whole seconds the time to the next. (A question waits for what was sent before it to be decoded.)
+    """
+    off_grid_s = 0.0 if float(planned.fps).is_integer() else 1.0 / planned.fps
+    return SLACK_S + planned.jitter_ms / 1000 + off_grid_s
 
 
 def seconds_seen(planned: PlannedStream, at_s: float) -> int:

@@ -26,7 +26,7 @@ from tests.integration.timed_server import TimedServer, Truth, serve_timed
 
 PREFIX = "t"
 STALL = (4.0, 6.0)
-STALLED = Truth(frame_s=0.08, first_token_s=0.12, tokens=4, gap_s=0.03, stall=STALL)
+STALLED = Truth(frame_s=0.08, thought_s=0.06, first_token_s=0.12, tokens=4, gap_s=0.03, stall=STALL)
 STALLED_LOAD = Workload(
     streams=3,
     warmup_s=1.0,
@@ -124,6 +124,8 @@ def test_delays_are_measured_as_they_are(stalled: Played) -> None:
         assert first_s >= 0.119
         assert whole_s == pytest.approx(0.12 + 3 * 0.03, abs=stalled.slack_s)
         assert len(question["gaps_s"]) == 3
+        assert question["first_thought"] - question["sent"] == pytest.approx(0.06, abs=stalled.slack_s)
+        assert question["first_thought"] < question["first_token"]
     lags_s = [event["t"] - event["pushed"] for event in stalled.of("seen") if event["t"] < STALL[0]]
     assert lags_s
     assert min(lags_s) >= 0.079

@@ -29,6 +29,8 @@ class Truth:
     frame_s: float = 0.05
     """From a frame's arrival until it counts as watched."""
     first_token_s: float = 0.1
+    thought_s: float = 0.0
+    """When a thought comes, before the first token; 0: none does."""
     tokens: int = 4
     gap_s: float = 0.02
     """From token to token."""
@@ -179,9 +181,13 @@ class TimedServer(client_pb2_grpc.TandemServiceServicer):
             yield pb.WatchResponse(refusal=refusal)
             return
         seen = (asked_us - 1) // MICROSECONDS + 1
+        if truth.thought_s:
+            await asyncio.sleep(truth.thought_s)
+            thought = pb.WatchResponse.Thought(worker="w", question_id=question.question_id, text="hm")
+            yield pb.WatchResponse(thought=thought)
         words = (truth.answer(held.stream_id, question.text, seen) or TOKEN * truth.tokens).split()
         for number, word in enumerate(words):
-            await asyncio.sleep(truth.gap_s if number else truth.first_token_s)
+            await asyncio.sleep(truth.gap_s if number else truth.first_token_s - truth.thought_s)
             text = word if number == 0 else f" {word}"
             yield pb.WatchResponse(answer_delta=pb.AnswerDelta(question_id=question.question_id, text=text))
         yield pb.WatchResponse(
