@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -98,8 +99,9 @@ async def _load(arguments: argparse.Namespace) -> int:
         status = await t.status()
     began, described = datetime.now(UTC), machine()
     console = Console(stderr=True)
+    stop = _stop_on_first_interrupt()
     with Progress(console) as progress:
-        runs, found = await _runs(arguments, load, goals, schedule, progress)
+        runs, found = await _runs(arguments, load, goals, schedule, progress, stop)
     report = report_of(
         load=schedule.workload if schedule else load,
         goals=goals,
@@ -114,7 +116,21 @@ async def _load(arguments: argparse.Namespace) -> int:
     files = await asyncio.to_thread(write_report, arguments.out, report, runs)
     lines = run_lines(report["runs"][0]) if found is None else sweep_lines(found)
     print("\n".join([*lines, *(f"wrote {file}" for file in files)]))
+    if stop.is_set():
+        return Exit.INTERRUPTED
     return Exit.OK if report["passed"] and report["valid"] else Exit.FINDING
+
+
+def _stop_on_first_interrupt() -> asyncio.Event:
+    """Set by the first Ctrl-C: what was measured is still reported. The second one ends everything."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def first() -> None:
+        loop.remove_signal_handler(signal.SIGINT)
+        stop.set()
+
+    loop.add_signal_handler(signal.SIGINT, first)
+    return stop
 
 
 def _schedule(arguments: argparse.Namespace, load: Workload) -> Schedule | None:
@@ -139,7 +155,12 @@ def _schedule(arguments: argparse.Namespace, load: Workload) -> Schedule | None:
 
 
 async def _runs(
-    arguments: argparse.Namespace, load: Workload, goals: Goals, schedule: Schedule | None, progress: Any
+    arguments: argparse.Namespace,
+    load: Workload,
+    goals: Goals,
+    schedule: Schedule | None,
+    progress: Any,
+    stop: asyncio.Event,
 ) -> tuple[Sequence[Ran], dict[str, Any] | None]:
     """One run, or those of a sweep with what it found."""
     from dataclasses import replace
@@ -157,6 +178,7 @@ async def _runs(
             goals,
             processes=arguments.processes,
             stop_when_saturated=stop_when_saturated,
+            stop=stop,
             tell=progress.take,
         )
 

@@ -29,6 +29,8 @@ START_S = 0.5
 GRACE_S = 20.0
 """Beyond the schedule and the longest answer, for a process to end."""
 LINE_LIMIT = 1 << 24
+INTERRUPTED = "interrupted"
+"""Why a run was stopped early, when whoever started it did."""
 _TAIL_CHARS = 2000
 
 
@@ -64,14 +66,16 @@ class Crew:
         processes: int = 0,
         tell: Callable[[int, dict[str, Any]], None],
         saturation: Saturation | None = None,
+        stop: asyncio.Event | None = None,
     ) -> None:
         """`folder` gets the schedule and the events; `processes` 0: as many as it needs.
 
-        With `saturation` the run stops once it says that the server falls behind without end.
+        With `saturation` the run stops once it says that the server falls behind without end; with `stop`
+        once that is set.
         """
         self._schedule, self._folder, self._address, self._tell = schedule, folder, address, tell
         self._count = processes or processes_for(schedule, os.cpu_count() or 1)
-        self._saturation = saturation
+        self._saturation, self._stop = saturation, stop or asyncio.Event()
         self._histograms = {"late": histogram(), "blocked": histogram()}
         self._frames = 0
         self._stopped_early = ""
@@ -111,12 +115,22 @@ class Crew:
         longest_s = load.total_s + load.answer_timeout_s + GRACE_S + START_S
         try:
             async with asyncio.timeout(longest_s), asyncio.TaskGroup() as group:
-                for member in members:
-                    group.create_task(self._follow(member, members))
+                stopping = group.create_task(self._wait_for_stop(members))
+                await asyncio.gather(*(self._follow(member, members) for member in members))
+                stopping.cancel()
         except TimeoutError as error:
             raise Internal(f"a process of the run did not end within {longest_s:g} s") from error
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from failed
+
+    async def _wait_for_stop(self, members: Sequence[_Member]) -> None:
+        await self._stop.wait()
+        await self._end(members, INTERRUPTED)
+
+    async def _end(self, members: Sequence[_Member], why: str) -> None:
+        self._stopped_early = self._stopped_early or why
+        for member in members:
+            await member.say({"stop": why})
 
     async def _follow(self, member: _Member, members: Sequence[_Member]) -> None:
         while True:
@@ -127,11 +141,10 @@ class Crew:
                     self._histograms[name].add(HdrHistogram.decode(encoded))
                 return
             self._tell(member.number, told)
-            if self._saturation and not self._stopped_early:
-                self._stopped_early = self._saturation.take(member.number, told)
-                if self._stopped_early:
-                    for other in members:
-                        await other.say({"stop": self._stopped_early})
+            if self._saturation is None or self._stopped_early:
+                continue
+            if why := self._saturation.take(member.number, told):
+                await self._end(members, why)
 
 
 class _Member:

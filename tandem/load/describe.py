@@ -33,8 +33,8 @@ def run_lines(run: dict[str, Any]) -> Iterator[str]:
     yield f"the generator itself was late: {spread(measures['harness']['late_ms'])}"
     for verdict in run["verdicts"]:
         yield verdict_words(verdict)
-    if run["saturated"]:
-        yield f"✗ stopped early: {run['saturated']}"
+    if run["stopped_early"]:
+        yield f"✗ stopped early: {run['stopped_early']}"
     if not run["valid"]:
         yield f"INVALID: beyond {measures['harness']['bound_ms']:g} ms the run says nothing about the server"
 

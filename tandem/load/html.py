@@ -134,8 +134,8 @@ def _run(run: dict[str, Any], ran: Ran, goals: Goals, salt: str) -> Iterator[str
     yield _card("answers right", share(measures["accuracy"]["share"]))
     yield _card("stream time lost", share(frames["dropped_share"]))
     yield "</div>"
-    if run["saturated"]:
-        yield f'<p class="broken">Stopped early: {escape(run["saturated"])}</p>'
+    if run["stopped_early"]:
+        yield f'<p class="broken">Stopped early: {escape(run["stopped_early"])}</p>'
     if not run["valid"]:
         yield '<p class="broken">Invalid: the generator itself was late.</p>'
     yield "<h2>Goals</h2>"

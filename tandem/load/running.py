@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tandem.load.crew import Crew
+from tandem.load.crew import INTERRUPTED, Crew
 from tandem.load.events import Event, read_events, write_events
 from tandem.load.goals import Goals, Verdict, judge
 from tandem.load.measures import measure
@@ -31,8 +31,8 @@ class Ran:
     """What is drawn of it."""
     measures: dict[str, Any]
     verdicts: list[Verdict]
-    saturated: str
-    """Why it was stopped early; empty when it was not."""
+    stopped_early: str
+    """Why; empty when it was not."""
 
     @property
     def is_valid(self) -> bool:
@@ -40,10 +40,16 @@ class Ran:
         return bool(self.measures["harness"]["valid"])
 
     @property
+    def is_interrupted(self) -> bool:
+        """True when whoever started it stopped it."""
+        return self.stopped_early == INTERRUPTED
+
+    @property
     def broken(self) -> tuple[str, ...]:
         """Goals that were not met."""
         names = [verdict.goal for verdict in self.verdicts if not verdict.is_met]
-        return (*names, "saturated") if self.saturated else tuple(names)
+        is_saturated = self.stopped_early and not self.is_interrupted
+        return (*names, "saturated") if is_saturated else tuple(names)
 
     def as_dict(self) -> dict[str, Any]:
         """For the report."""
@@ -52,7 +58,7 @@ class Ran:
             "valid": self.is_valid,
             "passed": self.is_valid and not self.broken,
             "broken": list(self.broken),
-            "saturated": self.saturated,
+            "stopped_early": self.stopped_early,
             "verdicts": [verdict.as_dict() for verdict in self.verdicts],
             "measures": self.measures,
         }
@@ -66,16 +72,17 @@ async def run_schedule(
     *,
     processes: int = 0,
     stop_when_saturated: bool = False,
+    stop: asyncio.Event | None = None,
     tell: Callable[[int, dict[str, Any]], None] = lambda *_: None,
 ) -> Ran:
-    """Run it and measure; `folder` gets ``schedule.jsonl`` and ``events.jsonl``."""
+    """Run it and measure, early when `stop` is set; `folder` gets ``schedule.jsonl`` and ``events.jsonl``."""
     load = schedule.workload
     saturation = None
     if stop_when_saturated:
         saturation = Saturation(
             begin_s=load.warmup_s, least_s=LEAST_SEEN_S, least_growth=GROWTH_A_STREAM * len(schedule.streams)
         )
-    crew = Crew(schedule, folder, address, processes=processes, tell=tell, saturation=saturation)
+    crew = Crew(schedule, folder, address, processes=processes, tell=tell, saturation=saturation, stop=stop)
     outcome = await crew.run()
     events = await asyncio.to_thread(_gathered, outcome.events, folder / "events.jsonl")
     measures = measure(

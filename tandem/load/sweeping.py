@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tandem.load.crew import INTERRUPTED
 from tandem.load.running import Ran
 from tandem.load.search import Point, Search, Step, conclusion
 
@@ -47,6 +48,8 @@ async def sweep(
             return Swept(runs, {**conclusion(points, step), "limited_by_generator": False})
         ran = await run(len(points), step.streams)
         runs.append(ran)
+        if ran.is_interrupted:
+            return Swept(runs, {**conclusion(points, Step(None, INTERRUPTED)), "limited_by_generator": False})
         if not ran.is_valid:
             late = Step(None, late_words(step.streams, ran.measures["harness"]))
             tell(late)

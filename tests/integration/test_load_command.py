@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import signal
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -50,8 +51,8 @@ async def test_a_run_and_its_report(tmp_path: Path) -> None:
     schedule = plan(LOAD)
     given = "".join(f"{line}\n" for line in schedule_lines(schedule))
     (tmp_path / "given.jsonl").write_text(given)
-    async with serve_timed(Truth(first_token_s=0.1)) as (address, _):
-        (code, out, err), (strict_code, strict_out, _) = await asyncio.gather(
+    async with serve_timed(Truth(first_token_s=0.1)) as (address, server):
+        (code, out, err), (strict_code, strict_out, _), _ = await asyncio.gather(
             load(
                 address,
                 tmp_path / "a",
@@ -62,7 +63,9 @@ async def test_a_run_and_its_report(tmp_path: Path) -> None:
                 "2",
             ),
             load(address, tmp_path / "b", *options, *SHORT, "--streams", "1", "--goal", "first_token_ms=50"),
+            interrupted(address, tmp_path / "c"),
         )
+        assert not server.streams, "a stream was not ended"
     assert code == Exit.OK, out + err
     assert strict_code == Exit.FINDING, strict_out
     assert "✗ attainment" in strict_out
@@ -76,6 +79,27 @@ async def test_a_run_and_its_report(tmp_path: Path) -> None:
     assert questions["first_token_ms"]["due"]["min"] >= 99
     check_page((tmp_path / "a" / "report.html").read_text())
     check_events(tmp_path / "a" / "events.jsonl")
+
+
+async def interrupted(address: str, folder: Path) -> None:
+    """Ctrl-C after a second of load: what was measured until then is reported."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tandem.cli", "load", "--address", address, "--out", str(folder), *SHORT,
+        "--duration", "60", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    while '"seen"' not in written(folder):
+        await asyncio.sleep(0.1)
+        assert process.returncode is None, await process.communicate()
+    process.send_signal(signal.SIGINT)
+    out, _ = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == Exit.INTERRUPTED, out.decode()
+    report = json.loads((folder / "report.json").read_text())
+    assert report["runs"][0]["stopped_early"] == "interrupted"
+    assert report["runs"][0]["measures"]["window_s"][1] < 30
+
+
+def written(folder: Path) -> str:
+    return "".join(part.read_text() for part in folder.glob("events-*.jsonl"))
 
 
 def check_page(page: str) -> None:
