@@ -155,7 +155,8 @@ class StreamRun:
         else:
             await self.stream.push_chunk(data, pts_us=pts_us)
         now_s = self._pace.now_s()
-        record(self.blocked, now_s - began_s)
+        if self._pace.is_measured(due_s):
+            record(self.blocked, now_s - began_s)
         self.frames += 1
         self.ear.pushed(pts_us, due_s, now_s, period_us=1e6 / self.planned.fps)
 

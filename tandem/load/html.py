@@ -113,9 +113,9 @@ def _point(run: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _chosen(report: dict[str, Any], runs: Sequence[Ran], goals: Goals) -> Iterator[str]:
-    """Of a sweep the knee and the first failure, else the run."""
-    found = report["sweep"]
-    wanted = [found["max_passing"], found["first_failing"]] if found else [report["runs"][0]["streams"]]
+    """Of a sweep the knee and the first failure (or where it ended instead), else the run."""
+    found, last = report["sweep"], report["runs"][-1]["streams"]
+    wanted = dict.fromkeys((found["max_passing"], found["first_failing"] or last) if found else (last,))
     for streams in wanted:
         of = [index for index, run in enumerate(report["runs"]) if run["streams"] == streams]
         if of:
@@ -220,7 +220,10 @@ def _facts(report: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in report["machine"].items():
         yield f"machine: {name}", value
     for service in report["server"]["services"]:
-        yield f"service {service['name']}", f"{service['role']}, {service['model'] or 'no model'}"
+        yield (
+            f"service {service['name']}",
+            f"{service['role']}, model {service['model'] or service['fingerprint'][:16]}",
+        )
     yield "tandem", report["version"]
 
 

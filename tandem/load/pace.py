@@ -25,15 +25,18 @@ def record(into: HdrHistogram, seconds: float) -> None:
 class Pace:
     """Absolute times in a process: nobody who waits here waits for what somebody else does."""
 
-    def __init__(self, zero_s: float) -> None:
-        """`zero_s` is the monotonic clock at the run's zero; the processes of one machine share both."""
-        self.zero_s = zero_s
+    def __init__(self, zero_s: float, window_s: tuple[float, float] = (-math.inf, math.inf)) -> None:
+        """`zero_s` is the monotonic clock at the run's zero; the processes of one machine share both.
+
+        What is due outside of `window_s` is not measured.
+        """
+        self._zero_s, self._window_s = zero_s, window_s
         self.lateness = histogram()
         """Of every frame and question, from when it was due and we were free for it to when we woke."""
 
     def now_s(self) -> float:
         """The run's time, in seconds."""
-        return time.monotonic() - self.zero_s
+        return time.monotonic() - self._zero_s
 
     async def until(self, due_s: float, *, is_ours: bool = False) -> float:
         """Sleep until the run's time `due_s`; returns how late the process was, in seconds.
@@ -47,5 +50,10 @@ class Pace:
         if came_s < due_s:
             await asyncio.sleep(due_s - came_s)
         late_s = max(0.0, self.now_s() - due_s)
-        record(self.lateness, late_s)
+        if self.is_measured(due_s):
+            record(self.lateness, late_s)
         return late_s
+
+    def is_measured(self, due_s: float) -> bool:
+        """True for what is due in the measured part of the run."""
+        return self._window_s[0] <= due_s < self._window_s[1]

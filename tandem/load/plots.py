@@ -141,10 +141,14 @@ def sweep_plot(runs: Sequence[dict[str, Any]], knee: int | None, goals: Goals, s
             axes.set(title=title, xlabel="streams", ylabel=unit)
             numbers = [math.nan if value is None else value for value in values]
             axes.plot(streams, numbers, color=MUTED, linewidth=1, zorder=1)
-            for passed, colour, label in ((True, GREEN, "passed"), (False, RED, "failed")):
-                rows = [i for i, run in enumerate(ordered) if run["passed"] is passed]
+            for became, colour in (("passed", GREEN), ("failed", RED), ("invalid", ORANGE)):
+                rows = [i for i, run in enumerate(ordered) if _became(run) == became]
                 axes.plot(
-                    [streams[i] for i in rows], [numbers[i] for i in rows], "o", color=colour, label=label
+                    [streams[i] for i in rows],
+                    [numbers[i] for i in rows],
+                    "o",
+                    color=colour,
+                    label=became if rows else None,
                 )
             if bound:
                 _goal(axes, bound)
@@ -165,6 +169,12 @@ def thinned(
         return list(times), list(values)
     starts = range(0, len(times), step)
     return [times[i] for i in starts], [max(values[i : i + step]) for i in starts]
+
+
+def _became(run: dict[str, Any]) -> str:
+    if not run["valid"]:
+        return "invalid"
+    return "passed" if run["passed"] else "failed"
 
 
 def _lag_s(run: dict[str, Any]) -> float | None:

@@ -34,17 +34,18 @@ class Series:
 def series_of(events: list[Event]) -> Series:
     """Everything that is drawn of a run; the samples of its processes are put together."""
     found = Series()
-    by_tick: dict[int, list[Event]] = {}
+    by_tick: dict[int, dict[int, Event]] = {}
     for event in events:
         if event["kind"] == "sample":
-            by_tick.setdefault(round(event["t"] * 10), []).append(event)
+            by_tick.setdefault(round(event["t"] * 10), {})[event["process"]] = event
         elif event["kind"] == "question" and event["outcome"] != "left":
             if event["first_token"] is None:
                 found.failed.append(event["at"])
             else:
                 first = event["first_token"]
                 found.asked.append((event["at"], first - event["at"], first - event["sent"]))
-    for tick, samples in sorted(by_tick.items()):
+    for tick, of_processes in sorted(by_tick.items()):
+        samples = list(of_processes.values())
         lags = [lag_s for sample in samples for lag_s in sample["lags"].values()]
         p50, p95, most = np.percentile(lags, [50, 95, 100]).tolist() if lags else (0.0, 0.0, 0.0)
         found.times.append(tick / 10)

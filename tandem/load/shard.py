@@ -31,9 +31,20 @@ class Shard:
     """Runs a part of a schedule against an address. `tell` gets a summary twice a second."""
 
     def __init__(
-        self, schedule: Schedule, library: Library, *, address: str, prefix: str, log: EventLog, pace: Pace
+        self,
+        schedule: Schedule,
+        library: Library,
+        *,
+        address: str,
+        prefix: str,
+        log: EventLog,
+        pace: Pace,
+        number: int = 0,
     ) -> None:
-        """`prefix` comes before the streams' names, so that runs do not meet at the server."""
+        """`prefix` comes before the streams' names, so that runs do not meet at the server; `number` tells the
+        samples of the run's processes apart.
+        """
+        self._number = number
         self._schedule, self._address, self._pace, self._log = schedule, address, pace, log
         load = schedule.workload
         watching = Watching(mode=WatchMode(load.notes)) if load.notes else None
@@ -94,7 +105,7 @@ class Shard:
                 if run.is_feeding and run.live_edge_s > 0
             }
             unseen = sum(len(run.ear.unseen) for run in self._runs.values() if not run.is_over)
-            self._log.write("sample", lags=lags, questions=asker.open, unseen=unseen)
+            self._log.write("sample", process=self._number, lags=lags, questions=asker.open, unseen=unseen)
             if number % round(TICK_S / SAMPLE_S) == 0:
                 tell(self._tick(asker, lags, unseen))
 

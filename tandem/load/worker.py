@@ -41,10 +41,18 @@ async def main() -> int:
     gc.freeze()  # what is here stays: no pause for looking through it
     stop = asyncio.Event()
     waiting = asyncio.create_task(_wait_for_stop(reader, stop))
-    pace = Pace(start["zero_s"])
+    pace = Pace(start["zero_s"], schedule.workload.window_s)
     with await asyncio.to_thread(Path(order["events"]).open, "w", encoding="utf-8") as out:
         log = EventLog(out, pace)
-        shard = Shard(schedule, library, address=order["address"], prefix=order["prefix"], log=log, pace=pace)
+        shard = Shard(
+            schedule,
+            library,
+            address=order["address"],
+            prefix=order["prefix"],
+            log=log,
+            pace=pace,
+            number=order["shard"],
+        )
         await run_shard(shard, _tell, stop)
     waiting.cancel()
     _tell({"kind": "done", "frames": shard.frames(), "histograms": shard.histograms()})

@@ -140,10 +140,13 @@ def test_a_late_generator_makes_a_run_invalid() -> None:
 
 
 def test_the_series_puts_processes_together() -> None:
-    def sample(t: float, **lags: float) -> dict[str, Any]:
-        return {"t": t, "kind": "sample", "lags": lags, "questions": 2, "unseen": 1}
+    def sample(t: float, process: int, **lags: float) -> dict[str, Any]:
+        return {"t": t, "kind": "sample", "process": process, "lags": lags, "questions": 2, "unseen": 1}
 
-    drawn = series_of([sample(1.0, a=1.0), sample(1.003, b=3.0), sample(1.1, a=0.0)])
+    # The last but one was late: it and the next of its process are nearly at one time, and count once.
+    drawn = series_of(
+        [sample(1.0, 0, a=1.0), sample(1.003, 1, b=3.0), sample(1.08, 0, a=0.5), sample(1.1, 0, a=0.0)]
+    )
     assert drawn.streams == [2, 1]
     assert drawn.lag_max == [3.0, 0.0]
     assert drawn.questions == [4, 2]
