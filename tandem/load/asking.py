@@ -53,7 +53,6 @@ class Asker:
         """`clients` feed nothing: they are those of the second askers, taken in turn."""
         self._runs, self._clients, self._pace, self._log = runs, clients, pace, log
         self._options, self._patience_s = wishes(load), load.answer_timeout_s
-        self._tasks: set[asyncio.Task[None]] = set()
         self.asked = self.answered = self.failed = 0
         self.open = 0
         self.first_tokens_s: list[float] = []
@@ -61,18 +60,11 @@ class Asker:
 
     async def run(self, questions: tuple[PlannedQuestion, ...]) -> None:
         """Ask them all at their times, then wait for the last."""
-        try:
+        async with asyncio.TaskGroup() as group:
             for number, planned in enumerate(questions):
                 late_s = await self._pace.until(planned.at_s, is_ours=True)
                 self.asked += 1
-                task = asyncio.create_task(self._ask(number, planned, late_s))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-            await asyncio.gather(*self._tasks)
-        finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+                group.create_task(self._ask(number, planned, late_s))
 
     async def _ask(self, number: int, planned: PlannedQuestion, late_s: float) -> None:
         run = self._runs[planned.stream]

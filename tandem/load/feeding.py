@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tandem.client import Client, EventReader, MediaKind, MediaOptions, Stream
-from tandem.core.errors import TandemError
+from tandem.core.errors import SlowReader, TandemError
 from tandem.core.watching import Watching
 from tandem.load.footage import Footage
 from tandem.load.hearing import Ear
@@ -62,7 +62,7 @@ class StreamRun:
         """How long pushes waited for room."""
         self._jitter = np.random.default_rng(planned.seed)
         self._jitters: list[float] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._hearing: asyncio.Task[None] | None = None
 
     @property
     def live_edge_s(self) -> float:
@@ -70,7 +70,7 @@ class StreamRun:
         return self._pace.now_s() - self.media_s
 
     async def run(self) -> None:
-        """From opening to end. Never raises a `TandemError`: it is written down."""
+        """From opening to end. A `TandemError` is written down; anything else is our fault, and raised."""
         await self._pace.until(self.planned.start_s, is_ours=True)
         try:
             async with self._make_client() as client:
@@ -82,8 +82,8 @@ class StreamRun:
         finally:
             self.is_feeding, self.is_over = False, True
             self.ready.set()
-            for task in self._tasks:
-                task.cancel()
+            if self._hearing is not None:
+                self._hearing.cancel()
 
     async def _open(self, client: Client) -> bool:
         """Try until it is open; a refusal with a hint is obeyed. False when it was refused for good."""
@@ -116,9 +116,9 @@ class StreamRun:
         )
         events = stream.events()
         await stream.__aenter__()
-        task = asyncio.create_task(self._hear(events))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if self._hearing is not None:
+            await self._hearing  # of the call before this one: it has ended with it
+        self._hearing = asyncio.create_task(self._hear(events))
         self.ear.sample_fps = stream.info.sample_fps
         self.stream, self.is_feeding = stream, True
         self.ready.set()
@@ -170,6 +170,8 @@ class StreamRun:
             self._log.write("end_timed_out", stream=self.planned.stream, after_s=patience_s)
         finally:
             await self.stream.abandon()
+        if self._hearing is not None:
+            await self._hearing
         took_s = self._pace.now_s() - began_s
         self._log.write("ended", stream=self.planned.stream, took_s=took_s, frames=self.frames)
 
@@ -210,6 +212,10 @@ class StreamRun:
 
     async def _hear(self, events: EventReader) -> None:
         """What the server says, until the stream is over; why it failed is told to whoever feeds it."""
-        with contextlib.suppress(TandemError):
+        try:
             async for event in events:
                 self.ear.take(event)
+        except SlowReader:
+            self._log.write("deaf", stream=self.planned.stream)
+        except TandemError:
+            pass

@@ -31,8 +31,12 @@ def frame_measures(
     ]
     kept = [e for e in seen if not e["lost"]]
     dropped = _dropped(events, window_s, slow)
-    watched_s = {p.stream: _overlap((p.media_s, p.end_s), window_s) for p in schedule.streams}
-    watched_s = {name: seconds for name, seconds in watched_s.items() if seconds > 0 and name not in slow}
+    opened = {e["stream"] for e in events if e["kind"] == "media"} - slow
+    watched_s = {
+        p.stream: seconds
+        for p in schedule.streams
+        if p.stream in opened and (seconds := _overlap((p.media_s, p.end_s), window_s)) > 0
+    }
     lost_s = {name: sum(of.values()) for name, of in dropped.items()}
     total_s = sum(watched_s.values())
     by_reason: dict[str, float] = defaultdict(float)

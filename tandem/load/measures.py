@@ -36,7 +36,8 @@ def measure(
         "harness": {
             "late_ms": late,
             "bound_ms": goals.late_ms,
-            "valid": late.get("p99", 0.0) <= goals.late_ms,
+            "deaf": sum(event["kind"] == "deaf" for event in events),
+            "valid": late.get("p99", 0.0) <= goals.late_ms and all(e["kind"] != "deaf" for e in events),
         },
         "questions": _questions(well, goals, window_s[1] - window_s[0]),
         "second_clients": _questions(

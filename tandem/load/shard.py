@@ -41,8 +41,8 @@ class Shard:
         pace: Pace,
         number: int = 0,
     ) -> None:
-        """`prefix` comes before the streams' names, so that runs do not meet at the server; `number` tells the
-        samples of the run's processes apart.
+        """`prefix` comes before the streams' names, so that runs do not meet at the server; `number` tells
+        the samples of the run's processes apart.
         """
         self._number = number
         self._schedule, self._address, self._pace, self._log = schedule, address, pace, log

@@ -116,6 +116,7 @@ def test_a_stream_is_sustained_when_it_keeps_the_goals() -> None:
         {"t": 0.0, "kind": "opened", "stream": name, "took_s": 0.01, "shifted": False}
         for name in ("a", "b", "slow")
     ]
+    opened += [{**event, "kind": "media", "media_s": 0.5} for event in opened]
     samples = [
         {
             "t": 10 + i / 10,
@@ -137,6 +138,7 @@ def test_a_stream_is_sustained_when_it_keeps_the_goals() -> None:
 def test_a_late_generator_makes_a_run_invalid() -> None:
     assert measured([question()], late_s=0.049)["harness"]["valid"]
     assert not measured([question()], late_s=0.06)["harness"]["valid"]
+    assert not measured([question(), {"t": 12.0, "kind": "deaf", "stream": "a"}])["harness"]["valid"]
 
 
 def test_the_series_puts_processes_together() -> None:
