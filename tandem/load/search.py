@@ -40,11 +40,18 @@ class Search:
     most_points: int = 24
     confirm: bool = True
     """Run the knee once more, since one run may be lucky."""
+    most_unstable: int = 2
+    """So many numbers that passed and failed, and the search ends: something else changes meanwhile."""
 
     def next_step(self, points: Sequence[Point]) -> Step:
         """The next step after these points, in the order in which they were run."""
         if len(points) >= self.most_points:
             return Step(None, f"{len(points)} points were run, which is the limit")
+        unstable = unstable_at(points)
+        if len(unstable) >= self.most_unstable:
+            return Step(
+                None, f"{' and '.join(map(str, unstable))} passed and failed: it is not the streams alone"
+            )
         passing, failing = knee(points)
         if failing is None:
             return self._up(passing)
@@ -74,6 +81,12 @@ def knee(points: Sequence[Point]) -> tuple[int | None, int | None]:
         default=None,
     )
     return passing, failing
+
+
+def unstable_at(points: Sequence[Point]) -> list[int]:
+    """Numbers that passed once and failed at another time, lowest first."""
+    passed = {point.streams for point in points if point.passed}
+    return sorted(passed & {point.streams for point in points if not point.passed})
 
 
 def conclusion(points: Sequence[Point], step: Step) -> dict[str, Any]:

@@ -56,6 +56,16 @@ def test_a_lucky_pass_is_found_out() -> None:
     assert found["broken"] == ["attainment"]
 
 
+def test_it_ends_where_it_is_not_the_streams_alone() -> None:
+    failed = ("attainment",)
+    points = [Point(4), Point(8), Point(16, failed), Point(8, failed), Point(6, failed), Point(5, failed)]
+    search = Search(resolution=0.0)
+    assert search.next_step(points).streams == 4
+    step = search.next_step([*points, Point(4, failed)])
+    assert step.streams is None
+    assert "4 and 8 passed and failed" in step.reason
+
+
 def test_it_ends_after_so_many_points() -> None:
     points = [Point(1)] * 3
     assert Search(most_points=3).next_step(points).streams is None
