@@ -44,8 +44,8 @@ _QUANTILES = ("n", "p50", "p90", "p95", "p99", "max")
 def page(report: dict[str, Any], runs: Sequence[Ran]) -> str:
     """The page of a report, with plots of `runs` (in the report's order)."""
     goals = Goals(**report["goals"])
-    verdict = "invalid" if not report["valid"] else "goals met" if report["passed"] else "goals not met"
-    badge = f'<span class="badge {"ok" if report["passed"] and report["valid"] else "bad"}">{verdict}</span>'
+    verdict, is_good = _verdict_of(report)
+    badge = f'<span class="badge {"ok" if is_good else "bad"}">{verdict}</span>'
     title = "Sweep of streams" if report["sweep"] else "Load run"
     body = [
         f"<h1>{title}{badge}</h1>",
@@ -62,6 +62,19 @@ def page(report: dict[str, Any], runs: Sequence[Ran]) -> str:
         f"<title>tandem load: {escape(title)}</title><style>{_CSS}</style></head>\n"
         f"<body><main>\n{chr(10).join(body)}\n</main></body></html>\n"
     )
+
+
+def _verdict_of(report: dict[str, Any]) -> tuple[str, bool]:
+    """The report in two words, and whether that is good news."""
+    if report["sweep"]:
+        if report["sweep"]["max_passing"] is None:
+            return "no knee", False
+        if not report["sweep"]["monotonic"]:
+            return "unstable", False
+        return ("knee found", True) if report["valid"] else ("knee not reached", False)
+    if not report["valid"]:
+        return "invalid", False
+    return ("goals met", True) if report["passed"] else ("goals not met", False)
 
 
 def _about(report: dict[str, Any]) -> str:
