@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,11 +17,14 @@ from tandem.commands.load_options import add_load_options, workload_of
 from tandem.core.errors import TandemError
 
 if TYPE_CHECKING:
+    from tandem.client import Client, Status
     from tandem.load.goals import Goals
     from tandem.load.running import Ran
     from tandem.load.schedule import Schedule
     from tandem.load.workload import Workload
 
+READY_S = 60.0
+"""Longest wait for services that start."""
 _EXAMPLE = """\
 tandem load --streams 4 --duration 60 --question-rate 0.2
 tandem load --sweep streams --duration 30 --out sweep
@@ -96,7 +100,7 @@ async def _load(arguments: argparse.Namespace) -> int:
         print(f"tandem: {error.message} [{error.code.value}]", file=sys.stderr)
         return Exit.USAGE
     async with connect(arguments.address) as t:
-        status = await t.status()
+        status = await _ready_status(t, arguments.address)
     began, described = datetime.now(UTC), machine()
     console = Console(stderr=True)
     stop = _stop_on_first_interrupt()
@@ -131,6 +135,19 @@ def _stop_on_first_interrupt() -> asyncio.Event:
 
     loop.add_signal_handler(signal.SIGINT, first)
     return stop
+
+
+async def _ready_status(client: Client, address: str) -> Status:
+    """What the load will meet, once it is ready: services that still load their model are not measured."""
+    from tandem.core.errors import Unavailable
+
+    deadline_s = time.monotonic() + READY_S
+    while not (status := await client.status()).ready:
+        if time.monotonic() > deadline_s:
+            states = ", ".join(f"{service.name} {service.state}" for service in status.services) or "none"
+            raise Unavailable(f"the services behind {address} were not ready within {READY_S:g} s: {states}")
+        await asyncio.sleep(0.2)
+    return status
 
 
 def _schedule(arguments: argparse.Namespace, load: Workload) -> Schedule | None:
@@ -200,7 +217,7 @@ async def _runs(
     return swept.runs, swept.found
 
 
-def _server(status: Any) -> dict[str, Any]:
+def _server(status: Status) -> dict[str, Any]:
     """What the load met."""
     return {
         "version": status.build.version,

@@ -99,7 +99,11 @@ class TimedServer(client_pb2_grpc.TandemServiceServicer):
             yield pb.AskResponse(**{kind: getattr(response, kind)})
 
     async def GetStatus(self, request: Any, context: Any) -> pb.GetStatusResponse:
-        return pb.GetStatusResponse(build=types_pb2.BuildInfo(version="0.1.0", boot_id="b", pid=1))
+        services = [
+            pb.ServiceStatus(name=f"{role}-0", role=role, state="ready") for role in ("encoder", "reasoner")
+        ]
+        build = types_pb2.BuildInfo(version="0.1.0", boot_id="b", pid=1)
+        return pb.GetStatusResponse(build=build, services=services)
 
     def _open(self, opening: pb.WatchRequest.Open) -> Held:
         if self._zero_s is None:
