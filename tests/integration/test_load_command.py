@@ -19,6 +19,7 @@ from tandem.load.schedule import schedule_lines
 from tandem.load.workload import Choice, Workload
 from tests.integration.timed_server import Truth, serve_timed
 
+PATIENCE_S = 150.0
 SHORT = ("--warmup", "1", "--cooldown", "0.2", "--clips", "1", "--size", "64x48", "--kinds", "now")
 LOAD = Workload(
     streams=3, warmup_s=1.0, duration_s=2.0, cooldown_s=0.2, clips=1, sizes=(Choice("64x48"),),
@@ -31,11 +32,12 @@ async def load(address: str, folder: Path, *options: str) -> tuple[int, str, str
         sys.executable, "-m", "tandem.cli", "load", "--address", address, "--out", str(folder), *options,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    out, err = await asyncio.wait_for(process.communicate(), 60)
+    out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
 
 
+@pytest.mark.timeout(180)
 async def test_a_run_and_its_report(tmp_path: Path) -> None:
     # The goal of the late generator is wide: tests run on busy machines.
     options = (
@@ -91,7 +93,7 @@ async def interrupted(address: str, folder: Path) -> None:
         await asyncio.sleep(0.1)
         assert process.returncode is None, await process.communicate()
     process.send_signal(signal.SIGINT)
-    out, _ = await asyncio.wait_for(process.communicate(), 30)
+    out, _ = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     assert process.returncode == Exit.INTERRUPTED, out.decode()
     report = json.loads((folder / "report.json").read_text())
     assert report["runs"][0]["stopped_early"] == "interrupted"
@@ -129,6 +131,7 @@ def check_events(path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)
 async def test_a_sweep_finds_where_streams_are_refused(tmp_path: Path) -> None:
     async with serve_timed(Truth(most_streams=3, first_token_s=0.02)) as (address, _):
         code, out, err = await load(
