@@ -214,6 +214,8 @@ class Session:
     async def _read(self, call: Call) -> None:
         while (response := await call.read()) is not _EOF:
             assert isinstance(response, client_pb2.WatchResponse), response
+            if self._settings.read_pause_s:
+                await asyncio.sleep(self._settings.read_pause_s)
             event = messages.event_of(response)
             if isinstance(event, Progress):
                 self._acknowledge(event)

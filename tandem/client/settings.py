@@ -28,6 +28,9 @@ class ClientSettings:
     backoff_cap_s: float = 5.0
     event_queue: int = 4096
     """Most events kept for a reader of `Stream.events()`; one that falls further behind gets `SlowReader`."""
+    read_pause_s: float = 0.0
+    """Wait before reading each message of the server: a client that is slow on purpose, to see what it costs
+    others."""
 
 
 def backoff_s(attempt: int, settings: ClientSettings, chance: random.Random) -> float:

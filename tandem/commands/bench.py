@@ -45,7 +45,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         report = {
             "name": arguments.name,
-            "commit": _commit(),
+            "commit": commit(),
             "machine": machine(),
             "settings": {
                 "quick": arguments.quick,
@@ -95,7 +95,8 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The git revision of this code, with a mark when it was changed; "unknown" outside of a checkout."""
     result = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607 (git from the user's path)
         cwd=Path(tandem.__file__).resolve().parent,

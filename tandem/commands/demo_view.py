@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import TextIO
 
 from tandem.client.types import Answer, ConnectionLost, Event, GapNoticed, Opened, Progress, Refusal, Thought
 from tandem.commands.words import evidence_words, gap_words
 from tandem.core.errors import TandemError
 from tandem.core.timeline import Gap, format_time
+from tandem.shapes.marking import is_right
 
-
-def is_right(answer: str, known: str) -> bool:
-    """True when the two say the same; case, spaces and closing points do not matter."""
-    return _bare(answer) == _bare(known)
-
-
-def _bare(text: str) -> str:
-    return re.sub(r"[^\w:]", "", text.casefold())
+__all__ = ["DemoView", "is_right"]
 
 
 class DemoView:
