@@ -126,9 +126,7 @@ class ScriptedEncoder(encoder_pb2_grpc.EncoderServiceServicer):
                 yield encoder_pb2.EncodeResponse(progress=progress)
 
 
-def _publish(
-    progress: encoder_pb2.EncodeResponse.Progress, picture: types_pb2.Picture, from_us: int
-) -> None:
+def _publish(progress: encoder_pb2.EncodeResponse.Progress, picture: types_pb2.Picture, from_us: int) -> None:
     if picture.pts_us >= from_us:
         progress.next_block_number += 1
         progress.watermark_us = picture.pts_us + PERIOD_US
