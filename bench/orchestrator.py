@@ -33,6 +33,7 @@ SILENT = 1000
 PICTURE_BYTES = 10 * 1024
 START_S = 30.0
 CARRIED, IN_TIME_S = 0.99, 1.0
+_SERVICES = ("-m", "bench._scripted_services")
 STEPS = 4
 """Halvings between the most streams that were carried and the fewest that were not."""
 SETTINGS = {
@@ -122,16 +123,17 @@ def _told(each: Measured) -> Measured:
 
 def measure(streams: int, seconds: float, fps: float = 1.0, profile: Path | None = None) -> Measured:
     """A fresh orchestrator under so many streams. `profile`: where cProfile writes what it did."""
-    with tempfile.TemporaryDirectory(prefix="tandem-bench-") as folder:
-        with _orchestrator(Path(folder) / "run", profile) as (pid, address):
-            line = ["-m", "bench._scripted_services", "--orchestrator", address]
-            with _process(*line, "--secret-file", f"{folder}/run/secret"):
-                if not streams:
-                    time.sleep(WARM_S)
-                    before_s = cpu_seconds(pid)
-                    time.sleep(seconds)
-                    return Measured(0, seconds, cpu_seconds(pid) - before_s)
-                return _under_load(pid, address, streams, seconds, fps)
+    with (
+        tempfile.TemporaryDirectory(prefix="tandem-bench-") as folder,
+        _orchestrator(Path(folder) / "run", profile) as (pid, address),
+        _process(*_SERVICES, "--orchestrator", address, "--secret-file", f"{folder}/run/secret"),
+    ):
+        if streams:
+            return _under_load(pid, address, streams, seconds, fps)
+        time.sleep(WARM_S)
+        before_s = cpu_seconds(pid)
+        time.sleep(seconds)
+        return Measured(0, seconds, cpu_seconds(pid) - before_s)
 
 
 def _under_load(pid: int, address: str, streams: int, seconds: float, fps: float) -> Measured:

@@ -1,9 +1,9 @@
 """The fault suite: every listed fault and bad input, what must come of it, and a runner that does them.
 
-``scenarios_passed`` of ``scenarios`` ended as declared; ``lost_durable_blocks`` and ``wrong_answers`` must be 0.
-``detect_s_<scenario>``: until the orchestrator or the client noticed; ``resume_s_<scenario>``: until new frames
-were published again; ``load_s_<scenario>``: of that, the start of a process with its model. ``listed_shown`` of
-``listed``: faults and bad inputs of the lists whose outcome a scenario, a bad input or a test shows.
+``scenarios_passed`` of ``scenarios`` ended as declared; ``lost_durable_blocks`` and ``wrong_answers`` must be
+0. ``detect_s_<scenario>``: until the orchestrator or the client noticed; ``resume_s_<scenario>``: until new
+frames were published again; ``load_s_<scenario>``: of that, the start of a process with its model.
+``listed_shown`` of ``listed``: faults and bad inputs of the lists whose outcome something here shows.
 
     tandem bench faults                        everything, about ten minutes
     tandem bench faults --quick                the short form, well below a minute

@@ -63,7 +63,9 @@ def video() -> Video:
 def _counted(frames: int) -> Known:
     import numpy as np
 
-    question = Asker(np.random.default_rng(frames), demo_clip().timeline, frames).ask("count_total", plain=True)
+    question = Asker(np.random.default_rng(frames), demo_clip().timeline, frames).ask(
+        "count_total", plain=True
+    )
     if question is None:
         raise ValueError(f"nothing was shown in {frames} frames")
     return Known(question.text, question.answer, frames)

@@ -1,4 +1,4 @@
-"""Shell. A client without manners: it sends what the client library would never send, and keeps what it hears."""
+"""Shell. A client without manners: it sends what the library would never send, and keeps what it hears."""
 
 from __future__ import annotations
 

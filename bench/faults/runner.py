@@ -211,7 +211,7 @@ def _since(struck: Struck, at_s: float | None) -> float | None:
 
 
 class _Watch:
-    """Looks at what runs while a scenario plays: when a loss is noticed, how long a process takes to start."""
+    """Looks at what runs while a scenario plays: when a loss is noticed, how long a start takes."""
 
     def __init__(self, system: System) -> None:
         self._system = system

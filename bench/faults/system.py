@@ -1,4 +1,4 @@
-"""Shell. A running `tandem up` that faults are done to, with a proxy in front, and what its processes hold."""
+"""Shell. A running `tandem up` that faults are done to, a proxy in front of it, what its processes hold."""
 
 from __future__ import annotations
 
@@ -72,20 +72,23 @@ class System:
     async def __aenter__(self) -> System:
         self.blocks.mkdir(parents=True)
         (self.folder / "commands").mkdir()
-        with (self.folder / "up.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                self._command(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self._environment(),
-            )
+        self._process = self._start()
         try:
             await self._come_up()
         except BaseException:
             await self.__aexit__()
             raise
         return self
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with (self.folder / "up.log").open("wb") as log:
+            return subprocess.Popen(
+                self._command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment(),
+            )
 
     async def _come_up(self) -> None:
         async with asyncio.timeout(START_S):
@@ -105,10 +108,8 @@ class System:
         process = self._process
         if process is not None and process.poll() is None:
             process.send_signal(signal.SIGINT)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(STOP_S):
-                    while process.poll() is None:
-                        await asyncio.sleep(0.05)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                await asyncio.to_thread(process.wait, STOP_S)
             process.kill()
             process.wait()
 

@@ -1,7 +1,7 @@
 """Pure. What is in the tables of faults: scenarios to run, and for each listed fault what shows its outcome.
 
 ``scenarios.toml`` says what is done to a running system and what must hold at the end. ``faults.toml`` and
-``inputs.toml`` list every fault (F) and bad input (B) with the outcome that is expected and with what shows it:
+``inputs.toml`` list every fault (F) and bad input (B) with the outcome that is expected and what shows it:
 scenarios, tests of the repository, bad inputs of `bench/faults/inputs.py`, or why one machine cannot.
 """
 

@@ -1,11 +1,11 @@
 """Lets a fault be caused from inside of a process: Python imports this at start where it is on the path.
 
-On SIGUSR1 the process reads a command from ``$TANDEM_FAULT_DIR/<pid>`` and does it in its main thread. Only the
-fault suite puts this directory on a path.
+On SIGUSR1 the process reads a command from ``$TANDEM_FAULT_DIR/<pid>`` and does it in its main thread. Only
+the fault suite puts this directory on a path.
 
 ``hold-gil 30``
-    Sleeps without letting any other thread run: the process is there, its connections are open, and nothing of
-    it moves.
+    Sleeps without letting any other thread run: the process is there, its connections are open, and nothing
+    of it moves.
 ``clock 3600``
     The wall clock of this process jumps by so many seconds.
 """
