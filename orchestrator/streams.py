@@ -30,6 +30,8 @@ from tandem.wire.gen.tandem.v1 import client_pb2, types_pb2
 log = logging.getLogger(__name__)
 
 JOURNAL_PERIOD_S = 0.5
+_SWEEP_PERIOD_S = 5.0
+"""Between looks for records that nobody came back for."""
 _DRIVER_FIRST_S = 0.5
 """A driver that waits for a place says better than we do why there is none."""
 _KINDS = frozenset(types_pb2.MediaKind.values()) - {types_pb2.MEDIA_KIND_UNSPECIFIED}
@@ -68,6 +70,7 @@ class Streams:
         self._streams: dict[StreamId, Stream] = {}
         self._releasing: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._swept_s = float("-inf")
 
     def __iter__(self) -> Iterator[Stream]:
         return iter(list(self._streams.values()))
@@ -141,7 +144,9 @@ class Streams:
                 self.forget(stream, Event.EXPIRED)
             else:
                 self._write_journal(stream, now_s)
-        self._journal.forget_older_than(self._settings.limits.resume_seconds + 60.0, set(self._streams))
+        if now_s - self._swept_s >= _SWEEP_PERIOD_S:
+            self._swept_s = now_s
+            self._journal.forget_older_than(self._settings.limits.resume_seconds + 60.0, set(self._streams))
 
     async def close(self) -> None:
         """Stop everything; the journal stays, so that clients can go on with the next orchestrator."""
