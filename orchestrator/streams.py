@@ -13,6 +13,7 @@ from orchestrator.cluster import Cluster
 from orchestrator.driver import OPEN_TIMEOUT_S, Driver
 from orchestrator.journal import Journal
 from orchestrator.limits import check_rates, check_stream_id
+from orchestrator.outbox import SAFE_S
 from orchestrator.questions import Questions
 from orchestrator.restore import place_of, restore, to_record
 from orchestrator.session import Session, SessionSettings
@@ -250,7 +251,7 @@ class Streams:
             self._journal.save(record)
             session.checkpoints.announced = place_of(record)
             if session.outbox is not None:
-                session.outbox.mark_progress()
+                session.outbox.mark_progress(SAFE_S)
 
 
 def check_media(media: types_pb2.MediaOptions) -> None:
