@@ -121,7 +121,9 @@ def _told(each: Measured) -> Measured:
     return each
 
 
-def measure(streams: int, seconds: float, fps: float = 1.0, profile: Path | None = None) -> Measured:
+def measure(
+    streams: int, seconds: float, fps: float = 1.0, profile: Path | None = None, warm_s: float = WARM_S
+) -> Measured:
     """A fresh orchestrator under so many streams. `profile`: where cProfile writes what it did."""
     with (
         tempfile.TemporaryDirectory(prefix="tandem-bench-") as folder,
@@ -129,15 +131,15 @@ def measure(streams: int, seconds: float, fps: float = 1.0, profile: Path | None
         _process(*_SERVICES, "--orchestrator", address, "--secret-file", f"{folder}/run/secret"),
     ):
         if streams:
-            return _under_load(pid, address, streams, seconds, fps)
-        time.sleep(WARM_S)
+            return _under_load(pid, address, streams, seconds, fps, warm_s)
+        time.sleep(warm_s)
         before_s = cpu_seconds(pid)
         time.sleep(seconds)
         return Measured(0, seconds, cpu_seconds(pid) - before_s)
 
 
-def _under_load(pid: int, address: str, streams: int, seconds: float, fps: float) -> Measured:
-    options = {"--streams": streams, "--fps": fps, "--warm": WARM_S, "--seconds": seconds}
+def _under_load(pid: int, address: str, streams: int, seconds: float, fps: float, warm_s: float) -> Measured:
+    options = {"--streams": streams, "--fps": fps, "--warm": warm_s, "--seconds": seconds}
     options |= {"--picture-bytes": PICTURE_BYTES}
     line = ["-m", "bench._stream_load", "--address", address]
     line += [str(word) for pair in options.items() for word in pair]

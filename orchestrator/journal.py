@@ -6,8 +6,8 @@ needs to start in the middle, and what the client wanted: how it is watched, wha
 Written twice a second at most, without fsync: it survives the death of the process, not of the machine, and
 a lost file costs a longer gap.
 
-A file holds lines, and the last whole one counts. Replacing the file each time would be simpler, and was: some
-file systems bring the new one to the disk before the old one goes, a millisecond in which no stream gets on.
+A file holds lines, and the last whole one counts. Replacing the file each time would be simpler: some file
+systems bring the new one to the disk before the old one goes, a millisecond in which no stream gets on.
 """
 
 from __future__ import annotations

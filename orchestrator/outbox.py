@@ -2,7 +2,8 @@
 
 Progress has one slot (the newest wins) and leaves at most ten times a second. News that nobody waits for wait
 for news that somebody does: of a frame that was received and soon published one message tells, not two. Text
-of one question that waits is joined. What still piles up past the bound ends the call with `SlowReader`, and only this call.
+of one question that waits is joined. What still piles up past the bound ends the call with `SlowReader`, and
+only this call.
 """
 
 from __future__ import annotations
