@@ -21,7 +21,8 @@ from bench.faults.inputs import try_all
 from bench.faults.load import Feed, video
 from bench.faults.raw import Raw, ending, opening
 from bench.faults.system import ORCHESTRATOR, System
-from tandem.client import connect
+from tandem.client import MediaKind, connect
+from tandem.core.timeline import MICROSECONDS
 from tandem.wire.channel import make_channel, parse_address
 
 DAMAGED_EVERY = 4096
@@ -121,6 +122,26 @@ def _spoil(path: Path, how: str) -> None:
             byte = file.read(1)
             file.seek(at)
             file.write(bytes([byte[0] ^ 0x10]))
+
+
+async def _disk_is_behind(scene: Scene) -> None:
+    """That there was no room for everything: else nothing was tried."""
+    await asyncio.sleep(1.0)
+    durable_us = scene.feed.stream.progress.durable_watermark_us
+    if not 0 < durable_us < (scene.feed.pushed - 4) * MICROSECONDS:
+        scene.struck.wrong.append(f"durable up to {durable_us} us: the disk was not full in mid-stream")
+
+
+async def _another_stream(scene: Scene) -> None:
+    """A stream that is opened only now, played and asked."""
+    name = f"later-{scene.feed.stream.stream_id}"
+    async with connect(scene.system.address) as t, t.watch(MediaKind.PICTURES, stream_id=name) as stream:
+        later = Feed(stream)
+        await later.push(12)
+        await later.answers()
+        if not all(asked.is_right for asked in later.asked):
+            scene.struck.wrong.append("a stream that was opened afterwards is not answered right")
+        await stream.end(forget=True)
 
 
 async def _use_up_descriptors(scene: Scene, left: int, connections: int, seconds: float) -> None:
@@ -229,6 +250,8 @@ STEPS: dict[str, Callable[..., Awaitable[None]]] = {
     "stall": _stall,
     "slow": _slow,
     "damage": _damage,
+    "disk-is-behind": _disk_is_behind,
+    "another-stream": _another_stream,
     "use-up-descriptors": _use_up_descriptors,
     "flood": _flood,
     "strangers": _strangers,

@@ -19,6 +19,7 @@ from bench.faults.proxy import Proxy
 from bench.faults.table import HERE
 from orchestrator.rundir import read_address
 from tandem.client import connect
+from tandem.client.connection import Client
 from tandem.client.overview import Status
 from tandem.core.errors import TandemError, Unavailable
 from tandem.wire.channel import make_channel, parse_address
@@ -67,6 +68,7 @@ class System:
         self.baseline: dict[str, int] = {}
         """Descriptors by name of process, at rest, after the first stream."""
         self._process: subprocess.Popen[bytes] | None = None
+        self._client: Client | None = None
         self.channel: grpc.aio.Channel | None = None
 
     async def __aenter__(self) -> System:
@@ -102,6 +104,7 @@ class System:
         await self.ready()
 
     async def __aexit__(self, *_: object) -> None:
+        await self._forget_client()
         if self.channel is not None:
             await self.channel.close()
             await self.proxy.close()
@@ -135,10 +138,17 @@ class System:
     async def status(self) -> Status | None:
         """What the orchestrator says runs; None while it does not answer."""
         try:
-            async with connect(self.address) as t:
-                return await t.status(timeout_s=1.0)
+            if self._client is None:
+                self._client = await connect(self.address).__aenter__()
+            return await self._client.status(timeout_s=1.0)
         except TandemError:
+            await self._forget_client()  # a new connection is tried at once, an old one after a while
             return None
+
+    async def _forget_client(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.__aexit__(None, None, None)
 
     async def ready(self) -> dict[str, int]:
         """Wait until every service is ready; process ids by name."""
