@@ -34,6 +34,12 @@ def run(*, quick: bool = False, only: str = "") -> list[Row]:
     return rows_of(asyncio.run(run_all(chosen(only, quick), _say)))
 
 
+def is_good(rows: list[Row]) -> bool:
+    """True when every scenario ended as declared."""
+    values = {row["metric"]: row["value"] for row in rows}
+    return bool(values["scenarios_passed"] == values["scenarios"])
+
+
 def rows_of(verdicts: list[Verdict]) -> list[Row]:
     """The figures of these outcomes."""
     ran = [verdict for verdict in verdicts if not verdict.skipped]
@@ -47,6 +53,7 @@ def rows_of(verdicts: list[Verdict]) -> list[Row]:
         _row("listed_shown", sum(each.is_shown for each in known), "faults and bad inputs"),
         _row("listed", len(known), "faults and bad inputs"),
     ]
+    rows += [_row(f"passed_{verdict.scenario}", int(verdict.passed), "yes or no") for verdict in ran]
     for word in ("detect_s", "resume_s", "load_s"):
         for verdict in ran:
             value = getattr(verdict, word)

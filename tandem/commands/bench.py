@@ -65,7 +65,7 @@ def _run(arguments: argparse.Namespace) -> int:
         else:
             Path(arguments.json).write_text(text)
             print(f"wrote {arguments.json}")
-    return Exit.OK
+    return Exit.OK if _is_good(benchmark, rows) else Exit.FINDING
 
 
 def _load(name: str) -> Any:
@@ -82,6 +82,11 @@ def _settings(benchmark: Any, quick: bool) -> dict[str, Any]:
     if hasattr(benchmark, "settings"):
         return dict(benchmark.settings(quick))
     return dict(getattr(benchmark, "SETTINGS", {}))
+
+
+def _is_good(benchmark: Any, rows: list[dict[str, Any]]) -> bool:
+    """What a benchmark that also checks says of its rows; others only measure."""
+    return bool(benchmark.is_good(rows)) if hasattr(benchmark, "is_good") else True
 
 
 def _parts(benchmark: Any, arguments: argparse.Namespace) -> dict[str, str]:

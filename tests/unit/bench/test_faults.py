@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from bench.faults import is_good, rows_of
 from bench.faults.proxy import Proxy
 from bench.faults.table import Scenario, chosen, scenarios
 from bench.faults.verdict import Reply, Seen, judge, lost_durable
@@ -88,6 +89,18 @@ def test_every_difference_is_a_finding(
     assert verdict.passed is not bool(findings)
     assert findings in "; ".join(verdict.findings)
     assert (verdict.wrong_answers, verdict.lost_durable) == (wrong, lost)
+
+
+def test_one_scenario_that_did_not_end_as_declared_is_a_finding() -> None:
+    good, bad = judge(KILLED, GOOD), judge(DAMAGED, replace(GOOD, ended="internal"))
+    skipped = replace(good, scenario="disk-full", skipped="no mount")
+    assert is_good(rows_of([good, skipped]))
+    rows = {row["metric"]: row["value"] for row in rows_of([good, bad, skipped])}
+    assert not is_good(rows_of([good, bad, skipped]))
+    assert (rows["scenarios_passed"], rows["scenarios"]) == (1, 2)
+    assert (rows["passed_encoder-killed"], rows["passed_disk-bits-flipped"]) == (1, 0)
+    assert rows["resume_s_encoder-killed"] == 3.0
+    assert rows["listed"] == 70
 
 
 def test_patience_stretches_times_alone() -> None:
