@@ -88,6 +88,17 @@ class ScriptedReasoner(reasoner_pb2_grpc.ReasonerServiceServicer):
         )
         yield reasoner_pb2.AnswerResponse(final=final)
 
+    async def WatchStream(
+        self, request: Any, context: Any
+    ) -> AsyncIterator[reasoner_pb2.WatchStreamResponse]:
+        """No notes are taken here."""
+        await abort_with(context, NotFound("no notes are taken here"))
+        yield reasoner_pb2.WatchStreamResponse()
+
+    async def FinishNotes(self, request: Any, context: Any) -> reasoner_pb2.FinishNotesResponse:
+        """There is no last note."""
+        return reasoner_pb2.FinishNotesResponse()
+
     async def Follow(self, request: Any, context: Any) -> AsyncIterator[reasoner_pb2.FollowResponse]:
         """No news: nothing is evicted here, and nothing is on disk."""
         await asyncio.Event().wait()

@@ -18,8 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import grpc
-
 from tandem.wire.channel import make_channel
 from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc, types_pb2
 
@@ -91,7 +89,7 @@ class _Stream:
         await asyncio.gather(reader, return_exceptions=True)
 
     async def _read(self) -> None:
-        while (message := await self._call.read()) is not grpc.aio.EOF:
+        while isinstance(message := await self._call.read(), client_pb2.WatchResponse):
             if message.WhichOneof("event") == "progress":
                 now_s = time.perf_counter()
                 done = message.progress.watermark_us // PERIOD_US
@@ -125,7 +123,7 @@ async def play(
         await asyncio.gather(*(stream.run(measured) for stream in opened))
     await marks
     for channel in channels:
-        await channel.close()
+        await channel.close(None)
     return seen
 
 

@@ -1,7 +1,7 @@
 """Bad inputs at the front door of a running system, each with the outcome that is declared for it.
 
-A row refuses something of a stream that goes on (``refused``), or ends a call of its own (``ends``) which no
-other call may notice. The stream of the refusals is asked at the end; one picture more or less is no harm.
+Most are refused on one stream that goes on (`refusals`); the others end a call of their own, which no other
+call may notice (`endings`). The stream of the refusals is asked at the end.
 """
 
 from __future__ import annotations
@@ -54,7 +54,6 @@ class Bad:
     """Of the refusal, or of the end of the call; empty: it is taken, and nothing is refused."""
     messages: Sequence[Any]
     """Requests, or bytes as they are."""
-    ends: bool = False
     metadata: Sequence[tuple[str, str]] = field(default_factory=tuple)
 
 
@@ -82,7 +81,7 @@ def _sampling(**fields: Any) -> types_pb2.Sampling:
 
 def refusals() -> list[Bad]:
     """On one stream of pictures, in this order."""
-    media = [
+    media: list[tuple[str, str, dict[str, Any]]] = [
         ("picture-of-zero-bytes", "bad_media", {"data": b""}),
         ("picture-that-is-none", "bad_media", {"data": b"this is no picture"}),
         ("picture-cut-off", "bad_media", {"data": _GOOD[: len(_GOOD) // 2], "format": JPEG}),
@@ -140,26 +139,26 @@ def endings() -> list[Bad]:
     """Each on a call of its own."""
     first = opening("bad-first")
     return [
-        Bad("no-message", "wrong_state", [], ends=True),
-        Bad("picture-before-open", "wrong_state", [picture(0, 0, _GOOD, format=JPEG)], ends=True),
-        Bad("open-twice", "wrong_state", [first, first], ends=True),
-        Bad("no-kind-of-media", "invalid_input", [opening(kind=0)], ends=True),
-        Bad("unknown-kind-of-media", "invalid_input", [opening(kind=99)], ends=True),
-        Bad("frame-rate-of-nan", "invalid_input", [opening(sample_fps=float("nan"))], ends=True),
-        Bad("a-thousand-frames-a-second", "invalid_input", [opening(nominal_fps=1000.0)], ends=True),
-        Bad("frame-rate-below-zero", "invalid_input", [opening(sample_fps=-1.0)], ends=True),
-        Bad("id-with-a-path", "invalid_input", [opening("../../etc/passwd")], ends=True),
-        Bad("id-too-long", "invalid_input", [opening("x" * 65)], ends=True),
-        Bad("id-of-another-client", "already_exists", [opening("bad")], ends=True),
-        Bad("forged-token", "permission_refused", [opening("bad", token="f" * 96)], ends=True),
-        Bad("token-without-id", "invalid_input", [opening("", token="f" * 96)], ends=True),
-        Bad("garbage", "", [b"\xff\xff\xff\xff garbage"], ends=True),
-        Bad("nested-groups", "", [b"\x0b" * 100_000], ends=True),
-        Bad("text-that-is-no-utf-8", "", [b"\x0a\x04\x0a\x02\xff\xfe"], ends=True),
-        Bad("field-of-the-future", "wrong_state", [b"\xfa\x3e\x02hi"], ends=True),
-        Bad("message-too-large", "", [picture(0, 0, bytes(17 << 20))], ends=True),
-        Bad("header-of-64-kib", "", [opening("bad-header")], ends=True, metadata=[("x-long", "x" * 65_536)]),
-        Bad("a-thousand-headers", "", [opening("bad-headers")], ends=True,
+        Bad("no-message", "wrong_state", []),
+        Bad("picture-before-open", "wrong_state", [picture(0, 0, _GOOD, format=JPEG)]),
+        Bad("open-twice", "wrong_state", [first, first]),
+        Bad("no-kind-of-media", "invalid_input", [opening(kind=0)]),
+        Bad("unknown-kind-of-media", "invalid_input", [opening(kind=99)]),
+        Bad("frame-rate-of-nan", "invalid_input", [opening(sample_fps=float("nan"))]),
+        Bad("a-thousand-frames-a-second", "invalid_input", [opening(nominal_fps=1000.0)]),
+        Bad("frame-rate-below-zero", "invalid_input", [opening(sample_fps=-1.0)]),
+        Bad("id-with-a-path", "invalid_input", [opening("../../etc/passwd")]),
+        Bad("id-too-long", "invalid_input", [opening("x" * 65)]),
+        Bad("id-of-another-client", "already_exists", [opening("bad")]),
+        Bad("forged-token", "permission_refused", [opening("bad", token="f" * 96)]),
+        Bad("token-without-id", "invalid_input", [opening("", token="f" * 96)]),
+        Bad("garbage", "", [b"\xff\xff\xff\xff garbage"]),
+        Bad("nested-groups", "", [b"\x0b" * 100_000]),
+        Bad("text-that-is-no-utf-8", "", [b"\x0a\x04\x0a\x02\xff\xfe"]),
+        Bad("field-of-the-future", "wrong_state", [b"\xfa\x3e\x02hi"]),
+        Bad("message-too-large", "", [picture(0, 0, bytes(17 << 20))]),
+        Bad("header-of-64-kib", "", [opening("bad-header")], metadata=[("x-long", "x" * 65_536)]),
+        Bad("a-thousand-headers", "", [opening("bad-headers")],
             metadata=[(f"x-{n}", "x" * 32) for n in range(1000)]),
     ]  # fmt: skip
 

@@ -17,7 +17,7 @@ from tandem.commands.demo_view import is_right
 from tandem.core.errors import TandemError
 from tandem.core.timeline import MICROSECONDS
 from tandem.shapes.questions import Asker
-from tandem.shapes.video import demo_clip
+from tandem.shapes.video import Bytes, demo_clip
 
 PERIOD_S = 0.05
 """Between pictures; each is one second of the stream."""
@@ -71,7 +71,7 @@ def _counted(frames: int) -> Known:
     return Known(question.text, question.answer, frames)
 
 
-def _jpeg(picture: object) -> bytes:
+def _jpeg(picture: Bytes) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()

@@ -97,7 +97,7 @@ class Raw:
             await asyncio.gather(self._reader, return_exceptions=True)
 
 
-async def ending(channel: grpc.aio.Channel, *requests: Any, metadata: Any = None) -> str:
+async def ending(channel: Any, *requests: Any, metadata: Any = None) -> str:
     """Send messages or bytes on a call of their own; the exact code that it ended with, or gRPC's."""
 
     def as_bytes(message: Any) -> bytes:
@@ -109,7 +109,7 @@ async def ending(channel: grpc.aio.Channel, *requests: Any, metadata: Any = None
             for request in requests:
                 await call.write(request)
             await call.done_writing()
-            while await call.read() is not grpc.aio.EOF:
+            while isinstance(await call.read(), bytes):
                 pass
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
         pass

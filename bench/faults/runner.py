@@ -33,8 +33,8 @@ async def run_all(scenarios: Sequence[Scenario], say: Say, patience: float = 1.0
     verdicts: dict[str, Verdict] = {}
     shared: dict[str, list[Scenario]] = {}
     for scenario in scenarios:
-        group = f"{scenario.system} {scenario.name}" if scenario.own else scenario.system
-        shared.setdefault(group, []).append(scenario)
+        key = f"{scenario.system} {scenario.name}" if scenario.own else scenario.system
+        shared.setdefault(key, []).append(scenario)
     for group in shared.values():
         for verdict in await _run_group(group, say, patience):
             verdicts[verdict.scenario] = verdict

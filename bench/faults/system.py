@@ -106,7 +106,7 @@ class System:
     async def __aexit__(self, *_: object) -> None:
         await self._forget_client()
         if self.channel is not None:
-            await self.channel.close()
+            await self.channel.close(None)
             await self.proxy.close()
         process = self._process
         if process is not None and process.poll() is None:
