@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -97,8 +98,12 @@ class Raw:
             await asyncio.gather(self._reader, return_exceptions=True)
 
 
-async def ending(channel: Any, *requests: Any, metadata: Any = None) -> str:
-    """Send messages or bytes on a call of their own; the exact code that it ended with, or gRPC's."""
+async def ending(channel: Any, *requests: Any, then: Sequence[Any] = (), metadata: Any = None) -> str:
+    """Send messages or bytes on a call of their own, `then` more once it is answered.
+
+    Returns the exact code that the call ended with, or gRPC's where there is none. Nothing is sent that might
+    meet the end of the call on its way: gRPC then tells of a broken write, and the code is lost.
+    """
 
     def as_bytes(message: Any) -> bytes:
         return message if isinstance(message, bytes) else bytes(message.SerializeToString())
@@ -108,10 +113,14 @@ async def ending(channel: Any, *requests: Any, metadata: Any = None) -> str:
         async with asyncio.timeout(20):
             for request in requests:
                 await call.write(request)
-            await call.done_writing()
+            if not requests:
+                await call.done_writing()
+            if then and isinstance(await call.read(), bytes):
+                for request in then:
+                    await call.write(request)
             while isinstance(await call.read(), bytes):
                 pass
-    except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.UsageError, TimeoutError):
         pass
     finally:
         call.cancel()

@@ -20,7 +20,7 @@ import grpc
 from bench.faults.inputs import try_all
 from bench.faults.load import Feed, video
 from bench.faults.raw import Raw, ending, opening
-from bench.faults.system import ORCHESTRATOR, System
+from bench.faults.system import ORCHESTRATOR, System, descriptors
 from tandem.client import MediaKind, connect
 from tandem.core.timeline import MICROSECONDS
 from tandem.wire.channel import make_channel, parse_address
@@ -147,7 +147,8 @@ async def _another_stream(scene: Scene) -> None:
 async def _use_up_descriptors(scene: Scene, left: int, connections: int, seconds: float) -> None:
     pid = scene.struck.pids[ORCHESTRATOR]
     soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")) + left, hard))
+    most = descriptors(pid) + left
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, hard))
     host, port = parse_address(scene.system.address)
     opened: list[asyncio.StreamWriter] = []
     try:
@@ -155,8 +156,8 @@ async def _use_up_descriptors(scene: Scene, left: int, connections: int, seconds
             with contextlib.suppress(OSError):
                 opened.append((await asyncio.open_connection(host, port))[1])
         await asyncio.sleep(seconds)
-        if len(os.listdir(f"/proc/{pid}/fd")) < left:
-            scene.struck.wrong.append("the descriptors were not used up")
+        if (held := descriptors(pid)) < most - 1:
+            scene.struck.wrong.append(f"the descriptors were not used up: {held} of {most}")
     finally:
         for writer in opened:
             writer.transport.abort()
@@ -170,7 +171,7 @@ async def _flood(scene: Scene, streams: int, within_s: float) -> None:
     async with make_channel(scene.system.address) as channel:
 
         async def one(number: int) -> None:
-            code = await ending(channel, opening(f"flood-{number}"), _END)
+            code = await ending(channel, opening(f"flood-{number}"), then=[_END])
             codes[code] = codes.get(code, 0) + 1
 
         await asyncio.gather(*(one(number) for number in range(streams)))
