@@ -23,7 +23,9 @@ PERIOD_S = 0.05
 """Between pictures; each is one second of the stream."""
 CUTS = (12, 25, 40, 60)
 """After so many frames questions are asked whose answers rest on all that came before."""
-ANSWER_S = 120.0
+BUDGET_S = 100.0
+"""A question waits so long for the frames before it: every answer is to rest on all of them."""
+ANSWER_S = 150.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ class Feed:
 
     def ask(self, known: Known) -> None:
         """Without waiting for the answer."""
-        self.asked.append(Asked(known, self.stream.pose(known.text)))
+        self.asked.append(Asked(known, self.stream.pose(known.text, latency_budget_s=BUDGET_S)))
 
     async def listen(self) -> None:
         """Note what the stream tells, until it ends."""
