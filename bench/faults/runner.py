@@ -23,6 +23,9 @@ from tandem.core.timeline import MICROSECONDS
 SHM = Path("/dev/shm")
 END_S = 150.0
 """For a stream to be watched to its end after the last picture."""
+START_S = 8.0
+"""Declared times are for a machine on which the system starts in this time; on a busier one they stretch as
+its start did. What was measured is reported as it was."""
 BYSTANDER_FRAMES = 12
 DURABLE_S = 10.0
 Say = Callable[[str], None]
@@ -51,7 +54,9 @@ async def _run_group(group: Sequence[Scenario], say: Say, patience: float) -> li
     with tempfile.TemporaryDirectory(prefix="tandem-faults-", ignore_cleanup_errors=True) as folder:
         began_s = time.monotonic()
         async with System(kind, Path(folder)) as system:
-            say(f"system {kind!r} is ready after {time.monotonic() - began_s:.1f} s")
+            start_s = time.monotonic() - began_s
+            patience = max(patience, start_s / START_S)
+            say(f"system {kind!r} is ready after {start_s:.1f} s; declared times count {patience:.1f}-fold")
             await _warm_up(system)
             for scenario in group:
                 say(f"{scenario.name}: {scenario.what}")
