@@ -12,6 +12,10 @@ LOSSES = frozenset({GapReason.EVICTED, GapReason.REASONER_LOST, GapReason.ORCHES
 """Reasons of gaps that take back what was there."""
 
 
+LOAD_S = 6.0
+"""The start of a process with its model that declared times reckon with; more is not held against them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What became of one question."""
@@ -163,5 +167,5 @@ def _times(scenario: Scenario, seen: Seen, patience: float) -> list[str]:
         return []  # nothing comes after it
     if seen.resume_s is None:
         return ["it did not resume"]
-    most_s = scenario.resume_s * patience
-    return [f"resumed after {seen.resume_s:.1f} s, {most_s:g} s are declared"] * (seen.resume_s > most_s)
+    most_s = scenario.resume_s * patience + max((seen.load_s or 0.0) - LOAD_S, 0.0)
+    return [f"resumed after {seen.resume_s:.1f} s, {most_s:.1f} s are declared"] * (seen.resume_s > most_s)

@@ -17,17 +17,23 @@ from tandem.core.errors import InvalidInput, Unavailable
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 """Largest message either side accepts: a raw 4-megapixel RGB picture fits, little more does."""
 
+KEEPALIVE_MS = 10_000
+KEEPALIVE_TIMEOUT_MS = 8_000
+"""Silence before a ping, and how long its answer may take. gRPC looks once in the former whether anything was
+read: a connection that carries nothing any more, as when a cable is pulled, ends within twice that and the
+latter, 28 s."""
+
 _COMMON_OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
     ("grpc.http2.max_pings_without_data", 0),
 )
 
 _SERVER_OPTIONS: tuple[tuple[str, Any], ...] = (
     *_COMMON_OPTIONS,
     ("grpc.so_reuseport", 0),
-    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),
@@ -37,7 +43,7 @@ _SERVER_OPTIONS: tuple[tuple[str, Any], ...] = (
 
 _CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
     *_COMMON_OPTIONS,
-    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),

@@ -10,7 +10,7 @@ import pytest
 from bench.faults import is_good, rows_of
 from bench.faults.proxy import Proxy
 from bench.faults.table import Scenario, chosen, scenarios
-from bench.faults.verdict import Reply, Seen, judge, lost_durable
+from bench.faults.verdict import LOAD_S, Reply, Seen, judge, lost_durable
 from tandem.core.errors import InvalidInput
 from tandem.core.timeline import Gap, GapReason, TimeRange
 
@@ -107,6 +107,12 @@ def test_patience_stretches_times_alone() -> None:
     slow = replace(GOOD, resume_s=11.0)
     assert judge(KILLED, slow, patience=2.0).passed
     assert not judge(KILLED, replace(slow, gaps=[gap(8, 12)]), patience=2.0).passed
+
+
+def test_a_slow_start_of_a_process_is_not_held_against_recovery() -> None:
+    slow = replace(GOOD, resume_s=30.0, load_s=LOAD_S + 20.0)
+    assert judge(KILLED, slow).passed
+    assert not judge(KILLED, replace(slow, resume_s=30.1)).passed
 
 
 def test_only_what_takes_back_is_a_loss() -> None:
