@@ -22,7 +22,7 @@ from bench.faults.verdict import Verdict
 
 SETTINGS = {
     "model": "default",
-    "video": "the minute of `tandem demo`, a frame a second of the stream, 20 frames a second of the clock",
+    "video": "the minute of `tandem demo`, a frame a second of the stream, 25 frames a second of the clock",
     "threads": 1,
     "lease_s": 3.0,
 }

@@ -19,7 +19,7 @@ from tandem.core.timeline import MICROSECONDS
 from tandem.shapes.questions import Asker
 from tandem.shapes.video import Bytes, demo_clip
 
-PERIOD_S = 0.05
+PERIOD_S = 0.04
 """Between pictures; each is one second of the stream."""
 CUTS = (12, 25, 40, 60)
 """After so many frames questions are asked whose answers rest on all that came before."""

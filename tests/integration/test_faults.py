@@ -11,7 +11,7 @@ PATIENCE = 6.0
 """A machine that runs tests besides is slow; what must hold does not change with it."""
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 async def test_the_short_form_ends_as_declared() -> None:
     said: list[str] = []
     verdicts = await run_all(chosen("", quick=True), said.append, PATIENCE)
