@@ -17,16 +17,15 @@ from tandem.core.errors import InvalidInput, Unavailable
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 """Largest message either side accepts: a raw 4-megapixel RGB picture fits, little more does."""
 
-KEEPALIVE_MS = 10_000
-KEEPALIVE_TIMEOUT_MS = 8_000
-"""Silence before a ping, and how long its answer may take. gRPC looks once in the former whether anything was
-read: a connection that carries nothing any more, as when a cable is pulled, ends within twice that and the
-latter, 28 s."""
+KEEPALIVE_MS, PING_TIMEOUT_MS = 10_000, 10_000
+"""Silence before a ping, and how long its answer may take: a connection that carries nothing any more, as
+when a cable is pulled, ends within both."""
 
 _COMMON_OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
+    ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),  # a minute by default, which the former does not shorten
     ("grpc.http2.max_pings_without_data", 0),
 )
 
