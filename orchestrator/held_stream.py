@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from orchestrator.journal import Record
 from orchestrator.questions import Questions
+from orchestrator.restore import to_record
 from orchestrator.session import Session
 from orchestrator.standing import StandingQuestions
 
@@ -22,3 +24,10 @@ class Stream:
     journal_at_s: float = 0.0
     watcher: asyncio.Task[None] | None = None
     """While somebody takes notes of it."""
+
+    def to_record(self) -> Record:
+        """What the journal holds of it."""
+        standing = self.standing
+        return replace(
+            to_record(self.session), standing=standing.to_records(), alerts=standing.waiting_alerts()
+        )

@@ -3,8 +3,11 @@
 Media and blocks are not here: media is the client's until it is safe, blocks are the reasoner's. What is
 here is where the client should go on, up to when the stream was watched, which gaps it had, what a decoder
 needs to start in the middle, and what the client wanted: how it is watched, what it is alerted about.
-Written twice a second at most, replaced atomically, without fsync: it survives the death of the process, not
-of the machine, and a lost file costs a longer gap.
+Written twice a second at most, without fsync: it survives the death of the process, not of the machine, and
+a lost file costs a longer gap.
+
+A file holds lines, and the last whole one counts. Replacing the file each time would be simpler: some file
+systems bring the new one to the disk before the old one goes, a millisecond in which no stream gets on.
 """
 
 from __future__ import annotations
@@ -34,6 +37,8 @@ log = logging.getLogger(__name__)
 
 _VERSION = 2
 _SUFFIX = ".json"
+MAX_FILE_BYTES = 64 * 1024
+"""Of one stream; then the file is begun anew with its newest line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,19 +76,22 @@ class Journal:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def save(self, record: Record) -> None:
-        """Replace what is written of a stream. A full disk costs the record, not the stream."""
+        """Write down where a stream is. A full disk costs the record, not the stream."""
         path = self._path(record.stream_id)
-        scratch = path.with_suffix(".tmp")
+        # With a line end before it: what an interrupted write left there must not spoil this line.
+        line = f"\n{json.dumps(_to_json(record))}\n".encode()
         try:
-            scratch.write_text(json.dumps(_to_json(record)))
-            scratch.replace(path)
+            if not _append(path, line):
+                scratch = path.with_suffix(".tmp")
+                scratch.write_bytes(line)
+                scratch.replace(path)
         except OSError as error:
             log.warning("cannot write the journal of stream %s: %s", record.stream_id, error)
 
     def load(self, stream_id: StreamId) -> Record | None:
         """What is written of a stream; None when there is nothing usable."""
         try:
-            return _from_json(stream_id, json.loads(self._path(stream_id).read_text()))
+            return _from_json(stream_id, json.loads(_last_line(self._path(stream_id))))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, TandemError) as error:
@@ -123,6 +131,24 @@ class Journal:
     def _path(self, stream_id: StreamId) -> Path:
         assert is_valid_id(stream_id), stream_id
         return self._directory / f"{stream_id}{_SUFFIX}"
+
+
+def _append(path: Path, line: bytes) -> bool:
+    """False when the file would become too long."""
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if os.fstat(file).st_size + len(line) > MAX_FILE_BYTES:
+            return False
+        os.write(file, line)
+    finally:
+        os.close(file)
+    return True
+
+
+def _last_line(path: Path) -> bytes:
+    """The newest that was written to its end; empty when there is none."""
+    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    return whole.rstrip(b"\n").rpartition(b"\n")[2]
 
 
 def _to_json(record: Record) -> dict[str, object]:

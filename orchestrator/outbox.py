@@ -1,7 +1,9 @@
 """Shell: what waits to be sent to one client, bounded whatever the client does.
 
-Progress has one slot (the newest wins) and leaves at most ten times a second. Text of one question that
-waits is joined. What still piles up past the bound ends the call with `SlowReader`, and only this call.
+Progress has one slot (the newest wins) and leaves at most ten times a second. News that nobody waits for wait
+for news that somebody does: of a frame that was received and soon published one message tells, not two. Text
+of one question that waits is joined. What still piles up past the bound ends the call with `SlowReader`, and
+only this call.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from tandem.core.errors import SlowReader, TandemError
 from tandem.wire.gen.tandem.v1 import client_pb2
 
 PROGRESS_PERIOD_S = 0.1
+RECEIVED_S, SAFE_S = 0.1, 1.0
+"""How long news wait for others: that something was received, that something may be forgotten."""
 MAX_BYTES = 1024 * 1024
 """Far more than all open answers of a stream; only a client that does not read gets here."""
 
@@ -38,7 +42,8 @@ class Outbox:
         self._bytes = 0
         self._deltas: dict[str, client_pb2.WatchResponse] = {}
         self._thoughts: dict[_Worker, client_pb2.WatchResponse] = {}
-        self._progress_due = False
+        self._progress_due_s: float | None = None
+        """When progress is to be told; None while it has not changed."""
         self._progress_at_s = float("-inf")
         self._closed = False
         self._error: TandemError | None = None
@@ -81,10 +86,11 @@ class Outbox:
             self._queue.append(message)
         self._changed.notify()
 
-    def mark_progress(self) -> None:
-        """Progress changed: tell the client soon."""
-        if not self._progress_due:
-            self._progress_due = True
+    def mark_progress(self, wait_s: float = 0.0) -> None:
+        """Progress changed: tell the client, if it changes no more after `wait_s` at the latest."""
+        due_s = max(self._clock() + wait_s, self._progress_at_s + PROGRESS_PERIOD_S)
+        if self._progress_due_s is None or due_s < self._progress_due_s:
+            self._progress_due_s = due_s
             self._changed.notify()
 
     def close(self, error: TandemError | None, *, now: bool = False) -> None:
@@ -109,10 +115,10 @@ class Outbox:
                     raise self._error
                 return None
             wait_s = None
-            if self._progress_due:
-                wait_s = self._progress_at_s + PROGRESS_PERIOD_S - self._clock()
+            if self._progress_due_s is not None:
+                wait_s = self._progress_due_s - self._clock()
                 if wait_s <= 0:
-                    self._progress_due = False
+                    self._progress_due_s = None
                     self._progress_at_s = self._clock()
                     return self._make_progress()
             await self._changed.wait(wait_s)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from orchestrator.backlog import Backlog, Item, Media
 from orchestrator.checkpoints import Checkpoint, Checkpoints
-from orchestrator.outbox import Outbox
+from orchestrator.outbox import RECEIVED_S, Outbox
 from orchestrator.pace import Pace
 from orchestrator.progress import progress_from_proto
 from orchestrator.recovery import Start
@@ -267,7 +267,7 @@ class Session:
         )
         self._declare_dropped(self.backlog.append(media))
         self._forget_checkpoints()
-        self._tell()
+        self._tell(RECEIVED_S)
 
     def _declare_dropped(self, gaps: list[Gap]) -> None:
         """For bytes the interval is not known here: the encoder reports it when it meets the hole."""
@@ -289,8 +289,8 @@ class Session:
             self.backlog.front, self.timeline.received_us if front_us is None else front_us
         )
 
-    def _tell(self) -> None:
+    def _tell(self, wait_s: float = 0.0) -> None:
         self.journal_due = True
         if self.outbox is not None:
-            self.outbox.mark_progress()
+            self.outbox.mark_progress(wait_s)
         self.changed.notify()

@@ -7,7 +7,6 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 from orchestrator.cluster import Cluster
 from orchestrator.door import Door
@@ -17,9 +16,10 @@ from orchestrator.intake import check_media
 from orchestrator.inventory import Holding, Inventory
 from orchestrator.journal import Journal, Record
 from orchestrator.limits import check_stream_id
+from orchestrator.outbox import SAFE_S
 from orchestrator.questions import Questions
 from orchestrator.quotas import Quotas, check_tenant
-from orchestrator.restore import place_at_holder, place_of, restore, to_record
+from orchestrator.restore import place_at_holder, place_of, restore
 from orchestrator.session import Session
 from orchestrator.settings import SessionSettings
 from orchestrator.standing import StandingQuestions
@@ -36,6 +36,8 @@ from tandem.wire.gen.tandem.v1 import client_pb2, types_pb2
 log = logging.getLogger(__name__)
 
 JOURNAL_PERIOD_S = 0.5
+_SWEEP_PERIOD_S = 5.0
+"""Between looks for records that nobody came back for."""
 _DRIVER_FIRST_S = 0.5
 """A driver that waits for a place says better than we do why there is none."""
 _PLACED = frozenset({State.LIVE, State.ENDED})
@@ -66,6 +68,7 @@ class Streams:
         self._inventory = Inventory()
         self.on_left: Callable[[str, StreamId], None] = lambda reasoner, stream: None
         """Told of a stream that was given up and stays at its reasoner for a client that may come back."""
+        self._swept_s = float("-inf")
 
     def __iter__(self) -> Iterator[Stream]:
         return iter(list(self._streams.values()))
@@ -177,7 +180,9 @@ class Streams:
                 self.forget(stream, Event.EXPIRED)
             else:
                 self._write_journal(stream, now_s)
-        self._journal.forget_older_than(self._settings.limits.resume_seconds + 60.0, set(self._streams))
+        if now_s - self._swept_s >= _SWEEP_PERIOD_S:
+            self._swept_s = now_s
+            self._journal.forget_older_than(self._settings.limits.resume_seconds + 60.0, set(self._streams))
 
     async def close(self) -> None:
         """Stop everything; the journal stays, so that clients can go on with the next orchestrator."""
@@ -289,11 +294,8 @@ class Streams:
         due = session.journal_due and session.epoch > 0
         if due and (now or now_s - stream.journal_at_s >= JOURNAL_PERIOD_S):
             stream.journal_at_s, session.journal_due = now_s, False
-            standing = stream.standing
-            record = replace(
-                to_record(session), standing=standing.to_records(), alerts=standing.waiting_alerts()
-            )
+            record = stream.to_record()
             self._journal.save(record)
             session.checkpoints.announced = place_of(record)
             if session.outbox is not None:
-                session.outbox.mark_progress()
+                session.outbox.mark_progress(SAFE_S)

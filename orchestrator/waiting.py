@@ -35,6 +35,9 @@ class Signal:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
         try:
+            if timeout_s is None:  # most waits, several for each frame: no timer is set up for nothing
+                await waiter
+                return True
             async with asyncio.timeout(timeout_s):
                 await waiter
         except TimeoutError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import json
 import os
 import platform
@@ -15,11 +16,12 @@ from typing import Any
 
 import tandem
 from tandem.commands.base import Command, Exit
-from tandem.core.errors import NotFound
+from tandem.core.errors import InvalidInput, NotFound
 
 _EXAMPLE = """\
 tandem bench transfer
-tandem bench pipeline --json pipeline.json --quick"""
+tandem bench pipeline --json pipeline.json --quick
+tandem bench faults --only encoder-killed"""
 
 _STDOUT = "-"
 _COLUMNS = ("metric", "value", "unit", "baseline", "ratio", "n", "spread")
@@ -35,11 +37,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write the results as JSON: to this file, or, without one, to standard output",
     )
     parser.add_argument("--quick", action="store_true", help="fewer repeats: to see that it works")
+    parser.add_argument(
+        "--only", default="", metavar="NAMES", help="parts of a benchmark that has parts, with commas between"
+    )
 
 
 def _run(arguments: argparse.Namespace) -> int:
     benchmark = _load(arguments.name)
-    rows: list[dict[str, Any]] = benchmark.run(quick=arguments.quick)
+    rows: list[dict[str, Any]] = benchmark.run(quick=arguments.quick, **_parts(benchmark, arguments))
     told = sys.stderr if arguments.json == _STDOUT else sys.stdout
     print("\n".join(table(rows)), file=told)
     if arguments.json:
@@ -60,12 +65,13 @@ def _run(arguments: argparse.Namespace) -> int:
         else:
             Path(arguments.json).write_text(text)
             print(f"wrote {arguments.json}")
-    return Exit.OK
+    return Exit.OK if _is_good(benchmark, rows) else Exit.FINDING
 
 
 def _load(name: str) -> Any:
     folder = Path(importlib.import_module("bench").__path__[0])
-    names = sorted(path.stem for path in folder.glob("*.py") if _is_benchmark(path))
+    modules = [*folder.glob("*.py"), *folder.glob("*/__init__.py")]
+    names = sorted(_name(path) for path in modules if _is_benchmark(path))
     if name not in names:
         raise NotFound(f"no benchmark {name!r}; there are {', '.join(names) or 'none'}")
     return importlib.import_module(f"bench.{name}")
@@ -78,8 +84,24 @@ def _settings(benchmark: Any, quick: bool) -> dict[str, Any]:
     return dict(getattr(benchmark, "SETTINGS", {}))
 
 
+def _is_good(benchmark: Any, rows: list[dict[str, Any]]) -> bool:
+    """What a benchmark that also checks says of its rows; others only measure."""
+    return bool(benchmark.is_good(rows)) if hasattr(benchmark, "is_good") else True
+
+
+def _parts(benchmark: Any, arguments: argparse.Namespace) -> dict[str, str]:
+    if arguments.only and "only" not in inspect.signature(benchmark.run).parameters:
+        raise InvalidInput(f"benchmark {arguments.name} has no parts to choose: leave --only out")
+    return {"only": arguments.only} if arguments.only else {}
+
+
+def _name(path: Path) -> str:
+    """Of a benchmark: that of its file or, for a package, of its folder."""
+    return path.parent.name if path.stem == "__init__" else path.stem
+
+
 def _is_benchmark(path: Path) -> bool:
-    return not path.stem.startswith("_") and "\ndef run(" in path.read_text()
+    return not _name(path).startswith("_") and "\ndef run(" in path.read_text()
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:

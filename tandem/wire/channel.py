@@ -17,17 +17,22 @@ from tandem.core.errors import InvalidInput, Unavailable
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 """Largest message either side accepts: a raw 4-megapixel RGB picture fits, little more does."""
 
+KEEPALIVE_MS, PING_TIMEOUT_MS = 10_000, 10_000
+"""Silence before a ping, and how long its answer may take: a connection that carries nothing any more, as
+when a cable is pulled, ends within both."""
+
 _COMMON_OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
+    ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),  # a minute by default, which the former does not shorten
     ("grpc.http2.max_pings_without_data", 0),
 )
 
 _SERVER_OPTIONS: tuple[tuple[str, Any], ...] = (
     *_COMMON_OPTIONS,
     ("grpc.so_reuseport", 0),
-    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),
@@ -37,8 +42,7 @@ _SERVER_OPTIONS: tuple[tuple[str, Any], ...] = (
 
 _CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
     *_COMMON_OPTIONS,
-    # A peer that is frozen or cut off is noticed in this and the timeout above together.
-    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),

@@ -123,6 +123,26 @@ def test_bench_writes_one_object(
     assert "gloo_1MiB" in printed.err
 
 
+def test_bench_chooses_parts_and_tells_findings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = types.SimpleNamespace(run=lambda quick: [])
+    parts = types.SimpleNamespace(
+        run=lambda quick, only="": [{"metric": only, "value": 1}], is_good=lambda rows: not rows[0]["metric"]
+    )
+    monkeypatch.setattr(bench, "_load", lambda name: {"whole": whole, "parts": parts}[name])
+    assert cli.main(["bench", "parts"]) == Exit.OK
+    assert cli.main(["bench", "parts", "--only", "one"]) == Exit.FINDING
+    assert cli.main(["bench", "whole", "--only", "one"]) == Exit.REFUSED
+    assert "no parts" in capsys.readouterr().err
+
+
+def test_bench_knows_files_and_folders() -> None:
+    with pytest.raises(NotFound, match=r"accuracy, .*faults, .*orchestrator, .*workers"):
+        bench._load("nothing")
+    assert bench._load("faults").__name__ == "bench.faults"
+
+
 def test_spread_of_figures() -> None:
     assert demo.spread([1.0, 2.0, 9.0]) == {"median": 2.0, "worst": 9.0}
     assert demo.spread([]) == {}

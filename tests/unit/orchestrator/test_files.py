@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.arguments import add_arguments, default_run_dir, to_config
-from orchestrator.journal import Journal, Record
+from orchestrator.journal import MAX_FILE_BYTES, Journal, Record
 from orchestrator.rundir import RunDir, read_address
 from orchestrator.standing_record import MAX_KEPT, MAX_MESSAGE_BYTES, StandingRecord
 from orchestrator.tokens import check_token, make_nonce, resume_token
@@ -139,6 +139,30 @@ def test_a_torn_record_is_no_record(tmp_path: Path, cut: int) -> None:
     assert journal.load(RECORD.stream_id) is None
 
 
+def test_the_last_whole_line_counts(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.save(RECORD)
+    journal.save(replace(RECORD, epoch=9))
+    path = tmp_path / "cam.json"
+    whole = path.read_bytes()
+    newest = whole.rstrip().rpartition(b"\n")[2]
+    for cut in range(1, len(newest) + 1):  # as a process that is killed in the middle of a write leaves it
+        path.write_bytes(whole[:-cut])
+        assert journal.load(RECORD.stream_id) == RECORD
+    journal.save(replace(RECORD, epoch=10))
+    assert journal.load(RECORD.stream_id) == replace(RECORD, epoch=10)
+
+
+def test_a_file_does_not_grow_for_ever(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    sizes = []
+    for epoch in range(500):
+        journal.save(replace(RECORD, epoch=epoch))
+        sizes.append((tmp_path / "cam.json").stat().st_size)
+    assert max(sizes) <= MAX_FILE_BYTES < sum(sizes)
+    assert journal.load(RECORD.stream_id) == replace(RECORD, epoch=499)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -175,7 +199,7 @@ def test_a_strange_record_is_no_record(tmp_path: Path, key: str, value: object) 
     journal = Journal(tmp_path)
     journal.save(RECORD)
     path = tmp_path / "cam.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}) + "\n")
     assert journal.load(RECORD.stream_id) is None
 
 
@@ -184,9 +208,8 @@ def test_what_an_older_one_did_not_write_is_not_there(tmp_path: Path) -> None:
     journal.save(RECORD)
     path = tmp_path / "cam.json"
     wanted = ("watching", "standing", "alerts")
-    path.write_text(
-        json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key not in wanted})
-    )
+    kept = {key: value for key, value in json.loads(path.read_text()).items() if key not in wanted}
+    path.write_text(json.dumps(kept) + "\n")
     assert journal.load(RECORD.stream_id) == replace(RECORD, watching=b"", standing=(), alerts=())
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from orchestrator.outbox import PROGRESS_PERIOD_S, Outbox, pump
+from orchestrator.outbox import PROGRESS_PERIOD_S, RECEIVED_S, SAFE_S, Outbox, pump
 from tandem.core.clock import ManualClock, monotonic_clock
 from tandem.core.errors import NotFound, SlowReader
 from tandem.wire.gen.tandem.v1 import client_pb2
@@ -63,6 +63,23 @@ async def test_progress_is_told_at_most_ten_times_a_second() -> None:
             outbox.mark_progress()
         assert (await outbox.next()) == progress()
     assert monotonic_clock() - began_s >= 3 * PROGRESS_PERIOD_S - 0.02
+
+
+async def test_news_that_can_wait_go_with_the_next_that_cannot() -> None:
+    clock = ManualClock()
+    outbox = Outbox(progress, clock)
+    outbox.mark_progress(RECEIVED_S)
+    outbox.mark_progress(SAFE_S)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(outbox.next(), 0.05)
+    outbox.mark_progress()
+    assert (await outbox.next()) == progress()
+    clock.advance(SAFE_S + PROGRESS_PERIOD_S)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(outbox.next(), 0.05)
+    outbox.mark_progress(RECEIVED_S)
+    clock.advance(RECEIVED_S)
+    assert (await outbox.next()) == progress()
 
 
 async def test_too_much_ends_it_and_frees_what_waits() -> None:
