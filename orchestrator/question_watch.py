@@ -22,7 +22,7 @@ _MS = 1000.0
 
 
 class QuestionWatch:
-    """Told of every event of an answer, in order, and once of its end."""
+    """Told of every event of an answer, in order, and of its end."""
 
     def __init__(self, asked: Asked, session: Session, telemetry: Telemetry, clock: Clock) -> None:
         self._asked = asked
@@ -33,6 +33,7 @@ class QuestionWatch:
         self._text_s: float | None = None
         self._thought = False
         self._record: client_pb2.Answer | None = None
+        self._over = False
         self._span = telemetry.tracer.begin("question", asked.arrived_s, asked.trace)
         self.context = self._span.context
         """For calls that work on it."""
@@ -42,6 +43,7 @@ class QuestionWatch:
         now_s = self._clock()
         if isinstance(event, client_pb2.Answer):
             self._record = event
+            self.end()  # counted before anybody is told
         elif isinstance(event, client_pb2.AnswerDelta):
             if self._text_s is None:
                 self._meters.observe(metrics.TTFT, now_s - self._asked.arrived_s)
@@ -53,7 +55,10 @@ class QuestionWatch:
             self._meters.observe(metrics.TTFTH, now_s - self._asked.arrived_s)
 
     def end(self) -> None:
-        """It is over, whatever ended it."""
+        """It is over, whatever ended it; the first end counts."""
+        if self._over:
+            return
+        self._over = True
         asked, record = self._asked, self._record
         outcome, reason = finish_of(asked, record)
         now_s = self._clock()

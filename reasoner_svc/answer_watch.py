@@ -17,7 +17,7 @@ _MS = 1000.0
 
 
 class AnswerWatch:
-    """Begun when a question arrives, ended once."""
+    """Begun when a question arrives; its first end counts."""
 
     def __init__(self, telemetry: Telemetry, clock: Clock, arrived_s: float, parent: str) -> None:
         """`parent` is the trace context that came with the call; empty: it is not traced."""
@@ -25,10 +25,12 @@ class AnswerWatch:
         self._tracer = telemetry.tracer
         self._clock = clock
         self._arrived_s = arrived_s
+        self._over = False
         self._span = telemetry.tracer.begin("answer", arrived_s, parent) if parent else NO_SPAN
 
     def done(self, record: AnswerRecord) -> None:
         """It was answered."""
+        self._over = True
         now_s = self._clock()
         started_s = self._arrived_s + record.queue_ms / _MS
         prefilled_s = min(started_s + record.prefill_ms / _MS, now_s)
@@ -47,8 +49,10 @@ class AnswerWatch:
         self._trace(record, started_s, prefilled_s, now_s, context)
 
     def failed(self, code: str) -> None:
-        """It was not answered."""
-        self._span.end(self._clock(), code)
+        """It was not answered, or the answer could not be told."""
+        if not self._over:
+            self._over = True
+            self._span.end(self._clock(), code)
 
     def _trace(
         self, record: AnswerRecord, started_s: float, prefilled_s: float, now_s: float, context: int

@@ -151,7 +151,7 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         parent = from_metadata(context.invocation_metadata())
         watch = AnswerWatch(self._telemetry, self._clock, arrived_s, parent)
         try:
-            watch.done(await self._answer(request, context, arrived_s))
+            await self._answer(request, context, arrived_s, watch)
         except TandemError as error:
             watch.failed(error.code.value)
             await abort_with(context, error)
@@ -259,8 +259,12 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
             await self._spiller.delete(stream)
 
     async def _answer(
-        self, request: reasoner_pb2.AnswerRequest, context: _Context, arrived_s: float
-    ) -> AnswerRecord:
+        self,
+        request: reasoner_pb2.AnswerRequest,
+        context: _Context,
+        arrived_s: float,
+        watch: AnswerWatch,
+    ) -> None:
         refusal = self.refusal()
         if refusal is not None:
             raise refusal
@@ -281,8 +285,8 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         try:
             while not isinstance(out := await outbox.get(), AnswerRecord):
                 await context.write(piece_to_proto(out, asked))
+            watch.done(out)  # counted before anybody is told
             await context.write(final_to_proto(out))
-            return out
         finally:
             # Whatever ended the call: the answer, an error, or the asker leaving.
             self._engine.cancel(question)

@@ -23,7 +23,8 @@ from prometheus_client.registry import Collector
 from tandem import __version__
 from tandem.core.meters import Kind, Metric, Sample
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which nobody asks for
+# They are a second series for each, which nobody asks for.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 READ_TIMEOUT_S = 5.0
 """Longest wait for the event loop at a scrape; then the scrape fails, which is an alarm of its own."""

