@@ -13,6 +13,7 @@ frames were published again; ``load_s_<scenario>``: of that, the start of a proc
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from typing import Any
 
@@ -31,6 +32,8 @@ Row = dict[str, Any]
 
 def run(*, quick: bool = False, only: str = "") -> list[Row]:
     """Rows of ``{metric, value, unit, baseline, ratio, n, spread}``. `only`: names with commas between."""
+    # Ended by a signal or by Ctrl-C, it takes its systems down with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     return rows_of(asyncio.run(run_all(chosen(only, quick), _say)))
 
 

@@ -127,6 +127,7 @@ async def _observe(system: System, scenario: Scenario) -> Seen:
                 await _until_published(
                     feed, struck_at, durable=bool(scenario.steps) and system.kind != "memory"
                 )
+                await feed.answers()  # what is open when it is struck was asked by a step
                 durable_us = stream.progress.durable_watermark_us
                 watcher = asyncio.create_task(watch.run(struck, feed))
                 for step in scenario.steps:

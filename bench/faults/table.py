@@ -43,6 +43,8 @@ class Scenario:
     frames: int
     steps: tuple[Step, ...]
     answers: str
+    errors: tuple[str, ...]
+    """Codes that a question which was open may end with."""
     gaps: tuple[str, ...]
     """Reasons of gaps that may be told; with none, nothing may be missing."""
     resume_s: float
@@ -78,6 +80,7 @@ _SCENARIO_KEYS = {
     "frames",
     "steps",
     "answers",
+    "errors",
     "gaps",
     "resume_s",
     "refused",
@@ -143,6 +146,7 @@ def _scenario(name: str, row: Mapping[str, Any]) -> Scenario:
         frames=frames,
         steps=steps,
         answers=row.get("answers", RIGHT),
+        errors=tuple(row.get("errors", ())),
         gaps=tuple(row.get("gaps", ())),
         resume_s=float(row.get("resume_s", 10.0)),
         refused=row.get("refused", ""),

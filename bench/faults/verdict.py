@@ -140,7 +140,7 @@ def _answers(scenario: Scenario, replies: Sequence[Reply]) -> list[str]:
     findings = [
         f"asked for {reply.known!r}: {reply.error or f'told {reply.text!r}'}"
         for reply in replies
-        if not reply.right and not reply.is_wrong
+        if not reply.right and not reply.is_wrong and reply.error not in scenario.errors
     ]
     return findings + [
         f"{unexplained_us(reply) / MICROSECONDS:g} s are missing and not told in the answer {reply.text!r}"

@@ -39,6 +39,7 @@ GOOD = Seen(
 )
 KILLED = scenarios()["encoder-killed"]
 DAMAGED = scenarios()["disk-bits-flipped"]
+CUT = scenarios()["reasoner-killed"]
 
 
 def gap(first_s: int, last_s: int, reason: GapReason = GapReason.EVICTED) -> Gap:
@@ -67,6 +68,14 @@ TOLD = replace(WRONG, gaps=(gap(3, 5),))
             KILLED,
             {"replies": [replace(RIGHT, right=False, error="data_lost")]},
             "asked for 'red': data_lost",
+            0,
+            0,
+        ),
+        (CUT, {"replies": [replace(RIGHT, right=False, error="data_lost")]}, "", 0, 0),
+        (
+            CUT,
+            {"replies": [replace(RIGHT, right=False, error="internal")]},
+            "asked for 'red': internal",
             0,
             0,
         ),
