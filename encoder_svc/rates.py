@@ -30,7 +30,7 @@ RISE_S = 1.5
 _WORSE_S = 2.0
 """How long a budget is tried: what waits already arrived at the former rates."""
 _SHRINK = 0.8
-_GROW = 1.25
+_GROW = 1.5
 _LEAST_BUDGET = 0.1
 _MOST_BUDGET = 0.95
 _ADMITTED = "the encoder had no more to give when the stream came to it"
@@ -90,7 +90,12 @@ class RateControl(Generic[Stream]):
         total = sum(wish.want_fps * wish.frame_cost_s for wish in wishes.values())
         greedy = _greedy(wishes, self._budget or TARGET)
         late_s = max((wish.late_s for stream, wish in wishes.items() if stream not in greedy), default=0.0)
-        self._look(now_s, late_s, total)
+        can_fall = any(
+            self._rates[stream].fps > wish.least_fps
+            for stream, wish in wishes.items()
+            if stream in self._rates and stream not in greedy
+        )
+        self._look(now_s, late_s, total, can_fall=can_fall)
         shares = _shares(wishes, self._budget, greedy)
         rates = {
             stream: self._rate(now_s, stream, wish, shares.get(stream)) for stream, wish in wishes.items()
@@ -99,8 +104,8 @@ class RateControl(Generic[Stream]):
         self._rates = rates
         return rates
 
-    def _look(self, now_s: float, late_s: float, total: float) -> None:
-        """Judge how it goes, and set the budget."""
+    def _look(self, now_s: float, late_s: float, total: float, *, can_fall: bool) -> None:
+        """Judge how it goes, and set the budget. Where no rate can fall, a smaller one helps nobody."""
         if late_s > 0.0:
             self._calm_since_s = None
         elif self._calm_since_s is None:
@@ -110,7 +115,7 @@ class RateControl(Generic[Stream]):
         if self._budget is None:
             if late_s > LATE_S or total > 1.0:
                 self._set(min(TARGET, max(total, _LEAST_BUDGET)), now_s, late_s)
-        elif late_s > max(LATE_S, self._late_s) and waited_s >= _WORSE_S:
+        elif can_fall and late_s > max(LATE_S, self._late_s) and waited_s >= _WORSE_S:
             self._set(max(self._budget * _SHRINK, _LEAST_BUDGET), now_s, late_s)
         elif calm_s >= CALM_S and total <= self._budget:
             self._budget = None

@@ -41,6 +41,15 @@ def test_defaults_are_valid_and_the_run_directory_follows_the_port() -> None:
     assert parse("--listen", "127.0.0.1:99").run_dir.name == "99"
 
 
+def test_quotas_come_from_a_file_and_a_bad_one_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "quotas.toml"
+    path.write_text("[tenants.acme]\nstreams = 3\n")
+    assert parse("--quotas", str(path)).quotas.of("acme").streams == 3
+    path.write_text("[tenants.acme]\nstreams = 'three'\n")
+    with pytest.raises(InvalidInput, match=r"tenants\.acme\.streams is 'three'"):
+        parse("--quotas", str(path))
+
+
 def test_a_signal_ends_the_wait_for_the_next_start(tmp_path: Path) -> None:
     keeper = up._Keeper(parse("--run-dir", str(tmp_path)), [])
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1))
