@@ -211,9 +211,8 @@ class Streams:
         """With a token, and the stream is unknown: a former orchestrator watched it."""
         media, record = request.media, self._journal.load(stream_id)
         known = None if record is None else record.nonce
-        nonce = check_token(self._cluster.secret, stream_id, request.resume_token, known)
         session = Session(stream_id, media, self._settings, self._clock)
-        session.nonce = nonce
+        session.nonce = check_token(self._cluster.secret, stream_id, request.resume_token, known)
         session.loss = GapReason.ORCHESTRATOR_LOST
         if record is None or record.media_kind != media.kind:
             session.lost_start = session.is_restored = True

@@ -86,8 +86,9 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         self._mover = mover
         self._templates = load_templates(config.worker_templates)
         if config.worker_template not in self._templates:
-            known = ", ".join(self._templates)
-            raise InvalidInput(f"worker_template {config.worker_template!r} (known: {known})")
+            raise InvalidInput(
+                f"worker_template {config.worker_template!r} (known: {', '.join(self._templates)})"
+            )
         self._turns = Turns()
         self._closing: set[asyncio.Task[None]] = set()
         self._asked: set[tuple[StreamId, str]] = set()
@@ -197,8 +198,7 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
             self._changes.unsubscribe(subscription)
 
     async def _open(self, request: reasoner_pb2.OpenStreamRequest) -> StreamRecord:
-        refusal = self.refusal()
-        if refusal is not None:
+        if (refusal := self.refusal()) is not None:
             raise refusal
         check_opening(request)
         stream = StreamId(request.stream_id)
@@ -265,8 +265,7 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         arrived_s: float,
         watch: AnswerWatch,
     ) -> None:
-        refusal = self.refusal()
-        if refusal is not None:
+        if (refusal := self.refusal()) is not None:
             raise refusal
         record = self._streams.get(StreamId(request.stream_id))
         is_about(record.stream, record.epoch)
