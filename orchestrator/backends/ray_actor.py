@@ -117,9 +117,9 @@ class ServiceActor:
 
     async def _keep(self) -> None:
         """Until cancelled, whatever goes wrong with files and processes of this node."""
-        _end_predecessors(_secret_file(self._spec))
         while True:
             try:
+                _end_predecessors(_secret_file(self._spec))
                 self._child = self._make_child()
                 await self._child.run()
             except Exception as error:
