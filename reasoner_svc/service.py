@@ -86,9 +86,8 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         self._mover = mover
         self._templates = load_templates(config.worker_templates)
         if config.worker_template not in self._templates:
-            raise InvalidInput(
-                f"worker_template {config.worker_template!r} (known: {', '.join(self._templates)})"
-            )
+            known = ", ".join(self._templates)
+            raise InvalidInput(f"worker_template {config.worker_template!r} (known: {known})")
         self._turns = Turns()
         self._closing: set[asyncio.Task[None]] = set()
         self._asked: set[tuple[StreamId, str]] = set()
@@ -296,7 +295,6 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
     def _state(self, record: StreamRecord) -> reasoner_pb2.StreamState:
         ids = (record.stream, notes_of(record.stream))
         ram_bytes = sum(self._store.directory.stream_bytes(each).ram for each in ids)
-        disk_bytes = None
-        if self._spiller is not None:
-            disk_bytes = sum(self._spiller.disk.stream_bytes(each) for each in ids)
+        disk = self._spiller.disk if self._spiller is not None else None
+        disk_bytes = None if disk is None else sum(disk.stream_bytes(each) for each in ids)
         return state_to_proto(record, ram_bytes, disk_bytes)
