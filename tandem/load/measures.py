@@ -130,7 +130,8 @@ def _streams(
     seen = defaultdict(set)
     for event in events:
         seen[event["kind"]].add(event.get("stream"))
-    opened, failed = seen["opened"], seen["stream_failed"]
+    opened, failed = seen["opened"], seen["stream_failed"] - slow
+    well = [event for event in events if event.get("stream") not in slow]
     refused = {e["stream"] for e in events if e["kind"] == "refused" and e["what"] == "stream"} - opened
     sustained = [
         name
@@ -148,11 +149,11 @@ def _streams(
         "measured": len(per_stream),
         "late": sum(e["kind"] == "opened" and e["shifted"] for e in events),
         "open_ms": distribution((e["took_s"] for e in events if e["kind"] == "opened"), MS),
-        "end_ms": distribution((e["took_s"] for e in events if e["kind"] == "ended"), MS),
-        "left": sum(e["kind"] == "left" for e in events),
-        "return_ms": distribution((e["took_s"] for e in events if e["kind"] == "returned"), MS),
-        "memory_lost": sum(e["kind"] in {"returned", "reopened"} and not e["resumed"] for e in events),
-        "connections_lost": sum(e["kind"] == "connection_lost" for e in events),
+        "end_ms": distribution((e["took_s"] for e in well if e["kind"] == "ended"), MS),
+        "left": sum(e["kind"] == "left" for e in well),
+        "return_ms": distribution((e["took_s"] for e in well if e["kind"] == "returned"), MS),
+        "memory_lost": sum(e["kind"] in {"returned", "reopened"} and not e["resumed"] for e in well),
+        "connections_lost": sum(e["kind"] == "connection_lost" for e in well),
         "answered_twice": sum(e["kind"] == "answered_twice" for e in events),
     }
 

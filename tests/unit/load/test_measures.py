@@ -127,7 +127,12 @@ def test_a_stream_is_sustained_when_it_keeps_the_goals() -> None:
         }
         for i in range(200)
     ]
-    found = measured([*opened, *samples])
+    lost = [
+        {"t": 20.0, "kind": kind, "stream": name, "code": "unavailable", "message": ""}
+        for kind, name in (("connection_lost", "b"), ("connection_lost", "slow"), ("stream_failed", "slow"))
+    ]
+    found = measured([*opened, *samples, *lost])
+    assert (found["streams"]["connections_lost"], found["streams"]["failed"]) == (1, 0)
     assert (found["streams"]["sustained"], found["streams"]["measured"]) == (1, 2)
     assert found["frames"]["lag_ms"]["max"] == 3000
     verdicts = {verdict.goal: verdict for verdict in judge(found, Goals())}
