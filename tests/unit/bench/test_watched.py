@@ -9,8 +9,8 @@ from tandem.core.watching import WatchMode
 
 
 def measured(**values: list[float]) -> Measured:
-    always = dict.fromkeys(("first_ms", "answer_ms", "before", "after", "lags_ms", "growth_ms"), [2.0, 4.0])
-    asked = dict.fromkeys(("right", "several_right", "several_after"), [1.0, 0.0])
+    always = {key: [2.0, 4.0] for key in ("first_ms", "answer_ms", "before", "after", "lags_ms", "growth_ms")}
+    asked = {key: [1.0, 0.0] for key in ("right", "several_right", "several_after")}
     return Measured(**{**always, **asked, **values})
 
 
