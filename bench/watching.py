@@ -16,8 +16,8 @@ and ``tokens_after_several_<mode>`` theirs. ``frame_lag_<mode>``: milliseconds f
 questions see a frame. ``frame_lag_growth_<mode>``: how much later the last third of a stream is than the one
 before; in the first, what is in view still grows.
 
-``accuracy_several_few_<mode>`` and ``tokens_in_view_few_<mode>``: the questions about many moments once
-more, with few blocks in view (`FEW`): by retrieval, and by notes alone beside the newest.
+``accuracy_several_few_<mode>`` and ``tokens_in_view_few_<mode>``: the questions about many moments once more,
+with the same few newest blocks in view (`FEW`): by what retrieval brings back, and by notes alone.
 
 The default model's notes are short. So the same is played with random weights that use a note's whole budget
 (`BUSY`): ``frame_lag_busy_<mode>``, ``frame_lag_growth_busy_<mode>``, ``first_token_busy_<mode>`` and
@@ -62,7 +62,7 @@ LOAD = 0.4
 SLOW_S = 0.05
 PROBE_EVERY = 10
 """Units from one question to the next while the stream plays."""
-FEW = {WatchMode.OFF: (46, 32), WatchMode.SEGMENT_NOTES: (16, 0)}
+FEW = {WatchMode.OFF: (16, RECALLED), WatchMode.SEGMENT_NOTES: (16, 0)}
 """Newest blocks in view, and how many older ones a question may bring back, where few are wanted."""
 
 

@@ -31,7 +31,7 @@ from tandem.shapes.notes import (
 
 FRAMES = (16, 128)  # fewest and most blocks in view
 NOTES = (60, SHELF_TOKENS)  # tokens of notes for which a batch has room
-FULL = 0.5  # part of the batches that have room for all that a shelf holds
+FULL = 0.6  # part of the batches that have room for all that a shelf holds
 WITH_PROMPTS = 1.5  # tokens of notes with their prompts, about, over those without
 BLIND = 0.5  # part of the rows whose notes do not see the blocks
 

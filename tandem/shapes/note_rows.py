@@ -43,7 +43,7 @@ WEIGHTS = {
     "was_there": 1.5,
 }
 MOST = 30  # counts beyond are not asked
-LARGE = 0.5  # part of the counts that are the largest of three: small ones are common, large ones hard
+LARGE = 0.7  # part of the counts that are the largest of three: small ones are common, large ones hard
 
 
 @dataclass

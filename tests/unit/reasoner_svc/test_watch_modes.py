@@ -141,6 +141,7 @@ async def test_concurrent_without_arrivals_writes_what_segment_notes_write(
             box = watch(engine, mode=mode, prompt="and now?")
             feed(engine, blocks[: 1 + SEGMENT])
             written.append(await note(box))
+            await engine.flush()  # it is kept after it is told
             assert len(kept) == 1
     assert written[0] == written[1]
 
