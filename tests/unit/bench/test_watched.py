@@ -38,7 +38,7 @@ def test_delays_are_off_over_the_mode() -> None:
     assert rows["frame_lag_busy_concurrent"]["ratio"] == pytest.approx(0.5)
 
 
-def test_what_is_asked_at_the_end_replaces_the_tokens_of_the_timed_play() -> None:
-    found = measured(before=[10.0, 20.0], after=[1.0, 1.0, 9.0])
-    found.take(Measured(before=[25.0], after=[3.0], right=[1.0]))
-    assert (found.before, found.after[-1], found.right[-1]) == ([10.0, 25.0], 3.0, 1.0)
+def test_what_is_asked_at_the_end_leaves_the_delays_of_the_timed_play() -> None:
+    found = measured(before=[10.0, 20.0], after=[1.0, 9.0], right=[])
+    found.take(Measured(before=[25.0], right=[1.0]))
+    assert (found.before, found.after, found.right) == ([10.0, 25.0], [1.0, 9.0], [1.0])
