@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from types import FrameType
@@ -35,7 +36,13 @@ def _obey(number: int, frame: FrameType | None) -> None:
         _ahead_s[0] = float(value)
 
 
+def _jumped() -> float:
+    # gRPC makes a deadline of this clock and waits for it on the machine's own, which does not jump with it.
+    caller = sys._getframe(1).f_globals.get("__name__", "")  # noqa: SLF001
+    return _wall_clock() if caller.startswith("grpc") else _wall_clock() + _ahead_s[0]
+
+
 if os.environ.get("TANDEM_FAULT_DIR"):
     # From the start: some keep the clock that they find when they are imported.
-    time.time = lambda: _wall_clock() + _ahead_s[0]
+    time.time = _jumped
     signal.signal(signal.SIGUSR1, _obey)
