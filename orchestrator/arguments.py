@@ -146,6 +146,7 @@ def to_config(args: argparse.Namespace) -> OrchestratorConfig:
             log_level="debug" if args.log_level == "debug" else "info",
             log_format=args.log_format,
             metrics=args.metrics,
+            max_streams=args.max_streams,
         ),
         limits=Limits(resume_seconds=args.resume_seconds),
         bounds=Bounds(

@@ -37,6 +37,8 @@ class ServiceSettings:
     log_format: str = "text"
     metrics: str = ""
     """Where the orchestrator's metrics are; those of the services are on the ports after it."""
+    max_streams: int = 256
+    """That the orchestrator lets in: a service must be able to hold them all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

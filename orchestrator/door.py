@@ -46,8 +46,14 @@ class Door:
     """Owned by the event loop. `sessions` are those that are held."""
 
     def __init__(
-        self, cluster: Cluster, quotas: Quotas, sessions: Callable[[], Iterable[Session]], clock: Clock
+        self,
+        cluster: Cluster,
+        quotas: Quotas,
+        sessions: Callable[[], Iterable[Session]],
+        clock: Clock,
+        max_streams: int,
     ) -> None:
+        self._max_streams = max_streams
         self._cluster = cluster
         self._quotas = quotas
         self._sessions = sessions
@@ -63,12 +69,13 @@ class Door:
     def admit(self, session: Session, tenant: str, *, is_new: bool) -> Terms:
         """The terms for a stream that is not held yet. Raises what the client is told.
 
-        One that a former orchestrator held (`is_new` is false) was let in then, and keeps its room.
+        One that a former orchestrator held (`is_new` is false) was let in then, and keeps its room, whatever
+        has become of its tenant's quota meanwhile.
         """
         try:
-            quota = self._quotas.of(tenant)
+            self._check_count()
             if not is_new:
-                return Terms(tenant=tenant, weight=quota.weight)
+                return Terms(tenant=tenant, weight=self._quotas.kept(tenant).weight)
             return self._admit(session, tenant)
         except TandemError as error:
             self._note(session, tenant, "refused", error.message, error.retry_after_s or 0.0)
@@ -92,14 +99,16 @@ class Door:
         lasted_s = self._clock() - session.opened_s
         self._life_s = self._life_s * _KEEP + lasted_s * (1 - _KEEP) if self._life_s else lasted_s
 
-    def retry_after_one(self) -> float:
-        """Seconds after which one of the streams should have gone."""
-        frees = [(1.0, stream) for stream in self._held()]
-        return retry_after(1.0, frees, now_s=self._clock(), life_s=self._life_s)
-
     def loads(self) -> dict[str, float]:
         """How much of each service is used; 1 is all of it."""
         return loads(*self._rooms(), self._held())
+
+    def _check_count(self) -> None:
+        count = sum(1 for _ in self._sessions())
+        if count >= self._max_streams:
+            frees = [(1.0, stream) for stream in self._held()]
+            wait_s = retry_after(1.0, frees, now_s=self._clock(), life_s=self._life_s)
+            raise LimitExceeded(f"{count} streams are open, no more fit", retry_after_s=wait_s)
 
     def _admit(self, session: Session, tenant: str) -> Terms:
         now_s, quota = self._clock(), self._quotas.of(tenant)

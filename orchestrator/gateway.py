@@ -144,6 +144,7 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
         asked = ask(session, question, self._clock)
         asked.trace = from_metadata(context.invocation_metadata())
         session.questions += 1
+        began_s = self._clock()
         try:
             await context.send_initial_metadata(())
             async with aclosing(answer(asked, session, self._cluster, self._clock)) as events:
@@ -159,6 +160,7 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
         except TimeoutError as error:
             raise SlowReader(f"nothing was read for {self._slow_s:g} s") from error
         finally:
+            self._streams.door.answered(self._clock() - began_s)
             session.questions -= 1
             if session.alone_since_s is not None:
                 session.alone_since_s = self._clock()

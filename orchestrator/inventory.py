@@ -35,6 +35,10 @@ class Inventory:
         """A reasoner says what it holds; the newest word counts."""
         self._of.setdefault(boot, {})[holding.stream] = holding
 
+    def dropped(self, boot: str, stream: StreamId) -> None:
+        """This start of a reasoner lets go of a stream; what others hold of it stays."""
+        self._of.get(boot, {}).pop(stream, None)
+
     def gone(self, boot: str) -> None:
         """This start of a reasoner is over."""
         self._of.pop(boot, None)

@@ -66,6 +66,10 @@ class Record:
     """Messages that wait for the client."""
     tenant: str = DEFAULT_TENANT
     """Whose it is."""
+    min_fps: float = 0.0
+    """The least rate that its client accepts; 0: `sample_fps`."""
+    max_lag_ms: int = 0
+    """Behind the live edge, after which frames are left out; 0: never."""
 
 
 class Journal:
@@ -168,6 +172,8 @@ def _to_json(record: Record) -> dict[str, object]:
         "standing": standing_to_json(record.standing),
         "alerts": alerts_to_json(record.alerts),
         "tenant": record.tenant,
+        "min_fps": record.min_fps,
+        "max_lag_ms": record.max_lag_ms,
         "gaps": [[gap.range.start_us, gap.range.end_us, gap.reason.value] for gap in record.gaps],
     }
 
@@ -195,6 +201,8 @@ def _from_json(stream_id: StreamId, data: dict[str, object]) -> Record:
         standing=standing_from_json(data.get("standing", [])),
         alerts=alerts_from_json(data.get("alerts", [])),
         tenant=_tenant(data.get("tenant", DEFAULT_TENANT)),
+        min_fps=float(str(data.get("min_fps", 0.0))),
+        max_lag_ms=_lag(data.get("max_lag_ms", 0)),
     )
 
 
@@ -209,6 +217,12 @@ def _int(data: dict[str, object], key: str) -> int:
     value = data[key]
     if not isinstance(value, int) or value < 0:
         raise ValueError(f"{key} is {value!r}")
+    return value
+
+
+def _lag(value: object) -> int:
+    if not isinstance(value, int) or not 0 <= value < 1 << 32:
+        raise ValueError(f"max_lag_ms is {value!r}")
     return value
 
 

@@ -61,6 +61,10 @@ class Quotas:
             raise PermissionRefused(f"tenant {tenant!r} is not in the file of quotas, which has no [default]")
         return quota
 
+    def kept(self, tenant: str) -> Quota:
+        """Of a tenant that was let in once: one that the file does not name any more keeps its streams."""
+        return self.tenants.get(tenant, self.default) or Quota()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:

@@ -62,6 +62,9 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
         """Ask a service to leave."""
         try:
             check_drain(request, self._cluster.secret, time.time())
+            present = self._cluster.service(request.name)
+            if present is not None and present.identity.boot_id != request.boot_id:
+                raise WrongState(f"{request.name} was started again since; ask anew if that one should leave")
             service, has_successor = self._cluster.drain(request.name, request.grace_ms)
         except TandemError as error:
             await abort_with(context, error)
@@ -89,7 +92,7 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
 
 def check_drain(request: registry_pb2.DrainServiceRequest, secret: bytes, now_unix_s: float) -> None:
     """Raises `PermissionRefused` unless whoever asks knows the secret, now."""
-    expected = drain_proof(secret, request.name, request.grace_ms, request.not_after_unix_s)
+    expected = drain_proof(secret, request.name, request.boot_id, request.grace_ms, request.not_after_unix_s)
     if not hmac.compare_digest(expected.encode(), request.proof.encode()):
         raise PermissionRefused("this needs the cluster secret: name its file with --secret-file")
     if not now_unix_s <= request.not_after_unix_s <= now_unix_s + DRAIN_REQUEST_LIFE_S:

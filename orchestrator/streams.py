@@ -19,7 +19,7 @@ from orchestrator.limits import check_stream_id
 from orchestrator.outbox import SAFE_S
 from orchestrator.questions import Questions
 from orchestrator.quotas import Quotas, check_tenant
-from orchestrator.restore import place_at_holder, place_of, restore
+from orchestrator.restore import hear_again, media_of, place_at_holder, place_of, restore
 from orchestrator.session import Session
 from orchestrator.settings import SessionSettings
 from orchestrator.standing import StandingQuestions
@@ -28,7 +28,7 @@ from orchestrator.tokens import check_token
 from orchestrator.waiting import stop
 from orchestrator.watching import Watcher, check_watching
 from tandem.core.clock import Clock
-from tandem.core.errors import AlreadyExists, InvalidInput, LimitExceeded, NotFound, TandemError, Unavailable
+from tandem.core.errors import AlreadyExists, InvalidInput, NotFound, TandemError, Unavailable
 from tandem.core.ids import StreamId
 from tandem.core.timeline import GapReason
 from tandem.wire.gen.tandem.v1 import client_pb2, types_pb2
@@ -59,13 +59,12 @@ class Streams:
         self._journal = journal
         self._settings = settings
         self._clock = clock
-        self._max_streams = max_streams
         self._streams: dict[StreamId, Stream] = {}
         self._releasing: set[asyncio.Task[None]] = set()
         self._stopping = False
-        self.door = Door(cluster, quotas or Quotas(), lambda: (stream.session for stream in self), clock)
+        self.door = Door(cluster, quotas or Quotas(), lambda: (s.session for s in self), clock, max_streams)
         cluster.loads = self.door.loads
-        self._inventory = Inventory()
+        self.inventory = Inventory()
         self.on_left: Callable[[str, StreamId], None] = lambda reasoner, stream: None
         """Told of a stream that was given up and stays at its reasoner for a client that may come back."""
         self._swept_s = float("-inf")
@@ -93,7 +92,6 @@ class Streams:
 
         Its client may be on the way; until it is there, others can ask about what is held.
         """
-        self._inventory.told(boot, holding)
         stream = self._streams.get(holding.stream)
         if stream is not None:
             session = stream.session
@@ -101,22 +99,19 @@ class Streams:
                 session.reasoner, session.epoch = holding.reasoner, max(session.epoch, holding.epoch)
                 session.changed.notify()
             return
+        self.inventory.told(boot, holding)
         record = None if self._stopping else self._journal.load(holding.stream)
         if record is None or record.nonce != holding.incarnation or record.reasoner != holding.reasoner:
             return
         log.info("stream %s is taken up: %s holds it", holding.stream, holding.reasoner)
-        media = types_pb2.MediaOptions(kind=types_pb2.MediaKind.ValueType(record.media_kind))
+        session = Session(holding.stream, media_of(record), self._settings, self._clock)
         try:
-            stream = self._restore(Session(holding.stream, media, self._settings, self._clock), record)
-        except LimitExceeded as error:
+            stream = self._restore(session, record)
+        except TandemError as error:
             log.warning("stream %s waits for its client: %s", holding.stream, error)
             return
         stream.session.happen(Event.CLIENT_LOST)
         self._watch(stream, stream.session.watching)
-
-    def lost(self, boot: str) -> None:
-        """A reasoner's start is over: what it held is not there any more."""
-        self._inventory.gone(boot)
 
     def get(self, stream_id: str) -> Stream:
         """Raises `NotFound` when no stream of that id is held."""
@@ -152,6 +147,7 @@ class Streams:
             check_token(self._cluster.secret, stream_id, request.resume_token, nonce)
             if stream.session.media.kind != request.media.kind:
                 raise InvalidInput(f"stream {stream_id} is fed with another kind of media")
+            hear_again(stream.session, request.media)
             return stream
         return self._open_again(stream_id, request)
 
@@ -218,21 +214,20 @@ class Streams:
             session.lost_start = session.is_restored = True
             # Above all that were counted from 1, and those of former losses.
             session.epoch = int(time.time())
-            place_at_holder(session, self._inventory)
-            return self._start(session, check_tenant(request.tenant))
+            is_held = place_at_holder(session, self.inventory)
+            # What nobody holds has no room any more, however good its token.
+            is_new = not (is_held or self._cluster.is_settling)
+            return self._start(session, check_tenant(request.tenant), is_new=is_new)
         return self._restore(session, record)
 
     def _restore(self, session: Session, record: Record) -> Stream:
         restore(session, record)
-        place_at_holder(session, self._inventory)
+        place_at_holder(session, self.inventory)
         stream = self._start(session, record.tenant)
         stream.standing.restore(record.standing, record.alerts)
         return stream
 
     def _start(self, session: Session, tenant: str, *, is_new: bool = False) -> Stream:
-        if len(self._streams) >= self._max_streams:
-            wait_s = self.door.retry_after_one()
-            raise LimitExceeded(f"{len(self._streams)} streams are open, no more fit", retry_after_s=wait_s)
         session.terms = self.door.admit(session, tenant, is_new=is_new)
         driver = Driver(session, self._cluster, self._clock)
         task = asyncio.create_task(driver.run(), name=f"stream {session.stream_id}")

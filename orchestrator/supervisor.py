@@ -94,7 +94,7 @@ class Supervisor:
     def _forget(self, boot: str) -> None:
         self._followed.pop(boot, None)
         self._strays.pop(boot, None)
-        self._streams.lost(boot)
+        self._streams.inventory.gone(boot)
 
     def _left(self, reasoner: str, stream: StreamId) -> None:
         for service, strays in self._strays.values():
@@ -112,6 +112,8 @@ class Supervisor:
 
     async def _close_stray(self, service: Service, stream: StreamId) -> None:
         log.info("%s holds stream %s, which nobody came back for", service.identity.name, stream)
+        # First: whoever comes meanwhile must not be placed where it is just let go of.
+        self._streams.inventory.dropped(service.identity.boot_id, stream)
         try:
             await service.link.close_stream(stream, keep_disk=True)
         except TandemError as error:

@@ -134,6 +134,7 @@ def _config(args: argparse.Namespace) -> ReasonerConfig:
         retrieve_blocks=args.retrieve_blocks,
         pool_bytes=args.pool_bytes,
         embedder=args.embedder,
+        max_streams=args.max_streams,
         max_workers=args.max_workers,
         worker_templates=args.worker_templates,
         worker_template=args.worker_template,
@@ -175,6 +176,7 @@ def _parser() -> argparse.ArgumentParser:
         "--keep-hours", type=float, default=0.0, help="delete older blocks from disk; 0: only when it is full"
     )
     add("--fsync-seconds", type=float, default=_DEFAULTS["fsync_s"], help="0: at once; negative: never")
+    add("--max-streams", type=int, default=_DEFAULTS["max_streams"], help="streams at once (%(default)s)")
     add("--view-tokens", type=int, default=0, help="newest tokens in view; 0: what the model was made for")
     add(
         "--notes-tokens",

@@ -32,6 +32,9 @@ _MODULES = {Role.ENCODER: "encoder_svc", Role.REASONER: "reasoner_svc"}
 _TAIL_LINES = 12
 _TAIL_BYTES = 8192
 
+LEAST_STREAMS = 1024
+"""That a service is allowed to hold, however few the orchestrator lets in."""
+
 Say = Callable[[str], None]
 
 
@@ -43,6 +46,9 @@ def command(
     line += ["--listen", "127.0.0.1:0", "--name", wanted.name, "--orchestrator", orchestrator]
     line += ["--secret-file", str(secret_file), "--model", settings.model, "--device", settings.device]
     line += ["--log-level", settings.log_level, "--log-format", settings.log_format]
+    # Who is let in is decided at the door. A service holds more than that for a while: streams that move,
+    # that have just ended, that wait for a client which may come back.
+    line += ["--max-streams", str(max(2 * settings.max_streams, LEAST_STREAMS))]
     if metrics:
         line += ["--metrics", metrics]
     if settings.dtype:

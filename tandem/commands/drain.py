@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tandem.commands.base import Command, Exit, add_address, positive
+from tandem.core.errors import InvalidInput
 
 if TYPE_CHECKING:
     from tandem.wire.gen.tandem.v1 import registry_pb2
@@ -36,6 +37,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the cluster secret (default: that of the `tandem up` of this user at that address)",
     )
     parser.add_argument(
+        "--data-dir",
+        default="",
+        metavar="DIR",
+        help="that of the `tandem up`, if it was given one: the secret is in there",
+    )
+    parser.add_argument(
         "--grace-seconds",
         type=positive,
         metavar="S",
@@ -51,7 +58,7 @@ def _run(arguments: argparse.Namespace) -> int:
 async def _drain(arguments: argparse.Namespace) -> int:
     from tandem.client import connect
 
-    secret_file = arguments.secret_file or _default_secret(arguments.address)
+    secret_file = arguments.secret_file or _default_secret(arguments.address, arguments.data_dir)
     grace_s = arguments.grace_seconds or 0.0
     told = await ask_to_leave(arguments.address, arguments.name, secret_file, grace_s)
     where = "move to others" if told.has_successor else "wait: no other service can take them yet"
@@ -76,6 +83,7 @@ async def ask_to_leave(
 ) -> registry_pb2.DrainServiceResponse:
     """Ask the orchestrator at `address` to have a service leave; 0 is the service's own grace.
 
+    It is the start of the service that is there now: one that replaces it meanwhile stays (`WrongState`).
     Raises `NotFound`, `PermissionRefused`, `Unavailable`, and `InvalidInput` for a file that is no secret.
     """
     import grpc
@@ -83,20 +91,25 @@ async def ask_to_leave(
     from tandem.core.secret_file import read_secret
     from tandem.wire.attach import drain_proof
     from tandem.wire.channel import make_channel
-    from tandem.wire.gen.tandem.v1 import registry_pb2, registry_pb2_grpc
+    from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc, registry_pb2, registry_pb2_grpc
     from tandem.wire.status import error_from_rpc
 
     secret, grace_ms = read_secret(secret_file), round(grace_s * 1000)
     not_after_s = int(time.time()) + REQUEST_LIFE_S
-    request = registry_pb2.DrainServiceRequest(
-        name=name,
-        grace_ms=grace_ms,
-        not_after_unix_s=not_after_s,
-        proof=drain_proof(secret, name, grace_ms, not_after_s),
-    )
     async with make_channel(address) as channel:
+        door: Any = client_pb2_grpc.TandemServiceStub(channel)
         stub: Any = registry_pb2_grpc.RegistryServiceStub(channel)
         try:
+            status = await door.GetStatus(client_pb2.GetStatusRequest(), timeout=_CALL_TIMEOUT_S)
+            # Empty for a name that is not there: the orchestrator says which are.
+            boot_id = next((each.build.boot_id for each in status.services if each.name == name), "")
+            request = registry_pb2.DrainServiceRequest(
+                name=name,
+                boot_id=boot_id,
+                grace_ms=grace_ms,
+                not_after_unix_s=not_after_s,
+                proof=drain_proof(secret, name, boot_id, grace_ms, not_after_s),
+            )
             told: registry_pb2.DrainServiceResponse = await stub.DrainService(
                 request, timeout=_CALL_TIMEOUT_S
             )
@@ -105,10 +118,16 @@ async def ask_to_leave(
     return told
 
 
-def _default_secret(address: str) -> Path:
+def _default_secret(address: str, data_dir: str) -> Path:
     from orchestrator.arguments import default_run_dir
 
-    return default_run_dir(address) / "secret"
+    path = default_run_dir(address, data_dir) / "secret"
+    if not path.is_file():
+        raise InvalidInput(
+            f"no `tandem up` of this user at {address} has its secret in {path}: name the file with "
+            "--secret-file, or the --data-dir that `tandem up` was given"
+        )
+    return path
 
 
 COMMAND = Command(

@@ -64,9 +64,12 @@ def attach_proof(secret: bytes, name: str, role: str, boot_id: str, address: str
     return hmac.new(secret, message, hashlib.sha256).hexdigest()
 
 
-def drain_proof(secret: bytes, name: str, grace_ms: int, not_after_unix_s: int) -> str:
-    """HMAC-SHA256 in hex that shows that whoever asks a service to leave knows the cluster secret."""
-    message = "|".join(("drain", name, str(grace_ms), str(not_after_unix_s))).encode()
+def drain_proof(secret: bytes, name: str, boot_id: str, grace_ms: int, not_after_unix_s: int) -> str:
+    """HMAC-SHA256 in hex that shows that whoever asks a service to leave knows the cluster secret.
+
+    It holds for one start of the service: whoever kept the request cannot make the next one leave.
+    """
+    message = "|".join(("drain", name, boot_id, str(grace_ms), str(not_after_unix_s))).encode()
     return hmac.new(secret, message, hashlib.sha256).hexdigest()
 
 

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import time
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
+from orchestrator.arguments import default_run_dir
 from tandem.commands import drain
 from tandem.commands.drain import ask_to_leave
-from tandem.core.errors import Incompatible, NotFound, PermissionRefused, Unavailable, WrongState
+from tandem.core.errors import (
+    Incompatible,
+    InvalidInput,
+    NotFound,
+    PermissionRefused,
+    Unavailable,
+    WrongState,
+)
+from tandem.wire.attach import drain_proof
+from tandem.wire.gen.tandem.v1 import registry_pb2, registry_pb2_grpc
+from tandem.wire.status import error_from_rpc
 from tests.integration.orchestrator_fakes import Client, World
 
 
@@ -132,6 +146,51 @@ async def test_reasoners_that_share_a_directory_hand_a_stream_over_by_way_of_it(
         assert not later.opens[-1].HasField("source")
 
 
+def arguments_of(*words: str) -> argparse.Namespace:
+    name, address, *options = words
+    parser = argparse.ArgumentParser()
+    drain.COMMAND.add_arguments(parser)
+    return parser.parse_args([name, "--address", address, *options])
+
+
+async def test_a_request_to_drain_is_for_one_start_of_a_service(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        former = world.hosted["encoder-0"]
+        not_after_s = int(time.time()) + 60
+        proof = drain_proof(world.app.cluster.secret, "encoder-0", former.boot_id, 0, not_after_s)
+        request = registry_pb2.DrainServiceRequest(
+            name="encoder-0", boot_id=former.boot_id, not_after_unix_s=not_after_s, proof=proof
+        )
+        await former.kill()
+        later = await world.add("encoder-0")
+        await world.until(
+            lambda: any(m.is_ready and m.identity.boot_id == later.boot_id for m in world.app.cluster.members)
+        )
+        stub: Any = registry_pb2_grpc.RegistryServiceStub(world.channel)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.DrainService(request)
+        assert isinstance(error_from_rpc(caught.value, "draining"), WrongState)
+        request.boot_id = later.boot_id
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.DrainService(request)
+        assert isinstance(error_from_rpc(caught.value, "draining"), PermissionRefused)
+        assert all(m.is_ready for m in world.app.cluster.members if m.identity.boot_id == later.boot_id)
+        assert not later.leaving.is_asked
+
+
+async def test_the_command_finds_the_secret_in_the_data_directory(tmp_path: Path) -> None:
+    async with World(tmp_path / "run") as world:
+        address, data_dir = world.app.address, tmp_path / "data"
+        arguments = arguments_of("encoder-0", address, "--no-wait", "--data-dir", str(data_dir))
+        with pytest.raises(InvalidInput, match=r"(?s)--secret-file.*--data-dir"):
+            await drain._drain(arguments)
+        run_dir = default_run_dir(address, str(data_dir))
+        run_dir.mkdir(parents=True)
+        (run_dir / "secret").symlink_to(tmp_path / "run" / "secret")
+        assert await drain._drain(arguments) == 0
+        await asyncio.wait_for(world.hosted["encoder-0"].leaving.asked(), 5)
+
+
 async def test_the_command_tells_a_service_to_leave_and_needs_the_secret(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,10 +208,11 @@ async def test_the_command_tells_a_service_to_leave_and_needs_the_secret(
         assert told.boot_id == world.hosted["encoder-0"].boot_id
         await asyncio.wait_for(world.hosted["encoder-0"].leaving.asked(), 5)
         await world.add("reasoner-1")
-        arguments = argparse.Namespace(
-            name="reasoner-0", address=address, secret_file=secret, grace_seconds=5.0, no_wait=False
+        command = asyncio.create_task(
+            drain._drain(
+                arguments_of("reasoner-0", address, "--secret-file", str(secret), "--grace-seconds", "5")
+            )
         )
-        command = asyncio.create_task(drain._drain(arguments))
         await asyncio.wait_for(world.hosted["reasoner-0"].leaving.asked(), 5)
         assert not command.done()
         await world.hosted["reasoner-0"].kill()

@@ -98,6 +98,26 @@ async def test_quotas_of_a_tenant_are_its_own(tmp_path: Path) -> None:
         assert (await t.ask("a1", "three?")).text
 
 
+async def test_when_to_ask_again_is_learnt_from_questions_by_anybody(tmp_path: Path) -> None:
+    async with (
+        World(tmp_path, quotas=Quotas(default=Quota(open_questions=1))) as world,
+        tandem.connect(world.app.address) as t,
+        t.watch(MediaKind.PICTURES, stream_id="a") as stream,
+    ):
+        await stream.push_picture(b"jpeg", pts_us=0)
+        for _ in range(8):
+            assert (await t.ask("a", "quick?")).text
+        world.reasoner.gate.clear()
+        first = stream.pose("one?")
+        await world.until(lambda: world.reasoner.active == 1)
+        with pytest.raises(LimitExceeded) as caught:
+            await t.ask("a", "two?")
+        assert caught.value.retry_after_s is not None
+        assert caught.value.retry_after_s < 0.7, "answers take a few milliseconds here; a second is assumed"
+        world.reasoner.gate.set()
+        assert (await first.answer).text
+
+
 async def test_a_tenant_is_kept_when_a_stream_is_resumed(tmp_path: Path) -> None:
     async with World(tmp_path) as world, tandem.connect(world.app.address) as t:
         async with t.watch(MediaKind.PICTURES, stream_id="a", tenant="acme") as stream:

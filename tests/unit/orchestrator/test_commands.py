@@ -24,6 +24,7 @@ from orchestrator.membership import Role
 from orchestrator.memory import Memory, flags
 from orchestrator.thinking import Thinking
 from orchestrator.thinking import flags as thinking_flags
+from reasoner_svc.__main__ import _config as reasoner_config
 from reasoner_svc.__main__ import _parser as reasoner_parser
 from tandem.core.errors import InvalidInput
 
@@ -106,6 +107,19 @@ def test_command_lines_of_the_services() -> None:
     ):
         at = line.index(pair[0])
         assert line[at : at + 2] == pair
+
+
+@pytest.mark.parametrize("count", [8, 256, 1000])
+def test_a_service_can_hold_all_the_streams_that_are_let_in(tmp_path: Path, count: int) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("0" * 64)
+    secret.chmod(0o600)
+    settings = parse("--max-streams", str(count)).services
+    encoder = encoder_config(command(Wanted("encoder-0", Role.ENCODER), "127.0.0.1:1", secret, settings)[3:])
+    line = command(Wanted("reasoner-0", Role.REASONER), "127.0.0.1:1", secret, settings)[3:]
+    reasoner = reasoner_config(reasoner_parser().parse_args(line))
+    assert encoder.max_streams == reasoner.max_streams
+    assert reasoner.max_streams >= 2 * count, "those that move, that ended just now, that are waited for"
 
 
 def test_the_memory_options_reach_every_reasoner_as_it_parses_them(tmp_path: Path) -> None:

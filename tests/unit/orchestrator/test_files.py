@@ -41,6 +41,8 @@ RECORD = Record(
         StandingRecord(question=b"q", state=Standing(True, 2, 3, 400), checks=9, checked_us=600),
     ),
     alerts=(b"a", b"\xfe"),
+    min_fps=0.5,
+    max_lag_ms=2500,
 )
 
 

@@ -45,3 +45,14 @@ def test_another_life_of_the_id_and_what_is_gone_are_not_found() -> None:
     assert inventory.find(CAM, "life") is None
     inventory.forget(CAM)
     assert len(inventory) == 0
+
+
+def test_who_lets_go_of_a_stream_is_forgotten_and_others_are_not() -> None:
+    inventory = Inventory()
+    inventory.told("b0", holding("reasoner-0", 2))
+    inventory.told("b1", holding("reasoner-1", 1))
+    inventory.dropped("b0", CAM)
+    inventory.dropped("b9", CAM)
+    found = inventory.find(CAM, "life")
+    assert found is not None
+    assert (found.reasoner, len(inventory)) == ("reasoner-1", 1)

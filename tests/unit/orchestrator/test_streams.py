@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,15 +14,16 @@ from orchestrator.cluster import Cluster
 from orchestrator.inventory import Holding
 from orchestrator.journal import Journal, Record
 from orchestrator.limits import Limits
+from orchestrator.quotas import Quota, Quotas
 from orchestrator.settings import SessionSettings
 from orchestrator.standing_record import StandingRecord
 from orchestrator.streams import Streams
 from orchestrator.tokens import make_nonce, resume_token
 from tandem.core.clock import monotonic_clock
-from tandem.core.errors import PermissionRefused, Unavailable
+from tandem.core.errors import LimitExceeded, PermissionRefused, Unavailable
 from tandem.core.ids import StreamId
 from tandem.core.standing import Standing, StandingQuestion
-from tandem.wire.gen.tandem.v1 import client_pb2, types_pb2
+from tandem.wire.gen.tandem.v1 import client_pb2, reasoner_pb2, types_pb2
 from tandem.wire.standing import standing_to_proto
 from tests.integration.orchestrator_fakes import World
 
@@ -29,15 +31,17 @@ SECRET = b"s" * 32
 CAM = StreamId("cam")
 
 
-def open_of(token: str = "") -> client_pb2.WatchRequest.Open:
-    media = types_pb2.MediaOptions(kind=types_pb2.MEDIA_KIND_PICTURES)
-    return client_pb2.WatchRequest.Open(stream_id=CAM, resume_token=token, media=media)
+def open_of(token: str = "", stream_id: str = CAM, **media: Any) -> client_pb2.WatchRequest.Open:
+    options = types_pb2.MediaOptions(kind=types_pb2.MEDIA_KIND_PICTURES, **media)
+    return client_pb2.WatchRequest.Open(stream_id=stream_id, resume_token=token, media=options)
 
 
-def make(folder: Path) -> Streams:
-    cluster = Cluster(SECRET, 3, 1, monotonic_clock)
+def make(
+    folder: Path, quotas: Quotas | None = None, *, settling_s: float = 3.0, max_streams: int = 8
+) -> Streams:
+    cluster = Cluster(SECRET, settling_s, 1, monotonic_clock)
     settings = SessionSettings(limits=Limits(), bounds=Bounds())
-    return Streams(cluster, Journal(folder), settings, monotonic_clock, 8)
+    return Streams(cluster, Journal(folder), settings, monotonic_clock, max_streams, quotas)
 
 
 @pytest.mark.parametrize("record", [None, "", "{broken"])
@@ -175,3 +179,98 @@ async def test_a_stream_that_is_given_up_for_want_of_services_stays_at_its_reaso
         await again.ask()
         assert (await again.answer()).text == "0 500 "
         assert world.reasoner.closed == []
+
+
+async def test_what_a_client_can_do_without_outlives_the_orchestrator(tmp_path: Path) -> None:
+    first = make(tmp_path)
+    session = first.open(open_of(sample_fps=2.0, min_fps=0.5, max_lag_ms=3000)).session
+    session.epoch, session.reasoner, session.journal_due = 1, "reasoner-1", True
+    await first.close()
+    streams = make(tmp_path)
+    streams.learn("b1", held_by("reasoner-1", session.nonce))
+    taken_up = streams.find(CAM)
+    assert taken_up is not None
+    assert (taken_up.media.min_fps, taken_up.media.max_lag_ms) == (0.5, 3000), "before its client is back"
+    await streams.close()
+    streams = make(tmp_path)
+    token = resume_token(SECRET, CAM, session.nonce)
+    again = streams.open(open_of(token, sample_fps=9.0, min_fps=0.25, max_lag_ms=1000)).session
+    assert (again.media.sample_fps, again.media.min_fps, again.media.max_lag_ms) == (2.0, 0.25, 1000)
+    await streams.close()
+    record = Journal(tmp_path).load(CAM)
+    assert record is not None
+    assert (record.min_fps, record.max_lag_ms) == (0.25, 1000)
+
+
+async def test_a_client_that_comes_back_says_anew_what_it_can_do_without(tmp_path: Path) -> None:
+    streams = make(tmp_path)
+    session = streams.open(open_of(sample_fps=2.0)).session
+    token = resume_token(SECRET, CAM, session.nonce)
+    streams.open(open_of(token, sample_fps=4.0, min_fps=0.5, max_lag_ms=2000))
+    assert (session.media.min_fps, session.media.max_lag_ms) == (0.5, 2000)
+    assert session.journal_due
+    streams.open(open_of(token, sample_fps=4.0, min_fps=3.0, max_lag_ms=2000))
+    assert session.media.min_fps == 0.5, "room is kept for that much"
+    streams.open(open_of(token, sample_fps=2.0, max_lag_ms=0))
+    assert (session.media.min_fps, session.media.max_lag_ms) == (0.5, 0)
+    await streams.close()
+
+
+async def test_an_old_token_of_a_stream_that_nobody_holds_is_no_way_past_the_door(tmp_path: Path) -> None:
+    nonce = make_nonce()
+    token = resume_token(SECRET, CAM, nonce)
+    for settling_s, is_held, is_let_in in ((0.0, False, False), (0.0, True, True), (3.0, False, True)):
+        streams = make(tmp_path, Quotas(default=Quota(streams=1)), settling_s=settling_s)
+        streams.open(open_of(stream_id="another"))
+        if is_held:
+            streams.learn("b1", held_by("reasoner-1", nonce))
+        if is_let_in:
+            assert streams.open(open_of(token)).session.nonce == nonce
+        else:
+            with pytest.raises(LimitExceeded, match="1 of 1 streams"):
+                streams.open(open_of(token))
+        assert len(streams.door.decisions) == (1 if is_let_in else 2)
+        await streams.close()
+        Journal(tmp_path).forget(CAM)
+
+
+async def test_one_stream_too_many_is_a_decision_with_its_reason(tmp_path: Path) -> None:
+    streams = make(tmp_path, max_streams=1)
+    streams.open(open_of())
+    with pytest.raises(LimitExceeded) as caught:
+        streams.open(open_of(stream_id="another"))
+    told = streams.door.decisions[-1]
+    assert (told.stream_id, told.outcome, told.reason) == ("another", "refused", caught.value.message)
+    assert told.reason == "1 streams are open, no more fit"
+    assert told.retry_after_s == caught.value.retry_after_s
+    assert told.retry_after_s >= 1.0
+    assert streams.door.outcomes == {"admitted": 1, "refused": 1}
+    await streams.close()
+
+
+async def test_a_stream_outlives_its_tenants_place_in_the_file_of_quotas(tmp_path: Path) -> None:
+    nonce = make_nonce()
+    Journal(tmp_path).save(replace(record_of(nonce), tenant="acme"))
+    quotas = Quotas(tenants={"other": Quota()}, default=None)
+    streams = make(tmp_path, quotas)
+    streams.learn("b1", held_by("reasoner-1", nonce))
+    session = streams.find(CAM)
+    assert session is not None, "without its client"
+    assert session.terms.tenant == "acme"
+    await streams.close()
+    streams = make(tmp_path, quotas)
+    resumed = streams.open(open_of(resume_token(SECRET, CAM, nonce))).session
+    assert (resumed.terms.tenant, resumed.terms.weight) == ("acme", 1.0)
+    with pytest.raises(PermissionRefused, match="not in the file of quotas"):
+        streams.open(open_of(stream_id="new"))
+    await streams.close()
+
+
+async def test_what_nobody_came_back_for_is_remembered_no_longer(tmp_path: Path) -> None:
+    async with World(tmp_path, limits=Limits(resume_seconds=1)) as world:
+        told = reasoner_pb2.StreamState(stream_id="left-behind", incarnation="life", epoch=3)
+        inventory = world.app.streams.inventory
+        world.reasoner.evictions.put_nowait(told)
+        await world.until(lambda: len(inventory) == 1)
+        await world.until(lambda: "left-behind" in world.reasoner.closed)
+        assert len(inventory) == 0

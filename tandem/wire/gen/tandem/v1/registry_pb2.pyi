@@ -265,6 +265,7 @@ class DrainServiceRequest(_message.Message):
     GRACE_MS_FIELD_NUMBER: _builtins.int
     NOT_AFTER_UNIX_S_FIELD_NUMBER: _builtins.int
     PROOF_FIELD_NUMBER: _builtins.int
+    BOOT_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the service. REQUIRED."""
     grace_ms: _builtins.int
@@ -272,7 +273,9 @@ class DrainServiceRequest(_message.Message):
     not_after_unix_s: _builtins.int
     """Unix time in seconds after which this request is void; at most ten minutes ahead. REQUIRED."""
     proof: _builtins.str
-    """HMAC-SHA256(secret, "drain" | name | grace_ms | not_after_unix_s), hex. REQUIRED."""
+    """HMAC-SHA256(secret, "drain" | name | boot_id | grace_ms | not_after_unix_s), hex. REQUIRED."""
+    boot_id: _builtins.str
+    """Boot of the start that should leave, as GetStatus tells it: one that was started since stays. REQUIRED."""
     def __init__(
         self,
         *,
@@ -280,10 +283,11 @@ class DrainServiceRequest(_message.Message):
         grace_ms: _builtins.int = ...,
         not_after_unix_s: _builtins.int = ...,
         proof: _builtins.str = ...,
+        boot_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grace_ms", b"grace_ms", "name", b"name", "not_after_unix_s", b"not_after_unix_s", "proof", b"proof"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "grace_ms", b"grace_ms", "name", b"name", "not_after_unix_s", b"not_after_unix_s", "proof", b"proof"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
