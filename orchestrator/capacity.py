@@ -13,6 +13,7 @@ and it is the newest part of every question's view. Older blocks are demoted to 
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -141,16 +142,43 @@ def loads(
 ) -> dict[str, float]:
     """How much of each service is used, 1 is all: what it measured, or what its streams are known to need."""
     found = {}
+    there: defaultdict[str, list[Held]] = defaultdict(list)
+    for stream in held:
+        there[stream.encoder].append(stream)
     for name, room in encoders.items():
-        mine = [stream for stream in held if stream.encoder == name]
-        needed = sum(s.want(room) for s in mine) if room.is_known else NOMINAL_LOAD * len(mine)
-        found[name] = max(needed, room.busy_share)
-    window = max((room.window_bytes for room in encoders.values()), default=0.0)
+        found[name] = max(sum(_encoder_cost(stream, room) for stream in there[name]), room.busy_share)
+    counts = Counter(stream.reasoner for stream in held)
+    window = _window(encoders)
     for name, reasoner in reasoners.items():
-        streams = sum(stream.reasoner == name for stream in held)
-        each = window / reasoner.ram_bytes if window and reasoner.ram_bytes else NOMINAL_LOAD
-        found[name] = each * streams + QUESTION_LOAD * reasoner.questions
+        each = _reasoner_cost(reasoner, window)
+        found[name] = each * counts[name] + QUESTION_LOAD * reasoner.questions
     return found
+
+
+def costs(
+    stream: Held, encoders: Mapping[str, EncoderRoom], reasoners: Mapping[str, ReasonerRoom]
+) -> dict[str, float]:
+    """What one stream adds to the `loads` of its services, by name; those that are not known count too."""
+    found = {}
+    if stream.encoder:
+        found[stream.encoder] = _encoder_cost(stream, encoders.get(stream.encoder))
+    if stream.reasoner:
+        found[stream.reasoner] = _reasoner_cost(reasoners.get(stream.reasoner), _window(encoders))
+    return found
+
+
+def _encoder_cost(stream: Held, room: EncoderRoom | None) -> float:
+    return stream.want(room) if room is not None and room.is_known else NOMINAL_LOAD
+
+
+def _reasoner_cost(room: ReasonerRoom | None, window_bytes: float) -> float:
+    if room is None or not window_bytes or not room.ram_bytes:
+        return NOMINAL_LOAD
+    return window_bytes / room.ram_bytes
+
+
+def _window(encoders: Mapping[str, EncoderRoom]) -> float:
+    return max((room.window_bytes for room in encoders.values()), default=0.0)
 
 
 def member_rooms(

@@ -13,10 +13,11 @@ from typing import Any
 
 import grpc
 
-from orchestrator.membership import Identity, Loss, Member, Membership
+from orchestrator.membership import Identity, Loss, Member, Membership, Standing
 from orchestrator.observer import Observer
 from orchestrator.placement import NotPlaced, Placed, place, reason_to_move
 from orchestrator.reasoner_link import ReasonerLink
+from orchestrator.session import Session
 from orchestrator.waiting import Gone, Signal, stop
 from tandem.core.clock import Clock
 from tandem.core.errors import NotFound
@@ -31,6 +32,8 @@ RETURN_S = 5.0
 """After a start, for services of a former orchestrator to attach again; they try about once a second."""
 TICKET_LIFE_S = 3600
 """A pair that breaks later than this gets a new ticket when the stream is placed again."""
+MOVES_AT_ONCE = 2
+"""Streams that move to one reasoner at the same time: as many as it takes in (`reasoner_svc/moving.py`)."""
 _CLOSE_GRACE_S = 2.0
 
 
@@ -48,6 +51,8 @@ class Service:
     link: ReasonerLink = field(init=False)
     drain_ms: int | None = None
     """Time that it is to be told to leave within; None: it is not asked to."""
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOVES_AT_ONCE))
+    """Of streams that move here with their blocks."""
 
     def __post_init__(self) -> None:
         self.link = ReasonerLink(self.channel, self.gone)
@@ -65,6 +70,8 @@ class Cluster:
         """Streams on each service by name, by our own account."""
         self.loads: Callable[[], Mapping[str, float]] = dict
         """How much of each service is used, by name."""
+        self.count: Callable[[Session], None] = lambda session: None
+        """Told of a stream that was given another place, for `loads`."""
         self.wanted: tuple[str, ...] = ()
         """Names of the services that are started for us, and come back when they end."""
         self._clock = clock
@@ -184,10 +191,29 @@ class Cluster:
             stay=stay,
         )
 
-    def better_place(self, encoder: Identity | None, reasoner: Identity) -> str | None:
-        """Why a stream on these should be placed anew now, or None; see `placement.reason_to_move`."""
+    def head_for(self, session: Session, placed: Placed) -> None:
+        """A stream goes there, and is counted there from now on: those that are placed next spread."""
+        session.going_to = (placed.encoder.name, placed.reasoner.name)
+        self.count(session)
+
+    def leaves(self, *services: Identity | None) -> bool:
+        """True while one of these is about to leave."""
+        members = (self._membership.get(each.name) for each in services if each is not None)
+        return any(member is not None and member.standing is Standing.DRAINING for member in members)
+
+    def is_ready(self, placed: Placed) -> bool:
+        """True while both of a pair are those that were chosen, and take streams."""
+        pair = (placed.encoder, placed.reasoner)
+        members = [(identity, self._membership.get(identity.name)) for identity in pair]
+        return all(m is not None and m.is_ready and m.identity == identity for identity, m in members)
+
+    def better_place(self, encoder: Identity | None, reasoner: Identity) -> tuple[Placed, str] | None:
+        """Where a stream on these should go now, and why, or None; see `placement.reason_to_move`."""
+        if not self.leaves(encoder, reasoner):
+            return None  # this is asked for every stream, and what follows looks at all of them
         candidate = self.place(encoder.name if encoder else "", reasoner.name)
-        return reason_to_move(self.members, encoder, reasoner, candidate)
+        reason = reason_to_move(self.members, encoder, reasoner, candidate)
+        return None if reason is None or isinstance(candidate, NotPlaced) else (candidate, reason)
 
     def move_ticket(self, to: Identity, source: Identity) -> bytes:
         """Permission for reasoner `to` to fetch from reasoner `source`: a pair of its own for every move."""

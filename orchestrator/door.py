@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from orchestrator.admission import Admitted, Refused, admit, retry_after
-from orchestrator.capacity import EncoderRoom, Held, ReasonerRoom, loads, member_rooms
+from orchestrator.capacity import EncoderRoom, Held, ReasonerRoom, costs, loads, member_rooms
 from orchestrator.cluster import Cluster
 from orchestrator.quotas import Cost, Quotas, check_question, check_stream
 from orchestrator.session import Session
@@ -19,6 +19,7 @@ from orchestrator.stream import State
 from orchestrator.terms import Terms
 from tandem.core.clock import Clock
 from tandem.core.errors import LimitExceeded, TandemError
+from tandem.core.ids import StreamId
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +60,11 @@ class Door:
         self._sessions = sessions
         self._clock = clock
         self._life_s = 0.0
-        self._seen: list[Held] = []
+        self._seen: dict[StreamId, Held] = {}
+        self._seen_rooms: tuple[dict[str, EncoderRoom], dict[str, ReasonerRoom]] = {}, {}
+        self._loads: dict[str, float] = {}
         self._seen_s = float("-inf")
+        cluster.count = self.count
         self._answer_s = 1.0
         self.decisions: deque[Decision] = deque(maxlen=MAX_DECISIONS)
         self.outcomes: Counter[str] = Counter()
@@ -99,21 +103,31 @@ class Door:
         lasted_s = self._clock() - session.opened_s
         self._life_s = self._life_s * _KEEP + lasted_s * (1 - _KEEP) if self._life_s else lasted_s
 
-    def loads(self) -> dict[str, float]:
+    def loads(self) -> Mapping[str, float]:
         """How much of each service is used; 1 is all of it."""
-        return loads(*self._rooms(), self._held())
+        self._held()
+        return self._loads
+
+    def count(self, session: Session) -> None:
+        """A stream was given another place: the next one reckons with it.
+
+        Many may be in one moment, when their service is lost: for each of them loads are mended, not summed
+        up over all of them.
+        """
+        if self._clock() - self._seen_s <= _FRESH_S:
+            self._count(session.stream_id, self._as_held(session, session.terms.tenant))
 
     def _check_count(self) -> None:
         count = sum(1 for _ in self._sessions())
         if count >= self._max_streams:
-            frees = [(1.0, stream) for stream in self._held()]
+            frees = [(1.0, stream) for stream in self._held().values()]
             wait_s = retry_after(1.0, frees, now_s=self._clock(), life_s=self._life_s)
             raise LimitExceeded(f"{count} streams are open, no more fit", retry_after_s=wait_s)
 
     def _admit(self, session: Session, tenant: str) -> Terms:
         now_s, quota = self._clock(), self._quotas.of(tenant)
         encoders, reasoners = self._rooms()
-        held, wish = self._held(), self._as_held(session, tenant)
+        held, wish = list(self._held().values()), self._as_held(session, tenant)
         # All encoders of one cluster run one model, as a rule: what a stream counts for is the same at any.
         room = next(iter(encoders.values()), None)
         mine = [(_cost(each, room), each) for each in held if each.tenant == tenant]
@@ -123,7 +137,7 @@ class Door:
             raise LimitExceeded(f"no room for the stream: {found.reason}", retry_after_s=found.retry_after_s)
         outcome = "degraded" if found.is_degraded else "admitted"
         self._note(session, tenant, outcome, found.reason, 0.0)
-        held.append(replace(wish, encoder=found.encoder, reasoner=found.reasoner))
+        self._count(session.stream_id, replace(wish, encoder=found.encoder, reasoner=found.reasoner))
         return _terms(found, tenant, quota.weight)
 
     def _rooms(self) -> tuple[dict[str, EncoderRoom], dict[str, ReasonerRoom]]:
@@ -133,28 +147,42 @@ class Door:
             members.append((member, service.model.native_fps if service else 0.0))
         return member_rooms(members)
 
-    def _held(self) -> list[Held]:
+    def _held(self) -> Mapping[StreamId, Held]:
         now_s = self._clock()
         if now_s - self._seen_s > _FRESH_S:
             self._seen_s = now_s
-            self._seen = [
-                self._as_held(session, session.terms.tenant)
+            self._seen = {
+                session.stream_id: self._as_held(session, session.terms.tenant)
                 for session in self._sessions()
                 if session.state is not State.CLOSED
-            ]
+            }
+            self._seen_rooms = self._rooms()
+            self._loads = loads(*self._seen_rooms, list(self._seen.values()))
         return self._seen
+
+    def _count(self, stream_id: StreamId, held: Held) -> None:
+        """Mend what was seen last. An encoder that measures more than it needs is taken for busier still."""
+        former = self._seen.get(stream_id)
+        if former is not None:
+            for name, share in costs(former, *self._seen_rooms).items():
+                self._loads[name] = max(self._loads.get(name, 0.0) - share, 0.0)
+        for name, share in costs(held, *self._seen_rooms).items():
+            self._loads[name] = self._loads.get(name, 0.0) + share
+        self._seen[stream_id] = held
 
     def _as_held(self, session: Session, tenant: str) -> Held:
         alone_s = session.alone_since_s
         resume_s = session.settings.limits.resume_seconds
         # An ended stream is kept for questions: its encoder has nothing to do any more.
         is_encoding = session.state is not State.ENDED
+        # Not yet there, and on its way: whoever is placed next finds it where it will be.
+        encoder, reasoner = session.going_to
         return Held(
             tenant=tenant,
             fps=session.media.sample_fps,
             min_fps=session.media.min_fps,
-            encoder=(session.encoder or session.terms.encoder) if is_encoding else "",
-            reasoner=session.reasoner or session.terms.reasoner,
+            encoder=(encoder or session.encoder or session.terms.encoder) if is_encoding else "",
+            reasoner=reasoner or session.reasoner or session.terms.reasoner,
             opened_s=session.opened_s,
             leaves_s=None if alone_s is None else alone_s + resume_s,
             backlog_bytes=session.backlog.bytes,

@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator.cluster import Cluster, Service
 from orchestrator.encoder_link import encode, open_message
-from orchestrator.moving import Moves, first_of, open_moved, to_leave, until_better
+from orchestrator.moving import MoveFailed, Moves, Turn, first_of, open_moved, to_leave, until_better
 from orchestrator.placement import NotPlaced, Placed
 from orchestrator.recovery import Held, plan_start
 from orchestrator.session import Session
@@ -50,9 +50,18 @@ class Driver:
         self._failures = 0
         self._stay_until_s = 0.0
         """Until then the stream stays where it is, although it could move: the last try failed."""
+        self._turn = Turn()
+        self._decided: Placed | None = None
+        """Where a stream that moves goes: it was decided when it had to leave."""
 
     async def run(self) -> None:
         """Until the stream is closed. Never raises but on cancellation: failures end the stream."""
+        try:
+            await self._run()
+        finally:
+            self._turn.give_back()
+
+    async def _run(self) -> None:
         is_about(self._session.stream_id)
         while self._session.state is not State.CLOSED:
             watermark_us = self._session.timeline.watermark_us
@@ -68,6 +77,7 @@ class Driver:
         placed, encoder, reasoner = await self._find_place()
         names = (placed.encoder.name, placed.reasoner.name)
         self._cluster.placed.update(names)
+        self._cluster.head_for(self._session, placed)
         try:
             await self._feed(placed, encoder, reasoner)
             self._session.happen(Event.ALL_PUBLISHED)
@@ -75,6 +85,7 @@ class Driver:
             await self._until(reasoner.gone.wait(), placed, needs_encoder=False)
             raise reasoner.gone.error()
         finally:
+            self._session.going_to = ("", "")
             self._cluster.placed.subtract(names)
             self._cluster.placed += Counter()  # forgets the names at 0
 
@@ -82,7 +93,10 @@ class Driver:
         session = self._session
         session.epoch += 1
         is_about(session.stream_id, session.epoch)
-        held = await self._open(placed, reasoner)
+        try:
+            held = await self._open(placed, reasoner)
+        finally:
+            self._turn.give_back()
         start = plan_start(session.timeline, session.checkpoints, held, session.loss)
         session.begin(start, placed.encoder.name, placed.reasoner.name)
         self._cluster.observer.placed(session, placed)
@@ -101,10 +115,10 @@ class Driver:
         former = to_leave(session, self._cluster, placed)
         if former is not None:
             try:
-                return await open_moved(session, self._cluster, former, placed, reasoner)
+                return await open_moved(session, self._cluster, former, placed, reasoner, self._turn)
             except TandemError as error:
                 self._stay_until_s = self._clock() + STAY_S
-                raise Unavailable(f"the stream could not move: {error}") from error
+                raise MoveFailed(f"the stream could not move: {error}") from error
         return await reasoner.link.open_stream(
             session.stream_id,
             session.epoch,
@@ -117,7 +131,10 @@ class Driver:
         """Until the work is done. Raises its error, or `Moves` once the stream should leave this place."""
         task = asyncio.ensure_future(work)
         stay_s = self._stay_until_s - self._clock()
-        move = asyncio.ensure_future(until_better(self._cluster, placed, stay_s, needs_encoder=needs_encoder))
+        better = until_better(
+            self._session, self._cluster, placed, stay_s, self._turn, needs_encoder=needs_encoder
+        )
+        move = asyncio.ensure_future(better)
         try:
             await first_of(task, move)
         finally:
@@ -149,6 +166,10 @@ class Driver:
 
     def _place(self) -> Placed | NotPlaced:
         session, cluster = self._session, self._cluster
+        decided, self._decided = self._decided, None
+        if decided is not None and cluster.is_ready(decided):
+            return decided
+        self._turn.give_back()
         if session.lost_start and not session.reasoner and cluster.is_settling:
             return NotPlaced("whoever holds its blocks may attach again")
         names = (session.encoder or session.terms.encoder, session.reasoner or session.terms.reasoner)
@@ -165,15 +186,25 @@ class Driver:
         session = self._session
         if session.state is State.CLOSED:
             return
+        if session.timeline.watermark_us > watermark_us:
+            self._failures = 0
+        if isinstance(error, Moves):
+            log.info("stream %s, epoch %d moves: %s", session.stream_id, session.epoch, error)
+            self._decided = error.to
+            session.happen(Event.SERVICE_LOST)
+            return
+        self._turn.give_back()
         self._cluster.observer.lost(session, error)
         if isinstance(error, HOPELESS):
             session.fail(error)
             return
-        if isinstance(error, Moves):
-            log.info("stream %s, epoch %d moves: %s", session.stream_id, session.epoch, error)
+        if isinstance(error, MoveFailed):
+            # Its services work, and `STAY_S` is wait enough: however often it happens, nothing is broken.
+            log.warning("stream %s, epoch %d stays: %s", session.stream_id, session.epoch, error)
             session.happen(Event.SERVICE_LOST)
             return
-        self._failures = 0 if session.timeline.watermark_us > watermark_us else self._failures + 1
+        if session.timeline.watermark_us <= watermark_us:
+            self._failures += 1
         if self._failures > MAX_FAILURES:
             session.fail(Unavailable(f"the stream broke {self._failures} times in a row: {error}"))
             return

@@ -28,16 +28,64 @@ _LOOK_S = 1.0
 
 
 class Moves(Unavailable):
-    """Not a loss: the stream leaves a service that drains, because another can take it."""
+    """Not a loss: the stream leaves a service that drains, because others can take it."""
+
+    def __init__(self, message: str, to: Placed) -> None:
+        super().__init__(message)
+        self.to = to
 
 
-async def until_better(cluster: Cluster, placed: Placed, stay_s: float, *, needs_encoder: bool) -> Moves:
-    """Until a stream on these services should be placed anew, in `stay_s` at the earliest; why."""
+class MoveFailed(Unavailable):
+    """Not a loss either: the stream goes on where it was, and moves another time."""
+
+
+class Turn:
+    """One stream's turn to take its blocks to a reasoner. Whoever waits for one is watched where it is."""
+
+    def __init__(self) -> None:
+        self._of: asyncio.Semaphore | None = None
+
+    async def take(self, of: asyncio.Semaphore) -> None:
+        """Wait for a turn; one that was taken before is given back."""
+        self.give_back()
+        await of.acquire()
+        self._of = of
+
+    def give_back(self) -> None:
+        """Let the next one have it; nothing happens without one."""
+        if self._of is not None:
+            self._of.release()
+            self._of = None
+
+
+async def until_better(
+    session: Session, cluster: Cluster, placed: Placed, stay_s: float, turn: Turn, *, needs_encoder: bool
+) -> Moves:
+    """Until a stream on these services should go elsewhere, in `stay_s` at the earliest; where to, and why.
+
+    With its blocks it goes only once it has its `turn` there: from the first step of a move on nothing is
+    published of it, and it would wait in this state for those before it.
+    """
+    turn.give_back()
     await asyncio.sleep(max(stay_s, 0.0))
     encoder = placed.encoder if needs_encoder else None
-    while (reason := cluster.better_place(encoder, placed.reasoner)) is None:
-        await cluster.changed.wait(_LOOK_S)
-    return Moves(reason)
+    while True:
+        if not cluster.leaves(encoder, placed.reasoner):
+            await cluster.changed.wait()
+            continue
+        better = cluster.better_place(encoder, placed.reasoner)
+        if better is None:
+            await cluster.changed.wait(_LOOK_S)
+            continue
+        to, reason = better
+        cluster.head_for(session, to)
+        target = cluster.service(to.reasoner.name)
+        if target is not None and to.reasoner.name != placed.reasoner.name:
+            await turn.take(target.turns)
+        if cluster.is_ready(to):
+            return Moves(reason, to)
+        turn.give_back()
+        cluster.head_for(session, placed)
 
 
 def to_leave(session: Session, cluster: Cluster, placed: Placed) -> Service | None:
@@ -49,9 +97,11 @@ def to_leave(session: Session, cluster: Cluster, placed: Placed) -> Service | No
 
 
 async def open_moved(
-    session: Session, cluster: Cluster, former: Service, placed: Placed, to: Service
+    session: Session, cluster: Cluster, former: Service, placed: Placed, to: Service, turn: Turn
 ) -> Held:
     """Open a stream at `to` under its present epoch, with the blocks that `former` holds.
+
+    The `turn` is given back at once where nothing is to be fetched.
 
     Raises:
         TandemError: it did not work; what `former` holds is there as before.
@@ -74,6 +124,7 @@ async def open_moved(
         )
     except WrongState as error:
         # They share a data directory: the next one reads it as soon as the former lets go.
+        turn.give_back()
         log.info("stream %s moves by way of the disk: %s", stream, error)
         await former.link.close_when_answered(stream, ANSWER_PATIENCE_S)
         return await to.link.open_stream(stream, epoch, encoder, incarnation=nonce, fresh=False)

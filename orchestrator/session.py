@@ -73,6 +73,8 @@ class Session:
         """What is watched, and why that is less than was asked for."""
         self.encoder = ""
         self.reasoner = ""
+        self.going_to = ("", "")
+        """Encoder and reasoner that it was given last, from the decision on; empty while it has no place."""
         self.outbox: Outbox | None = None
         self.opened_s = clock()
         self.alone_since_s: float | None = None

@@ -21,7 +21,9 @@ from tandem.core.timeline import Gap, GapReason, TimeRange
 MAX_GAPS = 4096
 """Gaps kept one by one. Beyond that the oldest two become one that covers what lies between them too: what
 is told is then more than what is missing, never less."""
-GONE_AGAIN = frozenset({GapReason.EVICTED, GapReason.REASONER_LOST, GapReason.ORCHESTRATOR_LOST})
+GONE_AGAIN = frozenset(
+    {GapReason.EVICTED, GapReason.OVERLOAD, GapReason.REASONER_LOST, GapReason.ORCHESTRATOR_LOST}
+)
 """Reasons of gaps that a replay may fill."""
 
 

@@ -73,6 +73,10 @@ class FakeReasoner(reasoner_pb2_grpc.ReasonerServiceServicer):
         """By name: where streams come from that move here."""
         self.move_errors: list[TandemError] = []
         """What the next streams that move here are refused with."""
+        self.moving = 0
+        """Streams that are on their way here; they arrive while `move_gate` is set."""
+        self.move_gate = asyncio.Event()
+        self.move_gate.set()
 
     def publish(self, stream: str, epoch: int, number: int, start_us: int) -> None:
         held = self.streams[stream]
@@ -89,6 +93,9 @@ class FakeReasoner(reasoner_pb2_grpc.ReasonerServiceServicer):
             there = self.others[request.source.name].streams[request.stream_id]
             assert there.epoch == request.epoch, "what is fetched must not grow any more"
             assert request.source.next_block_number == len(there.blocks) + 1
+            self.moving += 1
+            await self.move_gate.wait()
+            self.moving -= 1
             moved = FakeStream(request.epoch, request.incarnation, list(there.blocks))
             self.streams[request.stream_id] = moved
         former = self.streams.get(request.stream_id)

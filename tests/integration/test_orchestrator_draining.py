@@ -11,7 +11,10 @@ from typing import Any
 import grpc
 import pytest
 
+from orchestrator import cluster
 from orchestrator.arguments import default_run_dir
+from orchestrator.driver import MAX_FAILURES
+from reasoner_svc import moving
 from tandem.commands import drain
 from tandem.commands.drain import ask_to_leave
 from tandem.core.errors import (
@@ -56,6 +59,9 @@ async def test_a_stream_leaves_its_encoder_for_another_and_misses_nothing(tmp_pa
         assert not client.progress.gaps
         assert session.epoch == 2
         assert world.app.cluster.placed["encoder-0"] == 0
+        seen = world.app.cluster.observer.find("cam")
+        assert seen is not None
+        assert (seen.last_error, seen.lost_s) == ("", None), "what was asked for is no failure"
 
 
 async def test_a_stream_takes_its_blocks_to_another_reasoner_and_its_last_answer_is_given(
@@ -121,6 +127,61 @@ async def test_a_move_that_fails_is_tried_again_and_nothing_is_lost_meanwhile(
         await client.ask()
         assert (await client.answer()).text == "0 500 1000 1500 "
         assert not client.progress.gaps
+
+
+async def test_however_often_a_move_fails_the_stream_is_not_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.driver.STAY_S", 0.02)
+    async with World(tmp_path) as world:
+        await world.add("reasoner-1")
+        client = await world.watch()
+        await client.pictures(0, 500)
+        await settled(client, 2)
+        later = world.reasoners["reasoner-1"]
+        later.move_errors = [Unavailable(f"not yet {number}") for number in range(MAX_FAILURES + 2)]
+        leave(world, "reasoner-0")
+        session = world.app.streams.get("cam").session
+        # Its client sends nothing meanwhile: nothing shows that the stream is well.
+        await world.until(lambda: session.reasoner == "reasoner-1" and session.state == "live", 20.0)
+        await client.pictures(1000)
+        await client.ask()
+        assert (await client.answer()).text == "0 500 1000 "
+        assert not client.progress.gaps
+
+
+async def test_streams_that_wait_for_their_turn_to_move_are_watched_where_they_are(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        clients = {f"cam-{number}": await world.watch(f"cam-{number}") for number in range(5)}
+        sessions = {name: world.app.streams.get(name).session for name in clients}
+        for client in clients.values():
+            await client.pictures(0, 500)
+            await settled(client, 2)
+        await world.add("reasoner-1")
+        await world.until(lambda: world.app.cluster.service("reasoner-1") is not None)
+        later = world.reasoners["reasoner-1"]
+        later.move_gate.clear()
+        leave(world, "reasoner-0")
+        await world.until(lambda: later.moving == 2)
+        await asyncio.sleep(0.1)
+        waiting = {name for name, session in sessions.items() if session.epoch == 1}
+        assert (len(waiting), later.moving) == (3, 2)
+        for name in waiting:
+            await clients[name].pictures(1000)
+            await settled(clients[name], 3)
+            assert sessions[name].reasoner == "reasoner-0"
+        later.move_gate.set()
+        moved = ("reasoner-1", "live")
+        await world.until(lambda: all((each.reasoner, each.state) == moved for each in sessions.values()))
+        for name, client in clients.items():
+            await client.pictures(1500)
+            await client.ask()
+            text = "0 500 1000 1500 " if name in waiting else "0 500 1500 "
+            assert (await client.answer()).text == text
+
+
+def test_as_many_move_at_once_as_a_reasoner_takes() -> None:
+    assert cluster.MOVES_AT_ONCE == moving.MAX_MOVES
 
 
 async def test_reasoners_that_share_a_directory_hand_a_stream_over_by_way_of_it(tmp_path: Path) -> None:

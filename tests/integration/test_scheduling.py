@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -247,3 +248,20 @@ async def test_overload_costs_rate_then_frames_then_new_streams_and_passes(
         assert not one.progress.rate_reason
         for camera in cameras:
             await camera.stop()
+
+
+async def test_streams_of_a_killed_encoder_go_to_all_that_are_left(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        clients = [await world.watch(f"cam-{number}") for number in range(12)]
+        for client in clients:
+            await client.pictures(0, 500)
+            await client.until(lambda client=client: client.progress.blocks == 2)
+        for name in ("encoder-1", "encoder-2"):
+            await world.add(name)
+            await world.until(lambda name=name: world.app.cluster.service(name) is not None)
+        await world.hosted["encoder-0"].kill()
+        sessions = [stream.session for stream in world.app.streams]
+        await world.until(lambda: all(each.epoch == 2 and each.state == "live" for each in sessions))
+        got = Counter(session.encoder for session in sessions)
+        assert set(got) == {"encoder-1", "encoder-2"}
+        assert min(got.values()) >= 4, got

@@ -5,7 +5,7 @@ from orchestrator.limits import Limits
 from orchestrator.messages import progress_of
 from orchestrator.session import Session
 from orchestrator.settings import SessionSettings
-from orchestrator.timeline import MAX_GAPS, EncoderProgress, Timeline
+from orchestrator.timeline import GONE_AGAIN, MAX_GAPS, EncoderProgress, Timeline
 from tandem.core.clock import ManualClock
 from tandem.core.ids import StreamId
 from tandem.core.timeline import Gap, GapReason, TimeRange
@@ -68,6 +68,15 @@ def test_gaps_that_are_filled_again_are_forgotten() -> None:
     line.declare(gap(20, 30))
     line.refill(5, {GapReason.EVICTED})
     assert line.gaps == [gap(0, 5, GapReason.EVICTED), gap(20, 30)]
+
+
+def test_frames_that_an_overloaded_encoder_left_out_may_be_watched_by_the_next() -> None:
+    line = Timeline()
+    line.declare(gap(0, 10, GapReason.OVERLOAD))
+    line.declare(gap(20, 30, GapReason.OVERLOAD))
+    line.declare(gap(40, 50, GapReason.SOURCE))
+    line.refill(15, GONE_AGAIN)
+    assert line.gaps == [gap(0, 10, GapReason.OVERLOAD), gap(40, 50, GapReason.SOURCE)]
 
 
 def test_published_means_the_frame_itself() -> None:
