@@ -43,7 +43,7 @@ class Town:
         self.cluster = Cluster(b"s" * 32, 3.0, 1.0, self.clock)
         self.sessions: list[Session] = []
         self.looks = 0
-        self.door = Door(self.cluster, Quotas(), self._each, self.clock)
+        self.door = Door(self.cluster, Quotas(), self._each, self.clock, 10_000)
         self.cluster.loads = self.door.loads
         for name in names:
             self.add(name, details or {})
