@@ -128,7 +128,7 @@ class SlowDevice:
 
 @asynccontextmanager
 async def services(folder: Path) -> AsyncIterator[tuple[Client, EncoderApp, str]]:
-    """An orchestrator, an encoder and a reasoner, all real, in this process; where the first's metrics are."""
+    """An orchestrator, an encoder and a reasoner, all real, in this process; where the first is measured."""
     config = OrchestratorConfig(
         listen="127.0.0.1:0",
         run_dir=folder,

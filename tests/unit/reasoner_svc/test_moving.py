@@ -24,7 +24,7 @@ from tandem.core.clock import monotonic_clock
 from tandem.core.errors import DataLost, Unavailable
 from tandem.core.ids import Epoch, StreamId
 from tandem.core.telemetry import Telemetry
-from tandem.core.transfer import LaneKind
+from tandem.core.transfer import Direction, LaneKind
 from tandem.wire.channel import bind, make_server
 from tandem.wire.gen.tandem.v1 import reasoner_pb2, transfer_pb2_grpc
 from tandem.wire.transfer import ServerControlChannel
@@ -132,7 +132,7 @@ class Leaving(transfer_pb2_grpc.TransferServiceServicer):
             source=self._store,
             config=self._config,
             initiator=False,
-            make_lane=FaultyMaker([Fault(at_frame=0, what=Mischief.CORRUPT)]),
+            make_lane=FaultyMaker([Fault(at_frame=0, what=Mischief.CORRUPT)], Direction.REVERSE),
         )
         try:
             await link.start()
