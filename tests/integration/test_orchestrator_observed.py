@@ -171,7 +171,7 @@ async def test_an_operator_sees_what_is_down_since_when_and_why(tmp_path: Path) 
             "BAD  no encoder and reasoner are ready",
         ):
             assert part in sick.out, part
-        assert "encoder-0 and reasoner-0: the least load of 1 possible pairs (placement 1)" in listed.out
+        assert "encoder-0 and reasoner-0: it was let in there (placement 1)" in listed.out
         assert "s ago: encoder encoder-0 is gone: its attachment ended" in listed.out
         await world.add("encoder-0")
         await client.pictures(9500)
