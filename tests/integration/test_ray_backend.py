@@ -330,9 +330,7 @@ def test_a_child_ends_with_its_actor(nodes: RayNodes) -> None:
         ray.remove_groups(list(ray.groups().values()))
 
 
-def test_what_a_service_is_given_and_how_it_ended(
-    nodes: RayNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_service_is_given_and_how_it_ended(nodes: RayNodes, tmp_path: Path) -> None:
     run = run_name(secrets.token_bytes(8))
     [group] = groups(run, services(encoders=1, reasoners=0), RaySettings(), "cpu")
     told = tmp_path / "told"
