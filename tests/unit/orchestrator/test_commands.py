@@ -78,6 +78,15 @@ def test_all_problems_are_listed_at_once() -> None:
         assert name in text
 
 
+def test_what_ray_does_not_do_is_said_and_metrics_there_need_no_ports_in_a_row() -> None:
+    with pytest.raises(InvalidInput, match="--standby is for --backend local"):
+        parse("--backend", "ray", "--standby")
+    assert parse("--standby").standby
+    assert parse("--backend", "ray", "--metrics", "127.0.0.1:65535").services.metrics
+    with pytest.raises(InvalidInput, match="leaves no ports"):
+        parse("--metrics", "127.0.0.1:65535")
+
+
 def test_a_network_address_needs_to_be_meant() -> None:
     with pytest.raises(InvalidInput, match="--insecure-network"):
         parse("--listen", "192.0.2.1:7420")
@@ -93,8 +102,6 @@ def test_mistakes_exit_with_2_and_say_why(capsys: pytest.CaptureFixture[str], tm
     assert len(capsys.readouterr().err.splitlines()) == 2
     assert up.main(["--encoders", "0", "--log-format", "json"]) == 2
     assert "at least one encoder" in json.loads(capsys.readouterr().err)["message"]
-    assert up.main(["--backend", "ray", "--standby"]) == 2
-    assert "--standby is for --backend local" in capsys.readouterr().err
     assert entry.main(["--run-dir", str(tmp_path), "--listen", "192.0.2.1:1"]) == 2
     (tmp_path / "file").touch()
     assert entry.main(["--run-dir", str(tmp_path / "file"), "--listen", "127.0.0.1:0"]) == 2
