@@ -229,6 +229,9 @@ class EncoderApp:
             links=self.links.open_links,
             batches=self.loop.stats.batches,
             failures=self.loop.stats.failures,
+            overload=self.pacing.overload,
+            late_s=self.pacing.late_s,
+            slowed=self.pacing.slowed,
         )
 
     async def stop(self) -> None:

@@ -43,8 +43,8 @@ class Desk:
         """(serial, block) by block number, until published."""
         self.refusals: deque[Refusal] = deque()
         self._frames: Outbox[None] = Outbox(budget_bytes=frame_bytes, budget_items=items)
-        self._reserved: dict[int, tuple[int, int, TimeRange]] = {}
-        """Of each unit at the model: bytes of its block and of its frames, and its time."""
+        self._reserved: dict[int, tuple[int, int, TimeRange, int]] = {}
+        """Of each unit at the model: bytes of its block and of its frames, its time, and how many frames."""
         self._clock = clock
 
     @property
@@ -56,11 +56,11 @@ class Desk:
         """True when a unit of this size may go to the model."""
         return self.blocks.has_room(block_bytes) and self._frames.has_room(frame_bytes)
 
-    def reserve(self, serial: int, block_bytes: int, frame_bytes: int, time: TimeRange) -> None:
-        """Keep room for a unit and its block. Ask `has_room` first."""
+    def reserve(self, serial: int, block_bytes: int, frame_bytes: int, time: TimeRange, frames: int) -> None:
+        """Keep room for a unit of so many frames and its block. Ask `has_room` first."""
         self.blocks.reserve(block_bytes)
         self._frames.reserve(frame_bytes)
-        self._reserved[serial] = block_bytes, frame_bytes, time
+        self._reserved[serial] = block_bytes, frame_bytes, time, frames
 
     def encoded(self, blocks: list[tuple[int, Block]]) -> None:
         """The model has made these blocks: their frames are free, they wait to be sent."""
@@ -75,11 +75,19 @@ class Desk:
 
     def left_out(self, serial: int) -> None:
         """The unit will not be encoded: it waited for too long."""
-        block_bytes, frame_bytes, time = self._reserved.pop(serial)
+        block_bytes, frame_bytes, time, frames = self._reserved.pop(serial)
         self.blocks.release(block_bytes)
         self._frames.release(frame_bytes)
         self.book.ledger.give_up(serial, Gap(time, GapReason.OVERLOAD))
+        self.traces.left_out(serial)
+        self._count_dropped(frames)
         self.changes.notify()
+
+    def shed(self, time: TimeRange, frames: int) -> None:
+        """A unit of so many frames is not let in: it would wait for too long."""
+        self.book.ledger.add_hole(Gap(time, GapReason.OVERLOAD), announced=False)
+        self.traces.shed()
+        self._count_dropped(frames)
 
     def published(self, number: int, serial: int) -> None:
         """The reasoner holds this block."""
@@ -98,3 +106,6 @@ class Desk:
         self.refusals.append(refusal)
         self.meters.count(metrics.FRAMES, outcome="refused", reason=refusal.error.code.value)
         self.changes.notify()
+
+    def _count_dropped(self, frames: int) -> None:
+        self.meters.count(metrics.FRAMES, frames, outcome="dropped", reason=GapReason.OVERLOAD.value)

@@ -23,7 +23,6 @@ from encoder_svc.traces import UnitTrace
 from tandem.core.blocks import Codec
 from tandem.core.clock import Clock
 from tandem.core.errors import InvalidInput
-from tandem.core.timeline import Gap, GapReason
 from tandem.vlm.model import VisionLanguageModel
 
 Submit = Callable[[int, Unit[Rgb], UnitTrace | None], None]
@@ -162,9 +161,9 @@ class Intake:
         # A frame that fills an empty slot is the one before it, not a copy.
         frame_bytes = sum(frame.nbytes for frame in {id(frame): frame for frame in unit.frames}.values())
         if self._shedding.sheds(self._late(), has_room=self._desk.has_room(block_bytes, frame_bytes)):
-            self._desk.book.ledger.add_hole(Gap(unit.time, GapReason.OVERLOAD), announced=False)
+            self._desk.shed(unit.time, len(unit.frames))
             return
         await self._desk.changes.wait_for(lambda: self._desk.has_room(block_bytes, frame_bytes))
         serial = self._desk.book.add_unit(unit.time.end_us, arrived_s)
-        self._desk.reserve(serial, block_bytes, frame_bytes, unit.time)
+        self._desk.reserve(serial, block_bytes, frame_bytes, unit.time, len(unit.frames))
         self._submit(serial, unit, self._desk.traces.unit(serial))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from kv_transfer.metrics import METRICS as TRANSFER
 from tandem.core.meters import BATCH, LAG_S, TOKENS, WORK_S, Metric, Sample, counter, gauge, histogram
+from tandem.core.overload import Overload
 
 STREAMS = gauge("tandem_encoder_streams", "Streams that are encoded here.")
 WAITING = gauge("tandem_encoder_units_waiting", "Units (frames, or pairs of them) that wait for the model.")
@@ -16,9 +17,18 @@ FAILURES = counter(
 )
 FRAMES = counter(
     "tandem_frames_total",
-    "Frames by fate: encoded, skipped (more came than are watched), refused and with which error.",
+    "Frames by fate: encoded, skipped (more came than are watched), dropped (left out for want of time), "
+    "refused and with which error.",
     *("outcome", "reason"),
 )
+OVERLOAD = gauge(
+    "tandem_encoder_overload",
+    "1 for what is given up now, else 0: none, rates (streams are watched at less), gaps (frames are left "
+    "out).",
+    "outcome",
+)
+LATE = gauge("tandem_encoder_late_seconds", "How far the unit that waits longest is past its deadline.")
+SLOWED = gauge("tandem_encoder_slowed_streams", "Streams that are watched at less than they asked for.")
 DECODE = histogram("tandem_decode_seconds", "Work on one picture or chunk: decoded, resized.", WORK_S)
 ENCODE = histogram(
     "tandem_encode_seconds", "One forward pass, vision tower and prefill, with packing of its blocks.", WORK_S
@@ -34,16 +44,30 @@ PUBLISH = histogram(
 
 METRICS: tuple[Metric, ...] = (
     *(STREAMS, WAITING, LINKS, BATCHES, FAILURES, FRAMES, DECODE, ENCODE, BATCH_FRAMES, FRAME_TOKENS),
-    *(QUEUE, PUBLISH),
+    *(QUEUE, PUBLISH, OVERLOAD, LATE, SLOWED),
     *TRANSFER,
 )
 """All, in the order of `docs/observability.md`."""
 
 
-def read(*, streams: int, waiting: int, links: int, batches: int, failures: int) -> Iterator[Sample]:
+def read(
+    *,
+    streams: int,
+    waiting: int,
+    links: int,
+    batches: int,
+    failures: int,
+    overload: Overload,
+    late_s: float,
+    slowed: int,
+) -> Iterator[Sample]:
     """What is there now."""
     yield Sample(STREAMS, streams)
     yield Sample(WAITING, waiting)
     yield Sample(LINKS, links)
     yield Sample(BATCHES, batches)
     yield Sample(FAILURES, failures)
+    for stage in Overload:
+        yield Sample(OVERLOAD, float(stage is overload), (stage.value,))
+    yield Sample(LATE, late_s)
+    yield Sample(SLOWED, slowed)

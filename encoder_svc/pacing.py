@@ -51,6 +51,11 @@ class Pacing:
         return self._late_s
 
     @property
+    def slowed(self) -> int:
+        """Streams that are watched at less than they asked for."""
+        return self._control.slowed
+
+    @property
     def unit_seconds(self) -> float:
         """What a unit costs in batches of a loaded encoder, steadied: promises rest on it. 0: not known."""
         return self._unit_s

@@ -83,7 +83,12 @@ class RateControl(Generic[Stream]):
     @property
     def is_overloaded(self) -> bool:
         """True while some stream is watched at less than it asked for."""
-        return any(rate.reason for rate in self._rates.values())
+        return self.slowed > 0
+
+    @property
+    def slowed(self) -> int:
+        """Streams that are watched at less than they asked for."""
+        return sum(bool(rate.reason) for rate in self._rates.values())
 
     def tick(self, now_s: float, wishes: Mapping[Stream, Wish]) -> Mapping[Stream, Rate]:
         """The rates from now on."""

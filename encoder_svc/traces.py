@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from kv_transfer.block import Block
 from tandem.core.clock import Clock
+from tandem.core.timeline import GapReason
 from tandem.core.tracing import NO_SPAN, NO_TRACER, Span, Tracer, span
 
 MAX_OPEN = 64
@@ -52,6 +53,17 @@ class Traces:
         trace = self._open[serial] = UnitTrace(context, arrived_s, queued_s=self._clock())
         span(self._tracer, "decode", arrived_s, trace.queued_s, context)
         return trace
+
+    def shed(self) -> None:
+        """A unit is not let in: media that came for it is not the next one's."""
+        self._waiting = None
+
+    def left_out(self, serial: int) -> None:
+        """The unit waited for too long, and will not be encoded."""
+        trace = self._open.pop(serial, None)
+        if trace is not None:
+            waited = self._tracer.begin("queue", trace.queued_s, trace.context)
+            waited.end(self._clock(), GapReason.OVERLOAD.value)
 
     def encoded(self, serial: int, block: Block) -> Block:
         """The unit's block waits to be sent: the same, with the context that goes with it."""

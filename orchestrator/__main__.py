@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return asyncio.run(_serve(to_config(args), args.pulse_fd))
     except TandemError as error:
         for line in error.message.splitlines():
-            print(f"tandem orchestrator: {line}", file=sys.stderr)
+            formatter = make_formatter(args.log_format, "orchestrator")
+            say(f"tandem orchestrator: {line}", formatter, level=logging.ERROR)
         return 2
 
 

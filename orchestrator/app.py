@@ -99,9 +99,9 @@ class Orchestrator:
     def status(self) -> client_pb2.GetStatusResponse:
         """What runs."""
         starting = [(wanted.name, wanted.role.value) for wanted in self.backend.wanted]
-        endings = self.backend.endings if isinstance(self.backend, LocalBackend) else {}
-        status = status_of(self.cluster, self._build, [self.address], starting, self._clock(), endings)
-        status.decisions.extend(decisions_of(self.streams.door, self._clock()))
+        endings, now_s = self.backend.endings, self._clock()
+        status = status_of(self.cluster, self._build, [self.address], starting, now_s, endings)
+        status.decisions.extend(decisions_of(self.streams.door, now_s))
         return status
 
     async def until_ready(self) -> None:
@@ -123,7 +123,8 @@ class Orchestrator:
 
     def _samples(self) -> Iterable[Sample]:
         self.cluster.observer.look(now=True)
-        return read_metrics([stream.session for stream in self.streams], self.cluster.members)
+        sessions = [stream.session for stream in self.streams]
+        return read_metrics(sessions, self.cluster.members, self.streams.door.outcomes)
 
     def _make_backend(self, say: Callable[[str], None]) -> Backend:
         if not self.config.encoders and not self.config.reasoners:

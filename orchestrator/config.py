@@ -110,7 +110,8 @@ def _problems(config: OrchestratorConfig) -> list[str]:
         found.append(f"--trace-frames is {config.trace_frames_s}, seconds of 0 or more are needed")
     if config.bounds.keep_us < 0:
         found.append(f"keep_seconds is {config.bounds.keep_us / 1e6}, at least 0 is needed")
-    found += ray_problems(config.backend, config.ray, config.services.device)
+    device = config.services.device
+    found += ray_problems(config.backend, config.ray, device, standby=config.standby)
     found += memory_problems(config.services.memory) + thinking_problems(config.services.thinking)
     if config.run_dir.exists() and not config.run_dir.is_dir():
         found.append(f"run_dir {config.run_dir} is not a directory")
@@ -122,6 +123,8 @@ def _metrics_problems(config: OrchestratorConfig) -> list[str]:
         return []
     if problem := listen_problem(config.metrics):
         return [f"--metrics: {problem}"]
+    if config.backend == "ray":
+        return []  # there they take any free one
     last = split_address(config.metrics)[1] + config.encoders + config.reasoners
     return [f"--metrics: {config.metrics} leaves no ports for those of the services"] if last > 65535 else []
 

@@ -67,8 +67,8 @@ class Door:
         cluster.count = self.count
         self._answer_s = 1.0
         self.decisions: deque[Decision] = deque(maxlen=MAX_DECISIONS)
-        self.outcomes: Counter[str] = Counter()
-        """How often each outcome of `Decision` came."""
+        self.outcomes: Counter[tuple[str, str]] = Counter()
+        """How often each outcome of `Decision` came, with the code of the error of a refusal."""
 
     def admit(self, session: Session, tenant: str, *, is_new: bool) -> Terms:
         """The terms for a stream that is not held yet. Raises what the client is told.
@@ -82,6 +82,7 @@ class Door:
                 return Terms(tenant=tenant, weight=self._quotas.kept(tenant).weight)
             return self._admit(session, tenant)
         except TandemError as error:
+            self.outcomes["refused", error.code.value] += 1
             self._note(session, tenant, "refused", error.message, error.retry_after_s or 0.0)
             raise
 
@@ -136,6 +137,7 @@ class Door:
         if isinstance(found, Refused):
             raise LimitExceeded(f"no room for the stream: {found.reason}", retry_after_s=found.retry_after_s)
         outcome = "degraded" if found.is_degraded else "admitted"
+        self.outcomes[outcome, ""] += 1
         self._note(session, tenant, outcome, found.reason, 0.0)
         self._count(session.stream_id, replace(wish, encoder=found.encoder, reasoner=found.reasoner))
         return _terms(found, tenant, quota.weight)
@@ -192,7 +194,6 @@ class Door:
     def _note(self, session: Session, tenant: str, outcome: str, reason: str, retry_after_s: float) -> None:
         level = logging.WARNING if outcome == "refused" else logging.INFO
         log.log(level, "stream %s of %s %s: %s", session.stream_id, tenant, outcome, reason)
-        self.outcomes[outcome] += 1
         self.decisions.append(
             Decision(
                 stream_id=session.stream_id,

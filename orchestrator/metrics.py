@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from orchestrator.membership import Member, Role, Standing
@@ -38,7 +38,7 @@ CLOSES = counter(
 FRAMES = counter(
     "tandem_frames_total",
     "Frames by fate. Here: pictures received or refused at the front door, and the frames that gaps "
-    "cost at the rate that is watched. At an encoder: encoded, skipped by sampling, refused.",
+    "cost at the rate that is watched. At an encoder: encoded, skipped by sampling, dropped, refused.",
     *("outcome", "reason"),
 )
 MEDIA_BYTES = counter("tandem_media_bytes_total", "Bytes of media received, pictures and chunks.")
@@ -57,6 +57,14 @@ REJECTIONS = counter(
     "What was refused: a stream, a question, or a standing one (outcome), with which error.",
     *("outcome", "reason"),
 )
+DECISIONS = counter(
+    "tandem_admission_decisions_total",
+    "Decisions on new streams: admitted, degraded (let in at less than asked for), or refused and with which "
+    "error.",
+    *("outcome", "reason"),
+    collected=True,
+)
+SLOWED = gauge("tandem_streams_slowed", "Streams that are watched at less than their clients asked for.")
 OPEN_QUESTIONS = gauge("tandem_questions_open", "Questions that are being answered.")
 QUESTIONS = counter(
     "tandem_questions_total",
@@ -101,13 +109,15 @@ RECOVERY = histogram(
 METRICS: tuple[Metric, ...] = (
     *(STREAMS, ATTACHED, OPENS, CLOSES, FRAMES, MEDIA_BYTES, BLOCKS, GAPS, LAG, BACKLOG, SEND_QUEUE),
     *(SLOW_READERS, REJECTIONS, OPEN_QUESTIONS, QUESTIONS, TTFT, TTFTH, ITL, DURATION, WAIT, STALENESS),
-    *(SERVICES, LEASES, RESTARTS, PLACEMENTS, BREAKS, RECOVERY),
+    *(SERVICES, LEASES, RESTARTS, PLACEMENTS, BREAKS, RECOVERY, DECISIONS, SLOWED),
 )
 """All, in the order of `docs/observability.md`."""
 
 
-def read(sessions: Iterable[Session], members: Iterable[Member]) -> Iterator[Sample]:
-    """What is there now."""
+def read(
+    sessions: Iterable[Session], members: Iterable[Member], decisions: Mapping[tuple[str, str], int]
+) -> Iterator[Sample]:
+    """What is there now; `decisions`: how often each (outcome, reason) came of new streams."""
     held = [session for session in sessions if session.state is not State.CLOSED]
     states = Counter(session.state for session in held)
     for state in State:
@@ -121,3 +131,6 @@ def read(sessions: Iterable[Session], members: Iterable[Member]) -> Iterator[Sam
     for role in Role:
         for standing in Standing:
             yield Sample(SERVICES, services[role, standing], (role.value, standing.value))
+    yield Sample(SLOWED, sum(session.state is State.LIVE and bool(session.rate_reason) for session in held))
+    for (outcome, reason), count in decisions.items():
+        yield Sample(DECISIONS, count, (outcome, reason))

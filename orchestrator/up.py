@@ -8,6 +8,7 @@ they outlive it, and the next one finds them; without an address the Ray is star
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import select
 import signal
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from types import FrameType
 
 from orchestrator.arguments import add_arguments, to_config
@@ -50,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InvalidInput("`tandem up` needs at least one encoder and one reasoner")
     except InvalidInput as error:
         for line in error.message.splitlines():
-            print(f"tandem up: {line}", file=sys.stderr)
+            say(f"tandem up: {line}", make_formatter(args.log_format, "up"), level=logging.ERROR)
         return _USAGE
     return _Keeper(config, arguments).run()
 
@@ -63,8 +65,9 @@ class _Keeper:
         self._arguments = arguments
         self._child: subprocess.Popen[bytes] | None = None
         self._stopping = False
+        self._say = partial(say, formatter=make_formatter(config.log_format, "up"))
         is_local = config.backend == "ray" and not config.ray.address
-        self._ray = LocalRay(config) if is_local else None
+        self._ray = LocalRay(config, self._say) if is_local else None
 
     def run(self) -> int:
         """Until a signal, or until the orchestrator says that it cannot work."""
@@ -84,7 +87,7 @@ class _Keeper:
             try:
                 code = self._run_once()
             except TandemError as error:
-                print(f"tandem up: {error.message}", file=sys.stderr, flush=True)
+                self._say(f"tandem up: {error.message}", level=logging.ERROR)
                 code = 1 if isinstance(error, Unavailable) else _USAGE
             if self._stopping:
                 return 0
@@ -92,8 +95,7 @@ class _Keeper:
                 return code
             failures = 1 if time.monotonic() - started_s > _HEALTHY_S else failures + 1
             wait_s = min(0.1 * 2 ** (failures - 1), _BACKOFF_MAX_S)
-            formatter = make_formatter(self._config.log_format, "up")
-            say(f"the orchestrator ended (status {code}); starting it again in {wait_s:.1f} s", formatter)
+            self._say(f"the orchestrator ended (status {code}); starting it again in {wait_s:.1f} s")
             self._sleep(wait_s)
             if self._stopping:
                 return 0
@@ -142,7 +144,7 @@ class _Keeper:
             if heard:
                 pulse.beat(time.monotonic())
             if pulse.is_frozen(time.monotonic()) and not self._stopping:
-                print("the orchestrator is frozen: ending it", flush=True)
+                self._say("the orchestrator is frozen: ending it")
                 child.kill()
 
     def _listen(self) -> str:

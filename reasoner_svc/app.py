@@ -172,7 +172,7 @@ class Reasoner:
             view_tokens=view_tokens,
             keeper=keeper,
             tools=load_tools(config.difficulty_probe, config.head_scores, model),
-            mover=Mover(self.inbox, Here(local=local, config=links)),
+            mover=Mover(self.inbox, Here(local=local, config=links, telemetry=telemetry)),
             telemetry=telemetry,
         )
         self.transfer = TransferServicer(self.inbox, local, links, telemetry)

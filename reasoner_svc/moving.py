@@ -25,6 +25,7 @@ from reasoner_svc.streams import StreamRecord
 from tandem.core.clock import Clock, monotonic_clock
 from tandem.core.errors import DataLost, DeadlineExceeded, InvalidInput, LimitExceeded, WrongState
 from tandem.core.ids import StreamId
+from tandem.core.telemetry import NO_TELEMETRY, Telemetry
 from tandem.wire.channel import make_channel
 from tandem.wire.convert import range_from_proto
 from tandem.wire.gen.tandem.v1 import reasoner_pb2
@@ -54,6 +55,7 @@ class Here:
 
     local: LocalEnd
     config: LinkConfig
+    telemetry: Telemetry = NO_TELEMETRY
 
 
 class Mover:
@@ -94,7 +96,15 @@ class Mover:
         )
         async with make_channel(source.address) as channel:
             control = ClientControlChannel(channel)
-            link = Link(control, hello=local, sink=NoSink(), source=None, config=here.config, initiator=True)
+            link = Link(
+                control,
+                hello=local,
+                sink=NoSink(),
+                source=None,
+                config=here.config,
+                initiator=True,
+                telemetry=here.telemetry,
+            )
             async with link:
                 yield link
 

@@ -6,6 +6,7 @@ same whoever started the service.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,6 +35,11 @@ class Backend(Protocol):
         """What this backend keeps running; empty when somebody else does."""
         ...
 
+    @property
+    def endings(self) -> Mapping[str, str]:
+        """How the last process of a service ended, by its name, of those of which one did."""
+        ...
+
     async def start(self, orchestrator: str) -> None:
         """Start everything; the services attach to `orchestrator` (host:port) when they are ready."""
         ...
@@ -58,6 +64,11 @@ class NoBackend:
     def wanted(self) -> tuple[Wanted, ...]:
         """Nothing."""
         return ()
+
+    @property
+    def endings(self) -> Mapping[str, str]:
+        """None that is known."""
+        return {}
 
     async def start(self, orchestrator: str) -> None:
         """Nothing to start."""

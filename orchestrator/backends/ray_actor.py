@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from orchestrator.backends import ray_groups
 from orchestrator.backends.base import Wanted
 from orchestrator.backends.local import Child
 from orchestrator.backends.process import STOP_GRACE_S
-from orchestrator.backends.ray_plan import ServiceSpec, run_of
+from orchestrator.backends.ray_plan import ServiceSpec, own_arguments, run_of, trace_environment
 from orchestrator.membership import Role
 from orchestrator.rundir import make_private
 
@@ -51,6 +51,8 @@ class ServiceActor:
         """`spec_text`: of a `ServiceSpec`. A later one comes by `adopt`."""
         self._spec = ServiceSpec.from_text(spec_text)
         self._me = _Place()
+        self._own = trace_environment(os.environ)
+        """What this node says of traces; a spec may say otherwise."""
         self._heard_s = time.monotonic()
         self._said: deque[str] = deque(maxlen=_SAID)
         self._child: Child | None = None
@@ -61,11 +63,14 @@ class ServiceActor:
         threading.Thread(target=self._run, name="service", daemon=True).start()
 
     def look(self) -> str:
-        """JSON: ``digest`` of its spec, ``said`` since the last look, ``node``, ``pid`` of the child."""
+        """JSON: ``digest`` of its spec, ``said`` since the last look, ``node``, and of the child ``pid`` and
+        ``ending``, how its last process ended.
+        """
         self._heard_s = time.monotonic()
         said = [self._said.popleft() for _ in range(len(self._said))]
-        pid = self._child.pid if self._child else None
-        return json.dumps({"digest": self._spec.digest, "said": said, "node": self._me.ip, "pid": pid})
+        child = self._child
+        about = {"pid": child.pid if child else None, "ending": child.ending if child else ""}
+        return json.dumps({"digest": self._spec.digest, "said": said, "node": self._me.ip} | about)
 
     def adopt(self, spec_text: str) -> None:
         """Run what this spec says instead. Raises `InvalidInput` for one of another release."""
@@ -129,12 +134,11 @@ class ServiceActor:
 
     def _make_child(self) -> Child:
         spec = self._spec
-        _set_environment(spec.uses_gpu)
+        _set_environment(spec.uses_gpu, self._own | dict(spec.environment))
         host = "127.0.0.1" if spec.only_this_host else self._me.ip
-        at = f"[{host}]" if ":" in host else host
         secret_file = _write_private(_secret_file(spec), spec.secret)
         # The last one of an option counts.
-        line = [sys.executable, *spec.arguments, "--listen", f"{at}:0", "--gloo-host", host]
+        line = [sys.executable, *spec.arguments, *own_arguments(spec, host)]
         line += ["--secret-file", str(secret_file)]
         log_file = _folder(spec.run) / "logs" / f"{spec.name}.log"
         return Child(Wanted(spec.name, Role(spec.role)), line, log_file, self._say)
@@ -194,8 +198,11 @@ class _Place:
         ray.kill(self._actor)
 
 
-def _set_environment(uses_gpu: bool) -> None:
-    """Of the child: the code that runs here, and no GPU that was not reserved."""
+def _set_environment(uses_gpu: bool, of_traces: Mapping[str, str]) -> None:
+    """Of the child: the code that runs here, no GPU that was not reserved, and where its traces go."""
+    for name in trace_environment(os.environ):
+        del os.environ[name]
+    os.environ.update(of_traces)
     code = str(Path(orchestrator.__file__).resolve().parent.parent)
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != code]
     os.environ["PYTHONPATH"] = os.pathsep.join([code, *paths])

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
@@ -93,11 +93,17 @@ class RayBackend:
         self._task: asyncio.Task[None] | None = None
         self._connected = False
         self._trouble = ""
+        self._endings: dict[str, str] = {}
 
     @property
     def wanted(self) -> tuple[Wanted, ...]:
         """What runs."""
         return self._wanted
+
+    @property
+    def endings(self) -> Mapping[str, str]:
+        """How the last process of each service ended, or its actor, of those of which one did."""
+        return self._endings
 
     async def start(self, orchestrator: str) -> None:
         """Join Ray, take over what runs there from a former orchestrator, and start what is missing.
@@ -112,7 +118,7 @@ class RayBackend:
         """
         planned = list(dict.fromkeys(self._plan.values()))
         self._specs = specs(
-            self._run, planned, orchestrator, self._secret.decode(), self._settings, self._ray
+            self._run, planned, orchestrator, self._secret.decode(), self._settings, self._ray, os.environ
         )
         if not self._ray.insecure and not is_off(os.environ):
             os.environ["RAY_AUTH_MODE"] = "token"  # Ray reads it when it is imported
@@ -204,6 +210,7 @@ class RayBackend:
             look = looks.get(name)
             if isinstance(look, Dead):
                 self._say(f"the actor of {name} died: {look.reason}")
+                self._endings[name] = f"its actor died: {look.reason}"
                 del looks[name]
                 look = None
             await self._look_at(name, group, name in looks, look, states)
@@ -223,6 +230,8 @@ class RayBackend:
             watch.heard_s = now_s
         if look is not None:
             watch.creations, watch.create_at_s = 0, 0.0
+            if look.ending:
+                self._endings[name] = f"{look.ending} (node {look.node})"
         seen = Seen(
             exists=exists,
             create_in_s=watch.create_at_s - now_s,

@@ -34,6 +34,8 @@ class Look:
     digest: str
     said: tuple[str, ...]
     node: str
+    ending: str = ""
+    """How the last process of its service there ended; empty: none did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +194,8 @@ class RayCluster:
 
         try:
             answer = json.loads(ray.get(ref))
-            found[name] = Look(answer["digest"], tuple(answer["said"]), answer["node"])
+            said, ending = tuple(answer["said"]), answer.get("ending", "")
+            found[name] = Look(answer["digest"], said, answer["node"], ending)
         except ray.exceptions.ActorDiedError as error:
             self._handles.pop(name, None)
             found[name] = Dead(str(error).strip().splitlines()[-1])  # of a traceback: the error itself

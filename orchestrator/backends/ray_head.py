@@ -1,7 +1,8 @@
 """Shell. A Ray of one node on this machine, for as long as this process runs: ``python -m ...ray_head``.
 
 A process of its own, so that it outlives the orchestrator, and neither Ray's signal handlers nor its habit of
-ending its drivers meet `tandem up`. It prints one line, the address of the GCS, when Ray can be used.
+ending its drivers meet `tandem up`. It prints one line: the address of the GCS when Ray can be used, or
+why there is none.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from tandem.core.lifetime import die_with_parent
 
 _OBJECT_STORE_BYTES = 80 * 1024 * 1024
 """About the least that Ray takes: nothing of ours goes through its object store."""
+NO_RAY = "no Ray: "
+"""What the line begins with that says why there is none."""
 _USAGE = 2
 
 
@@ -32,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         ray = need_ray()
     except TandemError as error:
-        print(f"tandem up: {error.message}", file=sys.stderr)
+        print(NO_RAY + error.message, flush=True)
         return _USAGE
     # "local": never joins a Ray that an earlier `ray start` left a note of.
     context = ray.init(

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 
+from orchestrator.backends.ray_head import NO_RAY
 from orchestrator.config import OrchestratorConfig
 from tandem.core.errors import InvalidInput, Unavailable
 
@@ -17,7 +18,6 @@ START_TIMEOUT_S = 90.0
 """Five seconds on an idle machine."""
 STOP_TIMEOUT_S = 10.0
 _SLICE_S = 0.1
-_USAGE = 2
 _RECONNECT_S = 10
 """A driver of a Ray that is gone for so long ends; Ray's own default is a minute."""
 
@@ -25,7 +25,8 @@ _RECONNECT_S = 10
 class LocalRay:
     """A Ray of one node; started when first needed, and again when it has died."""
 
-    def __init__(self, config: OrchestratorConfig) -> None:
+    def __init__(self, config: OrchestratorConfig, say: Callable[[str], None]) -> None:
+        self._say = say
         # A laptop with fewer cores than services should run them all the same, as the local backend does.
         wanted = (config.encoders + config.reasoners) * config.ray.cpus
         self._cpus = max(os.cpu_count() or 1, -int(-wanted // 1))
@@ -54,7 +55,7 @@ class LocalRay:
         if self._process is not None and self._process.poll() is None:
             return self._address
         self.stop()
-        print("starting a Ray on this machine …", flush=True)
+        self._say("starting a Ray on this machine …")
         line = [sys.executable, "-m", "orchestrator.backends.ray_head", "--cpus", str(self._cpus)]
         self._process = subprocess.Popen(  # noqa: S603
             line,
@@ -73,11 +74,12 @@ class LocalRay:
         while not is_stopping():
             readable, _, _ = select.select([process.stdout], [], [], _SLICE_S)
             if readable:
-                if line := process.stdout.readline().strip():
+                line = process.stdout.readline().strip()
+                if line.startswith(NO_RAY):
+                    raise InvalidInput(line.removeprefix(NO_RAY))
+                if line:
                     return line
                 code = process.wait()
-                if code == _USAGE:
-                    raise InvalidInput("without it there is no --backend ray")  # the head said what
                 raise Unavailable(f"Ray did not start (status {code})")
             if time.monotonic() > until_s:
                 raise Unavailable(f"Ray did not start within {START_TIMEOUT_S:g} s")

@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,6 +26,7 @@ from tandem.wire.channel import is_loopback
 PREFIX = "tandem-"
 """Of the names of all runs, and so of their namespaces and placement groups."""
 _RUN = re.compile(PREFIX + r"[0-9a-f]{16}")
+_TRACES = "OTEL_"
 _ROLES = {Role.REASONER: "reasoners", Role.ENCODER: "encoders"}
 
 
@@ -104,6 +105,10 @@ class ServiceSpec:
     """The orchestrator is at a loopback address: the service listens on loopback too."""
     uses_gpu: bool
     orphan_s: float
+    serves_metrics: bool = False
+    """On any free port of its node."""
+    environment: tuple[tuple[str, str], ...] = ()
+    """The orchestrator's variables about traces: see `trace_environment`."""
 
     def to_text(self) -> str:
         """As it is sent."""
@@ -114,7 +119,9 @@ class ServiceSpec:
         """Raises `InvalidInput` for what another release made."""
         try:
             given = json.loads(text)
-            return cls(**given | {"arguments": tuple(map(str, given["arguments"]))})
+            arguments = tuple(map(str, given["arguments"]))
+            environment = tuple((str(name), str(value)) for name, value in given["environment"])
+            return cls(**given | {"arguments": arguments, "environment": environment})
         except (ValueError, TypeError, KeyError) as error:
             raise InvalidInput(f"not the spec of a service: {type(error).__name__}") from error
 
@@ -131,8 +138,9 @@ def specs(
     secret: str,
     settings: ServiceSettings,
     ray: RaySettings,
+    environment: Mapping[str, str],
 ) -> dict[str, ServiceSpec]:
-    """What each service is told, by name. `orchestrator`: where they attach."""
+    """What each service is told, by name. `orchestrator`: where they attach; `environment`: its own."""
     device = "cuda:0" if settings.device == "cuda" else settings.device
     settings = dataclasses.replace(settings, device=device)
     return {
@@ -146,10 +154,24 @@ def specs(
             only_this_host=is_loopback(orchestrator),
             uses_gpu=any(name == "GPU" for name, _ in group.bundle),
             orphan_s=ray.orphan_s,
+            serves_metrics=bool(settings.metrics),
+            environment=tuple(sorted(trace_environment(environment).items())),
         )
         for group in planned
         for member in group.members
     }
+
+
+def trace_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Of all variables those that say whether, how and where traces are sent."""
+    return {name: value for name, value in environment.items() if name.startswith(_TRACES)}
+
+
+def own_arguments(spec: ServiceSpec, host: str) -> list[str]:
+    """What a node adds to the arguments: `host` is the address that its services listen on."""
+    at = f"[{host}]:0" if ":" in host else f"{host}:0"
+    line = ["--listen", at, "--gloo-host", host]
+    return [*line, "--metrics", at] if spec.serves_metrics else line
 
 
 def check_reach(orchestrator: str, here: str, nodes: Collection[str]) -> None:

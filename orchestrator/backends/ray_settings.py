@@ -78,7 +78,7 @@ def from_arguments(args: argparse.Namespace) -> RaySettings:
     )
 
 
-def problems(backend: str, ray: RaySettings, device: str) -> list[str]:
+def problems(backend: str, ray: RaySettings, device: str, *, standby: bool = False) -> list[str]:
     """What is wrong, each with the option's name and what to do."""
     if backend not in BACKENDS:
         return [f"--backend: {backend!r} is not one of {', '.join(BACKENDS)}"]
@@ -86,6 +86,8 @@ def problems(backend: str, ray: RaySettings, device: str) -> list[str]:
         given = {"--address": ray.address, "--pack-pairs": ray.pack_pairs, "--insecure-ray": ray.insecure}
         return [f"{option} is about Ray: give --backend ray too" for option, value in given.items() if value]
     found = _address_problems(ray.address)
+    if standby:
+        found.append("--standby is for --backend local; on Ray, more --encoders and --reasoners stand by")
     if not math.isfinite(ray.cpus) or ray.cpus <= 0:
         found.append(f"--ray-cpus is {ray.cpus}, more than 0 is needed")
     if not math.isfinite(ray.gpus) or (ray.gpus < 0 and ray.gpus != -1):

@@ -5,10 +5,12 @@ Bad is what somebody must act on now; a note is what has passed, or may become b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
-from tandem.client.overview import ServiceStatus, StreamSummary
+from tandem.client.overview import AdmissionDecision, ServiceStatus, StreamSummary
 from tandem.commands.findings import Finding, Mark
+from tandem.core.overload import LATE_SECONDS, OVERLOAD, Overload
 from tandem.core.timeline import MICROSECONDS, Gap, GapReason, format_time
 
 FRESH_LOSS_S = 3600.0
@@ -20,6 +22,8 @@ SILENT_MS = 2000.0
 """Heartbeats come twice a second."""
 WAITING_UNITS = 64
 """At an encoder: more than four full batches."""
+LATE_S = 1.0
+"""Of an encoder's units past their deadline."""
 FULL = 0.97
 LAG_BAD_S = 10.0
 LAG_NOTE_S = 3.0
@@ -41,6 +45,8 @@ def load_words(service: ServiceStatus) -> str:
     """Load and memory of a service, from what it says of itself."""
     details = service.details
     words = []
+    if service.load:
+        words.append(f"{service.load:.0%} used")
     if waiting := _number(details, "units_waiting"):
         words.append(f"{waiting} units wait")
     if questions := _number(details, "questions"):
@@ -107,6 +113,7 @@ def _load(service: ServiceStatus) -> Iterator[Finding]:
             f"{service.name} is behind: {waiting} units wait for the model",
             "fewer streams, a lower sampling rate, another encoder (--encoders), or a faster device",
         )
+    yield from _overload(service)
     used, budget = _number(details, "ram_used_bytes"), _number(details, "ram_budget_bytes")
     if budget and used > FULL * budget and not _number(details, "disk_used_bytes"):
         yield Finding(
@@ -114,6 +121,40 @@ def _load(service: ServiceStatus) -> Iterator[Finding]:
             f"{service.name}: its memory for blocks is full, the oldest leave for good",
             "more --ram-bytes, or --data-dir to keep them on disk",
         )
+
+
+def _overload(service: ServiceStatus) -> Iterator[Finding]:
+    stage, late_s = service.details.get(OVERLOAD, ""), _seconds(service.details, LATE_SECONDS)
+    late = f"units are {late_s:.1f} s late" if late_s > 0 else "it catches up"
+    remedy = "another encoder (--encoders), a faster device, or fewer streams"
+    if stage == Overload.GAPS:
+        yield Finding(
+            Mark.BAD,
+            f"{service.name} is overloaded and leaves frames out, takes no new streams: {late}",
+            remedy,
+        )
+    elif stage == Overload.RATES:
+        what = f"{service.name} is overloaded and watches streams at less than they asked for: {late}"
+        yield Finding(Mark.NOTE, what, remedy)
+    elif late_s > LATE_S:
+        yield Finding(Mark.NOTE, f"{service.name}: units are {late_s:.1f} s late", remedy)
+
+
+def decision_findings(decisions: Sequence[AdmissionDecision]) -> Iterator[Finding]:
+    """A line for each tenant that was refused streams lately, or given less than it asked for."""
+    fresh = [each for each in decisions if each.age_s < FRESH_ERROR_S]
+    for outcome, words in {"refused": "refused", "degraded": "let in at a lower rate"}.items():
+        by_tenant: dict[str, list[AdmissionDecision]] = {}
+        for each in fresh:
+            if each.outcome == outcome:
+                by_tenant.setdefault(each.tenant, []).append(each)
+        for tenant, found in by_tenant.items():
+            last = min(found, key=lambda each: each.age_s)
+            what = f"tenant {tenant}: {len(found)} of the last {len(decisions)} new streams were {words}"
+            what += f", {last.stream_id} {_ago(last.age_s)}: {last.reason}"
+            if last.retry_after_s:
+                what += f" (told to come again after {last.retry_after_s:.0f} s)"
+            yield Finding(Mark.NOTE, what, "see the load of the services above, and the tenant's quota")
 
 
 def stream_findings(streams: Sequence[StreamSummary]) -> Iterator[Finding]:
@@ -149,6 +190,9 @@ def _stream(stream: StreamSummary) -> Iterator[Finding]:
             f"{name} is {behind_s:.1f} s behind on {stream.encoder}",
             "a file that is read faster than it plays is no trouble; else see the encoder's load",
         )
+    if stream.progress.rate_reason and stream.state == "live":
+        what = f"{name} of {stream.tenant} is watched at a lower rate: {stream.progress.rate_reason}"
+        yield Finding(Mark.NOTE, what, "it rises again by itself; see its encoder above")
     for reason, text in gap_words(stream.progress.gaps).items():
         if (remedy := _LOST_FRAMES.get(reason)) is not None:
             yield Finding(Mark.NOTE, f"{name}: {text}", remedy)
@@ -169,6 +213,14 @@ def gap_words(gaps: Iterable[Gap]) -> dict[GapReason, str]:
 def _number(details: dict[str, str], name: str) -> int:
     text = details.get(name, "")
     return int(text) if text.isdecimal() else 0
+
+
+def _seconds(details: dict[str, str], name: str) -> float:
+    try:
+        value = float(details.get(name, "0"))
+    except ValueError:
+        return 0.0
+    return value if math.isfinite(value) else 0.0
 
 
 def _ago(seconds: float) -> str:

@@ -37,7 +37,9 @@ _HEADINGS = (
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_address(parser)
     parser.add_argument(
-        "--why", action="store_true", help="below each stream: why it is where it is, gaps, its last error"
+        "--why",
+        action="store_true",
+        help="below each stream: whose it is, why it is where and as it is, gaps, its last error",
     )
     add_json(parser, "one JSON object a stream")
 
@@ -90,11 +92,14 @@ def reasons(stream: StreamSummary) -> list[str]:
 
     placed = f"{stream.encoder} and {stream.reasoner}: {stream.placed_because} (placement {stream.epoch})"
     lines = [placed if stream.placed_because else "not placed yet"]
+    whose = f"tenant {stream.tenant}: " if stream.tenant else ""
     lines.append(
-        f"{stream.sample_fps:g} frames a second watched, "
+        f"{whose}{stream.sample_fps:g} frames a second watched, "
         f"{stream.blocks_per_s:.1f} blocks a second published, "
         f"{stream.backlog_bytes / 2**20:.1f} MiB kept for replay"
     )
+    if stream.progress.rate_reason:
+        lines.append(f"slowed: {stream.progress.rate_reason}")
     lines += [f"gaps: {text}" for text in gap_words(stream.progress.gaps).values()]
     if stream.last_error:
         lines.append(f"last error, {stream.last_error_age_s:.0f} s ago: {stream.last_error}")

@@ -80,11 +80,12 @@ def set_up(
     logging.basicConfig(level=level, handlers=[handler])
 
 
-def say(text: str, formatter: logging.Formatter | None = None) -> None:
-    """Tell a person, or with a JSON formatter a machine, on standard output."""
+def say(text: str, formatter: logging.Formatter | None = None, *, level: int = logging.INFO) -> None:
+    """Tell a person, or with a JSON formatter a machine: errors on standard error, the rest on output."""
+    file = sys.stderr if level >= logging.ERROR else sys.stdout
     if isinstance(formatter, JsonFormatter):
         for line in text.splitlines():
-            record = logging.LogRecord("tandem", logging.INFO, "", 0, line, None, None)
-            print(formatter.format(record), flush=True)
+            record = logging.LogRecord("tandem", level, "", 0, line, None, None)
+            print(formatter.format(record), file=file, flush=True)
     else:
-        print(text, flush=True)
+        print(text, file=file, flush=True)

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import dataclasses
 import importlib.util
+import json
 import os
 import secrets
 import signal
@@ -181,6 +182,8 @@ async def test_a_child_frozen_and_another_with_its_actor_killed(front: Front) ->
     check_whole(client, await ask(client, "after"))
     assert parent(await until_replaced(front, "reasoner-1", frozen)) == actor_of_frozen
     print(f"child frozen: another after {time.monotonic() - began_s:.2f} s")
+    told = {service.name: service.last_loss for service in (await front.status()).services}
+    assert "signal SIGKILL: " in told["reasoner-1"], told
     await until_replaced(front, "encoder-0", both)
     print(f"actor killed: another child after {time.monotonic() - began_s:.2f} s")
     assert is_gone(frozen, GONE_S)
@@ -324,6 +327,34 @@ def test_a_child_ends_with_its_actor(nodes: RayNodes) -> None:
         ray.kill("encoder-0")
         ray.wait_gone(["encoder-0"], GONE_S)
         assert is_gone(frozen, GONE_S), "an actor that is frozen can be ended"
+        ray.remove_groups(list(ray.groups().values()))
+
+
+def test_what_a_service_is_given_and_how_it_ended(nodes: RayNodes, tmp_path: Path) -> None:
+    run = run_name(secrets.token_bytes(8))
+    [group] = groups(run, services(encoders=1, reasoners=0), RaySettings(), "cpu")
+    told = tmp_path / "told"
+    code = (
+        "import json, os, sys; told = {k: v for k, v in os.environ.items() if k.startswith('OTEL_')}; "
+        f"open({str(told)!r}, 'w').write(json.dumps([told, sys.argv[1:]])); sys.exit(3)"
+    )
+    traces = (("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9"),)
+    plain = sleeper(run, group, "encoder-0", 6007, 60.0)
+    spec = dataclasses.replace(plain, arguments=("-c", code), serves_metrics=True, environment=traces)
+    with Driver(nodes, run) as ray:
+        ray.make_group(group)
+        ray.create(spec, group, ray.groups()[group.name])
+        until_s = time.monotonic() + START_S
+        ending = ""
+        while not ending and time.monotonic() < until_s:
+            look = ray.look(["encoder-0"], 0.5).get("encoder-0")
+            ending = look.ending if isinstance(look, Look) else ""
+            time.sleep(0.1)
+        assert ending == "exit status 3"
+        environment, line = json.loads(told.read_text())
+        assert environment == dict(traces)
+        assert line[line.index("--metrics") + 1] == "127.0.0.1:0"
+        ray.stop(["encoder-0"], GONE_S)
         ray.remove_groups(list(ray.groups().values()))
 
 

@@ -29,6 +29,7 @@ from tandem.core.overload import Overload
 from tandem.core.timeline import GapReason
 from tandem.wire.status import error_from_rpc
 from tests.integration.orchestrator_fakes import World
+from tests.integration.scraping import scrape
 from tests.unit.encoder_svc.rig import model, png
 
 COSTS = {"unit_seconds": "0.2", "unit_tokens": "64", "token_bytes": "1000", "window_units": "50"}
@@ -42,7 +43,7 @@ async def refusal_of(opening: Any) -> TandemError:
 
 
 async def test_a_stream_without_room_is_refused_or_let_in_at_less(tmp_path: Path) -> None:
-    async with World(tmp_path) as world:
+    async with World(tmp_path, metrics="127.0.0.1:0") as world:
         world.hosted["encoder-0"].details = COSTS
         await world.until(lambda: any(member.details for member in world.app.cluster.members))
         kept = [await world.watch(f"cam{k}") for k in range(2)]
@@ -62,6 +63,11 @@ async def test_a_stream_without_room_is_refused_or_let_in_at_less(tmp_path: Path
             status = await t.status()
             assert [d.outcome for d in status.decisions] == ["admitted", "admitted", "refused", "degraded"]
             assert status.decisions[2].retry_after_s == pytest.approx(error.retry_after_s, abs=1e-3)
+            seen = await scrape(world.app.watched.address)
+            decisions = {("admitted", ""): 2, ("degraded", ""): 1, ("refused", "limit_exceeded"): 1}
+            for (outcome, why), count in decisions.items():
+                name = "tandem_admission_decisions_total"
+                assert seen(name, outcome=outcome, reason=why) == count, outcome
             loads = {service.name: service.load for service in status.services}
             assert loads["encoder-0"] == pytest.approx(1.2), "what is asked for; 0.9 of it is promised"
         await kept[0].vanish()
@@ -142,17 +148,29 @@ class SlowDevice:
 
 
 @asynccontextmanager
-async def services(folder: Path) -> AsyncIterator[tuple[Client, EncoderApp]]:
-    """An orchestrator, an encoder and a reasoner, all real, in this process."""
+async def services(folder: Path) -> AsyncIterator[tuple[Client, EncoderApp, str]]:
+    """An orchestrator, an encoder and a reasoner, all real, in this process; where the first is measured."""
     config = OrchestratorConfig(
-        listen="127.0.0.1:0", run_dir=folder, encoders=0, reasoners=0, heartbeat_s=0.1, lease_s=10.0
+        listen="127.0.0.1:0",
+        run_dir=folder,
+        encoders=0,
+        reasoners=0,
+        heartbeat_s=0.1,
+        lease_s=10.0,
+        metrics="127.0.0.1:0",
     )
     app, vlm = Orchestrator(config, lambda text: None), model()
     address = await app.start()
     secret = app.cluster.secret
     encoder = EncoderApp(
         EncoderConfig(
-            name="encoder-0", orchestrator=address, secret_file="-", batch_units=4, run_units=2, drain_s=0.5
+            name="encoder-0",
+            orchestrator=address,
+            secret_file="-",
+            batch_units=4,
+            run_units=2,
+            drain_s=0.5,
+            metrics="127.0.0.1:0",
         ),
         vlm,
         secret,
@@ -162,7 +180,7 @@ async def services(folder: Path) -> AsyncIterator[tuple[Client, EncoderApp]]:
     await encoder.start()
     try:
         async with tandem.connect(address) as t:
-            yield t, encoder
+            yield t, encoder, app.watched.address
     finally:
         await encoder.stop()
         await reasoner.stop(0.5)
@@ -212,7 +230,7 @@ async def test_overload_costs_rate_then_frames_then_new_streams_and_passes(
     device = SlowDevice(monkeypatch)
     media = MediaOptions(kind=MediaKind.PICTURES, sample_fps=4.0, min_fps=1.0, max_lag_s=2.0)
     async with (
-        services(tmp_path) as (t, encoder),
+        services(tmp_path) as (t, encoder, metrics),
         t.watch(media, stream_id="one") as one,
         t.watch(media, stream_id="two") as two,
     ):
@@ -225,11 +243,21 @@ async def test_overload_costs_rate_then_frames_then_new_streams_and_passes(
         await asyncio.sleep(1.5)
         assert encoder.pacing.overload is Overload.RATES
         assert sum(camera.dropped_s for camera in cameras) == 0.0, "rates are enough"
+        seen = await scrape(encoder.watched.address)
+        assert seen("tandem_encoder_overload", outcome="rates") == 1
+        assert seen("tandem_encoder_slowed_streams") == 2
+        assert seen("tandem_frames_total", outcome="dropped", reason="overload") == 0
+        assert (await scrape(metrics))("tandem_streams_slowed") == 2
         # Now even the least of both is too much.
         device.unit_s = 0.8
         await until(lambda: encoder.pacing.overload is Overload.GAPS, 20.0)
         await asyncio.sleep(0.3)  # for a heartbeat
         assert {camera.fps for camera in cameras} == {1.0}
+        seen = await scrape(encoder.watched.address)
+        assert seen("tandem_encoder_overload", outcome="gaps") == 1
+        assert seen("tandem_encoder_overload", outcome="rates") == 0
+        assert seen("tandem_encoder_late_seconds") > 0
+        assert seen("tandem_frames_total", outcome="dropped", reason="overload") > 0
         with pytest.raises(LimitExceeded, match="no room for the stream") as refused:
             async with t.watch(media, stream_id="three"):
                 pass

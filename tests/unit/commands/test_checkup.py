@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tandem.client.overview import BuildInfo, ServiceStatus, StreamSummary
+from tandem.client.overview import AdmissionDecision, BuildInfo, ServiceStatus, StreamSummary
 from tandem.client.types import ModelInfo, Progress
-from tandem.commands.checkup import gap_words, service_findings, stream_findings
+from tandem.commands.checkup import decision_findings, gap_words, service_findings, stream_findings
 from tandem.commands.findings import Finding, Mark
 from tandem.commands.streams import reasons
 from tandem.core.timeline import Gap, GapReason, TimeRange
@@ -38,6 +38,7 @@ def stream(**changes: Any) -> StreamSummary:
         gaps=changes.pop("gaps", ()),
         safe_position=0,
         blocks=9,
+        rate_reason=changes.pop("rate_reason", ""),
     )
     whole: dict[str, Any] = {
         "stream_id": "door",
@@ -75,6 +76,11 @@ def test_a_healthy_service_is_one_line_with_its_load() -> None:
         ({"heartbeat_age_ms": 2500.0}, Mark.NOTE, "silent for 2.5 s"),
         ({"details": {"units_waiting": "65"}}, Mark.BAD, "is behind: 65 units"),
         ({"details": {"disk_full": "1"}}, Mark.BAD, "cannot write to its disk"),
+        ({"details": {"overload": "gaps", "late_seconds": "2.5"}}, Mark.BAD,
+         "leaves frames out, takes no new streams: units are 2.5 s late"),
+        ({"details": {"overload": "rates", "late_seconds": "0"}}, Mark.NOTE,
+         "less than they asked for: it catches up"),
+        ({"details": {"overload": "none", "late_seconds": "1.5"}}, Mark.NOTE, "units are 1.5 s late"),
         ({"details": {"ram_used_bytes": "99", "ram_budget_bytes": "100"}}, Mark.NOTE, "blocks is full"),
     ],
 )  # fmt: skip
@@ -95,6 +101,9 @@ def test_what_is_long_past_or_as_it_should_be_has_none() -> None:
         {"last_loss": "it restarted", "last_loss_age_s": 7200.0, "restarts": 9},
         {"details": {"ram_used_bytes": "99", "ram_budget_bytes": "100", "disk_used_bytes": "5"}},
         {"details": {"units_waiting": "nonsense", "disk_full": "0"}},
+        {"details": {"overload": "none", "late_seconds": "0.4"}},
+        {"details": {"overload": "new", "late_seconds": "nan"}},
+        {"details": {"late_seconds": "nonsense"}},
         {"state": "starting"},
     ):
         assert marks(list(service_findings(replace(SERVICE, **changes)))) == [Mark.OK]
@@ -115,6 +124,8 @@ def test_a_healthy_stream_is_counted_and_no_more() -> None:
         ({"last_error": "the link broke", "last_error_age_s": 5.0}, Mark.NOTE, "5 s ago: the link broke"),
         ({"received_us": 14 * SECOND}, Mark.NOTE, "5.0 s behind on encoder-0"),
         ({"received_us": 24 * SECOND}, Mark.BAD, "15.0 s behind"),
+        ({"rate_reason": "the encoder is 1.2 s late: 2 of 4 frames per second", "tenant": "shop"}, Mark.NOTE,
+         "of shop is watched at a lower rate: the encoder is 1.2 s late: 2 of 4"),
         ({"gaps": (Gap(TimeRange(0, SECOND), GapReason.BACKLOG_FULL),)}, Mark.NOTE, "1.0 s backlog_full"),
     ],
 )  # fmt: skip
@@ -149,3 +160,48 @@ def test_why_a_stream_is_as_it_is() -> None:
         "gaps: 2.0 s undecodable, last at 01:02.0",
         "last error, 42 s ago: encoder encoder-1 is gone: silent",
     ]
+
+
+def test_whose_stream_it_is_and_why_it_is_slow() -> None:
+    lines = reasons(stream(tenant="shop", rate_reason="the encoder is overloaded: 2 of 4 frames per second"))
+    assert [line.strip() for line in lines[1:]] == [
+        "tenant shop: 1 frames a second watched, 0.0 blocks a second published, 1.0 MiB kept for replay",
+        "slowed: the encoder is overloaded: 2 of 4 frames per second",
+    ]
+
+
+def test_how_much_of_a_service_is_used() -> None:
+    (only,) = service_findings(replace(SERVICE, load=0.83))
+    assert "; 83% used, 3 units wait" in only.what
+
+
+def decided(stream_id: str, outcome: str, age_s: float, **more: Any) -> AdmissionDecision:
+    whole = {"tenant": "shop", "reason": "no room for the stream: full"} | more
+    return AdmissionDecision(stream_id=stream_id, outcome=outcome, age_s=age_s, **whole)
+
+
+def test_who_was_refused_and_why() -> None:
+    found = list(
+        decision_findings(
+            [
+                decided("old", "refused", 3600.0),
+                decided("one", "refused", 30.0),
+                decided("two", "refused", 5.0, retry_after_s=12.0),
+                decided("in", "admitted", 4.0, reason="it fits"),
+                decided("less", "degraded", 3.0, tenant="lab", reason="its fair share is 1 frame per second"),
+            ]
+        )
+    )
+    assert [(each.mark, each.what) for each in found] == [
+        (
+            Mark.NOTE,
+            "tenant shop: 2 of the last 5 new streams were refused, two 5 s ago: no room for the stream: "
+            "full (told to come again after 12 s)",
+        ),
+        (
+            Mark.NOTE,
+            "tenant lab: 1 of the last 5 new streams were let in at a lower rate, less 3 s ago: "
+            "its fair share is 1 frame per second",
+        ),
+    ]
+    assert not list(decision_findings([decided("in", "admitted", 1.0)]))

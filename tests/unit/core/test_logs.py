@@ -75,6 +75,12 @@ def test_what_is_said_is_a_record_too(capsys: pytest.CaptureFixture[str]) -> Non
     first, second, third = capsys.readouterr().out.splitlines()
     assert [json.loads(line)["message"] for line in (first, second)] == ["ready", "now"]
     assert third == "plain"
+    logs.say("broken", logs.make_formatter("json", "up"), level=logging.ERROR)
+    logs.say("worse", level=logging.ERROR)
+    told = capsys.readouterr()
+    assert told.out == ""
+    broken, worse = told.err.splitlines()
+    assert (json.loads(broken)["level"], json.loads(broken)["message"], worse) == ("error", "broken", "worse")
 
 
 def test_a_message_is_cut_where_nobody_reads_on(lines: io.StringIO) -> None:

@@ -49,3 +49,27 @@ def test_what_is_on_its_way_at_the_end_says_so_and_is_bounded() -> None:
     traces.encoded(0, random_block(0))
     traces.close()
     assert [span.error for span in tracer.spans if span.name == "transfer"] == ["unavailable"]
+
+
+def test_units_that_are_left_out_make_room_for_others_and_say_so() -> None:
+    clock, tracer = ManualClock(1.0), RecordingTracer()
+    traces = Traces(clock, tracer)
+    for serial in range(3 * MAX_OPEN):
+        traces.arrived(CONTEXT, clock())
+        assert traces.unit(serial) is not None, serial
+        clock.advance(2.0)
+        traces.left_out(serial)
+    traces.left_out(0)
+    waits = [span for span in tracer.spans if span.name == "queue"]
+    assert len(waits) == 3 * MAX_OPEN
+    assert {(span.parent, span.error) for span in waits} == {(CONTEXT, "overload")}
+    assert (waits[0].start_s, waits[0].end_s) == (1.0, 3.0)
+
+
+def test_a_unit_that_is_not_let_in_leaves_its_trace_to_no_other() -> None:
+    traces = Traces(ManualClock(1.0), RecordingTracer())
+    traces.arrived(CONTEXT, 1.0)
+    traces.shed()
+    assert traces.unit(1) is None
+    traces.arrived(CONTEXT, 2.0)
+    assert traces.unit(2) is not None

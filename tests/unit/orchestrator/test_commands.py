@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -78,6 +79,15 @@ def test_all_problems_are_listed_at_once() -> None:
         assert name in text
 
 
+def test_what_ray_does_not_do_is_said_and_metrics_there_need_no_ports_in_a_row() -> None:
+    with pytest.raises(InvalidInput, match="--standby is for --backend local"):
+        parse("--backend", "ray", "--standby")
+    assert parse("--standby").standby
+    assert parse("--backend", "ray", "--metrics", "127.0.0.1:65535").services.metrics
+    with pytest.raises(InvalidInput, match="leaves no ports"):
+        parse("--metrics", "127.0.0.1:65535")
+
+
 def test_a_network_address_needs_to_be_meant() -> None:
     with pytest.raises(InvalidInput, match="--insecure-network"):
         parse("--listen", "192.0.2.1:7420")
@@ -91,6 +101,8 @@ def test_mistakes_exit_with_2_and_say_why(capsys: pytest.CaptureFixture[str], tm
     assert "at least one encoder" in capsys.readouterr().err
     assert up.main(["--ram-bytes", "1", "--listen", "x"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 2
+    assert up.main(["--encoders", "0", "--log-format", "json"]) == 2
+    assert "at least one encoder" in json.loads(capsys.readouterr().err)["message"]
     assert entry.main(["--run-dir", str(tmp_path), "--listen", "192.0.2.1:1"]) == 2
     (tmp_path / "file").touch()
     assert entry.main(["--run-dir", str(tmp_path / "file"), "--listen", "127.0.0.1:0"]) == 2
@@ -331,7 +343,7 @@ UP_THAT_NOTICES_SOON = """
 import sys
 from orchestrator import pulse, up
 pulse.FROZEN_S = 2.0
-sys.exit(up.main(["--listen", "127.0.0.1:0", "--run-dir", sys.argv[1]]))
+sys.exit(up.main(["--listen", "127.0.0.1:0", "--run-dir", sys.argv[1], "--log-format", "json"]))
 """
 
 
@@ -343,11 +355,31 @@ def test_an_orchestrator_that_is_frozen_is_replaced(tmp_path: Path) -> None:
         children = Path(f"/proc/{keeper.pid}/task/{keeper.pid}/children").read_text().split()
         os.kill(int(children[0]), signal.SIGSTOP)
         try:
-            assert any("is frozen" in text for text in keeper.stdout)
-            assert any("listening on" in text for text in keeper.stdout)
+            assert any("is frozen" in json.loads(text)["message"] for text in keeper.stdout)
+            assert any("listening on" in json.loads(text)["message"] for text in keeper.stdout)
         finally:
             keeper.send_signal(signal.SIGTERM)
             assert keeper.wait(20) == 0
+
+
+def test_without_ray_every_line_is_a_record_too(tmp_path: Path) -> None:
+    (tmp_path / "ray.py").write_text("raise ImportError('no ray here')")
+    line = [sys.executable, "-m", "orchestrator.up", "--backend", "ray", "--log-format", "json"]
+    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [*line, "--run-dir", str(tmp_path / "run"), "--listen", "127.0.0.1:0"],
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    said = [json.loads(text)["message"] for text in done.stdout.splitlines()]
+    (why,) = [json.loads(text) for text in done.stderr.splitlines()]
+    assert said == ["starting a Ray on this machine …"]
+    assert why["level"] == "error"
+    assert "pip install 'tandem[ray]'" in why["message"]
+    assert done.returncode in (1, 2)
 
 
 @pytest.mark.parametrize("role", list(Role))

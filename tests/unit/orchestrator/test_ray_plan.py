@@ -14,6 +14,7 @@ from orchestrator.backends.ray_plan import (
     bundle,
     check_reach,
     groups,
+    own_arguments,
     run_name,
     run_of,
     specs,
@@ -74,7 +75,25 @@ def test_a_group_says_its_layout_and_its_run():
 
 def made(orchestrator: str = "127.0.0.1:7420", **settings) -> dict[str, ServiceSpec]:
     ray = RaySettings(**settings)
-    return specs(RUN, groups(RUN, WANTED, ray, "cpu"), orchestrator, "s3", ServiceSettings(), ray)
+    return specs(RUN, groups(RUN, WANTED, ray, "cpu"), orchestrator, "s3", ServiceSettings(), ray, {})
+
+
+def watched(metrics: str, environment: dict[str, str]) -> ServiceSpec:
+    ray, settings = RaySettings(), ServiceSettings(metrics=metrics)
+    planned = groups(RUN, WANTED, ray, "cpu")
+    return specs(RUN, planned, "10.0.0.1:7420", "s3", settings, ray, environment)["encoder-0"]
+
+
+def test_how_it_is_watched_reaches_every_node():
+    traces = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://10.0.0.9:4317", "OTEL_TRACES_SAMPLER": "always_on"}
+    spec = watched("127.0.0.1:7421", traces | {"HOME": "/root", "AWS_SECRET_ACCESS_KEY": "x"})
+    assert dict(spec.environment) == traces
+    assert ServiceSpec.from_text(spec.to_text()) == spec
+    line = own_arguments(spec, "10.0.0.2")
+    assert line == ["--listen", "10.0.0.2:0", "--gloo-host", "10.0.0.2", "--metrics", "10.0.0.2:0"]
+    assert own_arguments(spec, "fd00::2")[-2:] == ["--metrics", "[fd00::2]:0"]
+    assert "--metrics" not in own_arguments(watched("", {}), "10.0.0.2")
+    assert len({watched("", {}).digest, watched("", traces).digest, spec.digest}) == 3
 
 
 def test_a_spec_travels_as_text():
@@ -130,6 +149,12 @@ def test_every_node_must_reach_the_orchestrator():
 def test_every_wrong_option_is_named(ray, device, word):
     [problem] = problems("ray", ray, device)
     assert word in problem
+
+
+def test_who_stands_by_on_ray_is_said():
+    [problem] = problems("ray", RaySettings(), "cpu", standby=True)
+    assert problem.startswith("--standby is for --backend local")
+    assert not problems("local", RaySettings(), "cpu", standby=True)
 
 
 def test_options_of_ray_need_ray():

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
+from kv_transfer.base import LinkConfig
 from kv_transfer.block import Block
+from kv_transfer.faulty import Fault, FaultyMaker, Mischief
+from kv_transfer.link import Link
+from kv_transfer.memory import DictStore
 from reasoner_svc.changes import Changes
 from reasoner_svc.inbox import Inbox
-from reasoner_svc.moving import bring_all
+from reasoner_svc.moving import Here as HereEnd
+from reasoner_svc.moving import Mover, bring_all
 from reasoner_svc.store.store import BlockStore
 from reasoner_svc.store.tiers.ram import RamTier
 from reasoner_svc.streams import StreamRecord, Streams
 from tandem.core.clock import monotonic_clock
 from tandem.core.errors import DataLost, Unavailable
 from tandem.core.ids import Epoch, StreamId
+from tandem.core.telemetry import Telemetry
+from tandem.core.transfer import Direction, LaneKind
+from tandem.wire.channel import bind, make_server
+from tandem.wire.gen.tandem.v1 import reasoner_pb2, transfer_pb2_grpc
+from tandem.wire.transfer import ServerControlChannel
+from tests.contract.lane_pairs import make_end, make_ticket
+from tests.contract.recording import Recorder as Meters
 from tests.unit.reasoner_svc.making import FINGERPRINT, LAYOUT, make_block, make_header
 from tests.unit.reasoner_svc.test_inbox import Recorder
 
@@ -101,3 +115,52 @@ async def test_a_loss_on_the_way_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(Unavailable):
         await here.bring(holder, 100)
     assert here.record.frontier.next < 50
+
+
+class Leaving(transfer_pb2_grpc.TransferServiceServicer):
+    """A reasoner that leaves, at the end of a wire that turns a bit of the first frame."""
+
+    def __init__(self, config: LinkConfig, blocks: Sequence[Block]) -> None:
+        self._config, self._store = config, DictStore()
+        self._store.blocks = {block.key: block for block in blocks}
+
+    async def Connect(self, request_iterator: object, context: Any) -> None:
+        link = Link(
+            ServerControlChannel(context),
+            hello=make_end("reasoner-0", fingerprint=FINGERPRINT),
+            sink=self._store,
+            source=self._store,
+            config=self._config,
+            initiator=False,
+            make_lane=FaultyMaker([Fault(at_frame=0, what=Mischief.CORRUPT)], Direction.REVERSE),
+        )
+        try:
+            await link.start()
+            await asyncio.shield(link.closed)
+        finally:
+            await link.close("over")
+
+
+async def test_what_is_damaged_on_the_way_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, meters = Here(monkeypatch), Meters()
+    config = LinkConfig(lanes=(LaneKind.SHM, LaneKind.GLOO), frame_timeout_s=1.0)
+    server = make_server()
+    leaving = Leaving(config, [make_block(number) for number in range(5)])
+    transfer_pb2_grpc.add_TransferServiceServicer_to_server(leaving, server)
+    address = bind(server, "127.0.0.1:0")
+    await server.start()
+    try:
+        local = make_end("reasoner-1", fingerprint=FINGERPRINT, layout=LAYOUT)
+        source = reasoner_pb2.OpenStreamRequest.Source(
+            name="reasoner-0",
+            address=address,
+            ticket=make_ticket(encoder_id="reasoner-1"),
+            next_block_number=5,
+            blocks=4,
+        )
+        mover = Mover(here.inbox, HereEnd(local=local, config=config, telemetry=Telemetry(meters)))
+        await mover.bring(here.record, source, "encoder-0")
+    finally:
+        await server.stop(0.5)
+    assert here.runs.fed == list(range(5))
+    assert meters.counts["tandem_kv_checksum_failures_total", ("wire",)] >= 1
