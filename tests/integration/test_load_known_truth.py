@@ -55,6 +55,9 @@ LOSING_LOAD = Workload(
     codecs=(Choice("jpeg"), Choice("h264")),
     sizes=(Choice("64x48"),),
     kinds=("now", "last"),
+    min_fps=0.5,
+    max_lag_s=2.5,
+    tenant="acme",
     seed=5,
 )
 
@@ -196,6 +199,11 @@ def test_refusals_are_told_by_reason(losing: Played) -> None:
     assert {q["stream"] for q in without} == {p.stream for p in losing.schedule.streams} - {
         e["stream"] for e in losing.of("opened")
     }
+
+
+def test_streams_are_opened_under_the_conditions_that_were_given(losing: Played, stalled: Played) -> None:
+    assert losing.server.conditions == {(0.5, 2500, "acme", False), (0.5, 2500, "acme", True)}
+    assert stalled.server.conditions == {(0.0, 0, "", False)}
 
 
 def test_right_answers_count_as_right(losing: Played) -> None:
