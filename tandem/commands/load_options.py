@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tandem.commands.base import positive, share, whole
 from tandem.commands.question import count
+from tandem.commands.rate_options import add_rate_options
 
 if TYPE_CHECKING:
     from tandem.load.workload import Workload
@@ -74,6 +75,7 @@ def _add_streams(group: argparse._ArgumentGroup) -> None:
         "--clips", type=count, default=4, metavar="N", help="different videos that streams share (default 4)"
     )
     group.add_argument("--notes", default="", metavar="MODE", help="notes are taken (docs/watching.md)")
+    add_rate_options(group, max_lag="off")
 
 
 def _add_questions(group: argparse._ArgumentGroup) -> None:
@@ -178,6 +180,9 @@ def workload_of(arguments: argparse.Namespace) -> Workload:
             sizes=sizes,
             codecs=codecs,
             jitter_ms=arguments.jitter,
+            min_fps=arguments.min_fps,
+            max_lag_s=arguments.max_lag or 0.0,
+            tenant=arguments.tenant,
             question_arrivals=Arrivals(arguments.arrivals),
             question_rate=arguments.question_rate,
             question_rate_end=arguments.question_rate_end,

@@ -1,4 +1,5 @@
-"""Pure: the options of `tandem watch` that say what a stream may lose under load, and whose it is."""
+"""Pure: the options of `tandem watch` and `tandem load` that say what a stream may lose under load, and whose
+it is."""
 
 from __future__ import annotations
 
@@ -16,8 +17,11 @@ LIVE_LAG_S = 5.0
 """How far behind the live edge a camera may be watched, unless said otherwise."""
 
 
-def add_rate_options(parser: argparse.ArgumentParser) -> None:
-    """The options, with their defaults."""
+def add_rate_options(
+    parser: argparse._ActionsContainer,
+    max_lag: str = f"{LIVE_LAG_S:g} for cameras and addresses, off for files",
+) -> None:
+    """The options, with their defaults; `max_lag` is what the help says of the one of `--max-lag`."""
     parser.add_argument(
         "--min-fps",
         type=positive,
@@ -32,7 +36,7 @@ def add_rate_options(parser: argparse.ArgumentParser) -> None:
         default=None,
         metavar="SECONDS",
         help="leave frames out (a gap) rather than watch them later than this; off: never, the source waits "
-        f"(default: {LIVE_LAG_S:g} for cameras and addresses, off for files)",
+        f"(default: {max_lag})",
     )
     parser.add_argument(
         "--tenant", default="", metavar="NAME", help="whose quota the stream counts for (default: default)"

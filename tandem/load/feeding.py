@@ -108,11 +108,20 @@ class StreamRun:
             return True
 
     async def _enter(self, client: Client, token: str) -> None:
-        is_pictures = self.planned.codec == "jpeg"
-        kind = MediaKind.PICTURES if is_pictures else MediaKind.H264_ANNEX_B
-        media = MediaOptions(kind=kind, nominal_fps=0.0 if is_pictures else self.planned.fps)
+        planned = self.planned
+        is_pictures = planned.codec == "jpeg"
+        media = MediaOptions(
+            kind=MediaKind.PICTURES if is_pictures else MediaKind.H264_ANNEX_B,
+            nominal_fps=0.0 if is_pictures else planned.fps,
+            min_fps=planned.min_fps,
+            max_lag_s=planned.max_lag_s,
+        )
         stream = client.watch(
-            media, stream_id=self.stream_id, resume_token=token, watching=None if token else self._watching
+            media,
+            stream_id=self.stream_id,
+            resume_token=token,
+            watching=None if token else self._watching,
+            tenant=planned.tenant,
         )
         events = stream.events()
         await stream.__aenter__()

@@ -89,6 +89,12 @@ class Ear:
 
     def _progress(self, progress: Progress) -> None:
         now_s = self._pace.now_s()
+        if progress.sample_fps and progress.sample_fps != self.sample_fps:
+            # Under load it is lowered and raised: what is not watched any more is not waited for.
+            self.sample_fps = progress.sample_fps
+            self._log.write(
+                "rate", now_s, stream=self._name, fps=progress.sample_fps, why=progress.rate_reason
+            )
         if progress.watermark_us == self.watermark_us:
             return
         self.watermark_us = progress.watermark_us

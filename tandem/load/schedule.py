@@ -42,6 +42,12 @@ class PlannedStream:
     jitter_ms: float = 0.0
     seed: int = 0
     """Of its jitter."""
+    min_fps: float = 0.0
+    """The least rate of watching that its client accepts; 0: it is never lowered."""
+    max_lag_s: float = 0.0
+    """Its frames are left out rather than watched later than this; 0: never."""
+    tenant: str = ""
+    """Whose quota it counts for; empty: the default one."""
     reconnects: tuple[float, ...] = ()
     """When its client vanishes."""
     away_s: float = 1.0
@@ -142,6 +148,10 @@ def _stream(values: dict[str, Any]) -> PlannedStream:
         raise InvalidInput(f"stream {planned.stream!r} cannot have {planned.fps} fps of {planned.codec!r}")
     if not (_is_number(planned.jitter_ms, 0, 60_000) and _is_number(planned.clip_s, 10, 120)):
         raise InvalidInput(f"stream {planned.stream!r}: jitter_ms or clip_s is out of range")
+    if not (_is_number(planned.min_fps, 0, 240) and _is_number(planned.max_lag_s, 0, 3600)):
+        raise InvalidInput(f"stream {planned.stream!r}: min_fps or max_lag_s is out of range")
+    if planned.tenant != "" and not is_valid_id(planned.tenant):
+        raise InvalidInput(f"stream {planned.stream!r}: not a tenant: {str(planned.tenant)[:80]!r}")
     if not (_is_whole(planned.clip) and _is_whole(planned.seed) and _is_whole(planned.clip_s)):
         raise InvalidInput(f"stream {planned.stream!r}: clip, clip_s and seed are whole numbers from 0")
     return planned

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tandem.core.errors import InvalidInput
+from tandem.core.ids import is_valid_id
 from tandem.load.arrivals import Arrivals
 
 CODECS = ("jpeg", "h264")
@@ -49,6 +50,12 @@ class Workload:
     codecs: tuple[Choice, ...] = (Choice("jpeg"),)
     jitter_ms: float = 0.0
     """Each frame is sent up to so much after its time, evenly drawn."""
+    min_fps: float = 0.0
+    """The least rate of watching that clients accept under overload; 0: theirs is never lowered."""
+    max_lag_s: float = 0.0
+    """Frames that would be watched later than this are left out; 0: never, their clients wait."""
+    tenant: str = ""
+    """Whose quota the streams count for; empty: the default one."""
     question_arrivals: Arrivals = Arrivals.POISSON
     question_rate: float = 0.1
     """Of each stream."""
@@ -122,6 +129,10 @@ def checked(load: Workload) -> Workload:
     _between("duration_s", load.duration_s, 1, MAX_SECONDS)
     _between("answer_timeout_s", load.answer_timeout_s, 0.1, 3600)
     _between("jitter_ms", load.jitter_ms, 0, 60_000)
+    _between("min_fps", load.min_fps, 0, 240)
+    _between("max_lag_s", load.max_lag_s, 0, 3600)
+    if load.tenant != "" and not is_valid_id(load.tenant):
+        raise InvalidInput(f"not a tenant: {str(load.tenant)[:80]!r}")
     for name in ("event_share", "slow_share", "second_share"):
         _between(name, getattr(load, name), 0, 1)
     for name in ("question_rate", "stream_rate", "reconnects_per_minute"):

@@ -25,12 +25,12 @@ from tandem.load.workload import Choice, Workload
 from tests.integration.timed_server import TimedServer, Truth, serve_timed
 
 PREFIX = "t"
-STALL = (4.0, 6.0)
+STALL = (3.0, 5.0)
 STALLED = Truth(frame_s=0.08, thought_s=0.06, first_token_s=0.12, tokens=4, gap_s=0.03, stall=STALL)
 STALLED_LOAD = Workload(
     streams=3,
     warmup_s=1.0,
-    duration_s=7.5,
+    duration_s=6.0,
     cooldown_s=0.5,
     question_arrivals=Arrivals.CONSTANT,
     question_rate=4.0,
@@ -55,6 +55,9 @@ LOSING_LOAD = Workload(
     codecs=(Choice("jpeg"), Choice("h264")),
     sizes=(Choice("64x48"),),
     kinds=("now", "last"),
+    min_fps=0.5,
+    max_lag_s=2.5,
+    tenant="acme",
     seed=5,
 )
 
@@ -166,7 +169,7 @@ def test_a_stall_breaks_the_goals_and_calm_does_not(stalled: Played) -> None:
     verdicts = {v.goal: v for v in judge(stalled.measures, Goals(first_token_ms=400, attainment=0.95))}
     late = [q for q in stalled.of("question") if q["first_token"] - q["at"] > 1.0]
     assert stalled.measures["questions"]["good"] == stalled.measures["questions"]["attempted"] - sum(
-        1.0 <= q["at"] < 8.5 for q in late
+        1.0 <= q["at"] < 7.0 for q in late
     )
     assert not verdicts["attainment"].is_met
     assert verdicts["dropped"].is_met
@@ -196,6 +199,11 @@ def test_refusals_are_told_by_reason(losing: Played) -> None:
     assert {q["stream"] for q in without} == {p.stream for p in losing.schedule.streams} - {
         e["stream"] for e in losing.of("opened")
     }
+
+
+def test_streams_are_opened_under_the_conditions_that_were_given(losing: Played, stalled: Played) -> None:
+    assert losing.server.conditions == {(0.5, 2500, "acme", False), (0.5, 2500, "acme", True)}
+    assert stalled.server.conditions == {(0.0, 0, "", False)}
 
 
 def test_right_answers_count_as_right(losing: Played) -> None:

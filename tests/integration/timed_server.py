@@ -68,6 +68,8 @@ class TimedServer(client_pb2_grpc.TandemServiceServicer):
         self.truth = truth
         self.streams: dict[str, Held] = {}
         self.opened = 0
+        self.conditions: set[tuple[float, int, str, bool]] = set()
+        """How streams were opened: least rate, most lag in milliseconds, tenant, and whether again."""
         self.asked: list[tuple[float, str]] = []
         """When questions arrived, on the monotonic clock."""
         self._zero_s: float | None = None
@@ -115,6 +117,9 @@ class TimedServer(client_pb2_grpc.TandemServiceServicer):
             held = self.streams[opening.stream_id] = Held(opening.stream_id)
             held.nominal_fps = opening.media.nominal_fps
             self.opened += 1
+        media = opening.media
+        is_back = bool(opening.resume_token)
+        self.conditions.add((media.min_fps, media.max_lag_ms, opening.tenant, is_back))
         held.outbox = asyncio.Queue()
         return held
 

@@ -1,4 +1,4 @@
-"""What `tandem watch` says may be lost of a stream."""
+"""What `tandem watch` and `tandem load` say may be lost of a stream."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any, cast
 import pytest
 
 from tandem.client.types import MediaKind, MediaOptions
+from tandem.commands.load_options import add_load_options, workload_of
 from tandem.commands.rate_options import LIVE_LAG_S, add_rate_options, media_of
+from tandem.core.errors import InvalidInput
 
 
 def media(*line: str, live: bool) -> MediaOptions:
@@ -31,3 +33,15 @@ def test_files_lose_nothing_and_cameras_are_not_watched_late() -> None:
 def test_nonsense_is_refused(line: tuple[str, str]) -> None:
     with pytest.raises(SystemExit):
         media(*line, live=True)
+
+
+def test_a_load_lets_nothing_go_unless_it_is_told() -> None:
+    parser = argparse.ArgumentParser()
+    add_load_options(parser)
+    plain = workload_of(parser.parse_args([]))
+    assert (plain.min_fps, plain.max_lag_s, plain.tenant) == (0.0, 0.0, "")
+    given = workload_of(parser.parse_args(["--min-fps", "0.5", "--max-lag", "3", "--tenant", "acme"]))
+    assert (given.min_fps, given.max_lag_s, given.tenant) == (0.5, 3.0, "acme")
+    assert "cameras" not in parser.format_help()
+    with pytest.raises(InvalidInput, match="not a tenant"):
+        workload_of(parser.parse_args(["--tenant", "../x"]))

@@ -28,6 +28,9 @@ EVERYTHING = Workload(
     second_share=0.3,
     slow_share=0.3,
     reconnects_per_minute=2.0,
+    min_fps=0.5,
+    max_lag_s=3.0,
+    tenant="acme",
 )
 
 
@@ -36,6 +39,7 @@ def test_a_schedule_comes_back_from_its_lines() -> None:
     assert read_schedule(schedule_lines(schedule), Workload()) == schedule
     assert plan(EVERYTHING) == schedule
     assert plan(replace(EVERYTHING, seed=2)) != schedule
+    assert {(p.min_fps, p.max_lag_s, p.tenant) for p in schedule.streams} == {(0.5, 3.0, "acme")}
 
 
 def test_more_streams_change_nothing_of_the_others() -> None:
@@ -118,6 +122,10 @@ def test_a_repeated_video_is_asked_only_what_has_one_answer() -> None:
         '{"kind":"stream","stream":"a","start_s":0,"end_s":9,"size":"1x1"}',
         '{"kind":"stream","stream":"a","start_s":0,"end_s":9,"clip":-1}',
         '{"kind":"stream","stream":"a","start_s":0,"end_s":9,"surprise":1}',
+        '{"kind":"stream","stream":"a","start_s":0,"end_s":9,"min_fps":-1}',
+        '{"kind":"stream","stream":"a","start_s":0,"end_s":9,"max_lag_s":"never"}',
+        '{"kind":"stream","stream":"a","start_s":0,"end_s":9,"tenant":"../x"}',
+        '{"kind":"stream","stream":"a","start_s":0,"end_s":9,"tenant":0}',
         '{"kind":"question","stream":"a","at_s":1,"text":""}',
         '{"kind":"question","stream":"a","at_s":true,"text":"x"}',
         '{"kind":"question","stream":"ghost","at_s":1,"text":"x"}',
@@ -147,6 +155,9 @@ def test_a_workload_comes_back_from_json() -> None:
         {"duration_s": 0.0},
         {"duration_s": float("nan")},
         {"second_share": 1.5},
+        {"min_fps": -1.0},
+        {"max_lag_s": float("inf")},
+        {"tenant": "a b"},
         {"codecs": (Choice("vp9"),)},
         {"fps": (Choice("fast"),)},
         {"stream_arrivals": "poisson"},
