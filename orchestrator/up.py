@@ -25,6 +25,7 @@ from orchestrator.config import OrchestratorConfig
 from orchestrator.pulse import PERIOD_S, Pulse
 from orchestrator.rundir import read_address
 from tandem.core.errors import InvalidInput, TandemError, Unavailable
+from tandem.core.lifetime import environment_of_child
 from tandem.core.logs import make_formatter, say
 
 EXAMPLE = """example:
@@ -110,12 +111,13 @@ class _Keeper:
         line = [sys.executable, "-m", "orchestrator", "--die-with-parent", *self._arguments]
         line += ["--run-dir", str(self._config.run_dir), "--listen", self._listen()]
         line += ["--encoders", str(self._config.encoders), "--reasoners", str(self._config.reasoners)]
-        environment = None
+        environment = environment_of_child(os.environ)
         if self._ray is not None:
             address = self._ray.address(lambda: self._stopping)
             if self._stopping:
                 return 0
-            line, environment = [*line, "--address", address], self._ray.environment
+            line = [*line, "--address", address]
+            environment = environment_of_child(self._ray.environment)
         beats, pulse_fd = os.pipe()
         line += ["--pulse-fd", str(pulse_fd)]
         try:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 from asyncio.subprocess import Process
 from collections.abc import Sequence
 from pathlib import Path
+
+from tandem.core.lifetime import environment_of_child
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +32,7 @@ async def spawn(line: Sequence[str], log_file: Path, title: str, stdin: int | No
             stdout=output,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
+            env=environment_of_child(os.environ),
         )
 
 

@@ -8,21 +8,29 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from typing import NoReturn
 
 _PR_SET_PDEATHSIG = 1
+_PARENT = "TANDEM_PARENT_PID"
 CALL = b"go\n"
 """What a process in reserve is told on its standard input when it is needed."""
+
+
+def environment_of_child(environment: Mapping[str, str]) -> dict[str, str]:
+    """For a process that is to die with this one: tells it whose child it is, however late it asks."""
+    return {**environment, _PARENT: str(os.getpid())}
 
 
 def die_with_parent(parent_pid: int) -> None:
     """Ask the kernel to send SIGTERM to this process when its parent dies.
 
-    `parent_pid` was read before: if the parent is gone already, this process ends now.
-    Linux only; elsewhere nothing happens.
+    If the parent is gone already, this process ends now: `parent_pid` was read at its start, and whoever
+    started it by `environment_of_child` has said it before. Linux only; elsewhere nothing happens.
     """
     if not sys.platform.startswith("linux"):
         return
+    parent_pid = int(os.environ.pop(_PARENT, parent_pid))
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent_pid:
         sys.exit("the parent process ended during start-up")
