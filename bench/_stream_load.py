@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tandem.load.statistics import distribution
 from tandem.wire.channel import make_channel
 from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc, types_pb2
 
@@ -133,12 +134,6 @@ async def _mark(start_s: float, seconds: float) -> None:
         print(word, flush=True)
 
 
-def quantile(values: Sequence[float], part: float) -> float:
-    """The value that `part` of them do not exceed; 0 for none."""
-    ordered = sorted(values)
-    return ordered[min(int(part * len(ordered)), len(ordered) - 1)] if ordered else 0.0
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Play and print what was seen."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -152,12 +147,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     seen = asyncio.run(
         play(args.address, args.streams, args.fps, args.warm, args.seconds, args.picture_bytes)
     )
+    lags_s, late_s = distribution(seen.lags_s), distribution(seen.sent_late_s)
     figures = {
         "sent": seen.sent,
         "published": seen.published,
-        "lag_p50_s": quantile(seen.lags_s, 0.5),
-        "lag_p99_s": quantile(seen.lags_s, 0.99),
-        "sent_late_p99_s": quantile(seen.sent_late_s, 0.99),
+        "lag_p50_s": lags_s.get("p50", 0.0),
+        "lag_p99_s": lags_s.get("p99", 0.0),
+        "sent_late_p99_s": late_s.get("p99", 0.0),
     }
     print(json.dumps(figures), flush=True)
 

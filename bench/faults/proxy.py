@@ -1,4 +1,4 @@
-"""Shell. A TCP proxy that misbehaves on demand: resets, silence, delay, a slow line."""
+"""Shell. A TCP proxy that misbehaves on demand: resets, refusals, silence, delay, a slow line."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ class Proxy:
         self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stalled: set[asyncio.StreamWriter] = set()
+        self._flows = asyncio.Event()
+        self._flows.set()
+        self._refuses = False
+        self.address = ""
+        """To connect to, once it has started."""
         self.bytes_per_s = 0.0
         """Of each direction of a connection; 0: as fast as it goes."""
         self.delay_s = 0.0
@@ -29,7 +34,8 @@ class Proxy:
         """Listen on a free port of the loopback; returns the address."""
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         host, port = self._server.sockets[0].getsockname()
-        return f"{host}:{port}"
+        self.address = f"{host}:{port}"
+        return self.address
 
     async def close(self) -> None:
         """End everything."""
@@ -45,25 +51,40 @@ class Proxy:
         pairs, self._pairs = self._pairs, set()
         for pair in pairs:
             for writer in pair:
-                sock = writer.get_extra_info("socket")
-                with contextlib.suppress(OSError):
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-                writer.transport.abort()
+                _reset(writer)
         return len(pairs)
+
+    def cut(self) -> None:
+        """Reset every connection, and every new one until `heal`."""
+        self._refuses = True
+        self.reset()
+
+    def starve(self) -> None:
+        """Connections stay, new ones are taken, and nothing comes through until `heal`: then it goes on."""
+        self._flows.clear()
 
     def stall(self) -> None:
         """The present connections stay open and carry nothing any more; new ones work."""
         self._stalled |= {writer for pair in self._pairs for writer in pair}
 
     def heal(self) -> None:
-        """Full speed again."""
+        """Full speed again, for all but the connections that were stalled."""
         self.bytes_per_s = self.delay_s = 0.0
+        self._refuses = False
+        self._flows.set()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._refuses:
+            _reset(writer)
+            return
         try:
             up_reader, up_writer = await asyncio.open_connection(self._host, self._port)
         except OSError:
-            writer.transport.abort()
+            _reset(writer)
+            return
+        if self._refuses:  # it was cut meanwhile
+            _reset(writer)
+            _reset(up_writer)
             return
         pair = (writer, up_writer)
         self._pairs.add(pair)
@@ -86,6 +107,7 @@ class Proxy:
                     await asyncio.sleep(len(data) / self.bytes_per_s)
                 if sink in self._stalled:
                     await asyncio.Event().wait()
+                await self._flows.wait()
                 sink.write(data)
                 await sink.drain()
         except OSError:
@@ -95,3 +117,11 @@ class Proxy:
             for writer in pair:
                 self._stalled.discard(writer)
                 writer.transport.abort()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """As when a peer vanishes: what was not delivered never will be."""
+    sock = writer.get_extra_info("socket")
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    writer.transport.abort()

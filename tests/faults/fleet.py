@@ -17,9 +17,9 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.faults.proxy import Proxy
 from tandem.wire.channel import make_channel
 from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc
-from tests.faults.proxy import Proxy
 
 MODEL = "dummy:tiny-timestamped"
 START_S = 120.0
@@ -96,7 +96,7 @@ class Fleet:
         self._port = free_port()
         self.direct = f"127.0.0.1:{self._port}"
         """Where the orchestrator listens itself: for looking at it."""
-        self.front = Proxy(("127.0.0.1", self._port))
+        self.front = Proxy("127.0.0.1", self._port)
         """Where clients connect."""
         self.proxies: dict[str, list[Proxy]] = {"orchestrator": [self.front]}
         self.members: dict[str, Process | Inside] = {}
@@ -119,7 +119,7 @@ class Fleet:
     async def add(self, name: str, *, inside: Any = None, disk: bool = True) -> None:
         """A service behind a proxy of its own. `inside(listen, advertise, orchestrator)` makes one here."""
         port = free_port()
-        inbound, outbound = Proxy(("127.0.0.1", port)), Proxy(("127.0.0.1", self._port))
+        inbound, outbound = Proxy("127.0.0.1", port), Proxy("127.0.0.1", self._port)
         self.proxies[name] = [inbound, outbound]
         advertise, orchestrator = await inbound.start(), await outbound.start()
         listen = f"127.0.0.1:{port}"

@@ -17,7 +17,7 @@ from tandem.client import ClientSettings, MediaKind, PictureFormat
 from tandem.client.types import Answer, ConnectionLost, Sampling
 from tandem.core.errors import TandemError
 from tests.faults.fleet import Fleet, Inside, now_s
-from tests.faults.scenarios import CUT_S, FREEZE_S, STARVE_S, How, Scenario, When
+from tests.faults.scenarios import CUT_S, FREEZE_S, STARVE_S, How, Scenario
 
 PERIOD_MS = 500
 """Of stream time between pictures; two make a block of the model."""
@@ -110,10 +110,8 @@ async def play(fleet: Fleet, scenario: Scenario, stream_id: str) -> Outcome:
         feed = Feed(stream)
         feed.start()
         await _until(lambda: stream.progress.blocks >= 3, 60)
-        asked = None
-        if scenario.when is When.ASKING:
-            asked = asyncio.create_task(_ask(stream, 48))
-            await asyncio.sleep(0.05)
+        asked = asyncio.create_task(_ask(stream, 48))
+        await asyncio.sleep(0.05)
         durable_us = stream.progress.durable_watermark_us or 0
         boots = await fleet.boots()
         for name, how in zip(scenario.hit, scenario.how, strict=True):
@@ -130,8 +128,7 @@ async def play(fleet: Fleet, scenario: Scenario, stream_id: str) -> Outcome:
         detecting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             outcome.detect_s = await detecting
-        if asked is not None:
-            outcome.question = _check_question(await asked, scenario)
+        outcome.question = _check_question(await asked, scenario)
         await asyncio.sleep(FRAMES_AFTER * PACE_S)
         await feed.stop()
         answer = await stream.ask(QUESTION, sampling=Sampling(max_tokens=8), latency_budget_s=60.0)

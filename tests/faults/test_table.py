@@ -19,7 +19,7 @@ from tandem.client import MediaKind, Sampling
 from tandem.commands.drain import ask_to_leave
 from tests.faults.fleet import Fleet, Process, fleet
 from tests.faults.run import PERIOD_MS, QUESTION, SETTINGS, Feed, Outcome, check_whole, play, reference
-from tests.faults.scenarios import ENCODER, REASONER, SCENARIOS, Scenario, When
+from tests.faults.scenarios import ENCODER, REASONER, SCENARIOS, Scenario
 
 pytestmark = [
     pytest.mark.slow,
@@ -44,14 +44,10 @@ def keep(outcome: Outcome) -> None:
             file.write(json.dumps(dataclasses.asdict(outcome)) + "\n")
 
 
-def _id(scenario: Scenario) -> str:
-    return scenario.name + ("-feeding" if scenario.when is When.FEEDING else "")
-
-
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=_id)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 async def test_a_fault_costs_time_and_nothing_else(world: Fleet, scenario: Scenario) -> None:
     await world.ready(ENCODER, REASONER)
-    keep(await play(world, scenario, _id(scenario).replace("+", ".")))
+    keep(await play(world, scenario, scenario.name.replace("+", ".")))
 
 
 @pytest.mark.parametrize("role", ["encoder", "reasoner"])

@@ -25,12 +25,12 @@ from tandem.load.workload import Choice, Workload
 from tests.integration.timed_server import TimedServer, Truth, serve_timed
 
 PREFIX = "t"
-STALL = (4.0, 6.0)
+STALL = (3.0, 5.0)
 STALLED = Truth(frame_s=0.08, thought_s=0.06, first_token_s=0.12, tokens=4, gap_s=0.03, stall=STALL)
 STALLED_LOAD = Workload(
     streams=3,
     warmup_s=1.0,
-    duration_s=7.5,
+    duration_s=6.0,
     cooldown_s=0.5,
     question_arrivals=Arrivals.CONSTANT,
     question_rate=4.0,
@@ -169,7 +169,7 @@ def test_a_stall_breaks_the_goals_and_calm_does_not(stalled: Played) -> None:
     verdicts = {v.goal: v for v in judge(stalled.measures, Goals(first_token_ms=400, attainment=0.95))}
     late = [q for q in stalled.of("question") if q["first_token"] - q["at"] > 1.0]
     assert stalled.measures["questions"]["good"] == stalled.measures["questions"]["attempted"] - sum(
-        1.0 <= q["at"] < 8.5 for q in late
+        1.0 <= q["at"] < 7.0 for q in late
     )
     assert not verdicts["attainment"].is_met
     assert verdicts["dropped"].is_met

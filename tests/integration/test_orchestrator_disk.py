@@ -182,6 +182,8 @@ async def check_begins_with_nothing(front: Front, name: str) -> None:
     await second.finished(30)
 
 
+# This and the next: by default with scripted services in test_orchestrator_recovery.py and _draining.py.
+@pytest.mark.slow
 async def test_another_reasoner_takes_a_stream_up_from_the_shared_folder(
     tmp_path: Path, expected_text: dict[str, str]
 ) -> None:
@@ -205,6 +207,7 @@ async def test_another_reasoner_takes_a_stream_up_from_the_shared_folder(
         up.stop()
 
 
+@pytest.mark.slow
 async def test_without_a_disk_the_gap_is_told(tmp_path: Path) -> None:
     up = Up(tmp_path / "run", *OPTIONS[:4], "--keep-seconds", "2")
     try:

@@ -115,7 +115,8 @@ async def test_undisturbed(front: Front, reference: dict[str, str]) -> None:
     await end_encoded(front, "undisturbed", encoded, reference)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+# By default one of each: an encoder that is killed, a reasoner that is frozen.
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
 async def test_a_lost_encoder_loses_nothing(
     front: Front, reference: dict[str, str], how: signal.Signals
 ) -> None:
@@ -139,7 +140,7 @@ async def test_a_lost_encoder_loses_nothing(
     await end_encoded(front, name, encoded, reference)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("how", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGSTOP])
 async def test_a_lost_reasoner_is_rebuilt_from_the_backlog(
     front: Front, reference: dict[str, str], how: signal.Signals
 ) -> None:
@@ -160,6 +161,7 @@ async def test_a_lost_reasoner_is_rebuilt_from_the_backlog(
     await end_encoded(front, name, encoded, reference)
 
 
+@pytest.mark.slow
 async def test_both_services_lost_at_once(front: Front, reference: dict[str, str]) -> None:
     client = await front.watch("both")
     await push(client, 0, FRAMES // 2)

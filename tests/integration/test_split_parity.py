@@ -37,7 +37,7 @@ from tests.unit.reasoner_svc.test_notes import feed as feed_blocks
 from tests.unit.reasoner_svc.test_notes import note, running
 
 pytestmark = pytest.mark.timeout(300)
-CLIPS = 20
+CLIPS, CLIPS_BY_DEFAULT = 20, 5
 QUESTIONS = 5
 NOISE_QUESTIONS = (
     "What is this?",
@@ -56,6 +56,7 @@ ENCODED = (
     (9, MediaKind.MPEG_TS),
 )
 """Held-out clips and what they are pushed as."""
+EACH_KIND = ENCODED[3:]
 CONTAINERS = {
     MediaKind.H264_ANNEX_B: ("h264", "libx264"),
     MediaKind.H265_ANNEX_B: ("hevc", "libx265"),
@@ -77,11 +78,20 @@ def noise(frames: int, height: int = 70, width: int = 98, seed: int = 0) -> np.n
     return np.random.default_rng(seed).integers(0, 256, (frames, height, width, 3), np.uint8)
 
 
-async def test_the_default_model_answers_as_transformers_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("clips", "streams"),
+    [
+        pytest.param(CLIPS_BY_DEFAULT, EACH_KIND, id="a-few"),
+        pytest.param(CLIPS, ENCODED, id="all", marks=pytest.mark.slow),
+    ],
+)
+async def test_the_default_model_answers_as_transformers_does(
+    tmp_path: Path, clips: int, streams: Sequence[tuple[int, MediaKind]]
+) -> None:
     """Pictures, encoded streams and a killed encoder, over services that start once."""
     async with split(tmp_path, "default") as both:
-        await check_clips(both)
-        for seed, kind in ENCODED:
+        await check_clips(both, clips)
+        for seed, kind in streams:
             await check_encoded(both, seed, kind)
         events = tuple(Event(shape=i % len(SHAPES), colour=i % 7, first=i, last=i) for i in range(12))
         pictures = pictures_of(Timeline(events, frames=len(events), start=0), 0, len(events))
@@ -90,9 +100,9 @@ async def test_the_default_model_answers_as_transformers_does(tmp_path: Path) ->
         await check_killed(both, pictures, questions, max_tokens=12)
 
 
-async def check_clips(both: Split) -> None:
-    """20 held-out clips x 5 questions: same greedy tokens, pushed as pictures."""
-    for seed in range(CLIPS):
+async def check_clips(both: Split, clips: int) -> None:
+    """So many held-out clips x 5 questions: same greedy tokens, pushed as pictures."""
+    for seed in range(clips):
         timeline, _, questions = held_out_clip(seed, 8)
         pictures = pictures_of(timeline, seed, 8)
         times_us = [i * SECOND_US for i in range(len(pictures))]
@@ -121,7 +131,10 @@ async def check_encoded(both: Split, seed: int, kind: MediaKind) -> None:
         assert ours == theirs, (name, question.text)
 
 
-@pytest.mark.parametrize("source", ["dummy:tiny", "dummy:tiny-timestamped"])
+# The timestamped layout is that of the default model, above.
+@pytest.mark.parametrize(
+    "source", ["dummy:tiny", pytest.param("dummy:tiny-timestamped", marks=pytest.mark.slow)]
+)
 async def test_models_of_the_real_shape_family_answer_as_transformers_does(
     source: str, tmp_path: Path
 ) -> None:

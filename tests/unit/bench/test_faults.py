@@ -147,6 +147,35 @@ async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.close()
 
 
+async def test_the_proxy_starves_and_cuts_until_it_is_healed() -> None:
+    server = await asyncio.start_server(_echo, "127.0.0.1", 0)
+    proxy = Proxy(*server.sockets[0].getsockname())
+    host, _, port = (await proxy.start()).partition(":")
+    assert proxy.address == f"{host}:{port}"
+    try:
+        proxy.starve()
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"one")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reader.readexactly(3), 0.2)
+        proxy.heal()
+        assert await asyncio.wait_for(reader.readexactly(3), 5) == b"one", "held back, not lost"
+        proxy.cut()
+        with pytest.raises(ConnectionResetError):
+            await asyncio.wait_for(reader.readexactly(1), 5)
+        refused, _ = await asyncio.open_connection(host, int(port))
+        with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+            await asyncio.wait_for(refused.readexactly(1), 5)
+        proxy.heal()
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"new")
+        assert await asyncio.wait_for(reader.readexactly(3), 5) == b"new"
+        writer.transport.abort()
+    finally:
+        await proxy.close()
+        server.close()
+
+
 async def test_the_proxy_carries_stalls_and_resets() -> None:
     server = await asyncio.start_server(_echo, "127.0.0.1", 0)
     proxy = Proxy(*server.sockets[0].getsockname())
