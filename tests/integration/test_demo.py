@@ -17,7 +17,7 @@ def test_the_demo_answers_right_and_leaves_nothing(tmp_path: Path) -> None:
     ran = subprocess.run(
         [
             sys.executable, "-m", "tandem.cli", "demo",
-            "--speed", "12", "--json", str(report_file), "--keep", str(run_dir),
+            "--speed", "6", "--json", str(report_file), "--keep", str(run_dir),
         ],
         capture_output=True,
         text=True,
