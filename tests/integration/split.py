@@ -103,9 +103,13 @@ class Split:
         for kept in dropped + swapped:
             # A unit that is left out leaves its time out too; swapped pictures swap between times.
             times = [times_us[k] for k in sorted(kept)]
+            # Questions in the order of what they are about: one about the place that changed comes first.
+            changed = next((i for i, k in enumerate(kept) if i != k), len(kept))
+            first = changed * len(questions) // len(frames)
+            asked = list(zip(questions, expected, strict=True))
             assert any(
                 self.stock_tokens(frames[kept], times, question, max_tokens) != answer
-                for question, answer in zip(questions, expected, strict=True)
+                for question, answer in (*asked[first:], *asked[:first])
             ), f"no answer tells units {kept} from {order}: take other questions or pictures"
 
 
