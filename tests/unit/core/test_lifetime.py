@@ -11,7 +11,13 @@ import pytest
 from tandem.core.lifetime import environment_of_child
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells")
-ASKS_LATE = "import os; from tandem.core.lifetime import die_with_parent; die_with_parent(os.getppid()); print('lives')"
+ASKS_LATE = """
+import os
+from tandem.core.lifetime import die_with_parent
+
+die_with_parent(os.getppid())
+print("lives")
+"""
 
 
 def ask(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
