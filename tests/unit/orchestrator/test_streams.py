@@ -244,7 +244,7 @@ async def test_one_stream_too_many_is_a_decision_with_its_reason(tmp_path: Path)
     assert told.reason == "1 streams are open, no more fit"
     assert told.retry_after_s == caught.value.retry_after_s
     assert told.retry_after_s >= 1.0
-    assert streams.door.outcomes == {"admitted": 1, "refused": 1}
+    assert streams.door.outcomes == {("admitted", ""): 1, ("refused", "limit_exceeded"): 1}
     await streams.close()
 
 
