@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.faults.proxy import Proxy
+from tandem.commands.local import free_address
 from tandem.wire.channel import make_channel
 from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc
 
@@ -191,10 +191,7 @@ async def fleet(folder: Path, **options: Any) -> AsyncIterator[Fleet]:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return int(free_address().rpartition(":")[2])
 
 
 def now_s() -> float:

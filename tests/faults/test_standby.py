@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tandem.wire.channel import make_channel
-from tests.integration.up_processes import START_S, Front, Up, ask, push
+from tests.integration.up_processes import START_S, Front, Up, ask, front_of, push, running_up
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -21,19 +20,13 @@ FRAMES = 16
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    running = Up(tmp_path_factory.mktemp("standby") / "run", "--standby")
-    try:
-        running.address()
+    with running_up(tmp_path_factory.mktemp("standby") / "run", "--standby") as running:
         yield running
-    finally:
-        running.stop()
 
 
 @pytest.fixture
 async def front(up: Up) -> AsyncIterator[Front]:
-    async with make_channel(up.address()) as channel:
-        front = Front(channel)
-        await front.ready()
+    async with front_of(up) as front:
         yield front
 
 

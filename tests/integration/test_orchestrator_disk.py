@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tandem.wire.channel import make_channel
 from tandem.wire.gen.tandem.v1 import client_pb2, types_pb2
 from tests.integration.orchestrator_fakes import Client
-from tests.integration.up_processes import PERIOD_MS, START_S, Front, Up, ask, push
+from tests.integration.up_processes import PERIOD_MS, START_S, Front, Up, ask, front_of, push
 
 FRAMES = 40
 BLOCK_US = 2 * PERIOD_MS * 1000
@@ -51,14 +49,6 @@ def on_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
         yield running
     finally:
         running.stop()
-
-
-@asynccontextmanager
-async def front_of(up: Up) -> AsyncIterator[Front]:
-    async with make_channel(up.address()) as channel:
-        front = Front(channel)
-        await front.ready()
-        yield front
 
 
 async def half(client: Client) -> None:

@@ -14,10 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from tandem.wire.channel import make_channel
 from tandem.wire.gen.tandem.v1 import client_pb2, types_pb2
 from tests.integration.orchestrator_fakes import Client
-from tests.integration.up_processes import PERIOD_MS, START_S, Front, Up, ask, h264, push
+from tests.integration.up_processes import (
+    PERIOD_MS,
+    START_S,
+    Front,
+    Up,
+    ask,
+    front_of,
+    h264,
+    push,
+    running_up,
+)
 
 FRAMES = 16
 """Two to a block of the dummy model."""
@@ -29,19 +38,13 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    running = Up(tmp_path_factory.mktemp("up") / "run")
-    try:
-        running.address()
+    with running_up(tmp_path_factory.mktemp("up") / "run") as running:
         yield running
-    finally:
-        running.stop()
 
 
 @pytest.fixture
 async def front(up: Up) -> AsyncIterator[Front]:
-    async with make_channel(up.address()) as channel:
-        front = Front(channel)
-        await front.ready()
+    async with front_of(up) as front:
         yield front
 
 

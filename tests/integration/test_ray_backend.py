@@ -28,7 +28,7 @@ from tandem.wire.channel import make_channel
 from tandem.wire.gen.tandem.v1 import client_pb2
 from tests.integration.orchestrator_fakes import Client
 from tests.integration.ray_nodes import RayNodes, is_gone, parent
-from tests.integration.up_processes import PERIOD_MS, START_S, Front, Up, ask, push
+from tests.integration.up_processes import PERIOD_MS, START_S, Front, Up, ask, push, running_up
 
 FRAMES = 16
 """Two to a block of the dummy model."""
@@ -62,12 +62,9 @@ def nodes() -> Iterator[RayNodes]:
 def up(nodes: RayNodes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     place = tmp_path_factory.mktemp("up")
     options = ["--backend", "ray", "--address", nodes.address, "--encoders", "2", "--reasoners", "2"]
-    running = Up(place / "run", *options, "--data-dir", str(place / "data"), "--fsync-seconds", "0")
-    try:
-        running.address()
+    options += ["--data-dir", str(place / "data"), "--fsync-seconds", "0"]
+    with running_up(place / "run", *options) as running:
         yield running
-    finally:
-        running.stop()
 
 
 @pytest.fixture

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator, Iterator
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +18,7 @@ import grpc
 from PIL import Image
 
 from orchestrator.rundir import read_address
+from tandem.wire.channel import make_channel
 from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc, types_pb2
 from tests.integration.orchestrator_fakes import Client
 
@@ -103,6 +106,26 @@ class Front:
         client = Client(self.stub.Watch(wait_for_ready=True))
         await client.open(stream_id, token, kind, START_S, **options)
         return client
+
+
+@contextlib.contextmanager
+def running_up(run_dir: Path, *options: str) -> Iterator[Up]:
+    """`tandem up` with these options, from when its front door has an address."""
+    up = Up(run_dir, *options)
+    try:
+        up.address()
+        yield up
+    finally:
+        up.stop()
+
+
+@contextlib.asynccontextmanager
+async def front_of(up: Up) -> AsyncIterator[Front]:
+    """Its front door, once an encoder and a reasoner are ready."""
+    async with make_channel(up.address()) as channel:
+        front = Front(channel)
+        await front.ready()
+        yield front
 
 
 async def push(client: Client, first: int, last: int) -> None:

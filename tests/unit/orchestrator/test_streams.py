@@ -67,22 +67,7 @@ async def test_a_standing_question_knows_of_no_time_that_was_never_watched(tmp_p
         checks=7,
         checked_us=10**15,
     )
-    record = Record(
-        stream_id=CAM,
-        nonce=nonce,
-        epoch=1,
-        media_kind=types_pb2.MEDIA_KIND_PICTURES,
-        sample_fps=2.0,
-        nominal_fps=0.0,
-        safe_position=2,
-        checkpoint_us=900,
-        watermark_us=900,
-        reasoner="",
-        decoder_header=b"",
-        gaps=(),
-        standing=(stood,),
-        tenant="acme",
-    )
+    record = replace(record_of(nonce, reasoner=""), epoch=1, standing=(stood,), tenant="acme")
     Journal(tmp_path).save(record)
     streams = make(tmp_path)
     stream = streams.open(open_of(resume_token(SECRET, CAM, nonce)))
