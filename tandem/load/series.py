@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from tandem.load.events import Event
 from tandem.load.frame_measures import gap_times
+from tandem.load.statistics import at_a_moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ def series_of(events: list[Event]) -> Series:
     for tick, of_processes in sorted(by_tick.items()):
         samples = list(of_processes.values())
         lags = [lag_s for sample in samples for lag_s in sample["lags"].values()]
-        p50, p95, most = np.percentile(lags, [50, 95, 100]).tolist() if lags else (0.0, 0.0, 0.0)
+        p50, p95, most = at_a_moment(lags)
         found.times.append(tick / 10)
         found.streams.append(len(lags))
         found.lag_p50.append(p50)

@@ -7,8 +7,6 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from tandem.client import Client, ClientSettings, connect
 from tandem.core.errors import TandemError
 from tandem.core.watching import Watching, WatchMode
@@ -18,6 +16,7 @@ from tandem.load.footage import Library
 from tandem.load.log import EventLog
 from tandem.load.pace import Pace, histogram
 from tandem.load.schedule import Schedule
+from tandem.load.statistics import at_a_moment
 
 SAMPLE_S = 0.1
 TICK_S = 0.5
@@ -118,7 +117,7 @@ class Shard:
             "open": len(lags),
             "failed_streams": len(over),
             "frames": self.frames(),
-            "lags_s": np.percentile(list(lags.values()), [50, 95, 100]).tolist() if lags else [0.0] * 3,
+            "lags_s": list(at_a_moment(lags.values())),
             "questions": asker.open,
             "unseen": unseen,
             "asked": asker.asked,
