@@ -123,7 +123,7 @@ def row(metric: str, values: Sequence[float], unit: str, **more: Any) -> Row:
     """A row of the report: the median and the distance of the quartiles over it."""
     middle = statistics.median(values)
     quarters = statistics.quantiles(values, n=4) if len(values) > 1 else [middle] * 3
-    spread = (quarters[2] - quarters[0]) / middle
+    spread = round((quarters[2] - quarters[0]) / middle, 3) if middle > 0 else None
     result = {"metric": metric, "value": middle, "unit": unit, "baseline": None, "ratio": None, **more}
     rounded = {key: round(x, 4) if isinstance(x, float) else x for key, x in result.items()}
-    return {**rounded, "n": len(values), "spread": round(spread, 3)}
+    return {**rounded, "n": len(values), "spread": spread}

@@ -6,6 +6,7 @@ import statistics
 from dataclasses import dataclass, field
 
 from bench._decoding import Row
+from bench._decoding import row as median_row
 from tandem.core.watching import WatchMode
 
 
@@ -88,18 +89,7 @@ def _mean(values: list[float]) -> float:
 def row(
     metric: str, values: list[float], unit: str, *, baseline: float | None = None, faster: bool = False
 ) -> Row:
-    """The median, and the distance of the quartiles over it."""
+    """A row of the report; with `faster` its ratio is the baseline over the median."""
     middle = statistics.median(values)
-    quarters = statistics.quantiles(values, n=4) if len(values) > 1 else [middle] * 3
-    ratio = None
-    if baseline is not None and faster and middle > 0:
-        ratio = round(baseline / middle, 4)
-    return {
-        "metric": metric,
-        "value": round(middle, 4),
-        "unit": unit,
-        "baseline": None if baseline is None else round(baseline, 4),
-        "ratio": ratio,
-        "n": len(values),
-        "spread": round((quarters[2] - quarters[0]) / middle, 3) if middle > 0 else None,
-    }
+    ratio = baseline / middle if baseline is not None and faster and middle > 0 else None
+    return median_row(metric, values, unit, baseline=baseline, ratio=ratio)

@@ -21,8 +21,6 @@ from tandem.shapes.video import Bytes, demo_clip
 
 PERIOD_S = 0.04
 """Between pictures; each is one second of the stream."""
-CUTS = (12, 25, 40, 60)
-"""After so many frames questions are asked whose answers rest on all that came before."""
 BUDGET_S = 100.0
 """A question waits so long for the frames before it: every answer is to rest on all of them."""
 ANSWER_S = 150.0
