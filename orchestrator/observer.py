@@ -6,8 +6,8 @@ operator asks of one stream (where it is and why, how fast, what went wrong last
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from orchestrator import metrics
@@ -227,11 +227,7 @@ def lag_us(session: Session) -> int:
 
 def gap_times(session: Session) -> dict[str, int]:
     """Microseconds that are missing of a stream, by reason."""
-    return _sums((gap.reason.value, gap.range.end_us - gap.range.start_us) for gap in session.timeline.gaps)
-
-
-def _sums(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
-    sums: dict[str, int] = {}
-    for key, value in pairs:
-        sums[key] = sums.get(key, 0) + value
+    sums: Counter[str] = Counter()
+    for gap in session.timeline.gaps:
+        sums[gap.reason.value] += gap.range.duration_us
     return sums

@@ -32,6 +32,7 @@ from reasoner_svc.store.tiers.ram import RamTier
 from reasoner_svc.streams import Streams
 from reasoner_svc.thinking.tools import load_tools
 from reasoner_svc.view.loading import LayerLoader
+from tandem.core import overload
 from tandem.core.blocks import BlockHeader
 from tandem.core.clock import Clock, monotonic_clock
 from tandem.core.meters import Sample
@@ -233,9 +234,9 @@ class Reasoner:
     def _load(self) -> ServiceLoad:
         stats = self.engine.stats
         details = {
-            "ram_used_bytes": self.store.ram_used_bytes,
+            overload.RAM_USED_BYTES: self.store.ram_used_bytes,
             "ram_allocated_bytes": self.store.ram_allocated_bytes,
-            "ram_budget_bytes": self.config.ram_bytes,
+            overload.RAM_BUDGET_BYTES: self.config.ram_bytes,
             "device_bytes": stats.run_bytes + stats.tail_bytes + stats.pool_bytes,
             "index_bytes": stats.index_bytes,
             "disk_used_bytes": self.spiller.disk.used_bytes if self.spiller else 0,

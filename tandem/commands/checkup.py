@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from tandem.client.overview import AdmissionDecision, ServiceStatus, StreamSummary
 from tandem.commands.findings import Finding, Mark
-from tandem.core.overload import LATE_SECONDS, OVERLOAD, Overload
+from tandem.core.overload import LATE_SECONDS, OVERLOAD, RAM_BUDGET_BYTES, RAM_USED_BYTES, Overload
 from tandem.core.timeline import MICROSECONDS, Gap, GapReason, format_time
 
 FRESH_LOSS_S = 3600.0
@@ -51,8 +51,8 @@ def load_words(service: ServiceStatus) -> str:
         words.append(f"{waiting} units wait")
     if questions := _number(details, "questions"):
         words.append(f"{questions} questions")
-    if budget := _number(details, "ram_budget_bytes"):
-        words.append(f"blocks {_number(details, 'ram_used_bytes') // _MIB} of {budget // _MIB} MiB RAM")
+    if budget := _number(details, RAM_BUDGET_BYTES):
+        words.append(f"blocks {_number(details, RAM_USED_BYTES) // _MIB} of {budget // _MIB} MiB RAM")
     if disk := _number(details, "disk_used_bytes"):
         words.append(f"{disk // _MIB} MiB disk")
     if resident := _number(details, "rss_bytes"):
@@ -114,7 +114,7 @@ def _load(service: ServiceStatus) -> Iterator[Finding]:
             "fewer streams, a lower sampling rate, another encoder (--encoders), or a faster device",
         )
     yield from _overload(service)
-    used, budget = _number(details, "ram_used_bytes"), _number(details, "ram_budget_bytes")
+    used, budget = _number(details, RAM_USED_BYTES), _number(details, RAM_BUDGET_BYTES)
     if budget and used > FULL * budget and not _number(details, "disk_used_bytes"):
         yield Finding(
             Mark.NOTE,
