@@ -181,6 +181,7 @@ class EncoderApp:
             reflection.enable_server_reflection((_SERVICE, reflection.SERVICE_NAME), self._server)
         self.address = bind(self._server, self.config.listen)
         self.watched.listen()
+        await asyncio.to_thread(self.loop.try_out)
         self.loop.start()
         self.pacing.start()
         await self._server.start()

@@ -1,4 +1,8 @@
-"""Pure. What a unit costs, learned from the batches that ran: a fixed part a batch, and a part a token."""
+"""Pure. What a unit costs, learned from the batches that ran: a fixed part a batch, and a part a token.
+
+How the two parts relate is a matter of the model, and is remembered; how fast the machine is just now is told
+by the last batches alone, also where all of them have one size.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ _MEMORY_S = 1.5
 """Time constant of what is remembered: a device that was slow is not taken for slow for long."""
 _LEAST_KEEP, _MOST_KEEP = 0.6, 0.98
 """What a batch leaves of the weight of those before it, however far apart they are."""
-_WARM_UP = 2
+WARM_UP = 2
 """First batches that say nothing: libraries load, memory is taken."""
 _BUSY_S = 3.0
 """Time constant of the busy share."""
@@ -28,6 +32,8 @@ class CostMeter:
     _seconds: float = 0.0
     _tokens_tokens: float = 0.0
     _tokens_seconds: float = 0.0
+    _fixed_tokens: float = 0.0
+    """The fixed part, in tokens that would take as long; from the last batches whose sizes differed."""
     _ended_s: float | None = None
 
     def add(self, units: int, tokens: int, began_s: float, ended_s: float) -> None:
@@ -37,7 +43,7 @@ class CostMeter:
         keep = min(max(math.exp(-since_s / _MEMORY_S), _LEAST_KEEP), _MOST_KEEP)
         self._note_busy(seconds, ended_s)
         self.batches += 1
-        if self.batches <= _WARM_UP or units == 0 or tokens == 0:
+        if self.batches <= WARM_UP or units == 0 or tokens == 0:
             return
         self._weight = self._weight * keep + 1
         self._units = self._units * keep + units
@@ -45,6 +51,7 @@ class CostMeter:
         self._seconds = self._seconds * keep + seconds
         self._tokens_tokens = self._tokens_tokens * keep + tokens * tokens
         self._tokens_seconds = self._tokens_seconds * keep + tokens * seconds
+        self._split()
 
     @property
     def is_known(self) -> bool:
@@ -59,20 +66,18 @@ class CostMeter:
     def unit_seconds(self, batch_units: float) -> float:
         """Seconds of the model a mean unit takes in batches of that many; 0 while nothing is known.
 
-        Least squares over the batches of late where their sizes differ; else what they took. A batch larger
-        than any that ran is never taken to cost less than the part a token.
+        A batch larger than any that ran is never taken to cost less than the part a token.
         """
         if not self.is_known:
             return 0.0
         mean_tokens, mean_s = self._tokens / self._weight, self._seconds / self._weight
-        spread = self._tokens_tokens / self._weight - mean_tokens**2
-        ratio = mean_s / mean_tokens
-        if spread < (0.25 * self.unit_tokens) ** 2:
-            return ratio * self.unit_tokens
-        slope = (self._tokens_seconds / self._weight - mean_tokens * mean_s) / spread
-        slope = min(max(slope, 0.1 * ratio), ratio)
-        fixed = mean_s - slope * mean_tokens
-        return fixed / max(batch_units, 1.0) + slope * self.unit_tokens
+        token_s = mean_s / (mean_tokens + self._fixed_tokens)
+        return token_s * (self._fixed_tokens / max(batch_units, 1.0) + self.unit_tokens)
+
+    def saving(self, batch_units: float) -> float:
+        """Part of what a unit takes now that it would not in batches of that many; below 1, at least 0."""
+        unit_s = self.unit_seconds(self._units / self._weight) if self.is_known else 0.0
+        return max(1 - self.unit_seconds(batch_units) / unit_s, 0.0) if unit_s else 0.0
 
     def units_within(self, seconds: float, most: int) -> int:
         """Units of a batch that takes about so long: 1 to `most`; `most` while nothing is known."""
@@ -87,6 +92,17 @@ class CostMeter:
             return 0.0
         idle_s = max(now_s - self._ended_s, 0.0)
         return self.busy_share * _BUSY_S / (_BUSY_S + idle_s)
+
+    def _split(self) -> None:
+        """Least squares over the batches of late, where their sizes differ."""
+        mean_tokens, mean_s = self._tokens / self._weight, self._seconds / self._weight
+        spread = self._tokens_tokens / self._weight - mean_tokens**2
+        if mean_s <= 0 or spread < (0.25 * self.unit_tokens) ** 2:
+            return
+        ratio = mean_s / mean_tokens
+        slope = (self._tokens_seconds / self._weight - mean_tokens * mean_s) / spread
+        slope = min(max(slope, 0.1 * ratio), ratio)
+        self._fixed_tokens = mean_s / slope - mean_tokens
 
     def _note_busy(self, seconds: float, ended_s: float) -> None:
         since_s = seconds if self._ended_s is None else max(ended_s - self._ended_s, seconds)

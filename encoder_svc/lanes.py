@@ -56,6 +56,8 @@ class LoopStats:
     batches: int = 0
     units: int = 0
     failures: int = 0
+    cpu_s: float = 0.0
+    """Seconds of a processor that its batches took."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

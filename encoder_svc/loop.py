@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -20,6 +21,7 @@ from encoder_svc.encode import Run, encode_sink, prefill_runs, see_runs
 from encoder_svc.lanes import Job, Lane, LoopConfig, LoopStats
 from encoder_svc.sample import Unit
 from encoder_svc.traces import UnitTrace
+from encoder_svc.trial import try_out
 from encoder_svc.window import Window
 from kv_transfer.block import Block
 from kv_transfer.codecs import NotCodable
@@ -94,6 +96,11 @@ class EncodeLoop:
         with self._wake:
             if not lane.closed:
                 self._queue.weigh(lane, weight)
+
+    def try_out(self) -> None:
+        """Run a few batches in this thread, before `start`: what a unit costs is known from then on."""
+        config = self._config
+        try_out(self._model, self._embedder, config.codec, config.batch_units, self.cost, self._clock)
 
     def start(self) -> None:
         """Start the thread."""
@@ -204,6 +211,7 @@ class EncodeLoop:
                 self._fail(run.lane, error)
             return
         self.stats.batches += 1
+        self.stats.cpu_s = time.thread_time()
         done = [block for of_run in blocks if not isinstance(of_run, NotCodable) for block in of_run]
         tokens = sum(block.header.geometry.tokens for block in done)
         self.cost.add(len(done), tokens, began_s, self._clock())

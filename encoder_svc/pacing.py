@@ -6,10 +6,13 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection
+from dataclasses import replace
 
 from encoder_svc.loop import EncodeLoop
-from encoder_svc.rates import RateControl
+from encoder_svc.processors import ProcessorMeter, Usage
+from encoder_svc.rates import LATE_S, RateControl
 from encoder_svc.session import Session
+from encoder_svc.usage import read_usage
 from tandem.core import overload
 from tandem.core.clock import Clock
 from tandem.core.overload import Overload
@@ -22,15 +25,27 @@ STEADY = PERIOD_S / 5.0
 """Part of a new cost that counts at once towards what is told to others: a mean over some five seconds."""
 GAPS_HOLD_S = 2.0
 """How long after the last frame that was left out it counts as leaving frames out."""
+LATE_HOLD_S = 3.0
+"""How long it must have been late without end, though no rate can fall, to count as late: longer than it
+takes to catch up after a pause."""
 
 
 class Pacing:
     """The rates of all streams of this encoder. Owned by the event loop."""
 
-    def __init__(self, loop: EncodeLoop, sessions: Callable[[], Collection[Session]], clock: Clock) -> None:
+    def __init__(
+        self,
+        loop: EncodeLoop,
+        sessions: Callable[[], Collection[Session]],
+        clock: Clock,
+        usage: Callable[[float], Usage] = read_usage,
+    ) -> None:
+        self._usage = usage
+        self._processors = ProcessorMeter()
         self._loop = loop
         self._sessions = sessions
         self._clock = clock
+        self._stuck_since_s: float | None = None
         self._control: RateControl[Session] = RateControl()
         self._task: asyncio.Task[None] | None = None
         self._late_s = 0.0
@@ -43,6 +58,8 @@ class Pacing:
         """How far it has come."""
         if self._clock() - self._shed_s < GAPS_HOLD_S:
             return Overload.GAPS
+        if self._stuck_since_s is not None and self._clock() - self._stuck_since_s >= LATE_HOLD_S:
+            return Overload.LATE
         return Overload.RATES if self._control.is_overloaded else Overload.NONE
 
     @property
@@ -57,8 +74,17 @@ class Pacing:
 
     @property
     def unit_seconds(self) -> float:
-        """What a unit costs in batches of a loaded encoder, steadied: promises rest on it. 0: not known."""
-        return self._unit_s
+        """What a unit costs in batches of a loaded encoder, or of its processors, whichever is more.
+
+        Steadied: promises rest on it. 0: not known.
+        """
+        saving = self._loop.cost.saving(self._loop.batch_units / 2)
+        return max(self._unit_s, self._processors.unit_seconds(saving)) if self._unit_s else 0.0
+
+    @property
+    def limit(self) -> str:
+        """Which of the two that is: "model" or "processors"."""
+        return "processors" if self.unit_seconds > self._unit_s else "model"
 
     def start(self) -> None:
         """Begin, in the background."""
@@ -74,12 +100,20 @@ class Pacing:
         """Once: ask every session, decide, tell every session."""
         unit_s = self._loop.cost.unit_seconds(self._loop.batch_units / 2)
         self._unit_s += (unit_s - self._unit_s) * (STEADY if self._unit_s else 1.0)
-        wishes = {session: session.wish() for session in self._sessions() if session.lane is not None}
+        stats = self._loop.stats
+        self._processors.add(self._clock(), stats.units, self._usage(stats.cpu_s))
+        dearer = self.unit_seconds / self._unit_s if self._unit_s else 1.0
+        found = {session: session.wish() for session in self._sessions() if session.lane is not None}
+        wishes = {it: replace(wish, frame_cost_s=wish.frame_cost_s * dearer) for it, wish in found.items()}
         self._late_s = max((wish.late_s for wish in wishes.values()), default=0.0)
         self._late_s = max(self._late_s, 0.0)
         if any(session.is_shedding for session in self._sessions()):
             self._shed_s = self._clock()
         rates = self._control.tick(self._clock(), wishes)
+        if self._control.stuck_s <= (LATE_S if self._stuck_since_s is None else 0.0):
+            self._stuck_since_s = None
+        elif self._stuck_since_s is None:
+            self._stuck_since_s = self._clock()
         of_tenant = Counter(wish.tenant for wish in wishes.values())
         for session, rate in rates.items():
             wish = wishes[session]
@@ -112,4 +146,4 @@ def told_costs(loop: EncodeLoop, pacing: Pacing, model: VisionLanguageModel, now
         overload.LATE_SECONDS: pacing.late_s,
     }
     told = {name: f"{value:.6g}" for name, value in costs.items()}
-    return told | {overload.OVERLOAD: pacing.overload.value}
+    return told | {overload.OVERLOAD: pacing.overload.value, overload.LIMIT: pacing.limit}

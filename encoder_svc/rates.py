@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from tandem.core.overload import MAX_SHARE
 from tandem.core.shares import Need, fill_by_group
 
 Stream = TypeVar("Stream", bound=Hashable)
@@ -73,6 +74,9 @@ class RateControl(Generic[Stream]):
     def __init__(self) -> None:
         self._budget: float | None = None
         """Seconds of the model a second that are given out; None: all get what they ask for."""
+        self.stuck_s = 0.0
+        """How late it is although no rate can fall, at the last look; 0: it is not. A stream that needs most
+        of an encoder for itself does not count: nobody else makes it late."""
         self._late_s = 0.0
         """How late it was when the budget was set last."""
         self._changed_s = 0.0
@@ -100,6 +104,9 @@ class RateControl(Generic[Stream]):
             for stream, wish in wishes.items()
             if stream in self._rates and stream not in greedy
         )
+        large = {it for it, wish in wishes.items() if wish.least_fps * wish.frame_cost_s > MAX_SHARE / 2}
+        stuck_s = max((wish.late_s for stream, wish in wishes.items() if stream not in large), default=0.0)
+        self.stuck_s = 0.0 if can_fall else stuck_s
         self._look(now_s, late_s, total, can_fall=can_fall)
         shares = _shares(wishes, self._budget, greedy)
         rates = {

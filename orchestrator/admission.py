@@ -8,17 +8,24 @@ share of the rest. A service without streams always takes one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from orchestrator.capacity import MAX_RAM, MAX_SHARE, EncoderRoom, Held, ReasonerRoom, loads
-from tandem.core.overload import Overload
+from orchestrator.capacity import MAX_RAM, EncoderRoom, Held, ReasonerRoom, loads
+from tandem.core.overload import MAX_SHARE, Overload
 from tandem.core.shares import Need, fill
 
 MIN_RETRY_S = 1.0
 MAX_RETRY_S = 600.0
 MIN_LIFE_S = 10.0
 """What a stream is taken to last at least, as long as none has ended."""
+_Crowd = Sequence[tuple[Held, float]]
+"""Streams that come before this one, each with the part of it that is expected at a pair."""
+_Wait = Callable[[float, Sequence[tuple[float, Held]]], float]
+"""`retry_after`, told the time."""
+_FULL = {Overload.LATE: "is late with", Overload.GAPS: "leaves frames out of"}
+"""Why an encoder takes no new streams."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,7 @@ def admit(
     reasoners: Iterable[ReasonerRoom],
     held: Sequence[Held],
     *,
+    ahead: Sequence[Held] = (),
     now_s: float,
     life_s: float,
 ) -> Admitted | Refused:
@@ -61,13 +69,18 @@ def admit(
         encoders: those that take streams.
         reasoners: those that take streams.
         held: all streams that have room.
+        ahead: streams that were refused, and are expected again: a time to come again comes after theirs, so
+            that a crowd does not come back at once.
         now_s: the time, on the clock of `Held.leaves_s`.
         life_s: how long streams lasted that have ended; 0 when none has.
     """
     pairs = [(e, r) for e in encoders for r in reasoners if e.fingerprint == r.fingerprint]
     if not pairs:
         return Admitted(0.0, "", "", "no pair of services is ready yet: it waits for one")
-    found = [_at(wish, e, r, held, now_s, life_s) for e, r in pairs]
+    wait = partial(retry_after, now_s=now_s, life_s=life_s)
+    # Those who come before it find room at any of the pairs.
+    crowd = [(stream, 1 / len(pairs)) for stream in ahead]
+    found = [_at(wish, e, r, held, crowd, wait) for e, r in pairs]
     fitting = [each for each in found if isinstance(each, Admitted)]
     if not fitting:
         return min((each for each in found if isinstance(each, Refused)), key=lambda it: it.retry_after_s)
@@ -110,15 +123,15 @@ def retry_after(missing: float, frees: Sequence[tuple[float, Held]], *, now_s: f
 
 
 def _at(
-    wish: Held, e: EncoderRoom, r: ReasonerRoom, held: Sequence[Held], now_s: float, life_s: float
+    wish: Held, e: EncoderRoom, r: ReasonerRoom, held: Sequence[Held], crowd: _Crowd, wait: _Wait
 ) -> Admitted | Refused:
-    no_ram = _ram_refusal(e, r, held, now_s, life_s)
+    no_ram = _ram_refusal(e, r, held, crowd, wait)
     if no_ram is not None:
         return no_ram
     there = [stream for stream in held if stream.encoder == e.name]
-    if there and e.overload is Overload.GAPS:
-        wait_s = retry_after(1.0, [(1.0, stream) for stream in there], now_s=now_s, life_s=life_s)
-        return Refused(f"{e.name} leaves frames out of the {len(there)} streams that it has", wait_s)
+    if there and e.overload in _FULL:
+        wait_s = wait(1.0 + sum(part for _, part in crowd), [(1.0, stream) for stream in there])
+        return Refused(f"{e.name} {_FULL[e.overload]} the {len(there)} streams that it has", wait_s)
     if not e.is_known:
         return Admitted(0.0, e.name, r.name, f"{e.name} has not encoded enough to tell what a stream costs")
     if not there:
@@ -126,14 +139,15 @@ def _at(
     floors = [stream.floor(e) for stream in there]
     # Not the floor of `Held`: what needs more than a whole encoder is let in only where it is alone.
     floor = e.share(wish.min_fps or wish.fps)
+    limit = ", as far as its processors go" if e.limit == "processors" else ""
     words = (
-        f"{e.name} can do {e.units_per_second:.3g} units a second, "
+        f"{e.name} can do {e.units_per_second:.3g} units a second{limit}, "
         f"{sum(floors) / e.unit_seconds:.3g} are kept for {len(there)} streams"
     )
     missing = sum(floors) + floor - MAX_SHARE
     if missing > 1e-9:
-        frees = list(zip(floors, there, strict=True))
-        wait_s = retry_after(missing, frees, now_s=now_s, life_s=life_s)
+        before = sum(part * stream.floor(e) for stream, part in crowd)
+        wait_s = wait(missing + before, list(zip(floors, there, strict=True)))
         return Refused(f"{words}; this stream needs at least {floor / e.unit_seconds:.3g}", wait_s)
     needs = [Need(a, stream.want(e)) for a, stream in zip(floors, there, strict=True)]
     want = max(e.share(wish.fps), floor)
@@ -148,14 +162,14 @@ def _at(
 
 
 def _ram_refusal(
-    e: EncoderRoom, r: ReasonerRoom, held: Sequence[Held], now_s: float, life_s: float
+    e: EncoderRoom, r: ReasonerRoom, held: Sequence[Held], crowd: _Crowd, wait: _Wait
 ) -> Refused | None:
     there = [stream for stream in held if stream.reasoner == r.name]
     need, room = e.window_bytes, MAX_RAM * r.ram_bytes
     if not there or not need or not r.ram_bytes or need * (len(there) + 1) <= room:
         return None
-    missing = need * (len(there) + 1) - room
-    wait_s = retry_after(missing, [(need, stream) for stream in there], now_s=now_s, life_s=life_s)
+    missing = need * (len(there) + 1 + sum(part for _, part in crowd)) - room
+    wait_s = wait(missing, [(need, stream) for stream in there])
     return Refused(
         f"the windows of {len(there)} streams have {need * len(there) / 1e6:.0f} of the {room / 1e6:.0f} MB "
         f"that {r.name} has for windows; this stream needs {need / 1e6:.1f}",

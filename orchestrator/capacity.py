@@ -19,10 +19,8 @@ from dataclasses import dataclass
 
 from orchestrator.membership import Member, Role
 from tandem.core import overload
-from tandem.core.overload import Overload
+from tandem.core.overload import MAX_SHARE, Overload
 
-MAX_SHARE = 0.9
-"""Of an encoder's time that is promised: beyond it queues grow without end at the least disturbance."""
 MAX_RAM = 0.8
 """Of a reasoner's RAM budget that windows may have: the rest holds what is on its way to disk."""
 NOMINAL_LOAD = 0.02
@@ -40,6 +38,8 @@ class EncoderRoom:
     native_fps: float = 0.0
     frames_per_unit: float = 1.0
     unit_seconds: float = 0.0
+    limit: str = ""
+    """What that was measured at: "model", "processors", or not told."""
     unit_tokens: float = 0.0
     token_bytes: float = 0.0
     window_units: float = 0.0
@@ -87,6 +87,7 @@ def encoder_room(member: Member, native_fps: float) -> EncoderRoom:
         native_fps=native_fps,
         frames_per_unit=_number(details, overload.FRAMES_PER_UNIT) or 1.0,
         unit_seconds=_number(details, overload.UNIT_SECONDS),
+        limit=details.get(overload.LIMIT, ""),
         unit_tokens=_number(details, overload.UNIT_TOKENS),
         token_bytes=_number(details, overload.TOKEN_BYTES),
         window_units=_number(details, overload.WINDOW_UNITS),

@@ -133,6 +133,9 @@ def _overload(service: ServiceStatus) -> Iterator[Finding]:
             f"{service.name} is overloaded and leaves frames out, takes no new streams: {late}",
             remedy,
         )
+    elif stage == Overload.LATE:
+        what = f"{service.name} is overloaded and takes no new streams: {late}"
+        yield Finding(Mark.BAD, what, remedy)
     elif stage == Overload.RATES:
         what = f"{service.name} is overloaded and watches streams at less than they asked for: {late}"
         yield Finding(Mark.NOTE, what, remedy)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+MAX_SHARE = 0.9
+"""Of an encoder's time that is promised: beyond it queues grow without end at the least disturbance."""
+
 
 class Overload(StrEnum):
     """How far an encoder has come in the order of degradation."""
@@ -12,12 +15,18 @@ class Overload(StrEnum):
     """Every stream is watched at the rate it asked for."""
     RATES = "rates"
     """Some are watched at less, within what their clients accept."""
+    LATE = "late"
+    """All are at the least that their clients accept, and it is late none the less: new streams go elsewhere,
+    or are refused."""
     GAPS = "gaps"
     """Some have frames left out: new streams go elsewhere, or are refused."""
 
 
 UNIT_SECONDS = "unit_seconds"
-"""Seconds of the model that a temporal unit takes, in batches of a loaded encoder; 0: not known yet."""
+"""Seconds of the model that a temporal unit takes, in batches of a loaded encoder, or of all processors of
+its machine, where those are used up first; 0: not known yet."""
+LIMIT = "limit"
+"""Which of the two that is: "model" or "processors"."""
 UNIT_TOKENS = "unit_tokens"
 """Mean tokens of a unit; 0: not known yet."""
 TOKEN_BYTES = "token_bytes"  # noqa: S105 - of text, not a password
