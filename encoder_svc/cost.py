@@ -7,7 +7,7 @@ by the last batches alone, also where all of them have one size.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _MEMORY_S = 1.5
 """Time constant of what is remembered: a device that was slow is not taken for slow for long."""
@@ -15,8 +15,46 @@ _LEAST_KEEP, _MOST_KEEP = 0.6, 0.98
 """What a batch leaves of the weight of those before it, however far apart they are."""
 WARM_UP = 2
 """First batches that say nothing: libraries load, memory is taken."""
+_KEEP_PAIRS = 0.97
+"""What two batches of different sizes leave of the weight of those before them."""
+_LEAST_SLOPE = 0.1
+"""Of what a token took in all, the least that is taken for its own part."""
 _BUSY_S = 3.0
 """Time constant of the busy share."""
+
+
+@dataclass(slots=True)
+class _Split:
+    """The fixed part of a batch against the part a token, from batches that ran one after the other.
+
+    Least squares over the differences of such pairs: both of a pair ran on a machine that was as fast.
+    """
+
+    _last: tuple[int, float] | None = None
+    _weight: float = 0.0
+    _tokens: float = 0.0
+    _seconds: float = 0.0
+    _slope: float = 0.0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        """A batch ran."""
+        last, self._last = self._last, (tokens, seconds)
+        if last is None or last[0] == tokens:
+            return
+        more, longer_s = tokens - last[0], seconds - last[1]
+        self._weight = self._weight * _KEEP_PAIRS + more * more
+        self._slope = self._slope * _KEEP_PAIRS + more * longer_s
+        self._tokens = self._tokens * _KEEP_PAIRS + more * more * (tokens + last[0]) / 2
+        self._seconds = self._seconds * _KEEP_PAIRS + more * more * (seconds + last[1]) / 2
+
+    @property
+    def fixed_tokens(self) -> float:
+        """The fixed part, in tokens that would take as long; 0 while no sizes differed."""
+        if self._seconds <= 0:
+            return 0.0
+        ratio = self._seconds / self._tokens
+        slope = min(max(self._slope / self._weight, _LEAST_SLOPE * ratio), ratio)
+        return (self._seconds / slope - self._tokens) / self._weight
 
 
 @dataclass(slots=True)
@@ -30,10 +68,7 @@ class CostMeter:
     _units: float = 0.0
     _tokens: float = 0.0
     _seconds: float = 0.0
-    _tokens_tokens: float = 0.0
-    _tokens_seconds: float = 0.0
-    _fixed_tokens: float = 0.0
-    """The fixed part, in tokens that would take as long; from the last batches whose sizes differed."""
+    _split: _Split = field(default_factory=_Split)
     _ended_s: float | None = None
 
     def add(self, units: int, tokens: int, began_s: float, ended_s: float) -> None:
@@ -49,9 +84,7 @@ class CostMeter:
         self._units = self._units * keep + units
         self._tokens = self._tokens * keep + tokens
         self._seconds = self._seconds * keep + seconds
-        self._tokens_tokens = self._tokens_tokens * keep + tokens * tokens
-        self._tokens_seconds = self._tokens_seconds * keep + tokens * seconds
-        self._split()
+        self._split.add(tokens, seconds)
 
     @property
     def is_known(self) -> bool:
@@ -71,8 +104,9 @@ class CostMeter:
         if not self.is_known:
             return 0.0
         mean_tokens, mean_s = self._tokens / self._weight, self._seconds / self._weight
-        token_s = mean_s / (mean_tokens + self._fixed_tokens)
-        return token_s * (self._fixed_tokens / max(batch_units, 1.0) + self.unit_tokens)
+        fixed_tokens = self._split.fixed_tokens
+        token_s = mean_s / (mean_tokens + fixed_tokens)
+        return token_s * (fixed_tokens / max(batch_units, 1.0) + self.unit_tokens)
 
     def saving(self, batch_units: float) -> float:
         """Part of what a unit takes now that it would not in batches of that many; below 1, at least 0."""
@@ -92,17 +126,6 @@ class CostMeter:
             return 0.0
         idle_s = max(now_s - self._ended_s, 0.0)
         return self.busy_share * _BUSY_S / (_BUSY_S + idle_s)
-
-    def _split(self) -> None:
-        """Least squares over the batches of late, where their sizes differ."""
-        mean_tokens, mean_s = self._tokens / self._weight, self._seconds / self._weight
-        spread = self._tokens_tokens / self._weight - mean_tokens**2
-        if mean_s <= 0 or spread < (0.25 * self.unit_tokens) ** 2:
-            return
-        ratio = mean_s / mean_tokens
-        slope = (self._tokens_seconds / self._weight - mean_tokens * mean_s) / spread
-        slope = min(max(slope, 0.1 * ratio), ratio)
-        self._fixed_tokens = mean_s / slope - mean_tokens
 
     def _note_busy(self, seconds: float, ended_s: float) -> None:
         since_s = seconds if self._ended_s is None else max(ended_s - self._ended_s, seconds)

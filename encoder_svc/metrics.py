@@ -23,7 +23,8 @@ FRAMES = counter(
 )
 OVERLOAD = gauge(
     "tandem_encoder_overload",
-    "1 for what is given up now, else 0: none, rates (streams are watched at less), gaps (frames are left "
+    "1 for what is given up now, else 0: none, rates (streams are watched at less), "
+    "late (nobody accepts less, new streams are refused), gaps (frames are left "
     "out).",
     "outcome",
 )

@@ -71,8 +71,9 @@ class ProcessorMeter:
         # Two counters of the kernel, one coarser than the other: neither more than all nor less than own.
         used = min(max((usage.all_s - then.all_s) / room_s, own), 1.0)
         keep = self._weight * math.exp(-passed_s / _MEMORY_S)
-        self._weight = keep + passed_s
-        part = passed_s / self._weight
+        weight = min(passed_s, _MEMORY_S)
+        self._weight = keep + weight
+        part = weight / self._weight
         self.own += (own - self.own) * part
         self.model += (model - self.model) * part
         self.other += (used - own - self.other) * part

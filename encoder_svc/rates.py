@@ -106,7 +106,7 @@ class RateControl(Generic[Stream]):
         )
         large = {it for it, wish in wishes.items() if wish.least_fps * wish.frame_cost_s > MAX_SHARE / 2}
         stuck_s = max((wish.late_s for stream, wish in wishes.items() if stream not in large), default=0.0)
-        self.stuck_s = 0.0 if can_fall else stuck_s
+        self.stuck_s = 0.0 if can_fall else max(stuck_s, 0.0)
         self._look(now_s, late_s, total, can_fall=can_fall)
         shares = _shares(wishes, self._budget, greedy)
         rates = {

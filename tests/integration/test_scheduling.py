@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +71,11 @@ async def test_a_stream_without_room_is_refused_or_let_in_at_less(tmp_path: Path
             loads = {service.name: service.load for service in status.services}
             assert loads["encoder-0"] == pytest.approx(1.2), "what is asked for; 0.9 of it is promised"
         await kept[0].vanish()
-        error = await refusal_of(world.watch("fourth"))
+        error, behind = [await refusal_of(world.watch(name)) for name in ("third", "fourth")]
         assert error.retry_after_s is not None
         assert error.retry_after_s <= 5.0, "the stream without a client goes after resume_seconds"
+        assert behind.retry_after_s is not None
+        assert behind.retry_after_s > error.retry_after_s, "the third keeps its turn"
 
 
 async def test_quotas_of_a_tenant_are_its_own(tmp_path: Path) -> None:
@@ -274,6 +276,27 @@ async def test_overload_costs_rate_then_frames_then_new_streams_and_passes(
         assert sum(camera.dropped_s for camera in cameras) == dropped_s, "it is over"
         assert encoder.pacing.overload is Overload.NONE
         assert not one.progress.rate_reason
+        for camera in cameras:
+            await camera.stop()
+
+
+async def test_an_encoder_that_is_late_and_may_give_nothing_up_takes_no_new_streams(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = SlowDevice(monkeypatch)
+    media = MediaOptions(kind=MediaKind.PICTURES, sample_fps=2.0)
+    async with AsyncExitStack() as stack:
+        t, encoder, _ = await stack.enter_async_context(services(tmp_path))
+        streams = [await stack.enter_async_context(t.watch(media, stream_id=name)) for name in "abc"]
+        cameras = [Camera(stream) for stream in streams]
+        device.unit_s = 0.22  # six units a second are asked for, less than five are possible
+        await until(lambda: encoder.pacing.overload is Overload.LATE, 20.0)
+        await asyncio.sleep(0.3)  # for a heartbeat
+        monkeypatch.setattr("orchestrator.admission.MAX_SHARE", 9.0)  # as if costs had been misjudged
+        with pytest.raises(LimitExceeded, match="encoder-0 is late with the 3 streams"):
+            await stack.enter_async_context(t.watch(media, stream_id="d"))
+        device.unit_s = 0.0
+        await until(lambda: encoder.pacing.overload is Overload.NONE, 10.0)
         for camera in cameras:
             await camera.stop()
 

@@ -188,6 +188,22 @@ def test_the_cost_of_a_loaded_batch_is_learned_from_small_ones() -> None:
     assert meter.busy(now_s + 30) < 0.1
 
 
+def test_what_a_loaded_batch_saves_is_remembered_and_how_fast_it_is_now_is_not() -> None:
+    meter, now_s = CostMeter(), 0.0
+    for units in (1, 1, 16, 1, 16, 1):  # as it is tried before the first stream
+        meter.add(units, units * 64, now_s, now_s + 0.004 + 0.002 * units)
+        now_s += 0.1
+    assert meter.unit_seconds(8) == pytest.approx(0.0025, rel=0.05)
+    for _ in range(200):  # hours later, on a machine of half the speed, one unit at a time
+        now_s += 1.0
+        meter.add(1, 64, now_s, now_s + 0.012)
+    assert meter.unit_seconds(1) == pytest.approx(0.012, rel=0.01)
+    assert meter.unit_seconds(8) == pytest.approx(0.005, rel=0.05)
+    assert meter.saving(8) == pytest.approx(1 - 5 / 12, rel=0.05)
+    assert meter.saving(1) == 0.0
+    assert CostMeter().saving(8) == 0.0
+
+
 def test_batches_of_one_size_tell_only_of_that_size() -> None:
     meter = CostMeter()
     assert (meter.is_known, meter.unit_seconds(8), meter.busy(1.0)) == (False, 0.0, 0.0)
@@ -225,6 +241,21 @@ def test_rates_fall_within_what_clients_accept_and_the_reason_is_told() -> None:
     assert control.is_overloaded
     same = control.tick(2.5, {"gives": wish(1.4), "keeps": wish(1.4, least_fps=4.0)})
     assert same["gives"] == rates["gives"], "a reason does not change with every look"
+
+
+def test_it_is_stuck_where_it_is_late_and_no_rate_can_fall() -> None:
+    control: RateControl[str] = RateControl()
+    fixed = {"want_fps": 4.0, "least_fps": 4.0}
+    control.tick(0.0, {"a": wish(2.0, **fixed), "b": wish(3.0, **fixed), "c": wish(1.0, **fixed)})
+    assert control.stuck_s == 3.0
+    control.tick(0.25, {"a": wish(0.0, **fixed), "b": wish(-1.0, **fixed)})
+    assert control.stuck_s == 0.0
+    can_fall = {"a": wish(2.0), "b": wish(3.0, **fixed)}
+    control.tick(0.5, can_fall)
+    control.tick(0.75, can_fall)
+    assert control.stuck_s == 0.0
+    control.tick(1.0, {"large": wish(9.0, want_fps=100.0, least_fps=100.0), "b": wish(-1.0, **fixed)})
+    assert control.stuck_s == 0.0, "it is late by its own doing"
 
 
 def test_a_rate_rises_only_after_it_could_have_for_a_while() -> None:

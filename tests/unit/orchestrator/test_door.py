@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+import pytest
+
 from orchestrator.backlog import Bounds
 from orchestrator.cluster import Cluster
 from orchestrator.door import Door
 from orchestrator.limits import Limits
 from orchestrator.membership import Identity, Role
 from orchestrator.placement import Placed
-from orchestrator.quotas import Quotas
+from orchestrator.quotas import Quota, Quotas
 from orchestrator.session import Session
 from orchestrator.settings import SessionSettings
+from orchestrator.terms import Terms
 from tandem.core import overload
 from tandem.core.clock import ManualClock
+from tandem.core.errors import LimitExceeded
 from tandem.core.ids import StreamId
 from tandem.wire.gen.tandem.v1 import types_pb2
 
@@ -38,12 +42,14 @@ def identity(name: str) -> Identity:
 class Town:
     """A cluster of services that say `details`, and streams that have been watched on some of them."""
 
-    def __init__(self, *names: str, details: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, *names: str, details: dict[str, str] | None = None, quotas: Quotas | None = None
+    ) -> None:
         self.clock = ManualClock(100.0)
         self.cluster = Cluster(b"s" * 32, 3.0, 1.0, self.clock)
         self.sessions: list[Session] = []
         self.looks = 0
-        self.door = Door(self.cluster, Quotas(), self._each, self.clock, 10_000)
+        self.door = Door(self.cluster, quotas or Quotas(), self._each, self.clock, 10_000)
         self.cluster.loads = self.door.loads
         for name in names:
             self.add(name, details or {})
@@ -134,4 +140,29 @@ async def test_while_nothing_leaves_nothing_is_looked_at() -> None:
         assert (better[0].encoder.name, better[1]) == ("encoder-1", "encoder-0 leaves")
     assert town.looks == 1, "one look serves all that ask in the same moment"
     assert town.cluster.better_place(None, pair[1]) is None
+    await town.cluster.close()
+
+
+async def test_refused_streams_keep_their_turn_and_are_forgotten_when_they_do_not_come_back() -> None:
+    few = Quotas(default=Quota(), tenants={"few": Quota(streams=1)})
+    town = Town("encoder-0", "reasoner-0", details=KNOWN | {overload.UNIT_SECONDS: "0.4"}, quotas=few)
+    there = [town.stream("encoder-0", "reasoner-0") for _ in range(2)]  # a third would need 1.2
+
+    def ask(name: str, tenant: str = "default") -> float:
+        settings = SessionSettings(limits=Limits(), bounds=Bounds())
+        session = Session(StreamId(name), types_pb2.MediaOptions(), settings, town.clock)
+        with pytest.raises(LimitExceeded) as refused:
+            town.door.admit(session, tenant, is_new=True)
+        return refused.value.retry_after_s or 0.0
+
+    there[0].terms = Terms(tenant="few")
+    town.clock.advance(100.0)  # streams last about that long, so one of two ends every 50 s
+    first_s, second_s, third_s = ask("a"), ask("b"), ask("c")
+    assert 30 < first_s < second_s < third_s <= 100
+    assert ask("over", "few") > 0
+    assert (ask("a"), ask("b")) == (first_s, second_s), "they come back early, and keep their turn"
+    assert ask("over", "few") > 0, "those over a quota are in nobody's way"
+    assert ask("c") == third_s
+    town.clock.advance(third_s + 10.0)
+    assert ask("d") < second_s * 2, "none of them came back"
     await town.cluster.close()

@@ -1,0 +1,105 @@
+"""What a unit costs of processors that others use too, and how that is read."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from encoder_svc.cost import CostMeter
+from encoder_svc.processors import MAX_OTHER, ProcessorMeter, Usage
+from encoder_svc.trial import try_out
+from encoder_svc.usage import cpu_quota, read_usage
+from tandem.core.blocks import Codec
+from tandem.core.clock import monotonic_clock
+from tandem.core.overload import MAX_SHARE
+from tests.unit.encoder_svc.rig import model
+
+
+def metered(rate: float, own: float, other: float) -> ProcessorMeter:
+    """After ten seconds of so many units a second; `own` and `other` in processors."""
+    meter = ProcessorMeter()
+    for tick in range(41):
+        now_s = tick * 0.25
+        used = Usage(own * now_s, own / 2 * now_s, (own + other) * now_s, 2.0)
+        meter.add(100.0 + now_s, round(rate * now_s), used)
+    return meter
+
+
+def test_promises_end_where_nine_tenths_of_the_processors_are_used() -> None:
+    # 10 ms of a unit here and 5 ms of whoever else has to do with it, on two processors: 120 fit into 1.8.
+    for rate in (40.0, 80.0, 120.0):
+        fits = MAX_SHARE / metered(rate, rate * 0.010, rate * 0.005).unit_seconds(0.0)
+        assert 120 * 0.98 < fits < 165, "never below, and nearer the more there is"
+    assert fits == pytest.approx(120, rel=0.02)
+
+
+def test_a_loaded_encoder_needs_less_for_a_unit() -> None:
+    meter = metered(40.0, 0.4, 0.0)
+    assert meter.unit_seconds(0.6) / meter.unit_seconds(0.0) == pytest.approx(0.7)
+
+
+def test_programs_that_have_nothing_to_do_with_it_leave_it_its_part() -> None:
+    alone, beside = (metered(20.0, 0.2, other) for other in (0.0, 1.8))
+    times = beside.unit_seconds(0.0) / alone.unit_seconds(0.0)
+    assert times == pytest.approx(MAX_SHARE / (MAX_SHARE - MAX_OTHER))
+
+
+def test_too_few_units_say_nothing_and_what_is_over_is_forgotten() -> None:
+    assert ProcessorMeter().unit_seconds(0.0) == 0.0
+    assert metered(2.0, 0.5, 0.0).unit_seconds(0.0) == 0.0
+    meter = metered(40.0, 0.8, 0.8)
+    for tick in range(41):
+        meter.add(200.0 + tick * 0.25, 400 + 10 * tick, Usage(8.0 + 0.1 * tick, 4.0, 16.0 + 0.1 * tick, 2.0))
+    assert meter.own == pytest.approx(0.2, abs=0.01)
+    assert meter.other == pytest.approx(0.0, abs=0.01)
+
+
+def test_clocks_that_disagree_or_stand_still_do_no_harm() -> None:
+    meter = ProcessorMeter()
+    for now_s, own_s, all_s in (
+        (0.0, 0.0, 0.0),
+        (0.0, 1.0, 1.0),
+        (1.0, 9.0, 1.0),
+        (2.0, 3.0, -5.0),
+        (3.0, 4.0, 99.0),
+    ):
+        meter.add(now_s, int(now_s * 10), Usage(own_s, own_s, all_s, 2.0))
+        assert 0.0 <= meter.model <= meter.own <= 1.0
+        assert 0.0 <= meter.other <= 1.0
+        assert meter.unit_seconds(0.0) >= 0.0
+
+
+def test_what_this_process_uses_is_seen() -> None:
+    before, until_s = read_usage(0.25), time.process_time() + 0.3
+    while time.process_time() < until_s:
+        pass
+    after = read_usage(0.5)
+    assert after.own_s - before.own_s >= 0.3
+    assert after.all_s - before.all_s >= 0.25, "the kernel counts these in hundredths"
+    assert after.model_s - before.model_s == 0.25
+    assert 0 < after.count <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("max 100000", None), ("150000 100000", 1.5), ("", None), ("x y", None), ("1 0", None), ("5", None)],
+)
+def test_a_containers_quota_is_read(text: str, count: float | None) -> None:
+    assert cpu_quota(text) == count
+
+
+def test_a_trial_tells_what_a_unit_costs_before_the_first_stream() -> None:
+    cost = CostMeter()
+    try_out(model(), None, Codec.RAW, 8, cost, monotonic_clock)
+    assert cost.is_known
+    tokens = model().prompt.geometry(model().grid(240, 320)).tokens
+    assert cost.unit_tokens == pytest.approx(tokens)
+    assert 0 < cost.unit_seconds(8) <= cost.unit_seconds(1)
+
+
+def test_a_batch_that_would_take_too_long_is_not_tried() -> None:
+    cost, times = CostMeter(), iter(range(0, 1000, 5))
+    try_out(model(), None, Codec.RAW, 64, cost, lambda: float(next(times)))
+    assert cost.batches == 4, "those of one unit; each takes five seconds"
