@@ -78,8 +78,7 @@ class Pacing:
 
         Steadied: promises rest on it. 0: not known.
         """
-        saving = self._loop.cost.saving(self._loop.batch_units / 2)
-        return max(self._unit_s, self._processors.unit_seconds(saving)) if self._unit_s else 0.0
+        return max(self._unit_s, self._processors.unit_seconds) if self._unit_s else 0.0
 
     @property
     def limit(self) -> str:
@@ -100,8 +99,8 @@ class Pacing:
         """Once: ask every session, decide, tell every session."""
         unit_s = self._loop.cost.unit_seconds(self._loop.batch_units / 2)
         self._unit_s += (unit_s - self._unit_s) * (STEADY if self._unit_s else 1.0)
-        stats = self._loop.stats
-        self._processors.add(self._clock(), stats.units, self._usage(stats.cpu_s))
+        stats, saving = self._loop.stats, self._loop.cost.saving(self._loop.batch_units / 2)
+        self._processors.add(self._clock(), stats.units, self._usage(stats.cpu_s), saving)
         dearer = self.unit_seconds / self._unit_s if self._unit_s else 1.0
         found = {session: session.wish() for session in self._sessions() if session.lane is not None}
         wishes = {it: replace(wish, frame_cost_s=wish.frame_cost_s * dearer) for it, wish in found.items()}

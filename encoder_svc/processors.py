@@ -27,7 +27,7 @@ MAX_OTHER = 0.6
 _MEMORY_S = 2.5
 """Time constant of what is remembered."""
 _LEAST_RATE = 4.0
-"""Units a second below which nothing is said: what a process does besides would be taken for their cost."""
+"""Units a second below which nothing is learned: what it does besides would be taken for their cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,10 @@ class Usage:
 
 @dataclass(slots=True)
 class ProcessorMeter:
-    """Fed a few times a second with the totals of units and usage; forgets within seconds."""
+    """Fed a few times a second with the totals of units and usage.
+
+    What is used is forgotten within seconds; what a unit took is remembered while there are too few to tell.
+    """
 
     own: float = 0.0
     """Share of the processors that this process uses, of late."""
@@ -55,11 +58,20 @@ class ProcessorMeter:
     other: float = 0.0
     """Share that all others use."""
     units_per_second: float = 0.0
+    _unit: float = 0.0
+    """`loaded` of one unit, as said above; 0: not known."""
     _last: tuple[float, int, Usage] | None = None
     _weight: float = 0.0
 
-    def add(self, now_s: float, units: int, usage: Usage) -> None:
-        """A look at the totals."""
+    def add(self, now_s: float, units: int, usage: Usage, saving: float) -> None:
+        """A look at the totals.
+
+        Args:
+            now_s: when.
+            units: encoded so far.
+            usage: of the processors.
+            saving: part of the model's time that a loaded encoder does not need for a unit.
+        """
         last, self._last = self._last, (now_s, units, usage)
         if last is None or now_s <= last[0]:
             return
@@ -78,14 +90,10 @@ class ProcessorMeter:
         self.model += (model - self.model) * part
         self.other += (used - own - self.other) * part
         self.units_per_second += ((units - units_then) / passed_s - self.units_per_second) * part
+        if self.units_per_second >= _LEAST_RATE:
+            self._unit = (self.own - self.model * saving) / self.units_per_second
 
-    def unit_seconds(self, saving: float) -> float:
-        """Seconds of all processors that a unit takes, as said above; 0 while too few units tell.
-
-        Args:
-            saving: part of the model's time that a loaded encoder does not need for a unit.
-        """
-        if self.units_per_second < _LEAST_RATE:
-            return 0.0
-        left = MAX_SHARE - min(self.other, MAX_OTHER)
-        return (self.own - self.model * saving) / self.units_per_second * MAX_SHARE / left
+    @property
+    def unit_seconds(self) -> float:
+        """Seconds of all processors that a unit takes beside what others use now; 0 while not known."""
+        return self._unit * MAX_SHARE / (MAX_SHARE - min(self.other, MAX_OTHER))

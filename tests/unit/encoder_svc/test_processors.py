@@ -17,43 +17,50 @@ from tandem.core.overload import MAX_SHARE
 from tests.unit.encoder_svc.rig import model
 
 
-def metered(rate: float, own: float, other: float) -> ProcessorMeter:
+def metered(rate: float, own: float, other: float, saving: float = 0.0) -> ProcessorMeter:
     """After ten seconds of so many units a second; `own` and `other` in processors."""
     meter = ProcessorMeter()
     for tick in range(41):
         now_s = tick * 0.25
         used = Usage(own * now_s, own / 2 * now_s, (own + other) * now_s, 2.0)
-        meter.add(100.0 + now_s, round(rate * now_s), used)
+        meter.add(100.0 + now_s, round(rate * now_s), used, saving)
     return meter
 
 
 def test_promises_end_where_nine_tenths_of_the_processors_are_used() -> None:
     # 10 ms of a unit here and 5 ms of whoever else has to do with it, on two processors: 120 fit into 1.8.
     for rate in (40.0, 80.0, 120.0):
-        fits = MAX_SHARE / metered(rate, rate * 0.010, rate * 0.005).unit_seconds(0.0)
+        fits = MAX_SHARE / metered(rate, rate * 0.010, rate * 0.005).unit_seconds
         assert 120 * 0.98 < fits < 165, "never below, and nearer the more there is"
     assert fits == pytest.approx(120, rel=0.02)
 
 
 def test_a_loaded_encoder_needs_less_for_a_unit() -> None:
-    meter = metered(40.0, 0.4, 0.0)
-    assert meter.unit_seconds(0.6) / meter.unit_seconds(0.0) == pytest.approx(0.7)
+    small, large = (metered(40.0, 0.4, 0.0, saving) for saving in (0.6, 0.0))
+    assert small.unit_seconds / large.unit_seconds == pytest.approx(0.7)
 
 
 def test_programs_that_have_nothing_to_do_with_it_leave_it_its_part() -> None:
     alone, beside = (metered(20.0, 0.2, other) for other in (0.0, 1.8))
-    times = beside.unit_seconds(0.0) / alone.unit_seconds(0.0)
+    times = beside.unit_seconds / alone.unit_seconds
     assert times == pytest.approx(MAX_SHARE / (MAX_SHARE - MAX_OTHER))
 
 
 def test_too_few_units_say_nothing_and_what_is_over_is_forgotten() -> None:
-    assert ProcessorMeter().unit_seconds(0.0) == 0.0
-    assert metered(2.0, 0.5, 0.0).unit_seconds(0.0) == 0.0
+    assert ProcessorMeter().unit_seconds == 0.0
+    assert metered(2.0, 0.5, 0.0).unit_seconds == 0.0
     meter = metered(40.0, 0.8, 0.8)
     for tick in range(41):
-        meter.add(200.0 + tick * 0.25, 400 + 10 * tick, Usage(8.0 + 0.1 * tick, 4.0, 16.0 + 0.1 * tick, 2.0))
+        meter.add(
+            200.0 + tick * 0.25, 400 + 10 * tick, Usage(8.0 + 0.1 * tick, 4.0, 16.0 + 0.1 * tick, 2.0), 0.0
+        )
     assert meter.own == pytest.approx(0.2, abs=0.01)
     assert meter.other == pytest.approx(0.0, abs=0.01)
+    busy_s = meter.unit_seconds
+    for tick in range(41):  # nothing runs any more
+        meter.add(300.0 + tick, 810, Usage(12.1, 4.0, 20.1, 2.0), 0.0)
+    assert meter.own < 0.001
+    assert meter.unit_seconds == pytest.approx(busy_s, rel=0.2), "what a unit takes is remembered"
 
 
 def test_clocks_that_disagree_or_stand_still_do_no_harm() -> None:
@@ -65,10 +72,10 @@ def test_clocks_that_disagree_or_stand_still_do_no_harm() -> None:
         (2.0, 3.0, -5.0),
         (3.0, 4.0, 99.0),
     ):
-        meter.add(now_s, int(now_s * 10), Usage(own_s, own_s, all_s, 2.0))
+        meter.add(now_s, int(now_s * 10), Usage(own_s, own_s, all_s, 2.0), 0.0)
         assert 0.0 <= meter.model <= meter.own <= 1.0
         assert 0.0 <= meter.other <= 1.0
-        assert meter.unit_seconds(0.0) >= 0.0
+        assert meter.unit_seconds >= 0.0
 
 
 def test_what_this_process_uses_is_seen() -> None:
