@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from bench.faults.load import PERIOD_S, Asked, Feed, video
@@ -65,14 +66,10 @@ async def _run_group(group: Sequence[Scenario], say: Say, patience: float) -> li
                 verdicts.append(verdict)
         left = [name for name in _shared_memory() - shm if name.startswith("tandem")]
     if left:
-        verdicts[-1] = _with(verdicts[-1], f"left in {SHM}: {', '.join(left)}")
+        finding = f"left in {SHM}: {', '.join(left)}"
+        say(f"after {verdicts[-1].scenario}: {finding}")
+        verdicts[-1] = replace(verdicts[-1], findings=(*verdicts[-1].findings, finding))
     return verdicts
-
-
-def _with(verdict: Verdict, finding: str) -> Verdict:
-    from dataclasses import replace
-
-    return replace(verdict, findings=(*verdict.findings, finding))
 
 
 def _skipped(scenario: Scenario, why: str) -> Verdict:
