@@ -43,3 +43,9 @@ def test_a_real_orchestrator_carries_a_few_streams() -> None:
     assert each.is_carried
     assert each.lag_p50_s < 1
     assert 0 < each.cpu_s < 1
+
+
+def test_growth_is_from_any_number_of_streams_to_any_larger_one() -> None:
+    assert orchestrator.growth([1.6, 0.9, 0.7, 0.5]) == pytest.approx(0.7 / 0.9)
+    assert orchestrator.growth([1.0, 0.5, 0.7]) == pytest.approx(1.4), "though it began dearer"
+    assert orchestrator.growth([1.0]) == 1.0
