@@ -3,8 +3,8 @@
 A real orchestrator, scripted services that publish at once, and the load, each in processes of their own; the
 load has absolute send times. ``cpu_ms_per_frame_<streams>``: processor time of the orchestrator alone, all of
 its threads, user and system, over so many streams of one frame a second, less what it uses with no stream at
-all (``idle_cpu_ms_per_s``), over the frames published. ``growth``: the most that this
-cost grows from any number of streams to any larger one. ``cpu_us_per_stream_s``: an open stream that sends nothing, for a second.
+all (``idle_cpu_ms_per_s``), over the frames published. ``growth``: the most that this cost grows from any
+number of streams to any larger one. ``cpu_us_per_stream_s``: an open stream that sends nothing, for a second.
 ``frames_per_second_per_core``: the reverse of the cost at the most streams that were carried.
 ``streams_of_1_fps``: the most that were carried: at least 99 % of the frames due were published and told
 within the interval, 99 % of them within a second of when they were due.
@@ -99,7 +99,7 @@ def run(*, quick: bool = False) -> list[Row]:
 
 
 def growth(costs: Sequence[float]) -> float:
-    """The most that one of these costs is of an earlier one, however the rest goes; 1.2: never more than 1.2 x."""
+    """The most that one of these costs is of an earlier one; 1.2: it never grows to more than 1.2 x."""
     return max((after / before for before, after in combinations(costs, 2)), default=1.0)
 
 
