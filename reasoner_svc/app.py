@@ -144,6 +144,7 @@ class Reasoner:
             in_order=disk is None,
         )
         keeper = NoteKeeper(self.store, self.spiller, self.engine, self.inbox.report, notes_tokens)
+        self.inbox.lend_notes = keeper.lend
         self.model_info = model_info(
             config.model,
             model.fingerprint,
@@ -173,7 +174,12 @@ class Reasoner:
             view_tokens=view_tokens,
             keeper=keeper,
             tools=load_tools(config.difficulty_probe, config.head_scores, model),
-            mover=Mover(self.inbox, Here(local=local, config=links, telemetry=telemetry)),
+            mover=Mover(
+                self.inbox,
+                Here(local=local, config=links, telemetry=telemetry),
+                keeper,
+                notes_tokens,
+            ),
             telemetry=telemetry,
         )
         self.transfer = TransferServicer(self.inbox, local, links, telemetry)
