@@ -112,9 +112,9 @@ def retry_after(missing: float, frees: Sequence[tuple[float, Held]], *, now_s: f
 def _at(
     wish: Held, e: EncoderRoom, r: ReasonerRoom, held: Sequence[Held], now_s: float, life_s: float
 ) -> Admitted | Refused:
-    no_ram = _ram_refusal(e, r, held, now_s, life_s)
-    if no_ram is not None:
-        return no_ram
+    full = _full(e, r, held, now_s, life_s) or _ram_refusal(e, r, held, now_s, life_s)
+    if full is not None:
+        return full
     there = [stream for stream in held if stream.encoder == e.name]
     if there and e.overload is Overload.GAPS:
         wait_s = retry_after(1.0, [(1.0, stream) for stream in there], now_s=now_s, life_s=life_s)
@@ -145,6 +145,20 @@ def _at(
     return Admitted(
         fps, e.name, r.name, f"{words}: its fair share of the rest is {fps:.3g} frames per second"
     )
+
+
+def _full(
+    e: EncoderRoom, r: ReasonerRoom, held: Sequence[Held], now_s: float, life_s: float
+) -> Refused | None:
+    """A service that was started with a `--max-streams` of its own would refuse one more."""
+    at_encoder = [stream for stream in held if stream.encoder == e.name]
+    at_reasoner = [stream for stream in held if stream.reasoner == r.name]
+    for room, there in ((e, at_encoder), (r, at_reasoner)):
+        if room.max_streams and len(there) >= room.max_streams:
+            missing, frees = len(there) + 1 - room.max_streams, [(1.0, stream) for stream in there]
+            wait_s = retry_after(missing, frees, now_s=now_s, life_s=life_s)
+            return Refused(f"{room.name} takes {room.max_streams:.0f} streams and has {len(there)}", wait_s)
+    return None
 
 
 def _ram_refusal(

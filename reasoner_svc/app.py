@@ -35,6 +35,7 @@ from reasoner_svc.view.loading import LayerLoader
 from tandem.core import overload
 from tandem.core.blocks import BlockHeader
 from tandem.core.clock import Clock, monotonic_clock
+from tandem.core.heartbeats import MAX_STREAMS
 from tandem.core.meters import Sample
 from tandem.core.process_memory import resident_bytes
 from tandem.telemetry.process import ProcessTelemetry
@@ -243,6 +244,7 @@ class Reasoner:
             overload.RAM_USED_BYTES: self.store.ram_used_bytes,
             "ram_allocated_bytes": self.store.ram_allocated_bytes,
             overload.RAM_BUDGET_BYTES: self.config.ram_bytes,
+            MAX_STREAMS: self.config.max_streams,
             "device_bytes": stats.run_bytes + stats.tail_bytes + stats.pool_bytes,
             "index_bytes": stats.index_bytes,
             "disk_used_bytes": self.spiller.disk.used_bytes if self.spiller else 0,
