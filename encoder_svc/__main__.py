@@ -9,10 +9,10 @@ import sys
 import time
 from collections.abc import Sequence
 
-from encoder_svc.config import parse_config
+from encoder_svc.config import log_names, parse_config
 from tandem.core.errors import TandemError
 from tandem.core.lifetime import die_with_parent, leave
-from tandem.core.logs import set_up
+from tandem.core.logs import make_formatter, say, set_up
 
 log = logging.getLogger("encoder_svc")
 
@@ -22,8 +22,9 @@ _EXIT_BAD_SETTINGS = 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Run an encoder until SIGTERM. Returns the exit status: 2 for settings that cannot work."""
     parent_pid = os.getppid()
+    given = sys.argv[1:] if argv is None else argv
     try:
-        config = parse_config(sys.argv[1:] if argv is None else argv)
+        config = parse_config(given)
         level = getattr(logging, config.log_level.upper())
         set_up(config.log_format, "encoder", config.name, level=level)
         if config.die_with_parent:
@@ -36,8 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.info("imports took %.1f s", time.monotonic() - began_s)
         asyncio.run(serve(config))
     except TandemError as error:
+        formatter = make_formatter(*log_names(given))
         for line in error.message.splitlines():
-            print(f"tandem encoder: {line}", file=sys.stderr)
+            say(f"tandem encoder: {line}", formatter, level=logging.ERROR)
         return _EXIT_BAD_SETTINGS
     return 0
 

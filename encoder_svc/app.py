@@ -35,6 +35,7 @@ from kv_transfer.no_sink import NoSink
 from tandem.core import overload
 from tandem.core.blocks import Codec
 from tandem.core.clock import monotonic_clock
+from tandem.core.heartbeats import MAX_STREAMS
 from tandem.core.lifetime import until_called
 from tandem.core.logs import make_formatter, say
 from tandem.core.meters import Sample
@@ -213,6 +214,7 @@ class EncoderApp:
             "block_codec": self.loop.codec.value,
             overload.WINDOW_UNITS: str(self.loop.window_units),
             **told_costs(self.loop, self.pacing, self._model, monotonic_clock()),
+            MAX_STREAMS: str(self.config.max_streams),
             "units_encoded": str(stats.units),
             "units_waiting": str(self.loop.waiting),
             "batches": str(stats.batches),

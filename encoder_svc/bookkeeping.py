@@ -106,8 +106,9 @@ class Book:
 
     def is_news(self, report: Report) -> bool:
         """True when a report says anything that the last such report did not."""
-        plain = dataclasses.replace(report, gaps=(), decoder_header=None)
-        if plain == self._told and not report.gaps and report.decoder_header is None:
+        plain = dataclasses.replace(report, gaps=(), decoder_header=None, decoded=())
+        is_more = report.gaps or report.decoded or report.decoder_header is not None
+        if plain == self._told and not is_more:
             return False
         self._told = plain
         return True

@@ -141,6 +141,12 @@ def parse_config(argv: Sequence[str]) -> EncoderConfig:
     return config
 
 
+def log_names(argv: Sequence[str]) -> tuple[str, str, str]:
+    """How to log that settings cannot work: format, role and name, of flags that `parse_config` took."""
+    given = _parser().parse_args(argv)
+    return given.log_format, "encoder", given.name
+
+
 _FLAGS = {
     "name": "name in the cluster",
     "listen": "address to listen on; port 0 picks a free one",

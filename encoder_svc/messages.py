@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from encoder_svc.decode.make import MediaKind
 from encoder_svc.decode.pictures import PictureFormat, RawPicture
-from encoder_svc.decode.source import Item, RawChunk, Refusal
+from encoder_svc.decode.source import DecodedFrame, Item, RawChunk, Refusal
 from encoder_svc.links import Target
 from tandem.core.errors import InvalidInput
 from tandem.core.ids import Epoch, StreamId, is_valid_id
@@ -99,6 +99,9 @@ class Report:
     """What is watched now; 0: not told."""
     rate_reason: str = ""
     """Why that is less than was asked for."""
+    decoded: tuple[DecodedFrame, ...] = ()
+    """Of an encoded stream: the frames since the last report."""
+    decoded_position: int = 0
 
 
 def opening_from_proto(request: encoder_pb2.EncodeRequest) -> Opening:
@@ -163,6 +166,11 @@ def progress_to_proto(report: Report) -> encoder_pb2.EncodeResponse.Progress:
         frames_waiting=report.frames_waiting,
         sample_fps=report.sample_fps,
         rate_reason=report.rate_reason,
+        decoded=[
+            encoder_pb2.EncodeResponse.DecodedFrame(position=frame.position, time_us=frame.time_us)
+            for frame in report.decoded
+        ],
+        decoded_position=report.decoded_position,
     )
 
 

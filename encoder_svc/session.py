@@ -291,4 +291,8 @@ class Session:
             consumed=source.consumed,
             origin_us=source.origin_us,
         )
-        return replace(report, sample_fps=self._rate.fps, rate_reason=self._rate.reason)
+        # First up to where, then the frames: what is told to be complete is never ahead of what is told.
+        position = source.decoded_position
+        frames = tuple(source.take_decoded())
+        report = replace(report, sample_fps=self._rate.fps, rate_reason=self._rate.reason)
+        return replace(report, decoded_position=position, decoded=frames)

@@ -125,9 +125,9 @@ def retry_after(missing: float, frees: Sequence[tuple[float, Held]], *, now_s: f
 def _at(
     wish: Held, e: EncoderRoom, r: ReasonerRoom, held: Sequence[Held], crowd: _Crowd, wait: _Wait
 ) -> Admitted | Refused:
-    no_ram = _ram_refusal(e, r, held, crowd, wait)
-    if no_ram is not None:
-        return no_ram
+    full = _no_place(e, r, held, crowd, wait) or _ram_refusal(e, r, held, crowd, wait)
+    if full is not None:
+        return full
     there = [stream for stream in held if stream.encoder == e.name]
     if there and e.overload in _FULL:
         wait_s = wait(1.0 + sum(part for _, part in crowd), [(1.0, stream) for stream in there])
@@ -159,6 +159,20 @@ def _at(
     return Admitted(
         fps, e.name, r.name, f"{words}: its fair share of the rest is {fps:.3g} frames per second"
     )
+
+
+def _no_place(
+    e: EncoderRoom, r: ReasonerRoom, held: Sequence[Held], crowd: _Crowd, wait: _Wait
+) -> Refused | None:
+    """A service that was started with a `--max-streams` of its own would refuse one more."""
+    at_encoder = [stream for stream in held if stream.encoder == e.name]
+    at_reasoner = [stream for stream in held if stream.reasoner == r.name]
+    for room, there in ((e, at_encoder), (r, at_reasoner)):
+        if room.max_streams and len(there) >= room.max_streams:
+            missing = len(there) + 1 - room.max_streams + sum(part for _, part in crowd)
+            wait_s = wait(missing, [(1.0, stream) for stream in there])
+            return Refused(f"{room.name} takes {room.max_streams:.0f} streams and has {len(there)}", wait_s)
+    return None
 
 
 def _ram_refusal(

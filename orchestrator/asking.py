@@ -148,8 +148,9 @@ def _is_published(asked: Asked, session: Session, now_s: float) -> bool:
     # Nothing more comes of what was sent: it was refused, or the source pauses in the middle of a unit.
     settle_s = max(_SETTLE_S, _SETTLE_FRAMES / session.sample_fps if session.sample_fps else 0.0)
     is_settled = timeline.is_idle(asked.position) and now_s - session.progress_s > settle_s
-    if asked.asked_us is None and (is_settled or timeline.consumed_position > asked.position):
-        # An encoder decodes in order: it has taken something later, so it has decoded what came before.
+    if asked.asked_us is None:
+        asked.asked_us = timeline.time_at(asked.position)
+    if asked.asked_us is None and is_settled:
         asked.asked_us = timeline.received_us
     if session.state is State.ENDED or is_settled:
         return True

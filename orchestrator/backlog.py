@@ -89,6 +89,9 @@ class Backlog:
 
     def __init__(self, bounds: Bounds, start: int = 0) -> None:
         self._bounds = bounds
+        self._max_bytes = bounds.max_bytes
+        self.given_up = 0
+        """How often the byte bound made a hole."""
         self._delivered: deque[Item] = deque()
         self._waiting: deque[Item] = deque()
         self._delivered_bytes = 0
@@ -136,9 +139,15 @@ class Backlog:
 
     def has_room(self, size_bytes: int) -> bool:
         """True when `size_bytes` more fit without giving up media that is still needed."""
-        if self.bytes + size_bytes <= self._bounds.max_bytes:
+        if self.bytes + size_bytes <= self._max_bytes:
             return True
-        return self._needed_bytes() + size_bytes <= self._bounds.max_bytes
+        return self._needed_bytes() + size_bytes <= self._max_bytes
+
+    def limit(self, max_bytes: int) -> None:
+        """Another byte bound, never above the first. What is given up at no cost is given up now."""
+        self._max_bytes = min(max_bytes, self._bounds.max_bytes)
+        while self.bytes > self._max_bytes and self._front_is_safe():
+            self._forget_front()
 
     def append(self, media: Media) -> list[Gap]:
         """Take media in at the end. Returns the gaps that the byte bound made."""
@@ -228,12 +237,13 @@ class Backlog:
 
     def _shrink(self) -> list[Gap]:
         gaps: list[Gap] = []
-        while self.bytes > self._bounds.max_bytes:
+        while self.bytes > self._max_bytes:
             first = self._first_waiting()
-            too_many_copies = self._delivered_bytes > self._bounds.max_bytes // 2
+            too_many_copies = self._delivered_bytes > self._max_bytes // 2
             if self._front_is_safe() or (self._delivered and too_many_copies):
                 self._forget_front()
             elif first is not None and len(self._waiting) > 1:
+                self.given_up += 1
                 gaps.append(self._give_up(first))
             elif self._delivered:
                 self._forget_front()

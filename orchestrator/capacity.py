@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from orchestrator.membership import Member, Role
 from tandem.core import overload
+from tandem.core.heartbeats import MAX_STREAMS
 from tandem.core.overload import MAX_SHARE, Overload
 
 MAX_RAM = 0.8
@@ -44,6 +45,7 @@ class EncoderRoom:
     token_bytes: float = 0.0
     window_units: float = 0.0
     busy_share: float = 0.0
+    max_streams: float = 0.0
     overload: Overload = Overload.NONE
 
     @property
@@ -75,6 +77,7 @@ class ReasonerRoom:
     ram_bytes: float = 0.0
     """Its budget; 0: not told."""
     questions: float = 0.0
+    max_streams: float = 0.0
 
 
 def encoder_room(member: Member, native_fps: float) -> EncoderRoom:
@@ -92,6 +95,7 @@ def encoder_room(member: Member, native_fps: float) -> EncoderRoom:
         token_bytes=_number(details, overload.TOKEN_BYTES),
         window_units=_number(details, overload.WINDOW_UNITS),
         busy_share=_number(details, overload.BUSY_SHARE),
+        max_streams=_number(details, MAX_STREAMS),
         overload=Overload(told) if told in set(Overload) else Overload.NONE,
     )
 
@@ -103,6 +107,7 @@ def reasoner_room(member: Member) -> ReasonerRoom:
         fingerprint=member.identity.fingerprint,
         ram_bytes=_number(member.details, overload.RAM_BUDGET_BYTES),
         questions=_number(member.details, "questions"),
+        max_streams=_number(member.details, MAX_STREAMS),
     )
 
 

@@ -116,6 +116,7 @@ async def open_moved(
         next_block_number=held.next_block_number,
         evicted=[range_to_proto(part) for part in held.evicted],
         blocks=held.blocks,
+        last_note=session.last_note,
     )
     encoder = placed.encoder.name
     try:

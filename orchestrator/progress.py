@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.timeline import EncoderProgress
+from orchestrator.timeline import MAX_FRAMES, EncoderProgress
 from tandem.core.errors import BadTimestamp
 from tandem.wire.gen.tandem.v1 import encoder_pb2
 
@@ -19,4 +19,6 @@ def progress_from_proto(message: encoder_pb2.EncodeResponse.Progress) -> Encoder
         next_block_number=message.next_block_number,
         frames_waiting=message.frames_waiting,
         lag_ms=message.lag_ms,
+        frames=tuple((frame.position, frame.time_us) for frame in message.decoded[-MAX_FRAMES:]),
+        decoded_position=message.decoded_position,
     )

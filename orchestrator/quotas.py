@@ -33,6 +33,8 @@ from tandem.core.ids import is_valid_id
 MAX_FILE_BYTES = 1 << 20
 MAX_TENANTS = 10_000
 MAX_WEIGHT, MIN_WEIGHT = 1e6, 1e-6
+LEAST_MEDIA_BYTES = 4 * 1024 * 1024
+"""What a stream may keep for replay whatever its tenant has: decoding can only begin again at a key frame."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +114,16 @@ def check_stream(
             raise LimitExceeded(f"{words}, more than the quota ever allows")
         frees = [(amount, stream) for amount, (_, stream) in zip(used, held, strict=True)]
         raise LimitExceeded(words, retry_after_s=retry_after(missing, frees, now_s=now_s, life_s=life_s))
+
+
+def media_bytes(quota: Quota, streams: int, window_bytes: float) -> int | None:
+    """What each of a tenant's `streams` may keep for replay, each with such a window; None: no limit.
+
+    An even share of what windows leave, so that none of them can take what another was let in with.
+    """
+    if not quota.bytes or not streams:
+        return None
+    return max(int(quota.bytes / streams - window_bytes), LEAST_MEDIA_BYTES)
 
 
 def check_question(tenant: str, quota: Quota, open_questions: int, answer_s: float) -> None:

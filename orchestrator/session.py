@@ -217,9 +217,8 @@ class Session:
             self.pace.moved(self.clock())
         for gap in message.gaps:
             self.timeline.declare(gap_from_proto(gap))
-        header = self.checkpoints.latest.decoder_header
-        if message.HasField("decoder_header"):
-            header = message.decoder_header
+        known = self.checkpoints.latest.decoder_header
+        header = message.decoder_header if message.HasField("decoder_header") else known
         self.checkpoints.add(
             Checkpoint(position=timeline.safe_position, time_us=timeline.watermark_us, decoder_header=header)
         )
@@ -250,7 +249,10 @@ class Session:
         if self.state is State.LIVE and not self.pace.is_moving(now_s):
             self._declare_dropped(self.backlog.give_up_late(now_s, self.pace.live_s))
 
-    # --- inside -----------------------------------------------------------------------------------------
+    def limit_media(self, max_bytes: int) -> None:
+        """Keep at most so much media from now on."""
+        self.backlog.limit(max_bytes)
+        self._forget_checkpoints()
 
     @property
     def is_bytes(self) -> bool:

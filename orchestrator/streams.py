@@ -16,6 +16,7 @@ from orchestrator.intake import check_media
 from orchestrator.inventory import Holding, Inventory
 from orchestrator.journal import Journal, Record
 from orchestrator.limits import check_stream_id
+from orchestrator.media_share import MediaShare
 from orchestrator.outbox import SAFE_S
 from orchestrator.questions import Questions
 from orchestrator.quotas import Quotas, check_tenant
@@ -64,6 +65,7 @@ class Streams:
         self._stopping = False
         self.door = Door(cluster, quotas or Quotas(), lambda: (s.session for s in self), clock, max_streams)
         cluster.loads = self.door.loads
+        self._media_share = MediaShare(cluster, quotas or Quotas())
         self.inventory = Inventory()
         self.on_left: Callable[[str, StreamId], None] = lambda reasoner, stream: None
         """Told of a stream that was given up and stays at its reasoner for a client that may come back."""
@@ -160,6 +162,7 @@ class Streams:
     def tick(self) -> None:
         """What time brings: late media, expired streams, the journal."""
         now_s = self._clock()
+        self._media_share.look((stream.session for stream in self), now_s)
         for stream in self:
             session = stream.session
             session.give_up_late(now_s)

@@ -13,6 +13,7 @@ Everything is stream time in microseconds, half-open: a picture with pts ``t`` i
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -21,6 +22,8 @@ from tandem.core.timeline import Gap, GapReason, TimeRange
 MAX_GAPS = 4096
 """Gaps kept one by one. Beyond that the oldest two become one that covers what lies between them too: what
 is told is then more than what is missing, never less."""
+MAX_FRAMES = 4096
+"""Frames of an encoded stream whose places are remembered: those of a question's wait, many times over."""
 GONE_AGAIN = frozenset(
     {GapReason.EVICTED, GapReason.OVERLOAD, GapReason.REASONER_LOST, GapReason.ORCHESTRATOR_LOST}
 )
@@ -38,6 +41,9 @@ class EncoderProgress:
     next_block_number: int
     frames_waiting: int
     lag_ms: float
+    frames: tuple[tuple[int, int], ...] = ()
+    """Of bytes: where each frame begins that was decoded since, and its time."""
+    decoded_position: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,6 +63,10 @@ class Timeline:
     next_block_number: int = 0
     frames_waiting: int = 0
     lag_ms: float = 0.0
+    frames: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=MAX_FRAMES))
+    """Of bytes: where frames begin, and their times."""
+    decoded_position: int = 0
+    """Of bytes: every frame that was complete before it is decoded; 0 from an encoder that does not say."""
     gaps: list[Gap] = field(default_factory=list)
     """In order, never overlapping."""
     gap_changes: int = 0
@@ -85,6 +95,8 @@ class Timeline:
         self.next_block_number = max(self.next_block_number, progress.next_block_number)
         self.frames_waiting = progress.frames_waiting
         self.lag_ms = progress.lag_ms
+        self.frames += progress.frames
+        self.decoded_position = max(self.decoded_position, progress.decoded_position)
 
     def restart(
         self, *, from_us: int, position: int, next_block_number: int, durable_us: int | None = None
@@ -95,6 +107,7 @@ class Timeline:
         self.watermark_us = from_us
         self.decoded_us = from_us
         self.safe_position = self.consumed_position = position
+        self.decoded_position = min(self.decoded_position, position)
         self.next_block_number = next_block_number
         self.frames_waiting = 0
 
@@ -130,6 +143,20 @@ class Timeline:
         if self.watermark_us == asked_us:
             return self.frames_waiting == 0
         return self.watermark_us > asked_us
+
+    def time_at(self, position: int) -> int | None:
+        """Of bytes: time of the newest frame that begins before `position`; None until it is decoded.
+
+        What came later may be decoded by then too: whoever asked at `position` had not sent it yet.
+        """
+        if not self.decoded_position:  # decoding is in order: the next was taken in, so this is done
+            return self.received_us if self.consumed_position > position else None
+        before = [time_us for start, time_us in self.frames if start < position]
+        if self.decoded_position <= position and len(before) == len(self.frames):
+            return None
+        if not self.frames:
+            return self.received_us
+        return max(before, default=max(self.frames[0][1] - 1, 0))
 
     def is_idle(self, position: int) -> bool:
         """True when the encoder has everything before `position` and waits for none of it.

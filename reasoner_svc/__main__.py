@@ -11,7 +11,6 @@ import dataclasses
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,12 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_up(args.log_format, "reasoner", args.name, level=getattr(logging, args.log_level.upper()))
     if args.die_with_parent:
         die_with_parent(parent_pid)
+    formatter = make_formatter(args.log_format, "reasoner", args.name)
     try:
-        config = _config(args)
-        formatter = make_formatter(args.log_format, "reasoner", args.name)
-        return asyncio.run(_serve(config, formatter))
+        return asyncio.run(_serve(_config(args), formatter))
     except TandemError as error:
-        print(f"tandem reasoner: {error}", file=sys.stderr)
+        for line in error.message.splitlines():
+            say(f"tandem reasoner: {line}", formatter, level=logging.ERROR)
         return 2
 
 

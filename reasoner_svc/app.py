@@ -35,6 +35,7 @@ from reasoner_svc.view.loading import LayerLoader
 from tandem.core import overload
 from tandem.core.blocks import BlockHeader
 from tandem.core.clock import Clock, monotonic_clock
+from tandem.core.heartbeats import MAX_STREAMS
 from tandem.core.meters import Sample
 from tandem.core.process_memory import resident_bytes
 from tandem.telemetry.process import ProcessTelemetry
@@ -144,6 +145,7 @@ class Reasoner:
             in_order=disk is None,
         )
         keeper = NoteKeeper(self.store, self.spiller, self.engine, self.inbox.report, notes_tokens)
+        self.inbox.lend_notes = keeper.lend
         self.model_info = model_info(
             config.model,
             model.fingerprint,
@@ -173,7 +175,12 @@ class Reasoner:
             view_tokens=view_tokens,
             keeper=keeper,
             tools=load_tools(config.difficulty_probe, config.head_scores, model),
-            mover=Mover(self.inbox, Here(local=local, config=links, telemetry=telemetry)),
+            mover=Mover(
+                self.inbox,
+                Here(local=local, config=links, telemetry=telemetry),
+                keeper,
+                notes_tokens,
+            ),
             telemetry=telemetry,
         )
         self.transfer = TransferServicer(self.inbox, local, links, telemetry)
@@ -237,6 +244,7 @@ class Reasoner:
             overload.RAM_USED_BYTES: self.store.ram_used_bytes,
             "ram_allocated_bytes": self.store.ram_allocated_bytes,
             overload.RAM_BUDGET_BYTES: self.config.ram_bytes,
+            MAX_STREAMS: self.config.max_streams,
             "device_bytes": stats.run_bytes + stats.tail_bytes + stats.pool_bytes,
             "index_bytes": stats.index_bytes,
             "disk_used_bytes": self.spiller.disk.used_bytes if self.spiller else 0,

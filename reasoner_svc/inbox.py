@@ -24,7 +24,7 @@ from reasoner_svc.streams import Opening, StreamRecord, Streams
 from reasoner_svc.taking_up import take_up
 from tandem.core.blocks import BlockHeader, BlockKey, KVLayout
 from tandem.core.errors import DataLost, Incompatible, Internal, InvalidInput, LimitExceeded, WrongState
-from tandem.core.ids import Epoch, StreamId
+from tandem.core.ids import NOTES_SUFFIX, Epoch, StreamId
 from tandem.vlm.families.base import PromptLayout, is_fitting
 
 log = logging.getLogger(__name__)
@@ -65,6 +65,8 @@ class Inbox:
         self._post = post
         self._published = published
         self._in_order = in_order
+        self.lend_notes: Callable[[StreamId, Sequence[int]], list[Block] | None] = lambda notes, numbers: None
+        """Notes that the store does not hold."""
 
     def open_stream(
         self, stream: StreamId, epoch: Epoch, encoder: str = "", found: TakenUp | None = None
@@ -180,9 +182,17 @@ class Inbox:
 
         Raises NotFound (stream not open), DataLost (evicted or never held).
         """
+        if stream.endswith(NOTES_SUFFIX):
+            self._streams.get(StreamId(stream.removesuffix(NOTES_SUFFIX)))
+            if (notes := self.lend_notes(stream, numbers)) is not None:
+                return notes
+            return self._lent(stream, numbers)
         record = self._streams.get(stream)
         if any(number >= record.frontier.next for number in numbers):
             raise DataLost(f"stream {stream!r} is published up to block {record.frontier.next} only")
+        return self._lent(stream, numbers)
+
+    def _lent(self, stream: StreamId, numbers: Sequence[int]) -> list[Block]:
         all_or_none = self._store.prepare_load([BlockKey(stream, number) for number in numbers])
         return [self._until_forgotten(ticket) for ticket in all_or_none.split()]
 

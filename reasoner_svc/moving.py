@@ -1,7 +1,7 @@
 """Shell. A stream that moves here: its blocks are fetched from the reasoner that leaves, and published.
 
 The other reasoner serves them as it serves an encoder's window; here they land as if an encoder had sent
-them. Notes that lie on no disk stay behind.
+them. The newest notes come too, as many as stand in a view.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from reasoner_svc.store.disk.slots import Claim
 from reasoner_svc.store.spill import Spiller, TakenUp
 from reasoner_svc.streams import StreamRecord
 from tandem.core.clock import Clock, monotonic_clock
-from tandem.core.errors import DataLost, DeadlineExceeded, InvalidInput, LimitExceeded, WrongState
-from tandem.core.ids import StreamId
+from tandem.core.errors import DataLost, DeadlineExceeded, InvalidInput, LimitExceeded, NotFound, WrongState
+from tandem.core.ids import StreamId, notes_of
 from tandem.core.telemetry import NO_TELEMETRY, Telemetry
 from tandem.wire.channel import make_channel
 from tandem.wire.convert import range_from_proto
@@ -49,6 +49,14 @@ class Holder(Protocol):
         ...
 
 
+class Notes(Protocol):
+    """Who takes the notes that come."""
+
+    def came(self, run: int, stream: StreamId, blocks: Sequence[Block], next_number: int) -> None:
+        """Oldest first; new ones are numbered from `next_number` on."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Here:
     """This end of the link."""
@@ -61,7 +69,11 @@ class Here:
 class Mover:
     """Brings streams here. Event loop only."""
 
-    def __init__(self, inbox: Inbox, here: Here, clock: Clock = monotonic_clock) -> None:
+    def __init__(
+        self, inbox: Inbox, here: Here, notes: Notes, notes_tokens: int, clock: Clock = monotonic_clock
+    ) -> None:
+        """`notes` takes those that come, of at most `notes_tokens`."""
+        self._notes, self._notes_tokens = notes, notes_tokens
         self._inbox = inbox
         self._here = here
         self._clock = clock
@@ -77,11 +89,16 @@ class Mover:
         end = source.next_block_number
         if record.frontier.next >= end:
             return
+        notes: list[Block] = []
         for part in source.evicted:
             record.miss(range_from_proto(part))
         async with self._turns, self._connect(source) as link:
             await bring_all(self._inbox, link, record, end, source.blocks, encoder, self._clock)
-        log.info("stream %s came from %s: %d blocks", record.stream, source.name, record.blocks)
+            if source.last_note and self._notes_tokens:
+                notes = await bring_notes(link, record.stream, source.last_note, self._notes_tokens)
+                self._notes.came(record.run, record.stream, notes, source.last_note + 1)
+        log.info("stream %s came from %s: %d blocks, %d notes",
+                 record.stream, source.name, record.blocks, len(notes))  # fmt: skip
 
     @asynccontextmanager
     async def _connect(self, source: reasoner_pb2.OpenStreamRequest.Source) -> AsyncIterator[Link]:
@@ -153,6 +170,31 @@ async def bring_all(
         number = until
     if record.frontier.next < end:
         raise DataLost(f"stream {stream!r} came up to block {record.frontier.next} of {end} only")
+
+
+async def bring_notes(holder: Holder, stream: StreamId, last: int, tokens: int) -> list[Block]:
+    """The newest notes up to number `last` that fit `tokens`, oldest first; the newest in any case.
+
+    One that came to nothing has left a hole in the numbers. None older is asked for than one batch of which
+    nothing is held.
+    """
+    newest: list[Block] = []
+    while last > 0:
+        first = max(last - BATCH_BLOCKS, 0) + 1
+        try:
+            found = await _held(holder, notes_of(stream), range(first, last + 1))
+        except NotFound as error:  # a reasoner of a release that lends none: the stream moves all the same
+            log.warning("the notes of stream %s stay behind: %s", stream, error)
+            break
+        for block in reversed(found):
+            tokens -= block.header.tokens
+            if newest and tokens < 0:
+                return newest[::-1]
+            newest.append(block)
+        if not found:
+            break
+        last = first - 1
+    return newest[::-1]
 
 
 async def _first_held(holder: Holder, stream: StreamId, low: int, high: int) -> int:

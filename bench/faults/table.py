@@ -1,8 +1,10 @@
 """Pure. What is in the tables of faults: scenarios to run, and for each listed fault what shows its outcome.
 
-``scenarios.toml`` says what is done to a running system and what must hold at the end. ``faults.toml`` and
-``inputs.toml`` list every fault (F) and bad input (B) with the outcome that is expected and what shows it:
-scenarios, tests of the repository, bad inputs of `bench/faults/inputs.py`, or why one machine cannot.
+``scenarios.toml`` says what is done to a running system and what must hold at the end; ``apart.toml``, in the
+same format, what is done to services that outlive their orchestrator (`tests/faults` plays it).
+``faults.toml`` and ``inputs.toml`` list every fault (F) and bad input (B) with the outcome that is expected
+and what shows it: scenarios, tests of the repository, bad inputs of `bench/faults/inputs.py`, or why one
+machine cannot.
 """
 
 from __future__ import annotations
@@ -53,6 +55,8 @@ class Scenario:
     """Error that the call may end with, by its code; empty: the stream must live."""
     quick: bool
     """Part of the short form."""
+    apart: bool = False
+    """Done as well to services that outlive the orchestrator."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,13 +89,24 @@ _SCENARIO_KEYS = {
     "resume_s",
     "refused",
     "quick",
+    "apart",
 }
+_APART_KEYS = {"what", "steps"}
 _LISTED_KEYS = {"what", "expected", "scenarios", "inputs", "tests", "elsewhere"}
 
 
 def scenarios() -> dict[str, Scenario]:
     """All of them by name, in the order of the file. Raises `InvalidInput` for a row that is not one."""
     return {name: _scenario(name, row) for name, row in _rows("scenarios.toml", _SCENARIO_KEYS).items()}
+
+
+def apart() -> dict[str, Scenario]:
+    """What is done to services that outlive the orchestrator, by name. Raises `InvalidInput`."""
+    shared = {name: each for name, each in scenarios().items() if each.apart}
+    own = {name: _scenario(name, row) for name, row in _rows("apart.toml", _APART_KEYS).items()}
+    if twice := set(own) & set(scenarios()):
+        raise InvalidInput(f"apart.toml: {', '.join(sorted(twice))} is in scenarios.toml too")
+    return shared | own
 
 
 def listed() -> dict[str, Listed]:
@@ -151,6 +166,7 @@ def _scenario(name: str, row: Mapping[str, Any]) -> Scenario:
         resume_s=float(row.get("resume_s", 10.0)),
         refused=row.get("refused", ""),
         quick=row.get("quick", False),
+        apart=row.get("apart", False),
     )
 
 

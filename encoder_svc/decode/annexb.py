@@ -97,4 +97,6 @@ class AnnexBDemuxer:
         startable = self._sets.scan(data)
         start = StartPoint(position=self._begin, header=header) if startable else None
         prefix, self._prefix = self._prefix, b""
-        return EncodedPacket(data=prefix + data, time_us=None, key=key or startable, start=start)
+        return EncodedPacket(
+            data=prefix + data, time_us=None, key=key or startable, position=self._begin, start=start
+        )

@@ -12,7 +12,15 @@ from collections import deque
 from encoder_svc.admit import CheckShape, ChunkOrder, MediaLimits, check_bytes
 from encoder_svc.decode.packets import Damage, Demuxed, Demuxer, EncodedPacket
 from encoder_svc.decode.pictures import Rgb
-from encoder_svc.decode.source import Item, RawChunk, Refusal, SourceEvent, Start
+from encoder_svc.decode.source import (
+    MAX_DECODED,
+    DecodedFrame,
+    Item,
+    RawChunk,
+    Refusal,
+    SourceEvent,
+    Start,
+)
 from encoder_svc.decode.timing import FrameTimer
 from encoder_svc.decode.video import Decoded, VideoDecoder
 from encoder_svc.ledger import SyncPoint
@@ -59,6 +67,8 @@ class EncodedSource:
         self._tag = self._packet_bytes = 0
         self.decoded_us = sampler.covered_us or 0
         """Time of the latest frame."""
+        self.decoded_position = position
+        self._frames: deque[DecodedFrame] = deque(maxlen=MAX_DECODED)
 
     def _forget_decoder(self) -> None:
         self._decoder: VideoDecoder | None = None
@@ -104,8 +114,14 @@ class EncodedSource:
             self._drain()
             self._complain_of_nothing()
             self._events += self._sampler.finish()
+        if not self._todo:
+            self.decoded_position = self.consumed
         events, self._events = self._events, []
         return events, bool(self._todo)
+
+    def take_decoded(self) -> list[DecodedFrame]:
+        """The frames since the last call. Any thread: they come in the decoder's, and are told in another."""
+        return [self._frames.popleft() for _ in range(len(self._frames))]
 
     def _complain_of_nothing(self) -> None:
         """At the end: bytes that never gave a key frame were refused nowhere else."""
@@ -217,6 +233,8 @@ class EncodedSource:
             self._complain(error, self._order.next_offset, container_us)
             return
         self._complained, self._shown = False, True
+        if packet is not None:
+            self._frames.append(DecodedFrame(packet.position, time_us))
         if packet is not None and packet.start is not None:
             point = SyncPoint(packet.start.position, time_us)
             self._events.append(Start(point, packet.start.header))

@@ -108,7 +108,15 @@ class Mp4Demuxer:
             return True
         data = bytes(self._buffer[: sample.size_bytes])
         self._drop(sample.position + sample.size_bytes)
-        out.append(EncodedPacket(data=data, time_us=sample.time_us, key=sample.key, start=sample.start))
+        out.append(
+            EncodedPacket(
+                data=data,
+                time_us=sample.time_us,
+                key=sample.key,
+                position=sample.position,
+                start=sample.start,
+            )
+        )
         return True
 
     def _take_box(self, out: list[Demuxed]) -> bool:

@@ -33,6 +33,8 @@ class EncodedPacket:
     """Presentation time on the container's own clock; None when the container has none."""
     key: bool
     """Decoding can start here."""
+    position: int
+    """Byte offset in the stream at which it begins."""
     start: StartPoint | None = None
     """Set for some key packets."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from encoder_svc.admit import CheckShape, MediaLimits, PictureOrder
 from encoder_svc.decode.pictures import RawPicture, Rgb, check_picture, decode_picture
-from encoder_svc.decode.source import Item, Refusal, SourceEvent, Start
+from encoder_svc.decode.source import DecodedFrame, Item, Refusal, SourceEvent, Start
 from encoder_svc.ledger import SyncPoint
 from encoder_svc.sample import Sampler
 from tandem.core.errors import InvalidInput, TandemError
@@ -27,11 +27,16 @@ class PictureSource:
         """Time of the latest picture."""
         self.origin_us = 0
         """Pictures carry stream time itself."""
+        self.decoded_position = 0
 
     @property
     def consumed(self) -> int:
         """The next sequence."""
         return self._order.next_sequence
+
+    def take_decoded(self) -> list[DecodedFrame]:
+        """None: pictures have their times before they are decoded."""
+        return []
 
     def feed(self, item: Item) -> None:
         """Take a picture or a gap. Raises InvalidInput for a chunk."""

@@ -47,6 +47,18 @@ SourceEvent = Unit[Rgb] | Hole | Start | Refusal
 Item = RawPicture | RawChunk | Gap
 
 
+@dataclass(frozen=True, slots=True)
+class DecodedFrame:
+    """Where the bytes of a frame begin in the stream, and its stream time."""
+
+    position: int
+    time_us: int
+
+
+MAX_DECODED = 1024
+"""Frames that are remembered until somebody asks."""
+
+
 class Source(Protocol):
     """One stream's decoder and sampler."""
 
@@ -58,6 +70,15 @@ class Source(Protocol):
     @property
     def consumed(self) -> int:
         """Position up to which media was taken in."""
+        ...
+
+    @property
+    def decoded_position(self) -> int:
+        """Position up to which every frame that was complete has been decoded; 0 for pictures."""
+        ...
+
+    def take_decoded(self) -> list[DecodedFrame]:
+        """Frames of an encoded stream since the last call, at most the latest `MAX_DECODED`. Any thread."""
         ...
 
     @property

@@ -187,8 +187,8 @@ class TsDemuxer:
         data = pes[9 + pes[8] :]
         startable = self._sets.scan(data) if self._sets is not None else random_access
         start = StartPoint(position=position, header=header) if startable else None
-        time_us = self._time_us(pes)
-        yield EncodedPacket(data=data, time_us=time_us, key=startable or random_access, start=start)
+        time_us, key = self._time_us(pes), startable or random_access
+        yield EncodedPacket(data=data, time_us=time_us, key=key, position=position, start=start)
 
     def _time_us(self, pes: bytes) -> int | None:
         if not pes[7] & 0x80 or pes[8] < 5:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -52,7 +53,7 @@ class LocalRay:
             InvalidInput: Ray is not installed, or too old.
             Unavailable: it did not start.
         """
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and not _has_ended(self._process):
             return self._address
         self.stop()
         self._say("starting a Ray on this machine …")
@@ -79,8 +80,8 @@ class LocalRay:
                     raise InvalidInput(line.removeprefix(NO_RAY))
                 if line:
                     return line
-                code = process.wait()
-                raise Unavailable(f"Ray did not start (status {code})")
+                self.stop()
+                raise Unavailable(f"Ray did not start (status {process.returncode})")
             if time.monotonic() > until_s:
                 raise Unavailable(f"Ray did not start within {START_TIMEOUT_S:g} s")
         return ""
@@ -90,11 +91,18 @@ class LocalRay:
         process, self._process = self._process, None
         if process is None:
             return
-        process.terminate()
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        os.kill(process.pid, signal.SIGTERM)  # not `terminate()`, which waits for one that has ended
+        until_s = time.monotonic() + STOP_TIMEOUT_S
+        while not _has_ended(process) and time.monotonic() < until_s:
+            time.sleep(_SLICE_S)
+        # What a killed head leaves: Ray's agents outlive their raylet. The group is its own (a new session),
+        # and its number nobody else's as long as the head is not waited for.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
         if process.stdout is not None:
             process.stdout.close()
+
+
+def _has_ended(process: subprocess.Popen[str]) -> bool:
+    """True once it has; it stays to be waited for."""
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None

@@ -1,12 +1,14 @@
 """Shell. Notes beyond the device: stored under an id of their own, read back when a stream is taken up.
 
-Only with a disk tier; without one a note lives on the device alone. Notes are blocks like any other there:
-they may leave RAM once they are on disk, count to its budget, and go with their stream. Event loop only.
+With a disk tier notes are blocks like any other there: they may leave RAM once they are on disk, count to its
+budget, and go with their stream. What cannot be on disk is kept in memory besides, as it was made and at most
+what stands on the shelf, for a reasoner that the stream moves to. Event loop only.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -16,8 +18,8 @@ from reasoner_svc.store.disk.slots import Claim
 from reasoner_svc.store.plans import Landing
 from reasoner_svc.store.spill import Spiller
 from reasoner_svc.store.store import BlockStore
-from tandem.core.blocks import BlockHeader
-from tandem.core.errors import TandemError
+from tandem.core.blocks import BlockHeader, BlockKind
+from tandem.core.errors import InvalidInput, TandemError
 from tandem.core.ids import StreamId, notes_of
 
 log = logging.getLogger(__name__)
@@ -48,21 +50,39 @@ class NoteKeeper:
         self._shelves = shelves
         self._on_evicted = on_evicted
         self._notes_tokens = notes_tokens
+        self._unstored: dict[StreamId, deque[Block]] = {}
+        """By the notes' own stream id, oldest first."""
 
     def keep(self, block: Block) -> None:
-        """Store a note. Where it cannot be, it stays on the device only."""
+        """Store a note. Where it cannot be, it is kept only for as long as the device has it."""
         if self._spiller is None or not self._spiller.disk.is_open(block.key.stream):
+            self._keep_unstored(block)
             return
         try:
             plan = self._store.prepare_store(block.header)
         except TandemError as error:
-            log.warning("note %s stays on the device only: %s", block.key, error)
+            log.warning("note %s stays in memory only: %s", block.key, error)
+            self._keep_unstored(block)
             return
         self._on_evicted(plan.evicted)
         plan.buffer.copy_(block.payload)
         self._store.complete_store(plan.entry, Landing.LANDED)
         self._store.publish(block.key)
         self._spiller.wake()
+
+    def lend(self, notes: StreamId, numbers: Sequence[int]) -> list[Block] | None:
+        """Notes that are on no disk, for a reasoner that their stream moves to; None: not all are such."""
+        held = {block.key.number: block for block in self._unstored.get(notes, ())}
+        return [held[number] for number in numbers] if held.keys() >= set(numbers) else None
+
+    def came(self, run: int, stream: StreamId, blocks: Sequence[Block], next_number: int) -> None:
+        """Notes came with a stream that moved here, oldest first."""
+        for block in blocks:
+            if block.key.stream != notes_of(stream) or block.header.kind is not BlockKind.TEXT:
+                raise InvalidInput(f"{block.key}, a {block.header.kind} block, came for a note of {stream!r}")
+        for block in blocks:
+            self.keep(block)
+        self._shelves.shelve(run, blocks, next_number)
 
     async def find(self, stream: StreamId, claim: Claim) -> NotesFound | None:
         """What notes lie on disk of a stream that is being taken up; `shelve` is owed. Never raises."""
@@ -78,11 +98,21 @@ class NoteKeeper:
 
     async def make(self, stream: StreamId, claim: Claim) -> NotesFound | None:
         """The same for a stream that is going to be watched: from now on its notes are kept."""
-        return await self._open(stream, claim, make=True)
+        found = await self._open(stream, claim, make=True)
+        for block in self._unstored.pop(notes_of(stream), ()):
+            self.keep(block)
+        return found
 
     def forget(self, stream: StreamId) -> None:
         """Free what is in memory of a stream's notes; `Spiller.delete` frees the rest."""
         self._store.drop_stream(notes_of(stream))
+        self._unstored.pop(notes_of(stream), None)
+
+    def _keep_unstored(self, block: Block) -> None:
+        kept = self._unstored.setdefault(block.key.stream, deque())
+        kept.append(block)
+        while len(kept) > 1 and sum(each.header.tokens for each in kept) > self._notes_tokens:
+            kept.popleft()
 
     async def _open(self, stream: StreamId, claim: Claim, *, make: bool) -> NotesFound | None:
         if self._spiller is None or not self._notes_tokens:

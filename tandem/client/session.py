@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 import grpc
@@ -25,8 +25,6 @@ from tandem.core.watching import Watching
 from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc
 
 Call = grpc.aio.StreamStreamCall[client_pb2.WatchRequest, client_pb2.WatchResponse]
-
-_EOF: object = grpc.aio.EOF  # type: ignore[attr-defined]  # the published stubs lack it
 
 
 class Session:
@@ -147,28 +145,31 @@ class Session:
 
     async def _one_call(self) -> None:
         call = cast("Call", cast("Any", self._stub).Watch())
+        # Not `call.read()`: it fails from the moment a write met the end of the call, and what the server had
+        # sent before, its typed reason among it, would never be read.
+        responses = aiter(call)
         writer: asyncio.Task[None] | None = None
         try:
-            self._begin(await self._open(call))
+            self._begin(await self._open(call, responses))
             writer = asyncio.create_task(self._write(call))
-            await self._read(call)
+            await self._read(responses, writer)
         finally:
             if writer:
                 writer.cancel()
                 await asyncio.gather(writer, return_exceptions=True)
             call.cancel()
 
-    async def _open(self, call: Call) -> Opened:
+    async def _open(self, call: Call, responses: AsyncIterator[client_pb2.WatchResponse]) -> Opened:
         doing = f"opening stream {self._stream_id!r}" if self._stream_id else "opening a stream"
         try:
             async with asyncio.timeout(self._settings.open_timeout_s):
                 opening = (self._stream_id, self._resume_token, self._media, self._watching, self._tenant)
                 await call.write(messages.open_message(*opening))
-                response = await call.read()
+                response = await anext(responses, None)
         except (TimeoutError, *CALL_ERRORS) as error:
             # A write to a call that was refused raises without the reason; the call itself has it.
             raise typed_error(await self._reason(call, error), address=self._address, doing=doing) from error
-        opened = messages.event_of(response) if isinstance(response, client_pb2.WatchResponse) else None
+        opened = None if response is None else messages.event_of(response)
         if not isinstance(opened, Opened):
             raise Unavailable(f"{doing}: {self._address} ended the call without a welcome")
         return opened
@@ -211,11 +212,12 @@ class Session:
             call.cancel()
             raise
 
-    async def _read(self, call: Call) -> None:
-        while (response := await call.read()) is not _EOF:
-            assert isinstance(response, client_pb2.WatchResponse), response
-            if self._settings.read_pause_s:
-                await asyncio.sleep(self._settings.read_pause_s)
+    async def _read(
+        self, responses: AsyncIterator[client_pb2.WatchResponse], writer: asyncio.Task[None]
+    ) -> None:
+        async for response in responses:
+            if self._settings.read_pause_s and not writer.done():
+                await asyncio.wait((writer,), timeout=self._settings.read_pause_s)
             event = messages.event_of(response)
             if isinstance(event, Progress):
                 self._acknowledge(event)

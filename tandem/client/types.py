@@ -243,7 +243,7 @@ class Answer:
     text: str
     finish_reason: FinishReason
     asked_us: int
-    """Stream time at which it was asked."""
+    """Stream time at which it was asked: of bytes, that of the newest frame of which any had been pushed."""
     watermark_us: int
     """Watermark that the answer saw."""
     evidence: tuple[TimeRange, ...] = ()

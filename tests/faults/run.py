@@ -13,16 +13,19 @@ from typing import Any
 from PIL import Image
 
 import tandem
+from bench.faults.table import Scenario
 from tandem.client import ClientSettings, MediaKind, PictureFormat
 from tandem.client.types import Answer, ConnectionLost, Sampling
 from tandem.core.errors import TandemError
-from tests.faults.fleet import Fleet, Inside, now_s
-from tests.faults.scenarios import CUT_S, FREEZE_S, STARVE_S, How, Scenario
+from tests.faults.fleet import Fleet, Inside, Process, now_s
+from tests.faults.scenarios import OPEN_ENDS, RESUME_S, hit, waits_s
 
 PERIOD_MS = 500
 """Of stream time between pictures; two make a block of the model."""
 PACE_S = 0.1
 FRAMES_AFTER = 8
+PROXIED = ("cut", "starve", "heal")
+"""Steps that a service's proxies do."""
 QUESTION = "What was shown?"
 SETTINGS = ClientSettings(backoff_cap_s=1.0, open_timeout_s=60.0)
 
@@ -114,21 +117,17 @@ async def play(fleet: Fleet, scenario: Scenario, stream_id: str) -> Outcome:
         await asyncio.sleep(0.05)
         durable_us = stream.progress.durable_watermark_us or 0
         boots = await fleet.boots()
-        for name, how in zip(scenario.hit, scenario.how, strict=True):
-            strike(fleet, name, how)
+        hurting = asyncio.create_task(hurt(fleet, scenario, boots, outcome))
+        await asyncio.sleep(0)  # it has done all before its first wait
         hit_s, hit_us = now_s(), feed.pushed * PERIOD_MS * 1000
         detecting = asyncio.create_task(_detect(fleet, scenario, boots, losses, hit_s))
-        hurting = [
-            asyncio.create_task(recover(fleet, name, how, boots, outcome))
-            for name, how in zip(scenario.hit, scenario.how, strict=True)
-        ]
         await _until(lambda: stream.progress.watermark_us > hit_us, 120)
         outcome.resume_s = now_s() - hit_s
-        await asyncio.gather(*hurting)
+        await hurting
         detecting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             outcome.detect_s = await detecting
-        outcome.question = _check_question(await asked, scenario)
+        outcome.question = _check_question(await asked)
         await asyncio.sleep(FRAMES_AFTER * PACE_S)
         await feed.stop()
         answer = await stream.ask(QUESTION, sampling=Sampling(max_tokens=8), latency_budget_s=60.0)
@@ -137,7 +136,7 @@ async def play(fleet: Fleet, scenario: Scenario, stream_id: str) -> Outcome:
         losses.cancel()
     assert answer.text == await reference(fleet, feed.pushed), "another answer than undisturbed"
     slowest_s = max(outcome.start_s.values(), default=0.0)
-    assert outcome.resume_s - slowest_s <= scenario.resume_s + _helpless_s(scenario), outcome.line()
+    assert outcome.resume_s - slowest_s <= RESUME_S + waits_s(scenario), outcome.line()
     return outcome
 
 
@@ -150,30 +149,40 @@ def check_whole(answer: Answer, progress: Any, frames: int, durable_us: int) -> 
     assert seen[0][1] >= durable_us
 
 
-def strike(fleet: Fleet, name: str, how: How) -> None:
-    """Do it, now."""
-    member = fleet.members[name]
-    if how is How.CUT or how is How.STARVE:
-        for proxy in fleet.proxies[name]:
-            (proxy.cut if how is How.CUT else proxy.starve)()
-        return
-    assert not isinstance(member, Inside), f"{name} runs in this process"
-    member.send(signal.SIGSTOP if how is How.FREEZE else signal.SIGKILL)
+async def hurt(fleet: Fleet, scenario: Scenario, boots: dict[str, str], outcome: Outcome) -> None:
+    """Its steps, one after the other; what is killed is started again meanwhile. `boots` are from before."""
+    async with asyncio.TaskGroup() as starting:
+        for step in scenario.steps:
+            name = step.options.get("service", "")
+            if step.do == "wait":
+                await asyncio.sleep(step.options["seconds"])
+            elif step.do == "signal":
+                number = signal.Signals[step.options["send"]]
+                _process(fleet, name).send(number)
+                if number == signal.SIGKILL:
+                    starting.create_task(start_again(fleet, name, boots, outcome))
+            elif step.do in PROXIED:
+                for proxy in fleet.proxies[name]:
+                    getattr(proxy, step.do)()
+            else:
+                assert step.do == "ask", step  # a question is open in every row
 
 
-async def recover(fleet: Fleet, name: str, how: How, boots: dict[str, str], outcome: Outcome) -> None:
-    """Undo it, as whoever runs the services would. `boots` are from before."""
+def _process(fleet: Fleet, name: str) -> Process:
     member = fleet.members[name]
-    if how is How.CUT or how is How.STARVE:
-        await asyncio.sleep(CUT_S if how is How.CUT else STARVE_S)
-        for proxy in fleet.proxies[name]:
-            proxy.heal()
-        return
     assert not isinstance(member, Inside), f"{name} runs in this process"
-    if how is How.FREEZE:
-        await asyncio.sleep(FREEZE_S)
-        member.send(signal.SIGCONT)
-        return
+    return member
+
+
+async def kill(fleet: Fleet, name: str) -> None:
+    """SIGKILL, and its start again."""
+    _process(fleet, name).send(signal.SIGKILL)
+    await start_again(fleet, name, {}, Outcome(name))
+
+
+async def start_again(fleet: Fleet, name: str, boots: dict[str, str], outcome: Outcome) -> None:
+    """As whoever runs the services would."""
+    member = _process(fleet, name)
     await member.ended(10)
     began_s = now_s()
     await member.start()
@@ -192,12 +201,6 @@ def _status_request() -> Any:
     return client_pb2.GetStatusRequest()
 
 
-def _helpless_s(scenario: Scenario) -> float:
-    """How long what was hit could not work, whatever anybody did."""
-    spans = {How.KILL: 0.0, How.FREEZE: FREEZE_S, How.CUT: CUT_S, How.STARVE: STARVE_S}
-    return max(spans[how] for how in scenario.how)
-
-
 async def _ask(stream: Any, tokens: int) -> Answer | TandemError:
     try:
         answer: Answer = await stream.ask(
@@ -208,9 +211,9 @@ async def _ask(stream: Any, tokens: int) -> Answer | TandemError:
     return answer if answer.error is None else answer.error
 
 
-def _check_question(ended: Answer | TandemError, scenario: Scenario) -> str:
+def _check_question(ended: Answer | TandemError) -> str:
     if isinstance(ended, TandemError):
-        assert ended.code.value in scenario.errors, ended
+        assert ended.code.value in OPEN_ENDS, ended
         return f"question: {ended.code.value}"
     return "question: answered"
 
@@ -226,11 +229,12 @@ async def _first_loss(stream: Any) -> float:
 async def _detect(
     fleet: Fleet, scenario: Scenario, boots: dict[str, str], losses: asyncio.Task[float], hit_s: float
 ) -> float | None:
-    if "orchestrator" in scenario.hit:
+    names = hit(scenario)
+    if "orchestrator" in names:
         return await asyncio.shield(losses) - hit_s
     while True:
         states, now = await fleet.states(), await fleet.boots()
-        if any(states.get(name) != "ready" or now.get(name) != boots.get(name) for name in scenario.hit):
+        if any(states.get(name) != "ready" or now.get(name) != boots.get(name) for name in names):
             return now_s() - hit_s
         await asyncio.sleep(0.02)
 

@@ -20,14 +20,12 @@ from tests.faults.run import (
     QUESTION,
     SETTINGS,
     Feed,
-    Outcome,
     check_whole,
+    kill,
     play,
-    recover,
     reference,
-    strike,
 )
-from tests.faults.scenarios import ENCODER, ORCHESTRATOR, REASONER, How, Scenario
+from tests.faults.scenarios import ENCODER, ORCHESTRATOR, REASONER, SCENARIOS
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="module")]
 
@@ -43,8 +41,8 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet
 
 async def test_a_fault_costs_time_and_nothing_else(world: Fleet) -> None:
     """The orchestrator is replaced while an encoder cannot be reached: the services hold what there is."""
-    scenario = Scenario((ENCODER, ORCHESTRATOR), (How.CUT, How.KILL))
-    print((await play(world, scenario, scenario.name.replace("+", "."))).line())
+    name = "encoder-cut-off-orchestrator-killed"
+    print((await play(world, SCENARIOS[name], name)).line())
 
 
 async def test_others_can_ask_about_a_stream_before_its_client_is_back(world: Fleet) -> None:
@@ -56,8 +54,7 @@ async def test_others_can_ask_about_a_stream_before_its_client_is_back(world: Fl
             before = await stream.ask(QUESTION, sampling=tandem.client.Sampling(max_tokens=8))
             await asyncio.sleep(0.7)  # the journal is written twice a second
             await stream.abandon()
-        strike(world, ORCHESTRATOR, How.KILL)
-        await recover(world, ORCHESTRATOR, How.KILL, {}, Outcome("left"))
+        await kill(world, ORCHESTRATOR)
         async with asyncio.timeout(20):
             while (found := await world.stream("left")) is None or found.state != "live":  # noqa: ASYNC110
                 await asyncio.sleep(0.05)

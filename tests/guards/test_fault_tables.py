@@ -12,6 +12,7 @@ from bench.faults.inputs import names
 from bench.faults.strikes import STEPS
 from bench.faults.system import KINDS
 from tandem.core.timeline import GapReason
+from tests.faults import run, scenarios
 from tests.guards.product import ROOT
 
 LISTED, SCENARIOS = table.listed(), table.scenarios()
@@ -65,6 +66,18 @@ def test_scenarios_name_what_there_is() -> None:
         assert scenario.system in KINDS, scenario.name
         assert {step.do for step in scenario.steps} <= set(STEPS), scenario.name
         assert set(scenario.gaps) <= {reason.value for reason in GapReason}, scenario.name
+
+
+def test_what_is_done_to_services_apart_is_known_there() -> None:
+    rows = table.apart()
+    assert len(rows) == 29
+    services = set(scenarios.hit(rows["both-killed"])) | {scenarios.ORCHESTRATOR}
+    for name, row in rows.items():
+        assert {step.do for step in row.steps} <= {"ask", "signal", "wait", *run.PROXIED}, name
+        assert scenarios.hit(row), name
+        assert set(scenarios.hit(row)) <= services, name
+    same = [row.steps for row in rows.values()]
+    assert not [steps for steps in same if same.count(steps) > 1], "what is said twice is one row"
 
 
 def test_the_document_has_every_row() -> None:

@@ -56,6 +56,7 @@ async def watch_and_ask(front: Front, log: Path) -> tuple[client_pb2.Answer, dic
     answer = await client.answer("q", START_S)
     assert answer.error.code == "", answer.error
     status = await front.status()
+    assert all(int(service.details["max_streams"]) >= 256 for service in status.services)
     addresses = {service.role: service.details["metrics"] for service in status.services}
     found = re.search(r"metrics at http://([^/]+)/metrics", await asyncio.to_thread(log.read_text))
     assert found is not None

@@ -316,3 +316,27 @@ async def test_streams_of_a_killed_encoder_go_to_all_that_are_left(tmp_path: Pat
         got = Counter(session.encoder for session in sessions)
         assert set(got) == {"encoder-1", "encoder-2"}
         assert min(got.values()) >= 4, got
+
+
+def said_by(world: World, detail: str) -> int:
+    """How many services that are ready have said this."""
+    return sum(detail in member.details and member.is_ready for member in world.app.cluster.members)
+
+
+async def test_a_service_that_says_how_many_streams_it_takes_is_given_no_more(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        await world.add("encoder-1")
+        for name in ("encoder-0", "encoder-1"):
+            world.hosted[name].details["max_streams"] = "1"
+        await world.until(lambda: said_by(world, "max_streams") == 2)
+        first, second = await world.watch("first"), await world.watch("second")
+        placed = {world.app.streams.get(name).session.encoder for name in ("first", "second")}
+        assert placed == {"encoder-0", "encoder-1"}
+        error = await refusal_of(world.watch("third"))
+        assert isinstance(error, LimitExceeded)
+        assert "takes 1 streams and has 1" in error.message
+        assert error.retry_after_s
+        await first.end(forget=True)
+        await first.finished()
+        await (await world.watch("third")).vanish()
+        await second.vanish()

@@ -62,3 +62,20 @@ def test_bytes_without_a_header_begin_where_they_are_told(kind: MediaKind) -> No
     moved = units(run(later, list(cut(STREAMS[kind], 3))))
     assert abs(len(moved) - len(whole)) <= 1
     assert at_us <= moved[0].time.start_us < at_us + 1_000_000
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_frame_begins_where_the_bytes_before_it_give_all_frames_before_it(kind: MediaKind) -> None:
+    data = encode(kind, 24, b_frames=0)
+    source = open_source(kind)
+    for chunk in cut(data, 5):
+        run(source, [chunk], finish=False)
+        assert source.decoded_position == source.consumed
+    run(source, [])
+    frames = source.take_decoded()
+    assert [frame.time_us for frame in frames] == [index * 40_000 for index in range(24)]
+    assert source.take_decoded() == []
+    for index in (1, 7, 10, 23):
+        before = open_source(kind)
+        run(before, list(cut(data[: frames[index].position], 6)))
+        assert len(before.take_decoded()) == index, "no byte of it, and all of those before"

@@ -233,3 +233,21 @@ def test_loads_are_what_was_measured_or_what_is_known_to_be_needed() -> None:
     assert found["encoder-1"] == pytest.approx(0.7)
     assert 0 < found["encoder-2"] < 0.1
     assert found["reasoner-0"] == pytest.approx(4 * ENCODER.window_bytes / 1e9 + 0.1)
+
+
+def test_a_service_with_a_limit_of_its_own_takes_no_more_than_that() -> None:
+    assert isinstance(ask(there=held(2), max_streams=3), Admitted)
+    refused = ask(there=held(3), max_streams=3)
+    assert isinstance(refused, Refused)
+    assert refused.reason == "encoder-0 takes 3 streams and has 3"
+    assert refused.retry_after_s == pytest.approx(60 / 3)
+    small = replace(REASONER, max_streams=2)
+    wish = Held(tenant="default", fps=0.0)
+    found = admit(wish, [ENCODER], [small], held(2), now_s=1000.0, life_s=60.0)
+    assert isinstance(found, Refused)
+    assert found.reason == "reasoner-0 takes 2 streams and has 2"
+    other = replace(REASONER, name="reasoner-1")
+    elsewhere = admit(wish, [ENCODER], [small, other], held(2), now_s=1000.0, life_s=60.0)
+    assert isinstance(elsewhere, Admitted)
+    assert elsewhere.reasoner == "reasoner-1"
+    assert isinstance(ask(there=held(3, encoder=""), max_streams=3), Admitted), "those that ended need none"

@@ -1,5 +1,7 @@
 """Watermark, gaps, and what a question may be told."""
 
+from dataclasses import replace
+
 from orchestrator.backlog import Bounds
 from orchestrator.limits import Limits
 from orchestrator.messages import progress_of
@@ -122,3 +124,39 @@ def test_beyond_the_bound_the_oldest_gaps_are_merged_and_none_is_dropped() -> No
     assert len(line.gaps) == MAX_GAPS
     assert line.gaps[0] == gap(0, 25), "with the reason that a replay does not cure"
     assert line.gaps[-1] == gap(10 * MAX_GAPS + 10, 10 * MAX_GAPS + 15)
+
+
+def decoded(position: int, count: int, step: int = 500, step_us: int = 500_000) -> EncoderProgress:
+    """An encoder has decoded up to `position`, frames of `step` bytes each."""
+    frames = tuple((number * step, number * step_us) for number in range(count))
+    return EncoderProgress(
+        watermark_us=0,
+        decoded_us=(count - 1) * step_us,
+        safe_position=0,
+        consumed_position=position,
+        next_block_number=1,
+        frames_waiting=0,
+        lag_ms=0.0,
+        frames=frames,
+        decoded_position=position,
+    )
+
+
+def test_bytes_are_asked_about_as_of_the_newest_frame_that_was_sent_before() -> None:
+    timeline = Timeline()
+    timeline.apply(decoded(1000, 2))
+    assert timeline.time_at(1000) is None, "the frame that ends there may not be complete yet"
+    timeline.apply(decoded(5000, 10))
+    timeline.receive(4_500_000)
+    assert timeline.time_at(1000) == 500_000, "what was sent later is decoded too, and was not seen"
+    assert timeline.time_at(1001) == 1_000_000, "its first byte had been sent"
+    assert timeline.time_at(5000) is None
+    timeline.restart(from_us=0, position=0, next_block_number=0)
+    assert timeline.time_at(5000) is None
+
+
+def test_an_encoder_that_does_not_say_which_frames_it_decoded() -> None:
+    timeline = Timeline()
+    timeline.receive(700)
+    timeline.apply(replace(decoded(1000, 1), frames=(), decoded_position=0))
+    assert (timeline.time_at(1000), timeline.time_at(999)) == (None, 700)

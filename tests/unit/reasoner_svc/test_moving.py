@@ -16,12 +16,13 @@ from kv_transfer.memory import DictStore
 from reasoner_svc.changes import Changes
 from reasoner_svc.inbox import Inbox
 from reasoner_svc.moving import Here as HereEnd
-from reasoner_svc.moving import Mover, bring_all
+from reasoner_svc.moving import Mover, bring_all, bring_notes
+from reasoner_svc.notes.keeping import NoteKeeper
 from reasoner_svc.store.store import BlockStore
 from reasoner_svc.store.tiers.ram import RamTier
 from reasoner_svc.streams import StreamRecord, Streams
 from tandem.core.clock import monotonic_clock
-from tandem.core.errors import DataLost, Unavailable
+from tandem.core.errors import DataLost, NotFound, Unavailable
 from tandem.core.ids import Epoch, StreamId
 from tandem.core.telemetry import Telemetry
 from tandem.core.transfer import Direction, LaneKind
@@ -52,6 +53,11 @@ class Holder:
         if not self.held.issuperset(numbers):
             raise DataLost("not held")
         return [make_block(number) for number in numbers]
+
+
+class LendsNone(Holder):
+    async def fetch(self, stream: StreamId, numbers: Sequence[int], *, timeout_s: float) -> list[Block]:
+        raise NotFound(f"no stream {stream}")
 
 
 class Here:
@@ -109,6 +115,19 @@ async def test_nothing_left_there_is_no_failure(monkeypatch: pytest.MonkeyPatch)
     assert here.record.frontier.next == 9
 
 
+async def test_the_newest_notes_are_brought_and_holes_left_out() -> None:
+    """Each has as many tokens as a block of `make_block`."""
+    tokens, holder = make_block(1).header.tokens, Holder([3, 5, 40, 41, 43])
+    numbers = [note.key.number for note in await bring_notes(holder, CAM, 44, 10 * tokens)]
+    assert numbers == [40, 41, 43], "behind a batch of which nothing is held nothing more is looked for"
+    numbers = [note.key.number for note in await bring_notes(holder, CAM, 44, 2 * tokens)]
+    assert numbers == [41, 43]
+    numbers = [note.key.number for note in await bring_notes(holder, CAM, 44, 0)]
+    assert numbers == [43], "the newest in any case"
+    assert await bring_notes(Holder([]), CAM, 500, tokens) == []
+    assert await bring_notes(LendsNone([]), CAM, 500, tokens) == [], "of a release before this one"
+
+
 async def test_a_loss_on_the_way_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     here, holder = Here(monkeypatch), Holder(range(100))
     holder.dies_at = 50
@@ -158,7 +177,8 @@ async def test_what_is_damaged_on_the_way_is_counted(monkeypatch: pytest.MonkeyP
             next_block_number=5,
             blocks=4,
         )
-        mover = Mover(here.inbox, HereEnd(local=local, config=config, telemetry=Telemetry(meters)))
+        end = HereEnd(local=local, config=config, telemetry=Telemetry(meters))
+        mover = Mover(here.inbox, end, NoteKeeper(here.store, None, None, lambda headers: None, 0), 0)  # type: ignore[arg-type]
         await mover.bring(here.record, source, "encoder-0")
     finally:
         await server.stop(0.5)

@@ -591,7 +591,9 @@ class Answer(_message.Message):
     finish_reason: _types_pb2.FinishReason.ValueType
     """Why it ended."""
     asked_us: _builtins.int
-    """Stream time at which it was asked."""
+    """Stream time at which it was asked: of pictures, one past the newest that was sent before it; of bytes, that
+    of the newest frame of which a byte was sent before it, whatever was decoded since.
+    """
     watermark_us: _builtins.int
     """Watermark that the answer saw."""
     @_builtins.property

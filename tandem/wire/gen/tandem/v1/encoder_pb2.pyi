@@ -239,6 +239,8 @@ class EncodeResponse(_message.Message):
         FRAMES_WAITING_FIELD_NUMBER: _builtins.int
         SAMPLE_FPS_FIELD_NUMBER: _builtins.int
         RATE_REASON_FIELD_NUMBER: _builtins.int
+        DECODED_FIELD_NUMBER: _builtins.int
+        DECODED_POSITION_FIELD_NUMBER: _builtins.int
         watermark_us: _builtins.int
         """Everything before this is published or a gap."""
         decoded_us: _builtins.int
@@ -261,9 +263,15 @@ class EncodeResponse(_message.Message):
         """Frames per second that are watched now."""
         rate_reason: _builtins.str
         """Why that is less than `media.sample_fps`; empty when it is not."""
+        decoded_position: _builtins.int
+        """Of bytes: position up to which every frame that was complete has been decoded; 0 when it is not said."""
         @_builtins.property
         def gaps(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Gap]:
             """Gaps that the encoder found since the last message."""
+
+        @_builtins.property
+        def decoded(self) -> _containers.RepeatedCompositeFieldContainer[Global___EncodeResponse.DecodedFrame]:
+            """Of bytes: frames that were decoded since the last message, in order; at most the latest 1024."""
 
         def __init__(
             self,
@@ -279,14 +287,40 @@ class EncodeResponse(_message.Message):
             frames_waiting: _builtins.int = ...,
             sample_fps: _builtins.float = ...,
             rate_reason: _builtins.str = ...,
+            decoded: _abc.Iterable[Global___EncodeResponse.DecodedFrame] | None = ...,
+            decoded_position: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["_decoder_header", b"_decoder_header", "decoder_header", b"decoder_header"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_decoder_header", b"_decoder_header", "consumed_position", b"consumed_position", "decoded_us", b"decoded_us", "decoder_header", b"decoder_header", "frames_waiting", b"frames_waiting", "gaps", b"gaps", "lag_ms", b"lag_ms", "next_block_number", b"next_block_number", "rate_reason", b"rate_reason", "safe_position", b"safe_position", "sample_fps", b"sample_fps", "watermark_us", b"watermark_us"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_decoder_header", b"_decoder_header", "consumed_position", b"consumed_position", "decoded", b"decoded", "decoded_position", b"decoded_position", "decoded_us", b"decoded_us", "decoder_header", b"decoder_header", "frames_waiting", b"frames_waiting", "gaps", b"gaps", "lag_ms", b"lag_ms", "next_block_number", b"next_block_number", "rate_reason", b"rate_reason", "safe_position", b"safe_position", "sample_fps", b"sample_fps", "watermark_us", b"watermark_us"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType__decoder_header: _TypeAlias = _typing.Literal["decoder_header"]  # noqa: Y015
         _WhichOneofArgType__decoder_header: _TypeAlias = _typing.Literal["_decoder_header", b"_decoder_header"]  # noqa: Y015
         def WhichOneof(self, oneof_group: _WhichOneofArgType__decoder_header) -> _WhichOneofReturnType__decoder_header | None: ...
+
+    @_typing.final
+    class DecodedFrame(_message.Message):
+        """One frame of an encoded stream: which bytes it came from says who had seen it when."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        POSITION_FIELD_NUMBER: _builtins.int
+        TIME_US_FIELD_NUMBER: _builtins.int
+        position: _builtins.int
+        """Byte offset at which it begins in the stream."""
+        time_us: _builtins.int
+        """Its stream time."""
+        def __init__(
+            self,
+            *,
+            position: _builtins.int = ...,
+            time_us: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "time_us", b"time_us"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
     class Refused(_message.Message):

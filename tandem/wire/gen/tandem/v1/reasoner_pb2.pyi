@@ -39,6 +39,7 @@ class OpenStreamRequest(_message.Message):
         NEXT_BLOCK_NUMBER_FIELD_NUMBER: _builtins.int
         EVICTED_FIELD_NUMBER: _builtins.int
         BLOCKS_FIELD_NUMBER: _builtins.int
+        LAST_NOTE_FIELD_NUMBER: _builtins.int
         name: _builtins.str
         """Its name. REQUIRED."""
         address: _builtins.str
@@ -49,6 +50,8 @@ class OpenStreamRequest(_message.Message):
         """Number of the block after the last one that is held there. REQUIRED."""
         blocks: _builtins.int
         """Visual blocks that it holds."""
+        last_note: _builtins.int
+        """Number of the last note of the stream that was told to its end; 0 when there is none."""
         @_builtins.property
         def evicted(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.TimeRange]:
             """Intervals that it held and had to remove."""
@@ -62,10 +65,11 @@ class OpenStreamRequest(_message.Message):
             next_block_number: _builtins.int = ...,
             evicted: _abc.Iterable[_types_pb2.TimeRange] | None = ...,
             blocks: _builtins.int = ...,
+            last_note: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "blocks", b"blocks", "evicted", b"evicted", "name", b"name", "next_block_number", b"next_block_number", "ticket", b"ticket"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "blocks", b"blocks", "evicted", b"evicted", "last_note", b"last_note", "name", b"name", "next_block_number", b"next_block_number", "ticket", b"ticket"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
