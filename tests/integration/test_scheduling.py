@@ -287,14 +287,14 @@ async def test_an_encoder_that_is_late_and_may_give_nothing_up_takes_no_new_stre
     media = MediaOptions(kind=MediaKind.PICTURES, sample_fps=2.0)
     async with AsyncExitStack() as stack:
         t, encoder, _ = await stack.enter_async_context(services(tmp_path))
-        streams = [await stack.enter_async_context(t.watch(media, stream_id=name)) for name in "abc"]
+        streams = [await stack.enter_async_context(t.watch(media, stream_id=name)) for name in "abcd"]
         cameras = [Camera(stream) for stream in streams]
-        device.unit_s = 0.22  # six units a second are asked for, less than five are possible
+        device.unit_s = 0.15  # eight units a second are asked for, less than seven are possible
         await until(lambda: encoder.pacing.overload is Overload.LATE, 20.0)
         await asyncio.sleep(0.3)  # for a heartbeat
         monkeypatch.setattr("orchestrator.admission.MAX_SHARE", 9.0)  # as if costs had been misjudged
-        with pytest.raises(LimitExceeded, match="encoder-0 is late with the 3 streams"):
-            await stack.enter_async_context(t.watch(media, stream_id="d"))
+        with pytest.raises(LimitExceeded, match="encoder-0 is late with the 4 streams"):
+            await stack.enter_async_context(t.watch(media, stream_id="e"))
         device.unit_s = 0.0
         await until(lambda: encoder.pacing.overload is Overload.NONE, 10.0)
         for camera in cameras:
