@@ -1,7 +1,7 @@
 """For all tests: one thread, and a collector that looks only at what tests made.
 
-One thread, because these models are too small for two, and waiting for a busy core costs more than it gains. Said
-before torch is loaded, so that it holds for the processes that tests start, too.
+One thread, because these models are too small for two, and waiting for a busy core costs more than it gains.
+Said before torch is loaded, so that it holds for the processes that tests start, too.
 """
 
 from __future__ import annotations
