@@ -32,9 +32,12 @@ from tandem.core.transfer import Direction, LaneKind
 SECRET = b"a secret of the cluster, 32 byte"
 FINGERPRINT = "0" * 32
 TIMEOUT_S = 5.0
+SHARED_MEMORY = LinkConfig().shm_directory
 
 
-def make_context(kind: LaneKind, initiator: bool, store: LaneStore, secret: bytes = SECRET) -> LaneContext:
+def make_context(
+    kind: LaneKind, initiator: bool, store: LaneStore, secret: bytes = SECRET, meet_in: str = SHARED_MEMORY
+) -> LaneContext:
     return LaneContext(
         pair_id="pair",
         epoch=1,
@@ -45,6 +48,7 @@ def make_context(kind: LaneKind, initiator: bool, store: LaneStore, secret: byte
         store=store,
         device=make_device(kind, initiator),
         open_timeout_s=TIMEOUT_S,
+        shm_directory=meet_in,
     )
 
 
@@ -71,11 +75,11 @@ def both(first: Callable[[], object], second: Callable[[], object]) -> list[Base
 
 
 @contextmanager
-def lane_pair(kind: LaneKind) -> Iterator[tuple[Lane, Lane]]:
+def lane_pair(kind: LaneKind, meet_in: str = SHARED_MEMORY) -> Iterator[tuple[Lane, Lane]]:
     """A sending and a receiving end, open and proven."""
     here, there = joined_stores()
-    sender = make_lane(kind, make_context(kind, True, here))
-    receiver = make_lane(kind, make_context(kind, False, there))
+    sender = make_lane(kind, make_context(kind, True, here, meet_in=meet_in))
+    receiver = make_lane(kind, make_context(kind, False, there, meet_in=meet_in))
     try:
         errors = both(lambda: open_proven(sender), lambda: open_proven(receiver))
         assert errors == [None, None], errors
@@ -174,10 +178,6 @@ def count_descriptors() -> int:
 def count_threads() -> int:
     """Threads of the process, C++ ones included."""
     return len(os.listdir("/proc/self/task"))
-
-
-def leftovers(directory: str) -> list[str]:
-    return [name for name in os.listdir(directory) if name.startswith("tandem-")]
 
 
 def settle_threads(expected: int) -> int:

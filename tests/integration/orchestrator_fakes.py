@@ -424,6 +424,7 @@ class Client:
         self.sequence = 0
         self._reader: asyncio.Task[None] | None = None
         self._ended = False
+        self._writing = asyncio.Lock()
 
     async def open(
         self,
@@ -439,12 +440,17 @@ class Client:
         opening = client_pb2.WatchRequest.Open(
             stream_id=stream_id, resume_token=token, media=media, watching=watching
         )
-        await self.call.write(client_pb2.WatchRequest(open=opening))
+        await self._write(client_pb2.WatchRequest(open=opening))
         first = await asyncio.wait_for(self.call.read(), timeout_s)
         assert first.WhichOneof("event") == "welcome", first
         self.welcome = first.welcome
         self.sequence = first.welcome.next_position
         self._reader = asyncio.create_task(self._read())
+
+    async def _write(self, request: client_pb2.WatchRequest) -> None:
+        """One at a time: gRPC fails a call that two tasks write to at once."""
+        async with self._writing:
+            await self.call.write(request)
 
     async def _read(self) -> None:
         try:
@@ -482,10 +488,10 @@ class Client:
         fields = {"sequence": self.sequence, "format": types_pb2.PICTURE_FORMAT_JPEG} | fields
         picture = types_pb2.Picture(pts_us=pts_ms * 1000, data=data, **fields)
         self.sequence = picture.sequence + 1
-        await self.call.write(client_pb2.WatchRequest(picture=picture))
+        await self._write(client_pb2.WatchRequest(picture=picture))
 
     async def chunk(self, offset: int, data: bytes) -> None:
-        await self.call.write(client_pb2.WatchRequest(chunk=types_pb2.Chunk(offset=offset, data=data)))
+        await self._write(client_pb2.WatchRequest(chunk=types_pb2.Chunk(offset=offset, data=data)))
 
     async def pictures(self, *pts_ms: int) -> None:
         for value in pts_ms:
@@ -493,19 +499,19 @@ class Client:
 
     async def ask(self, question_id: str = "q", text: str = "what?", **fields: Any) -> None:
         question = types_pb2.Question(question_id=question_id, text=text, **fields)
-        await self.call.write(client_pb2.WatchRequest(ask=question))
+        await self._write(client_pb2.WatchRequest(ask=question))
 
     async def stand(self, question_id: str = "s", expect: str = "yes", **fields: Any) -> None:
         fields = {"text": "is it?"} | fields
         standing = types_pb2.StandingQuestion(question_id=question_id, expect=expect, **fields)
-        await self.call.write(client_pb2.WatchRequest(stand=standing))
+        await self._write(client_pb2.WatchRequest(stand=standing))
 
     async def cancel(self, question_id: str) -> None:
         cancel = client_pb2.WatchRequest.CancelQuestion(question_id=question_id)
-        await self.call.write(client_pb2.WatchRequest(cancel=cancel))
+        await self._write(client_pb2.WatchRequest(cancel=cancel))
 
     async def end(self, *, forget: bool = False) -> None:
-        await self.call.write(client_pb2.WatchRequest(end=client_pb2.WatchRequest.End(forget=forget)))
+        await self._write(client_pb2.WatchRequest(end=client_pb2.WatchRequest.End(forget=forget)))
 
     async def until(self, condition: Any, timeout_s: float = 10.0) -> None:
         async with asyncio.timeout(timeout_s):

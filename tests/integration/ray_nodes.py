@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 SERVICES_A_NODE = 2
+_SPARE = {"include_log_monitor": False}
+"""Python processes of Ray's own that nothing here needs: they take a core for seconds."""
 
 
 class RayNodes:
@@ -24,15 +26,24 @@ class RayNodes:
             "health_check_failure_threshold": 4,
             "health_check_timeout_ms": 1000,
         }
-        head = {"num_cpus": 0, "include_dashboard": False, "_system_config": quick}
+        head = {
+            "num_cpus": 0,
+            "include_dashboard": False,
+            "no_monitor": True,
+            **_SPARE,
+            "_system_config": quick,
+        }
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address: str = self._cluster.address
         self.nodes: list[Any] = []
-        for _ in range(count):
-            self.add()
+        self._count = count
+        self.restore()
 
-    def add(self) -> None:
-        self.nodes.append(self._cluster.add_node(num_cpus=SERVICES_A_NODE))
+    def restore(self) -> None:
+        """Another node for each that was lost."""
+        while len(self.nodes) < self._count:
+            self.nodes.append(self._cluster.add_node(wait=False, num_cpus=SERVICES_A_NODE, **_SPARE))
+        self._cluster.wait_for_nodes()
 
     def of(self, pid: int) -> Any:
         """The node below whose raylet a process runs."""

@@ -97,6 +97,7 @@ async def connected(
     s: Serving, model: VisionLanguageModel, epoch: int = 1, lane: LaneKind = LaneKind.SHM
 ) -> AsyncIterator[Link]:
     async with link_to(s, model, ticket(epoch), lane=lane) as link:
+        await s.until(lambda: s.reasoner.transfer.links > 0)  # a moment after the encoder's end
         yield link
 
 

@@ -24,14 +24,14 @@ from tandem.core.ids import StreamId
 from tandem.core.transfer import FrameClass, LaneKind
 from tandem.wire.channel import make_channel
 from tandem.wire.transfer import ClientControlChannel
-from tests.contract.lane_pairs import lane_pair, leftovers, make_end, make_frame, make_ticket
+from tests.contract.lane_pairs import lane_pair, make_end, make_frame, make_ticket
 from tests.unit.kv_transfer.transfer_process import serve
 
 ROOT = Path(__file__).parents[3]
 REAL_LANES = pytest.mark.parametrize("kind", [LaneKind.SHM, LaneKind.GLOO])
 
 
-def make_link(channel, kind: LaneKind, epoch: int = 1, **config: float) -> Link:  # type: ignore[no-untyped-def]
+def make_link(channel, kind: LaneKind, epoch: int = 1, **config: object) -> Link:  # type: ignore[no-untyped-def]
     store = DictStore()
     return Link(
         ClientControlChannel(channel),
@@ -83,8 +83,8 @@ async def test_nobody_listens() -> None:
 
 
 @contextmanager
-def reasoner(kind: LaneKind) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    command = [sys.executable, "-m", "tests.unit.kv_transfer.transfer_process", kind.value]
+def reasoner(kind: LaneKind, meet_in: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    command = [sys.executable, "-m", "tests.unit.kv_transfer.transfer_process", kind.value, str(meet_in)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
         try:
@@ -95,11 +95,20 @@ def reasoner(kind: LaneKind) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 @REAL_LANES
 @pytest.mark.parametrize(("how", "within_s"), [(signal.SIGKILL, 2.0), (signal.SIGSTOP, 4.0)])
-async def test_a_peer_that_dies_or_freezes(kind: LaneKind, how: signal.Signals, within_s: float) -> None:
-    with reasoner(kind) as (process, address):
+async def test_a_peer_that_dies_or_freezes(
+    kind: LaneKind, how: signal.Signals, within_s: float, tmp_path: Path
+) -> None:
+    with reasoner(kind, tmp_path) as (process, address):
         channel = make_channel(address)
         # Gloo forgets what it was writing when the connection ended, but nobody waits for its deadline.
-        link = make_link(channel, kind, heartbeat_s=0.5, heartbeat_misses=3, frame_timeout_s=60.0)
+        link = make_link(
+            channel,
+            kind,
+            heartbeat_s=0.5,
+            heartbeat_misses=3,
+            frame_timeout_s=60.0,
+            shm_directory=str(tmp_path),
+        )
         await link.start()
         assert (await link.send([random_block(0)], timeout_s=5))[0].ok
         blocks = [random_block(n, layers=8, tokens=2000, head_dim=64, kv_heads=4) for n in range(1, 9)]
@@ -113,7 +122,7 @@ async def test_a_peer_that_dies_or_freezes(kind: LaneKind, how: signal.Signals, 
         results = await sending
         assert all(result.ok or isinstance(result.error, Unavailable) for result in results)
         await channel.close(0.5)
-    assert leftovers("/dev/shm") == []
+    assert os.listdir(tmp_path) == []
 
 
 def test_gloo_survives_a_frame_of_the_wrong_size() -> None:

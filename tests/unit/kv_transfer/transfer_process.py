@@ -19,10 +19,10 @@ from tests.contract.lane_pairs import make_end
 class Servicer(transfer_pb2_grpc.TransferServiceServicer):
     """Accepts links; all of them share one store."""
 
-    def __init__(self, kind: LaneKind) -> None:
+    def __init__(self, kind: LaneKind, **config: Any) -> None:
         self.store = DictStore()
         self.ended: list[str] = []
-        self._config = LinkConfig(lanes=(kind,))
+        self._config = LinkConfig(lanes=(kind,), **config)
         self._epochs = EpochGuard()
 
     async def Connect(self, request_iterator: Any, context: Any) -> None:
@@ -41,8 +41,8 @@ class Servicer(transfer_pb2_grpc.TransferServiceServicer):
             await link.close("the call has ended")
 
 
-async def serve(kind: LaneKind) -> tuple[Any, str, Servicer]:
-    servicer = Servicer(kind)
+async def serve(kind: LaneKind, **config: Any) -> tuple[Any, str, Servicer]:
+    servicer = Servicer(kind, **config)
     server = make_server()
     transfer_pb2_grpc.add_TransferServiceServicer_to_server(servicer, server)
     address = bind(server, "127.0.0.1:0")
@@ -51,7 +51,7 @@ async def serve(kind: LaneKind) -> tuple[Any, str, Servicer]:
 
 
 async def main() -> None:
-    server, address, _ = await serve(LaneKind(sys.argv[1]))
+    server, address, _ = await serve(LaneKind(sys.argv[1]), shm_directory=sys.argv[2])
     print(address, flush=True)
     await server.wait_for_termination()
 
