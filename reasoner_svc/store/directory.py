@@ -13,11 +13,12 @@ its place in RAM until the last pin goes. Not thread-safe: the store guards it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from reasoner_svc.store.residents import Residents
 from reasoner_svc.store.tiers.base import Slot
 from tandem.core.blocks import BlockHeader, BlockKey, BlockKind
 from tandem.core.ids import StreamId
@@ -84,8 +85,8 @@ class Directory:
     _entries: dict[BlockKey, Entry] = field(default_factory=dict)
     """In order of arrival."""
     _by_stream: dict[StreamId, dict[int, Entry]] = field(default_factory=dict)
-    _resident: dict[BlockKey, Entry] = field(default_factory=dict)
-    """Those in RAM, least recently used first."""
+    residents: Residents = field(default_factory=Residents)
+    """Those in RAM."""
     _bytes: dict[StreamId, StreamBytes] = field(default_factory=dict)
     _orphans: set[Entry] = field(default_factory=set)
     _sequence: int = 0
@@ -96,7 +97,7 @@ class Directory:
     @property
     def resident(self) -> int:
         """Entries in RAM."""
-        return len(self._resident)
+        return len(self.residents)
 
     @property
     def orphans(self) -> int:
@@ -124,15 +125,11 @@ class Directory:
         """Payload bytes of a stream's entries."""
         return self._bytes.get(stream, StreamBytes())
 
-    def evictable(self) -> Iterator[Entry]:
-        """Entries a policy may choose, least recently used first. Not while the directory changes."""
-        return (entry for entry in self._resident.values() if entry.evictable)
-
     def add(self, header: BlockHeader, slot: Slot) -> Entry:
         """A new entry in state LANDING, with room in RAM."""
         entry = self._add(header, BlockState.LANDING)
         entry.ram = slot
-        self._resident[header.key] = entry
+        self.residents.add(entry)
         self._bytes[header.key.stream].ram += header.payload_bytes
         return entry
 
@@ -161,9 +158,10 @@ class Directory:
 
     def touch(self, entry: Entry) -> None:
         """A question reads it."""
-        entry.reads += 1
-        if entry.ram is not None:
-            self._resident[entry.key] = self._resident.pop(entry.key)
+        if entry.ram is None:
+            entry.reads += 1
+        else:
+            self.residents.touch(entry)
 
     def unpin(self, entry: Entry) -> Freed:
         """Take one pin away; returns the room of a removed entry when it was the last."""
@@ -214,7 +212,7 @@ class Directory:
         assert indexed == self._entries, "the indexes disagree"
         assert all(self._by_stream.values()), "an empty stream is indexed"
         resident = {entry.key: entry for entry in self._entries.values() if entry.ram is not None}
-        assert resident == self._resident, "what is in RAM is not what is listed"
+        self.residents.check_integrity(resident)
         sums = {stream: _sums(group) for stream, group in self._by_stream.items()}
         assert sums == self._bytes, (sums, self._bytes)
         sequences = [entry.sequence for entry in self._entries.values()]
@@ -241,7 +239,7 @@ class Directory:
         return entry
 
     def _leave_ram(self, entry: Entry) -> None:
-        del self._resident[entry.key]
+        self.residents.remove(entry)
         self._bytes[entry.key.stream].ram -= entry.header.payload_bytes
 
     def _strip(self, entry: Entry) -> Freed:

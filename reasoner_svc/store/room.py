@@ -5,11 +5,12 @@ Knows no bytes and changes nothing: it returns a plan, and the store carries it 
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container
 from dataclasses import dataclass
 
 from reasoner_svc.store.directory import Entry
 from reasoner_svc.store.policies.base import EvictionPolicy
+from reasoner_svc.store.residents import Residents
 from reasoner_svc.store.tiers.base import Trial
 from tandem.core.blocks import BlockKey
 
@@ -32,22 +33,22 @@ class NoRoom:
 def plan_room(
     length: int,
     trial: Trial,
-    evictable: Iterable[Entry],
+    residents: Residents,
     policy: EvictionPolicy,
     *,
     waiting: Container[BlockKey] = (),
 ) -> Room | NoRoom:
     """The fewest victims, in the policy's order, after which `length` bytes fit.
 
-    `trial` is used up. Sinks and pinned blocks never come in `evictable`. Blocks that wait to be written to
-    disk stay: they will be there in moments, and leaving now they would be lost. What left the disk to stay
-    within its budget does not wait.
+    `trial` is used up. Sinks and pinned blocks are in no order of `residents`. Blocks that wait to be
+    written to disk stay: they will be there in moments, and leaving now they would be lost. What left the
+    disk to stay within its budget does not wait.
     """
     if trial.fits(length):
         return Room((), "there is room")
     victims: list[Entry] = []
     unwritten = 0
-    for entry in policy.order(evictable):
+    for entry in policy.order(residents):
         if entry.key in waiting:
             unwritten += 1
             continue

@@ -264,7 +264,7 @@ class BlockStore:
         plan = plan_room(
             length,
             self._ram.trial(),
-            self._directory.evictable(),
+            self._directory.residents,
             self._policy,
             waiting=self._unwritten if self._spilling else (),
         )

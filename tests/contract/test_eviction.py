@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from reasoner_svc.store.directory import Entry
 from reasoner_svc.store.plans import Landing
 from reasoner_svc.store.policies.names import POLICIES
 from reasoner_svc.store.store import BlockStore
@@ -82,6 +83,28 @@ def test_reading_bytes_is_no_question(policy: str) -> None:
     store.use(CAM, [3])
     store.use(CAM, [4])
     assert leaving(store) == [1, 2, 3, 4]
+
+
+def test_making_room_costs_the_same_however_much_is_held(
+    policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+    is_evictable = Entry.evictable.fget  # type: ignore[attr-defined]
+
+    def look(entry: Entry) -> bool:
+        looks.append(entry)
+        return bool(is_evictable(entry))
+
+    room = 2000 * LENGTH
+    store = BlockStore(RamTier(room, slab_bytes=room), POLICIES[policy]())
+    for number in range(2000):
+        arrive(store, number)
+    store.use(CAM, range(1, 2000, 3))
+    monkeypatch.setattr(Entry, "evictable", property(look))
+    for number in range(2000, 3000):
+        assert len(arrive(store, number)) == 1
+    assert len(looks) <= 2 * 1000, "a full store looks at all of its blocks for each that comes"
+    store.check_integrity()
 
 
 def test_what_is_pinned_and_the_sink_stay(policy: str) -> None:

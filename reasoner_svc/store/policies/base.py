@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Protocol
 
 from reasoner_svc.store.directory import Entry
+from reasoner_svc.store.residents import Residents
 
 
 class EvictionPolicy(Protocol):
-    """In which order blocks leave RAM. A new policy is one file and one row in the contract tests."""
+    """In which order blocks leave RAM. A new policy is one file and one row in the contract tests.
+
+    One that needs another order keeps it in `Residents`, as entries come and go: it is asked for every block
+    that comes to a full store, and must not look at all of them.
+    """
 
     name: str
 
-    def order(self, entries: Iterable[Entry]) -> Iterable[Entry]:
-        """`entries` come evictable, least recently used (or arrived) first; first to leave comes first.
-
-        Only as much of the result is read as is needed: be lazy where the order allows it.
-        """
+    def order(self, residents: Residents) -> Iterator[Entry]:
+        """Those that may leave, the first to leave first. Only as much is read of it as is needed."""
         ...

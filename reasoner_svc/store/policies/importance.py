@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from reasoner_svc.store.directory import Entry
+from reasoner_svc.store.residents import Residents
 
 
 class LeastImportant:
-    """Blocks that fewer questions retrieved leave first; among equals the oldest.
+    """Blocks that fewer questions retrieved leave first; among equals the one that was retrieved earlier.
 
     Retrieval by attention scores tends to come back to the same blocks (ReKV, arXiv 2503.00540, keeps an
     LRU of them for that reason); counting survives one question that reads much and never again.
@@ -17,9 +17,6 @@ class LeastImportant:
 
     name = "importance"
 
-    def order(self, entries: Iterable[Entry]) -> Iterator[Entry]:
-        """By reads, then by arrival; a heap, because few are taken."""
-        heap = [(entry.reads, entry.sequence, entry) for entry in entries]
-        heapq.heapify(heap)
-        while heap:
-            yield heapq.heappop(heap)[2]
+    def order(self, residents: Residents) -> Iterator[Entry]:
+        """By reads, then by the last of them, or by arrival."""
+        return residents.by_reads()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 from reasoner_svc.store.directory import Entry
+from reasoner_svc.store.residents import Residents
 
 
 class LeastRecentlyUsed:
@@ -12,6 +13,6 @@ class LeastRecentlyUsed:
 
     name = "lru"
 
-    def order(self, entries: Iterable[Entry]) -> Iterable[Entry]:
-        """As they come."""
-        return entries
+    def order(self, residents: Residents) -> Iterator[Entry]:
+        """By the last use."""
+        return residents.by_use()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from reasoner_svc.store.directory import Entry
+from reasoner_svc.store.residents import Residents
 
 
 class OldestFirst:
@@ -13,9 +13,6 @@ class OldestFirst:
 
     name = "oldest-first"
 
-    def order(self, entries: Iterable[Entry]) -> Iterator[Entry]:
-        """By order of arrival; a heap, because few are taken."""
-        heap = [(entry.sequence, entry) for entry in entries]
-        heapq.heapify(heap)
-        while heap:
-            yield heapq.heappop(heap)[1]
+    def order(self, residents: Residents) -> Iterator[Entry]:
+        """By order of arrival."""
+        return residents.by_arrival()

@@ -12,7 +12,9 @@ from reasoner_svc.store.extents import ALIGN_BYTES, Extents
 from reasoner_svc.store.tiers.base import Slot, TierName, Trial
 
 SLAB_BYTES = 64 * 1024 * 1024
-"""Large enough that slabs are few; small enough that a closed stream soon empties one."""
+"""Small enough that a closed stream soon empties one."""
+MOST_SLABS = 256
+"""Of a large budget: all of them are looked at when room is made."""
 
 
 class RamTier:
@@ -21,7 +23,7 @@ class RamTier:
     name = TierName.RAM
 
     def __init__(self, budget_bytes: int, slab_bytes: int = SLAB_BYTES) -> None:
-        self._extents = Extents(budget_bytes, slab_bytes)
+        self._extents = Extents(budget_bytes, max(slab_bytes, budget_bytes // MOST_SLABS))
         self._memory: dict[int, Tensor] = {}
         self._taken: set[Slot] = set()
         self._used_bytes = 0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 from reasoner_svc.store.directory import Directory, Entry
 from reasoner_svc.store.disk.slots import DiskSlot
 from reasoner_svc.store.extents import ALIGN_BYTES, Extents
 from reasoner_svc.store.policies.oldest_first import OldestFirst
+from reasoner_svc.store.residents import Residents
 from reasoner_svc.store.room import NoRoom, Room, plan_room
 from tandem.core.ids import StreamId
 from tests.unit.reasoner_svc.making import make_header
@@ -18,8 +19,8 @@ LENGTH = make_header(1).payload_bytes
 class NewestFirst:
     name = "newest-first"
 
-    def order(self, entries: Iterable[Entry]) -> Iterable[Entry]:
-        return reversed(list(entries))
+    def order(self, residents: Residents) -> Iterator[Entry]:
+        return reversed(list(residents.by_arrival()))
 
 
 def full(blocks: int) -> tuple[Directory, Extents]:
@@ -42,14 +43,14 @@ def victims(plan: Room | NoRoom) -> list[int]:
 
 def test_nobody_leaves_while_there_is_room() -> None:
     directory, room = full(3)
-    assert victims(plan_room(LENGTH, Extents(LENGTH, LENGTH), [], OldestFirst())) == []
+    assert victims(plan_room(LENGTH, Extents(LENGTH, LENGTH), directory.residents, OldestFirst())) == []
     assert not room.fits(LENGTH)
     assert len(directory) == 3
 
 
 def test_the_oldest_leave_and_the_sink_stays() -> None:
     directory, room = full(4)
-    plan = plan_room(2 * LENGTH, room.trial(), directory.evictable(), OldestFirst())
+    plan = plan_room(2 * LENGTH, room.trial(), directory.residents, OldestFirst())
     assert victims(plan) == [1, 2]
 
 
@@ -58,7 +59,7 @@ def test_pinned_blocks_stay() -> None:
     pinned = directory.find(make_header(1).key)
     assert pinned is not None
     directory.pin(pinned)
-    plan = plan_room(LENGTH, room.trial(), directory.evictable(), OldestFirst())
+    plan = plan_room(LENGTH, room.trial(), directory.residents, OldestFirst())
     assert victims(plan) == [2]
 
 
@@ -67,13 +68,13 @@ def test_victims_go_on_until_the_hole_is_whole() -> None:
     pinned = directory.find(make_header(2).key)
     assert pinned is not None
     directory.pin(pinned)
-    plan = plan_room(2 * LENGTH, room.trial(), directory.evictable(), OldestFirst())
+    plan = plan_room(2 * LENGTH, room.trial(), directory.residents, OldestFirst())
     assert victims(plan) == [1, 3, 4], "1 alone leaves no hole of two blocks"
 
 
 def test_all_or_nothing() -> None:
     directory, room = full(3)
-    plan = plan_room(3 * LENGTH, room.trial(), directory.evictable(), OldestFirst())
+    plan = plan_room(3 * LENGTH, room.trial(), directory.residents, OldestFirst())
     assert isinstance(plan, NoRoom)
     assert "no room" in plan.reason
     assert len(directory) == 3
@@ -82,7 +83,7 @@ def test_all_or_nothing() -> None:
 
 def test_another_order_is_another_class() -> None:
     directory, room = full(4)
-    plan = plan_room(LENGTH, room.trial(), directory.evictable(), NewestFirst())
+    plan = plan_room(LENGTH, room.trial(), directory.residents, NewestFirst())
     assert victims(plan) == [3]
 
 
@@ -92,8 +93,8 @@ def test_what_is_not_on_disk_yet_waits_for_it() -> None:
     assert written is not None
     written.disk = DiskSlot(StreamId("cam"), 1, 64, LENGTH)
     waiting = {make_header(number).key for number in range(4) if number != 2}
-    plan = plan_room(LENGTH, room.trial(), directory.evictable(), OldestFirst(), waiting=waiting)
+    plan = plan_room(LENGTH, room.trial(), directory.residents, OldestFirst(), waiting=waiting)
     assert victims(plan) == [2]
-    plan = plan_room(2 * LENGTH, room.trial(), directory.evictable(), OldestFirst(), waiting=waiting)
+    plan = plan_room(2 * LENGTH, room.trial(), directory.residents, OldestFirst(), waiting=waiting)
     assert isinstance(plan, NoRoom)
     assert "wait to be written" in plan.reason
