@@ -20,6 +20,8 @@ MIN_RETRY_S = 1.0
 MAX_RETRY_S = 600.0
 MIN_LIFE_S = 10.0
 """What a stream is taken to last at least, as long as none has ended."""
+PROCESSORS_RETRY_S = 5.0
+"""Longest wait for processors: what others use of them changes within seconds, not as streams end."""
 _Crowd = Sequence[tuple[Held, float]]
 """Streams that come before this one, each with the part of it that is expected at a pair."""
 _Wait = Callable[[float, Sequence[tuple[float, Held]]], float]
@@ -148,6 +150,8 @@ def _at(
     if missing > 1e-9:
         before = sum(part * stream.floor(e) for stream, part in crowd)
         wait_s = wait(missing + before, list(zip(floors, there, strict=True)))
+        if e.limit == "processors":
+            wait_s = min(wait_s, PROCESSORS_RETRY_S)
         return Refused(f"{words}; this stream needs at least {floor / e.unit_seconds:.3g}", wait_s)
     needs = [Need(a, stream.want(e)) for a, stream in zip(floors, there, strict=True)]
     want = max(e.share(wish.fps), floor)
