@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from encoder_svc.desk import Desk
 from encoder_svc.links import Lease
 from kv_transfer.base import SendResult
@@ -12,6 +14,8 @@ from tandem.core.errors import DeadlineExceeded, Internal, LimitExceeded, Tandem
 _AGAIN = (Unavailable, LimitExceeded, DeadlineExceeded)
 """Failures after which the same block is sent again: the link broke, or the reasoner has no room yet."""
 _Taken = list[tuple[int, tuple[int, Block]]]
+_PAUSE_S = 0.05
+"""After a round in which nothing was published."""
 _SEND_BLOCKS = 32
 """Most blocks in one round; what is encoded meanwhile goes with the next."""
 
@@ -50,9 +54,12 @@ class Sender:
             failed = self._book(taken, results)
             if len(failed) < len(taken):
                 since_s = self._clock()
-            elif self._clock() - since_s > self._patience_s:
+                continue
+            if self._clock() - since_s > self._patience_s:
                 waited = f"no block was published for {self._patience_s:.0f} s"
                 raise LimitExceeded(f"{waited}: {failed[0]}", retry_after_s=1.0)
+            # A link that is ending refuses at once: without a pause it would never come to its end.
+            await asyncio.sleep(_PAUSE_S)
 
     def _book(self, taken: _Taken, results: list[SendResult]) -> list[TandemError]:
         failed: list[TandemError] = []
