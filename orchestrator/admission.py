@@ -22,8 +22,6 @@ MIN_LIFE_S = 10.0
 """What a stream is taken to last at least, as long as none has ended."""
 PROCESSORS_RETRY_S = 5.0
 """Longest wait for processors: what others use of them changes within seconds, not as streams end."""
-_Crowd = Sequence[tuple[Held, float]]
-"""Streams that come before this one, each with the part of it that is expected at a pair."""
 _Wait = Callable[[float, Sequence[tuple[float, Held]]], float]
 """`retry_after`, told the time."""
 _FULL = {Overload.LATE: "is late with", Overload.GAPS: "leaves frames out of"}
@@ -60,7 +58,6 @@ def admit(
     reasoners: Iterable[ReasonerRoom],
     held: Sequence[Held],
     *,
-    ahead: Sequence[Held] = (),
     now_s: float,
     life_s: float,
 ) -> Admitted | Refused:
@@ -71,8 +68,6 @@ def admit(
         encoders: those that take streams.
         reasoners: those that take streams.
         held: all streams that have room.
-        ahead: streams that were refused, and are expected again: a time to come again comes after theirs, so
-            that a crowd does not come back at once.
         now_s: the time, on the clock of `Held.leaves_s`.
         life_s: how long streams lasted that have ended; 0 when none has.
     """
@@ -80,9 +75,7 @@ def admit(
     if not pairs:
         return Admitted(0.0, "", "", "no pair of services is ready yet: it waits for one")
     wait = partial(retry_after, now_s=now_s, life_s=life_s)
-    # Those who come before it find room at any of the pairs.
-    crowd = [(stream, 1 / len(pairs)) for stream in ahead]
-    found = [_at(wish, e, r, held, crowd, wait) for e, r in pairs]
+    found = [_at(wish, e, r, held, wait) for e, r in pairs]
     fitting = [each for each in found if isinstance(each, Admitted)]
     if not fitting:
         return min((each for each in found if isinstance(each, Refused)), key=lambda it: it.retry_after_s)
@@ -124,15 +117,13 @@ def retry_after(missing: float, frees: Sequence[tuple[float, Held]], *, now_s: f
     return min(max(min(guess_s, due_s), MIN_RETRY_S), MAX_RETRY_S)
 
 
-def _at(
-    wish: Held, e: EncoderRoom, r: ReasonerRoom, held: Sequence[Held], crowd: _Crowd, wait: _Wait
-) -> Admitted | Refused:
-    full = _no_place(e, r, held, crowd, wait) or _ram_refusal(e, r, held, crowd, wait)
+def _at(wish: Held, e: EncoderRoom, r: ReasonerRoom, held: Sequence[Held], wait: _Wait) -> Admitted | Refused:
+    full = _no_place(e, r, held, wait) or _ram_refusal(e, r, held, wait)
     if full is not None:
         return full
     there = [stream for stream in held if stream.encoder == e.name]
     if there and e.overload in _FULL:
-        wait_s = wait(1.0 + sum(part for _, part in crowd), [(1.0, stream) for stream in there])
+        wait_s = wait(1.0, [(1.0, stream) for stream in there])
         return Refused(f"{e.name} {_FULL[e.overload]} the {len(there)} streams that it has", wait_s)
     if not e.is_known:
         return Admitted(0.0, e.name, r.name, f"{e.name} has not encoded enough to tell what a stream costs")
@@ -148,8 +139,7 @@ def _at(
     )
     missing = sum(floors) + floor - MAX_SHARE
     if missing > 1e-9:
-        before = sum(part * stream.floor(e) for stream, part in crowd)
-        wait_s = wait(missing + before, list(zip(floors, there, strict=True)))
+        wait_s = wait(missing, list(zip(floors, there, strict=True)))
         if e.limit == "processors":
             wait_s = min(wait_s, PROCESSORS_RETRY_S)
         return Refused(f"{words}; this stream needs at least {floor / e.unit_seconds:.3g}", wait_s)
@@ -165,28 +155,23 @@ def _at(
     )
 
 
-def _no_place(
-    e: EncoderRoom, r: ReasonerRoom, held: Sequence[Held], crowd: _Crowd, wait: _Wait
-) -> Refused | None:
+def _no_place(e: EncoderRoom, r: ReasonerRoom, held: Sequence[Held], wait: _Wait) -> Refused | None:
     """A service that was started with a `--max-streams` of its own would refuse one more."""
     at_encoder = [stream for stream in held if stream.encoder == e.name]
     at_reasoner = [stream for stream in held if stream.reasoner == r.name]
     for room, there in ((e, at_encoder), (r, at_reasoner)):
         if room.max_streams and len(there) >= room.max_streams:
-            missing = len(there) + 1 - room.max_streams + sum(part for _, part in crowd)
-            wait_s = wait(missing, [(1.0, stream) for stream in there])
+            wait_s = wait(len(there) + 1 - room.max_streams, [(1.0, stream) for stream in there])
             return Refused(f"{room.name} takes {room.max_streams:.0f} streams and has {len(there)}", wait_s)
     return None
 
 
-def _ram_refusal(
-    e: EncoderRoom, r: ReasonerRoom, held: Sequence[Held], crowd: _Crowd, wait: _Wait
-) -> Refused | None:
+def _ram_refusal(e: EncoderRoom, r: ReasonerRoom, held: Sequence[Held], wait: _Wait) -> Refused | None:
     there = [stream for stream in held if stream.reasoner == r.name]
     need, room = e.window_bytes, MAX_RAM * r.ram_bytes
     if not there or not need or not r.ram_bytes or need * (len(there) + 1) <= room:
         return None
-    missing = need * (len(there) + 1 + sum(part for _, part in crowd)) - room
+    missing = need * (len(there) + 1) - room
     wait_s = wait(missing, [(need, stream) for stream in there])
     return Refused(
         f"the windows of {len(there)} streams have {need * len(there) / 1e6:.0f} of the {room / 1e6:.0f} MB "

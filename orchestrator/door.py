@@ -9,11 +9,11 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import takewhile
 
 from orchestrator.admission import Admitted, Refused, admit, retry_after
 from orchestrator.capacity import EncoderRoom, Held, ReasonerRoom, costs, loads, member_rooms
 from orchestrator.cluster import Cluster
+from orchestrator.crowd import Crowd
 from orchestrator.quotas import Cost, Quotas, check_question, check_stream
 from orchestrator.session import Session
 from orchestrator.stream import State
@@ -27,8 +27,6 @@ log = logging.getLogger(__name__)
 MAX_DECISIONS = 16
 _FRESH_S = 0.2
 """How long what streams have is taken to be as it was; a stream that comes or goes is seen at once."""
-_GRACE_S = 1.0
-"""How long after its time a stream that was refused is still expected."""
 _KEEP = 0.9
 """What a stream that ends, or an answer, leaves of the mean of those before it."""
 
@@ -69,8 +67,7 @@ class Door:
         self._seen_s = float("-inf")
         cluster.count = self.count
         self._answer_s = 1.0
-        self._refused: dict[StreamId, tuple[float, Held]] = {}
-        """Those who were refused and are expected again, each with the time until which."""
+        self._crowd = Crowd()
         self.decisions: deque[Decision] = deque(maxlen=MAX_DECISIONS)
         self.outcomes: Counter[tuple[str, str]] = Counter()
         """How often each outcome of `Decision` came, with the code of the error of a refusal."""
@@ -82,7 +79,7 @@ class Door:
         has become of its tenant's quota meanwhile.
         """
         try:
-            self._check_count(session, tenant)
+            self._check_count(tenant)
             if not is_new:
                 return Terms(tenant=tenant, weight=self._quotas.kept(tenant).weight)
             return self._admit(session, tenant)
@@ -123,14 +120,12 @@ class Door:
         if self._clock() - self._seen_s <= _FRESH_S:
             self._count(session.stream_id, self._as_held(session, session.terms.tenant))
 
-    def _check_count(self, session: Session, tenant: str) -> None:
+    def _check_count(self, tenant: str) -> None:
         count = sum(1 for _ in self._sessions())
         if count >= self._max_streams:
             frees = [(1.0, stream) for stream in self._held().values()]
-            missing = 1.0 + len(self._ahead(session))
-            wait_s = retry_after(missing, frees, now_s=self._clock(), life_s=self._life_s)
-            self._expect(session, tenant, wait_s)
-            raise LimitExceeded(f"{count} streams are open, no more fit", retry_after_s=wait_s)
+            wait_s = retry_after(1.0, frees, now_s=self._clock(), life_s=self._life_s)
+            raise self._refusal(tenant, f"{count} streams are open, no more fit", wait_s)
 
     def _admit(self, session: Session, tenant: str) -> Terms:
         now_s, quota = self._clock(), self._quotas.of(tenant)
@@ -140,40 +135,19 @@ class Door:
         room = next(iter(encoders.values()), None)
         mine = [(_cost(each, room), each) for each in held if each.tenant == tenant]
         check_stream(tenant, quota, _cost(wish, room), mine, now_s=now_s, life_s=self._life_s)
-        found = admit(
-            wish,
-            encoders.values(),
-            reasoners.values(),
-            held,
-            ahead=self._ahead(session),
-            now_s=now_s,
-            life_s=self._life_s,
-        )
+        found = admit(wish, encoders.values(), reasoners.values(), held, now_s=now_s, life_s=self._life_s)
         if isinstance(found, Refused):
-            self._expect(session, tenant, found.retry_after_s)
-            raise LimitExceeded(f"no room for the stream: {found.reason}", retry_after_s=found.retry_after_s)
-        self._refused.pop(session.stream_id, None)
+            raise self._refusal(tenant, f"no room for the stream: {found.reason}", found.retry_after_s)
         outcome = "degraded" if found.is_degraded else "admitted"
         self.outcomes[outcome, ""] += 1
         self._note(session, tenant, outcome, found.reason, 0.0)
         self._count(session.stream_id, replace(wish, encoder=found.encoder, reasoner=found.reasoner))
         return _terms(found, tenant, quota.weight)
 
-    def _ahead(self, session: Session) -> list[Held]:
-        """Who was refused, is not back yet, and comes before this one."""
-        now_s = self._clock()
-        self._refused = {it: kept for it, kept in self._refused.items() if kept[0] > now_s}
-        before = takewhile(lambda it: it != session.stream_id, self._refused)
-        return [self._refused[stream_id][1] for stream_id in before]
-
-    def _expect(self, session: Session, tenant: str, wait_s: float) -> None:
-        """It keeps its turn when it comes back; one that never does is forgotten soon after it should have.
-
-        Those over a quota wait for their own tenant, and are in nobody's way.
-        """
-        self._refused[session.stream_id] = self._clock() + wait_s + _GRACE_S, self._as_held(session, tenant)
-        while len(self._refused) > self._max_streams:
-            del self._refused[next(iter(self._refused))]
+    def _refusal(self, tenant: str, why: str, wait_s: float) -> LimitExceeded:
+        """For want of room; refusals by a quota are not counted here, they are the tenant's own."""
+        wait_s += self._crowd.refuse(tenant, self._clock())
+        return LimitExceeded(why, retry_after_s=wait_s)
 
     def _rooms(self) -> tuple[dict[str, EncoderRoom], dict[str, ReasonerRoom]]:
         members = []

@@ -41,13 +41,12 @@ def held(count: int, **changes: object) -> list[Held]:
 def ask(
     wish: Held | None = None,
     there: list[Held] | None = None,
-    ahead: list[Held] | None = None,
     **rooms: object,
 ) -> Admitted | Refused:
     encoder = replace(ENCODER, **{k: v for k, v in rooms.items() if k != "ram_bytes"})  # type: ignore[arg-type]
     reasoner = replace(REASONER, ram_bytes=rooms.get("ram_bytes", 1e9))  # type: ignore[arg-type]
     wish = wish or Held(tenant="default", fps=0.0)
-    return admit(wish, [encoder], [reasoner], there or [], ahead=ahead or [], now_s=1000.0, life_s=60.0)
+    return admit(wish, [encoder], [reasoner], there or [], now_s=1000.0, life_s=60.0)
 
 
 def test_streams_are_let_in_until_nine_tenths_are_promised() -> None:
@@ -63,30 +62,6 @@ def test_streams_are_let_in_until_nine_tenths_are_promised() -> None:
     assert isinstance(shared, Refused)
     assert "9 units a second, as far as its processors go, 9 are kept" in shared.reason
     assert shared.retry_after_s == 5.0, "what others use of them changes within seconds"
-
-
-def test_a_crowd_is_not_told_to_come_back_at_once() -> None:
-    waits_s = []
-    for count in range(4):
-        refused = ask(there=held(9), ahead=[Held(tenant="default", fps=0.0)] * count)
-        assert isinstance(refused, Refused)
-        waits_s.append(refused.retry_after_s)
-    assert waits_s == pytest.approx([k * 60 / 9 for k in (1, 2, 3, 4)])
-    late = ask(there=held(2), ahead=held(1), overload=Overload.LATE)
-    assert isinstance(late, Refused)
-    assert late.retry_after_s == pytest.approx(60.0), "both of two"
-    small = ENCODER.window_bytes * 9 / 0.8
-    full = ask(there=held(9), ahead=held(2), ram_bytes=small, unit_seconds=0.01)
-    assert isinstance(full, Refused)
-    assert full.retry_after_s == pytest.approx(3 * 60 / 9)
-    # Where there are two pairs, half of the crowd is expected at each.
-    pairs = [ENCODER, replace(ENCODER, name="encoder-1")]
-    both = held(9) + held(9, encoder="encoder-1")
-    found = admit(
-        Held(tenant="t", fps=0.0), pairs, [REASONER], both, ahead=held(2), now_s=1000.0, life_s=60.0
-    )
-    assert isinstance(found, Refused)
-    assert found.retry_after_s == pytest.approx(2 * 60 / 9)
 
 
 def test_a_client_that_accepts_less_gets_its_fair_share_of_the_rest() -> None:

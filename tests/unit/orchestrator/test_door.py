@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 
@@ -143,7 +144,7 @@ async def test_while_nothing_leaves_nothing_is_looked_at() -> None:
     await town.cluster.close()
 
 
-async def test_refused_streams_keep_their_turn_and_are_forgotten_when_they_do_not_come_back() -> None:
+async def test_a_crowd_does_not_come_back_at_once_and_costs_only_its_own_tenant() -> None:
     few = Quotas(default=Quota(), tenants={"few": Quota(streams=1)})
     town = Town("encoder-0", "reasoner-0", details=KNOWN | {overload.UNIT_SECONDS: "0.4"}, quotas=few)
     there = [town.stream("encoder-0", "reasoner-0") for _ in range(2)]  # a third would need 1.2
@@ -157,12 +158,12 @@ async def test_refused_streams_keep_their_turn_and_are_forgotten_when_they_do_no
 
     there[0].terms = Terms(tenant="few")
     town.clock.advance(100.0)  # streams last about that long, so one of two ends every 50 s
-    first_s, second_s, third_s = ask("a"), ask("b"), ask("c")
-    assert 30 < first_s < second_s < third_s <= 100
-    assert ask("over", "few") > 0
-    assert (ask("a"), ask("b")) == (first_s, second_s), "they come back early, and keep their turn"
-    assert ask("over", "few") > 0, "those over a quota are in nobody's way"
-    assert ask("c") == third_s
-    town.clock.advance(third_s + 10.0)
-    assert ask("d") < second_s * 2, "none of them came back"
+    over_s = ask("over", "few")
+    waits_s = [ask(f"cam-{number}") for number in range(200)]
+    for one_s, next_s in pairwise(waits_s):
+        assert next_s - one_s == pytest.approx(0.1), "they come again one after the other"
+    assert ask("honest", "another") == waits_s[0], "a tenant that floods waits longer itself, others do not"
+    assert ask("over", "few") == over_s, "a quota is its tenant's own"
+    town.clock.advance(300.0)
+    assert ask("later") < waits_s[0] * 4 + 0.1, "what is long ago counts no more; streams are older now"
     await town.cluster.close()
