@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import replace
 
 from encoder_svc.loop import EncodeLoop
 from encoder_svc.processors import ProcessorMeter, Usage
@@ -101,9 +100,7 @@ class Pacing:
         self._unit_s += (unit_s - self._unit_s) * (STEADY if self._unit_s else 1.0)
         stats, saving = self._loop.stats, self._loop.cost.saving(self._loop.batch_units / 2)
         self._processors.add(self._clock(), stats.units, self._usage(stats.cpu_s), saving)
-        dearer = self.unit_seconds / self._unit_s if self._unit_s else 1.0
-        found = {session: session.wish() for session in self._sessions() if session.lane is not None}
-        wishes = {it: replace(wish, frame_cost_s=wish.frame_cost_s * dearer) for it, wish in found.items()}
+        wishes = {session: session.wish() for session in self._sessions() if session.lane is not None}
         self._late_s = max((wish.late_s for wish in wishes.values()), default=0.0)
         self._late_s = max(self._late_s, 0.0)
         if any(session.is_shedding for session in self._sessions()):

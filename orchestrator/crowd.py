@@ -5,8 +5,8 @@ What a client is told to wait for room does not depend on how many others were t
     wait = for room + (refusals of its tenant, fading over MEMORY_S) * SPACING_S
 
 N streams of a tenant that wait then come again every sqrt(N * MEMORY_S * SPACING_S) seconds: 8 attempts a
-second of 200, 26 of 2,000. Nothing is known of single streams: ids are the clients' word, and most are made anew
-at each attempt. A tenant that floods waits longer itself; others do not.
+second of 200, 26 of 2,000. Nothing is known of single streams: ids are the clients' word, and most are made
+anew at each attempt. A tenant that floods waits longer itself; others do not.
 """
 
 from __future__ import annotations

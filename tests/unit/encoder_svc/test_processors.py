@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -95,6 +96,18 @@ def test_what_this_process_uses_is_seen() -> None:
 )
 def test_a_containers_quota_is_read(text: str, count: float | None) -> None:
     assert cpu_quota(text) == count
+
+
+def test_in_a_container_with_a_quota_all_of_its_processes_count(tmp_path: Path) -> None:
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    (tmp_path / "cpu.stat").write_text("usage_usec 7250000\nuser_usec 7000000\nsystem_usec 250000\n")
+    usage = read_usage(0.0, tmp_path)
+    assert (usage.all_s, usage.count) == (7.25, 0.5)
+    (tmp_path / "cpu.stat").write_text("nonsense")
+    usage = read_usage(0.0, tmp_path)
+    assert usage.all_s == usage.own_s, "what is not told is not made up"
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert read_usage(0.0, tmp_path).count >= 1
 
 
 def test_a_trial_tells_what_a_unit_costs_before_the_first_stream() -> None:
