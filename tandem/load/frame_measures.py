@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
+from tandem.core.timeline import GapReason
 from tandem.load.events import Event
 from tandem.load.schedule import Schedule
 from tandem.load.statistics import distribution
@@ -30,7 +31,7 @@ def frame_measures(
         if e["kind"] == "seen" and window_s[0] <= e["due"] < window_s[1] and e["stream"] not in slow
     ]
     kept = [e for e in seen if not e["lost"]]
-    dropped = _dropped(events, window_s, slow)
+    dropped, forgotten_s = _dropped(events, window_s, slow)
     opened = {e["stream"] for e in events if e["kind"] == "media"} - slow
     watched_s = {
         p.stream: seconds
@@ -60,6 +61,7 @@ def frame_measures(
         "stream_seconds": total_s,
         "dropped_s": dict(by_reason),
         "dropped_share": sum(lost_s.values()) / total_s if total_s else 0.0,
+        "forgotten_share": forgotten_s / total_s if total_s else 0.0,
         "note_lag_ms": distribution(
             (
                 e["t"] - e["about"]
@@ -124,13 +126,20 @@ def joined(spans: list[Window]) -> list[Window]:
     return found
 
 
-def _dropped(events: list[Event], window_s: Window, slow: set[str]) -> dict[str, dict[str, float]]:
-    """Seconds lost, by stream and reason."""
+def _dropped(
+    events: list[Event], window_s: Window, slow: set[str]
+) -> tuple[dict[str, dict[str, float]], float]:
+    """Seconds lost, by stream and reason; and seconds that were watched, and have left a full memory since."""
     lost: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    forgotten_s = 0.0
     for stream, reason, start_s, end_s in gap_times(events, window_s):
-        if stream not in slow:
+        if stream in slow:
+            continue
+        if reason == GapReason.EVICTED:
+            forgotten_s += end_s - start_s
+        else:
             lost[stream][reason] += end_s - start_s
-    return lost
+    return lost, forgotten_s
 
 
 def _overlap(one: Window, other: Window) -> float:

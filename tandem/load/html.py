@@ -218,6 +218,7 @@ def _counts(measures: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     yield "watched frames lost", frames["lost"]
     for reason, seconds in frames["dropped_s"].items():
         yield f"stream seconds lost: {reason}", _number(seconds)
+    yield "stream time watched, and forgotten since", share(frames["forgotten_share"])
     slope = frames["lag_trend"]
     yield "frame lag rises", f"{slope['ms_per_s']:.3g} ms a second" + (" (surely)" if slope["rising"] else "")
     for name in ("planned", "opened", "refused", "failed", "late", "left", "memory_lost", "connections_lost"):

@@ -103,11 +103,13 @@ def test_gaps_are_counted_once_and_in_the_window() -> None:
             gap("a", 10.5, 12.5),  # told again after a reconnect, with one second more
             gap("b", 20.0, 21.0, "undecodable"),
             gap("slow", 20.0, 25.0),
+            gap("b", 10.0, 14.0, "evicted"),  # it was watched, and has left a full memory since
         ]
     )["frames"]
     assert frames["dropped_s"] == {"overload": 3.0, "undecodable": 1.0}
     assert frames["stream_seconds"] == 40.0
     assert frames["dropped_share"] == 0.1
+    assert frames["forgotten_share"] == 0.1
     assert joined([(3.0, 4.0), (1.0, 2.0), (1.5, 3.0)]) == [(1.0, 4.0)]
 
 
