@@ -129,7 +129,7 @@ def joined(spans: list[Window]) -> list[Window]:
 def _dropped(
     events: list[Event], window_s: Window, slow: set[str]
 ) -> tuple[dict[str, dict[str, float]], float]:
-    """Seconds lost, by stream and reason; and seconds that were watched, and have left a full memory since."""
+    """Seconds lost, by stream and reason; and seconds that were watched, and left a full memory since."""
     lost: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     forgotten_s = 0.0
     for stream, reason, start_s, end_s in gap_times(events, window_s):
