@@ -53,10 +53,11 @@
 {{- if .Values.tokens.existingSecret }}
 - --tokens=/etc/tandem/tokens/{{ .Values.tokens.key }}
 {{- end }}
-{{- if eq .Values.tls.mode "disabled" }}
-- --insecure-network
-{{- else if not .Values.tls.clientCertificates }}
+{{- if not (or (eq .Values.tls.mode "disabled") .Values.tls.clientCertificates) }}
 - --tls-any-caller
+{{- end }}
+{{- if and (eq .Values.tls.mode "disabled") (not .Values.tokens.existingSecret) }}
+- --insecure-network
 {{- end }}
 {{- with $own.extraArgs }}
 {{- toYaml . | nindent 0 }}
