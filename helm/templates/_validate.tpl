@@ -23,6 +23,21 @@ What cannot work together, and why. What one value may be by itself the schema s
 {{- if and (eq $v.tls.mode "certManager") (not $v.tls.certManager.issuerRef.name) -}}
 {{- $found = append $found "tls.certManager.issuerRef.name: tls.mode is certManager; name the issuer that signs" -}}
 {{- end -}}
+{{- $policed := and $v.networkPolicy.enabled (not $v.networkPolicy.extraEgress) -}}
+{{- range $key, $name := dict "model.name" $v.model.name "model.embedder" $v.model.embedder -}}
+{{- /* ORG/NAME of a hub; a path begins with a slash, and random weights with "dummy:". */ -}}
+{{- if and (regexMatch "^[A-Za-z0-9][^:]*/" $name) (eq $v.model.loadFormat "auto") -}}
+{{- if eq $v.model.cache.mode "none" -}}
+{{- $found = append $found (printf "model.cache.mode: %s, %q, is loaded from a hub, and with none there is no room for it" $key $name) -}}
+{{- end -}}
+{{- if and $policed (not $v.model.cache.offline) -}}
+{{- $found = append $found (printf "networkPolicy.extraEgress: %s, %q, is loaded from a hub, which the policy keeps pods from: admit it, or set model.cache.offline" $key $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and $policed $v.tracing.endpoint -}}
+{{- $found = append $found "networkPolicy.extraEgress: tracing.endpoint is set, and the policy keeps pods from it: admit it" -}}
+{{- end -}}
 {{- if and (eq $v.model.cache.mode "existingClaim") (not $v.model.cache.existingClaim) -}}
 {{- $found = append $found "model.cache.existingClaim: model.cache.mode is existingClaim; name the claim" -}}
 {{- end -}}

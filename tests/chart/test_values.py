@@ -252,6 +252,22 @@ BAD = {
         },
         "gateway.enabled:",
     ),
+    "a model without room": (
+        {"model": {"name": "org/model"}, "networkPolicy": {"enabled": False}},
+        'model.cache.mode: model.name, "org/model"',
+    ),
+    "a hub that the policy keeps pods from": (
+        {"model": {"name": "org/model", "cache": {"mode": "emptyDir"}}},
+        "networkPolicy.extraEgress: model.name",
+    ),
+    "an embedder without room": (
+        {"model": {"embedder": "org/siglip"}, "networkPolicy": {"enabled": False}},
+        "model.cache.mode: model.embedder",
+    ),
+    "a collector that the policy keeps pods from": (
+        {"tracing": {"endpoint": "http://collector:4317"}},
+        "networkPolicy.extraEgress: tracing.endpoint",
+    ),
     "alerts without metrics": ({"metrics": {"rules": {"enabled": True}}}, "metrics.rules.enabled:"),
 }
 
