@@ -54,7 +54,7 @@ class Orchestrator:
     ) -> None:
         self.config = config
         self._clock = clock
-        self._run_dir = RunDir(config.run_dir, config.secret_file)
+        self._run_dir = RunDir(config.run_dir)
         secret = self._run_dir.secret()
         journal = Journal(self._run_dir.journal_dir)
         journal.touch_all()

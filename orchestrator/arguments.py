@@ -31,12 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser, *, encoders: int, reasoners: 
         type=Path,
         help="secret, logs and journal (default: run-PORT in --data-dir, else below the temporary directory)",
     )
-    add(
-        "--secret-file",
-        type=Path,
-        metavar="FILE",
-        help="the cluster secret, where somebody else makes it (default: made once, in --run-dir)",
-    )
     add("--model", default="default", help="path, hub name, 'default' or 'dummy:...' (%(default)s)")
     add("--encoders", type=int, default=encoders, help="encoder processes to start (%(default)s)")
     add("--reasoners", type=int, default=reasoners, help="reasoner processes to start (%(default)s)")
@@ -134,7 +128,6 @@ def to_config(args: argparse.Namespace) -> OrchestratorConfig:
     return OrchestratorConfig(
         listen=args.listen,
         run_dir=args.run_dir or default_run_dir(args.listen, args.data_dir),
-        secret_file=args.secret_file,
         insecure_network=args.insecure_network,
         reflection=args.reflection,
         encoders=args.encoders,

@@ -48,8 +48,6 @@ class OrchestratorConfig:
     listen: str = "127.0.0.1:7420"
     run_dir: Path
     """Secret, journal, logs and lock; private to one orchestrator."""
-    secret_file: Path | None = None
-    """The cluster secret, where somebody else makes it; None: it is made in `run_dir`."""
     insecure_network: bool = False
     """Allow a listener that other machines can reach, although there is no TLS."""
     reflection: bool = False

@@ -19,10 +19,8 @@ _LOCK = "lock"
 class RunDir:
     """An open run directory; nobody else has it until `close`."""
 
-    def __init__(self, path: Path, secret_file: Path | None = None) -> None:
-        """`secret_file`: the cluster secret, where somebody else makes it."""
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._given_secret = secret_file
         try:
             if not _make_directory(path):
                 _check_private(path)
@@ -41,7 +39,7 @@ class RunDir:
     @property
     def secret_file(self) -> Path:
         """File with the cluster secret."""
-        return self._given_secret or self.path / "secret"
+        return self.path / "secret"
 
     @property
     def log_dir(self) -> Path:
@@ -54,12 +52,7 @@ class RunDir:
         return self.path / "streams"
 
     def secret(self) -> bytes:
-        """The cluster secret, made at first use unless it was given. Text without a line end.
-
-        Raises `InvalidInput` when the file cannot be read or is short.
-        """
-        if self._given_secret is not None:
-            return read_secret(self._given_secret)
+        """The cluster secret, made at first use. Text without a line end: raw is stripped."""
         with contextlib.suppress(FileExistsError):
             scratch = self.path / "secret.new"
             scratch.unlink(missing_ok=True)

@@ -250,22 +250,3 @@ def test_a_token_opens_its_stream_and_no_other() -> None:
     ):
         with pytest.raises(PermissionRefused):
             check_token(secret, StreamId(stream), given, None)
-
-
-def test_a_secret_that_somebody_else_made_is_used_and_none_is_written(tmp_path: Path) -> None:
-    given = tmp_path / "secret-of-the-cluster"
-    given.write_text("x" * 32 + "\n")
-    given.chmod(0o600)
-    parser = argparse.ArgumentParser()
-    add_arguments(parser, encoders=0, reasoners=0)
-    config = to_config(parser.parse_args(["--run-dir", str(tmp_path / "run"), "--secret-file", str(given)]))
-    run = RunDir(config.run_dir, config.secret_file)
-    assert run.secret() == b"x" * 32
-    assert run.secret_file == given
-    assert not (tmp_path / "run" / "secret").exists()
-    run.close()
-    given.write_text("short")
-    run = RunDir(config.run_dir, config.secret_file)
-    with pytest.raises(InvalidInput, match="holds 5 bytes"):
-        run.secret()
-    run.close()
