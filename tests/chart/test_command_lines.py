@@ -25,15 +25,19 @@ PENDING = {
 ADDRESSES = {"IPv4": "10.1.2.3", "IPv6": "2001:db8::7"}
 
 
-def expand(words: list[str], env: list[Object], tmp_path: Path) -> list[str]:
-    """As the kubelet does it; files that a pod mounts are made below `tmp_path`."""
+def environment(words: list[str], env: list[Object]) -> dict[str, str]:
+    """What the kubelet fills in for a container."""
     ip = ADDRESSES["IPv6" if any("[$(POD_IP)]" in word for word in words) else "IPv4"]
     known = {"status.podIP": ip, "metadata.name": "video-x-0", "metadata.namespace": "cameras"}
-    values = {
+    return {
         each["name"]: known[each["valueFrom"]["fieldRef"]["fieldPath"]]
         for each in env
         if "fieldRef" in each.get("valueFrom", {})
     }
+
+
+def expand(words: list[str], values: dict[str, str], tmp_path: Path) -> list[str]:
+    """As the kubelet does it; files that a pod mounts are made below `tmp_path`."""
     expanded = [re.sub(r"\$\((\w+)\)", lambda found: values[found[1]], word) for word in words]
     for folder in ("/etc/tandem", "/var/lib/tandem"):
         expanded = [word.replace(folder, f"{tmp_path}{folder}") for word in expanded]
@@ -64,7 +68,9 @@ def lines() -> list[tuple[str, Object]]:
 
 
 @pytest.mark.parametrize(("name", "container"), lines(), ids=[name for name, _ in lines()])
-def test_the_program_takes_its_command_line(name: str, container: Object, tmp_path: Path) -> None:
+def test_the_program_takes_its_command_line(
+    name: str, container: Object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert container["command"] == ["tandem"]
     for file in ("secret/secret", "quotas/quotas.toml", "tls/tls.crt", "tls/tls.key", "tls/ca.crt",
                  "tokens/tokens.toml", "token/token"):  # fmt: skip
@@ -73,7 +79,10 @@ def test_the_program_takes_its_command_line(name: str, container: Object, tmp_pa
         path.write_text("[default]\nstreams = 8\n" if path.name == "quotas.toml" else "0" * 64)
         path.chmod(0o600)
     secret = tmp_path / "etc/tandem/secret/secret"
-    command, *words = expand(container["args"], container.get("env", []), tmp_path)
+    values = environment(container["args"], container.get("env", []))
+    for variable, value in values.items():
+        monkeypatch.setenv(variable, value)
+    command, *words = expand(container["args"], values, tmp_path)
     if command == "up":
         parser = up._parser()
         guarded = any(word.startswith(("--tls-ca", "--tokens")) for word in words)
