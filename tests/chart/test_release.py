@@ -101,7 +101,7 @@ async def test_an_upgrade_leaves_a_scaler_its_number(helm: Helm) -> None:
     assert "--log-level=debug" in encoder["template"]["spec"]["containers"][0]["args"]
 
 
-@pytest.mark.parametrize("name", ["secure", "gpu", "colocated", "keda", "gateway"])
+@pytest.mark.parametrize("name", ["secure", "gpu", "keda"])
 async def test_an_api_server_takes_every_object(helm: Helm, name: str) -> None:
     await helm.install(read(CHART / f"ci/{name}-values.yaml"))
     assert ("StatefulSet", "video-orchestrator") in helm.objects()

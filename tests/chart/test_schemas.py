@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
 import helm_python
-import kubernetes_validate
+import kubernetes_validate.utils
 import pytest
 
 from tests.chart.rendering import (
@@ -24,6 +25,8 @@ from tests.chart.rendering import (
 
 FOREIGN = ("monitoring.coreos.com/", "keda.sh/", "cert-manager.io/", "gateway.networking.k8s.io/")
 """Groups of other projects, which Kubernetes' own schemas do not know; see test_foreign.py."""
+# It reads megabytes of JSON for every object otherwise.
+kubernetes_validate.utils.schema_contents = functools.cache(kubernetes_validate.utils.schema_contents)
 _checked: set[str] = set()
 """Objects that several files render alike are checked once for each version."""
 
@@ -37,7 +40,7 @@ def check(obj: Object, kube: str) -> None:
         _checked.add(text)
 
 
-@pytest.mark.parametrize("kube", [OLDEST, MIDDLE, NEWEST])
+@pytest.mark.parametrize("kube", [OLDEST, pytest.param(MIDDLE, marks=pytest.mark.slow), NEWEST])
 @pytest.mark.parametrize("path", CI_FILES, ids=lambda path: path.stem)
 def test_it_lints_renders_and_fits_the_schemas(path: Path, kube: str) -> None:
     report = helm_python.lint(CHART, read(path), strict=True, kube_version=f"v{kube}.0")
