@@ -99,6 +99,7 @@ spec:
       securityContext:
         {{- include "tandem.podSecurity" .root | nindent 8 }}
       {{- include "tandem.scheduling" . | nindent 6 }}
+      {{- include "tandem.claims" (dict "root" .root "roles" .roles) | nindent 6 }}
       containers:
         {{- if has "encoder" .roles }}
         {{- include "tandem.encoderContainer" (dict "root" .root "component" .component "health" 7440 "metrics" 9400) | nindent 8 }}

@@ -62,7 +62,7 @@ app.kubernetes.io/component: {{ . }}
 
 {{- define "tandem.device" -}}
 {{- $role := index .root.Values .role -}}
-{{- default (ternary "cuda" "cpu" (gt (int $role.gpu.count) 0)) $role.device -}}
+{{- default (ternary "cuda" "cpu" (or (gt (int $role.gpu.count) 0) (ne $role.gpu.claimTemplate ""))) $role.device -}}
 {{- end -}}
 
 {{/* Bytes of a Kubernetes quantity such as 4Gi, 500M or 1073741824. */}}

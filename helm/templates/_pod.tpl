@@ -155,6 +155,35 @@ requests:
   {{- toYaml (merge (deepCopy $gpus) $role.resources.requests) | nindent 2 }}
 limits:
   {{- toYaml (merge (deepCopy $gpus) $role.resources.limits) | nindent 2 }}
+{{- if and $role.gpu $role.gpu.claimTemplate }}
+claims:
+  - name: {{ .role }}-gpu
+{{- end }}
+{{- end -}}
+
+{{/* Claims of the roles in a pod. Kubernetes wrote them otherwise before 1.31. */}}
+{{- define "tandem.claims" -}}
+{{- $claims := list -}}
+{{- range .roles -}}
+{{- with (index $.root.Values .).gpu.claimTemplate -}}
+{{- $claims = append $claims . -}}
+{{- end -}}
+{{- end -}}
+{{- if $claims }}
+resourceClaims:
+  {{- range .roles }}
+  {{- $template := (index $.root.Values .).gpu.claimTemplate }}
+  {{- if $template }}
+  - name: {{ . }}-gpu
+    {{- if semverCompare ">=1.31-0" $.root.Capabilities.KubeVersion.Version }}
+    resourceClaimTemplateName: {{ $template }}
+    {{- else }}
+    source:
+      resourceClaimTemplateName: {{ $template }}
+    {{- end }}
+  {{- end }}
+  {{- end }}
+{{- end }}
 {{- end -}}
 
 {{/* Mounts of every container of a role. */}}

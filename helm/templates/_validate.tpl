@@ -51,8 +51,11 @@ What cannot work together, and why. What one value may be by itself the schema s
 {{- range $role := list "encoder" "reasoner" -}}
 {{- $own := index $v $role -}}
 {{- $scaling := $own.autoscaling -}}
-{{- if and (hasPrefix "cuda" $own.device) (eq (int $own.gpu.count) 0) -}}
+{{- if and (hasPrefix "cuda" $own.device) (eq (int $own.gpu.count) 0) (not $own.gpu.claimTemplate) -}}
 {{- $found = append $found (printf "%s.device: cuda without %s.gpu.count: the pod would see no GPU" $role $role) -}}
+{{- end -}}
+{{- if and (gt (int $own.gpu.count) 0) $own.gpu.claimTemplate -}}
+{{- $found = append $found (printf "%s.gpu.claimTemplate: GPUs are either counted or claimed, and %s.gpu.count is %d" $role $role (int $own.gpu.count)) -}}
 {{- end -}}
 {{- if and (ne $scaling.mode "none") (gt (int $scaling.minReplicas) (int $scaling.maxReplicas)) -}}
 {{- $found = append $found (printf "%s.autoscaling.minReplicas: %d is more than maxReplicas, %d" $role (int $scaling.minReplicas) (int $scaling.maxReplicas)) -}}

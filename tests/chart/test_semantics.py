@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chart.rendering import CI_FILES, RELEASE, Object, Rendered, read, render_file
+from tests.chart.rendering import CHART, CI_FILES, RELEASE, Object, Rendered, read, render_file
 
 QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
@@ -241,7 +241,8 @@ def test_gpus_are_reserved_where_the_program_uses_them(path: Path) -> None:
     for _, each in containers(render_file(path)):
         device = next((word for word in each.get("args", []) if word.startswith("--device=")), "")
         resources = each["resources"]
-        assert ("nvidia.com/gpu" in resources["limits"]) == device.startswith("--device=cuda")
+        has_gpu = "nvidia.com/gpu" in resources["limits"] or bool(resources.get("claims"))
+        assert has_gpu == device.startswith("--device=cuda")
         assert resources["limits"].get("nvidia.com/gpu") == resources["requests"].get("nvidia.com/gpu")
 
 
@@ -258,6 +259,18 @@ def test_one_scaler_at_most_and_nobody_sets_what_it_sets(path: Path) -> None:
         mode = values.get(role, {}).get("autoscaling", {}).get("mode", "none")
         assert (name in targets) == (mode in {"hpa", "keda"})
         assert ("replicas" in spec) == (mode == "none")
+
+
+def test_claims_of_containers_are_claims_of_their_pod() -> None:
+    for kube, place in (("1.27", lambda each: each["source"]), ("1.36", lambda each: each)):
+        rendered = render_file(CHART / "ci/claims-values.yaml", kube)
+        spec = rendered.named("StatefulSet", f"{RELEASE}-pair")["spec"]["template"]["spec"]
+        templates = {
+            each["name"]: place(each)["resourceClaimTemplateName"] for each in spec["resourceClaims"]
+        }
+        assert templates == {"encoder-gpu": "half-a-gpu", "reasoner-gpu": "one-gpu"}
+        for each in spec["containers"]:
+            assert each["resources"]["claims"] == [{"name": f"{each['name']}-gpu"}]
 
 
 def test_a_pair_shares_memory() -> None:

@@ -197,6 +197,10 @@ BAD = {
         "network.lanePorts:",
     ),
     "cuda without a GPU": ({"encoder": {"device": "cuda"}}, "encoder.gpu.count"),
+    "GPUs twice": (
+        {"encoder": {"gpu": {"count": 1, "claimTemplate": "x"}}},
+        "encoder.gpu.claimTemplate:",
+    ),
     "fewest above most": (
         {
             "encoder": {"autoscaling": {"mode": "orchestrator", "minReplicas": 5}},
