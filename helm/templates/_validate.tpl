@@ -10,6 +10,17 @@ What cannot work together, and why. What one value may be by itself the schema s
 {{- if and (eq $v.tls.mode "disabled") (not $v.tokens.existingSecret) (not $v.insecure) -}}
 {{- $found = append $found "insecure: anyone who reaches the front door could watch and ask: set tls.mode or tokens.existingSecret, or insecure=true if the network may" -}}
 {{- end -}}
+{{- range $role := list "orchestrator" "encoder" "reasoner" -}}
+{{- $own := index $v $role -}}
+{{- if and (eq $own.image.tag "latest") (not $own.image.digest) -}}
+{{- $found = append $found (printf "%s.image.tag: latest names another image tomorrow, and pods of one role would differ: give a version or a digest" $role) -}}
+{{- end -}}
+{{- range $label, $_ := $own.podLabels -}}
+{{- if regexMatch "^(app[.]kubernetes[.]io|helm[.]sh)/" $label -}}
+{{- $found = append $found (printf "%s.podLabels: selectors and the orchestrator go by %s, which is the chart's own" $role $label) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if eq $v.tls.mode "existingSecret" -}}
 {{- range list "orchestrator" "encoder" "reasoner" -}}
 {{- if not (index $v.tls.existingSecrets .) -}}
@@ -101,6 +112,9 @@ What cannot work together, and why. What one value may be by itself the schema s
 {{- if not $v.ingress.tlsSecret -}}
 {{- $found = append $found "ingress.tlsSecret: controllers speak HTTP/2, and so gRPC, with clients only over TLS" -}}
 {{- end -}}
+{{- end -}}
+{{- if and $v.ingress.enabled (ne $v.tls.mode "disabled") (eq (index $v.ingress.annotations "nginx.ingress.kubernetes.io/backend-protocol" | default "") "GRPC") -}}
+{{- $found = append $found "ingress.annotations: backend-protocol GRPC speaks plain text, and the front door serves TLS: use GRPCS, with proxy-ssl-secret where it asks for certificates" -}}
 {{- end -}}
 {{- if and $v.gateway.enabled (not $v.gateway.parentRefs) -}}
 {{- $found = append $found "gateway.parentRefs: name the Gateway that the route joins" -}}

@@ -13,6 +13,7 @@ GUARDED = [path for path in CI_FILES if read(path).get("networkPolicy", {}).get(
 LANE = 40_000
 """One of the ports that the kernel gives to lanes."""
 EVERYWHERE = {
+    ("orchestrator", "orchestrator", 7420),
     ("orchestrator", "encoder", 7431),
     ("orchestrator", "reasoner", 7432),
     ("encoder", "orchestrator", 7420),
@@ -26,6 +27,7 @@ EVERYWHERE = {
 }
 """Caller, called and port of everything that the roles need of each other."""
 PAIRED = {
+    ("orchestrator", "orchestrator", 7420),
     ("orchestrator", "pair", 7431),
     ("orchestrator", "pair", 7432),
     ("pair", "orchestrator", 7420),

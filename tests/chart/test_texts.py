@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import tarfile
+from pathlib import Path
 
+import helm_python
 import pytest
 
 import tandem
@@ -77,7 +80,15 @@ def test_versions_are_those_of_the_product() -> None:
     assert set(images) == used
 
 
-def test_the_chart_is_a_package_without_its_ci_files() -> None:
-    ignored = (CHART / ".helmignore").read_text().split()
-    assert "ci/" in ignored
+def test_the_package_is_the_chart_without_its_ci_files(tmp_path: Path) -> None:
+    helm_python.package(CHART, destination=tmp_path)
+    (archive,) = tmp_path.glob("*.tgz")
+    assert archive.name == f"tandem-{read(CHART / 'Chart.yaml')['version']}.tgz"
+    with tarfile.open(archive) as packed:
+        names = {name.removeprefix("tandem/") for name in packed.getnames()}
+    here = {path.relative_to(CHART).as_posix() for path in CHART.rglob("*") if path.is_file()}
+    assert names == {name for name in here if not name.startswith("ci/")}
+
+
+def test_the_command_that_renews_can_be_called() -> None:
     assert (ROOT / "scripts/chart-renew").stat().st_mode & 0o111

@@ -165,7 +165,7 @@ BAD = {
     "no replicas of the orchestrator": ({"orchestrator": {"replicas": 0}}, "/orchestrator/replicas"),
     "half a replica": ({"encoder": {"replicas": 1.5}}, "/encoder/replicas"),
     "a mode that is none": ({"mode": "together"}, "/mode"),
-    "a tag that moves": ({"encoder": {"image": {"tag": "latest"}}}, "/encoder/image/tag"),
+    "a tag that moves": ({"encoder": {"image": {"tag": "latest"}}}, "encoder.image.tag: latest"),
     "a digest that is short": ({"reasoner": {"image": {"digest": "sha256:12"}}}, "/reasoner/image/digest"),
     "a pull policy that is none": ({"image": {"pullPolicy": "Sometimes"}}, "/image/pullPolicy"),
     "root": ({"podSecurity": {"id": 0}}, "/podSecurity/id"),
@@ -248,6 +248,17 @@ BAD = {
     ),
     "an Ingress without a host": ({"ingress": {"enabled": True, "tlsSecret": "a"}}, "ingress.host:"),
     "an Ingress without TLS": ({"ingress": {"enabled": True, "host": "a.example"}}, "ingress.tlsSecret:"),
+    "an Ingress that speaks plain text to TLS": (
+        {
+            "ingress": {"enabled": True, "host": "a.example", "tlsSecret": "a"},
+            "tls": {"mode": "certManager", "certManager": {"issuerRef": {"name": "x"}}},
+        },
+        "ingress.annotations:",
+    ),
+    "a label that selectors go by": (
+        {"encoder": {"podLabels": {"app.kubernetes.io/component": "x"}}},
+        "encoder.podLabels:",
+    ),
     "a route without a Gateway": ({"gateway": {"enabled": True}}, "gateway.parentRefs:"),
     "a Gateway before mutual TLS": (
         {
