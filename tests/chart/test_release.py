@@ -105,3 +105,9 @@ async def test_an_upgrade_leaves_a_scaler_its_number(helm: Helm) -> None:
 async def test_an_api_server_takes_every_object(helm: Helm, name: str) -> None:
     await helm.install(read(CHART / f"ci/{name}-values.yaml"))
     assert ("StatefulSet", "video-orchestrator") in helm.objects()
+
+
+async def test_an_older_kubernetes_is_refused() -> None:
+    async with server.fake_kube(version="1.26") as kube:
+        with pytest.raises(helm_python.HelmError, match=r"1\.27"):
+            await Helm(kube).install({"insecure": True})
