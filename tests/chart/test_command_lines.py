@@ -1,0 +1,133 @@
+"""Every command line in a pod is one that the program's own parser and checks accept."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+import pytest
+
+from encoder_svc.config import parse_config
+from orchestrator import up
+from orchestrator.arguments import to_config
+from reasoner_svc import __main__ as reasoner
+from tandem import cli
+from tests.chart.rendering import CI_FILES, RELEASE, Object, render_file
+
+PENDING = {
+    *("--tls-cert", "--tls-key", "--tls-ca", "--tls-any-caller", "--tokens", "--token-file", "--health"),
+    *("--backend", "--release", "--advertise", "--leader-seconds", "--autoscale", "--min-encoders"),
+    *("--max-encoders", "--min-reasoners", "--max-reasoners", "--lag-goal-seconds"),
+    *("--first-token-goal-seconds", "--secret-file"),
+}
+"""Options that other changes add; of those, those that a parser knows by now are given to it all the same."""
+ADDRESSES = {"IPv4": "10.1.2.3", "IPv6": "2001:db8::7"}
+
+
+def environment(words: list[str], env: list[Object]) -> dict[str, str]:
+    """What the kubelet fills in for a container."""
+    ip = ADDRESSES["IPv6" if any("[$(POD_IP)]" in word for word in words) else "IPv4"]
+    known = {"status.podIP": ip, "metadata.name": "video-x-0", "metadata.namespace": "cameras"}
+    return {
+        each["name"]: known[each["valueFrom"]["fieldRef"]["fieldPath"]]
+        for each in env
+        if "fieldRef" in each.get("valueFrom", {})
+    }
+
+
+def expand(words: list[str], values: dict[str, str], tmp_path: Path) -> list[str]:
+    """As the kubelet does it; files that a pod mounts are made below `tmp_path`."""
+    expanded = [re.sub(r"\$\((\w+)\)", lambda found: values[found[1]], word) for word in words]
+    for folder in ("/etc/tandem", "/var/lib/tandem"):
+        expanded = [word.replace(folder, f"{tmp_path}{folder}") for word in expanded]
+    return expanded
+
+
+def known_options(parser: argparse.ArgumentParser) -> set[str]:
+    return {option for action in parser._actions for option in action.option_strings}
+
+
+def without_pending(words: list[str], parser: argparse.ArgumentParser) -> list[str]:
+    pending = PENDING - known_options(parser)
+    if "kubernetes" not in next((list(a.choices or []) for a in parser._actions if a.dest == "backend"), []):
+        pending |= {"--backend"}
+    return [word for word in words if word.split("=", 1)[0] not in pending]
+
+
+def lines() -> list[tuple[str, Object]]:
+    """Each different container, by the file that renders it."""
+    found: dict[str, tuple[str, Object]] = {}
+    for path in CI_FILES:
+        for pod, _, spec in render_file(path).pods():
+            for container in spec["containers"]:
+                found.setdefault(
+                    repr(container["args"]), (f"{path.stem}-{pod}-{container['name']}", container)
+                )
+    return list(found.values())
+
+
+@pytest.mark.parametrize(("name", "container"), lines(), ids=[name for name, _ in lines()])
+def test_the_program_takes_its_command_line(
+    name: str, container: Object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert container["command"] == ["tandem"]
+    for file in ("secret/secret", "quotas/quotas.toml", "tls/tls.crt", "tls/tls.key", "tls/ca.crt",
+                 "tokens/tokens.toml", "token/token"):  # fmt: skip
+        path = tmp_path / "etc/tandem" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("[default]\nstreams = 8\n" if path.name == "quotas.toml" else "0" * 64)
+        path.chmod(0o600)
+    secret = tmp_path / "etc/tandem/secret/secret"
+    values = environment(container["args"], container.get("env", []))
+    for variable, value in values.items():
+        monkeypatch.setenv(variable, value)
+    command, *words = expand(container["args"], values, tmp_path)
+    if command == "up":
+        parser = up._parser()
+        guarded = any(word.startswith(("--tls-ca", "--tokens")) for word in words)
+        assert guarded != ("--insecure-network" in words)
+        if guarded and not {"--tls-ca", "--tokens"} <= known_options(parser):
+            words.append("--insecure-network")  # what guards is not there yet
+        config = to_config(parser.parse_args(without_pending(words, parser)))
+        if "--secret-file" in known_options(parser):
+            assert config.secret_file == secret
+    elif command == "encoder":
+        from encoder_svc import config as encoder
+
+        settings = parse_config(without_pending(words, encoder._parser()))
+        assert settings.read_secret()
+        assert settings.orchestrator == f"{RELEASE}-orchestrator.cameras.svc:7420"
+    elif command == "reasoner":
+        parser = reasoner._parser()
+        parsed = reasoner._config(parser.parse_args(without_pending(words, parser)))
+        assert parsed.orchestrator == f"{RELEASE}-orchestrator.cameras.svc:7420"
+    else:
+        assert command == "watch"
+        parser = cli._parser()
+        watch = next(a for a in parser._actions if isinstance(a.choices, dict)).choices["watch"]
+        watch.parse_args(without_pending(words, watch))
+
+
+def test_only_declared_options_are_pending() -> None:
+    """The set is as small as it can be: what every parser knows does not belong there any more."""
+    used = {
+        word.split("=", 1)[0]
+        for _, container in lines()
+        for word in container["args"]
+        if word.startswith("--")
+    }
+    assert used >= PENDING
+
+
+def test_a_wrong_option_is_found() -> None:
+    with pytest.raises(SystemExit):
+        parse_config(["--no-such-option=1"])
+
+
+def test_numbers_are_written_out() -> None:
+    """Helm makes 3.4e+10 of large numbers, and no parser takes that."""
+    words = [word for _, container in lines() for word in container["args"]]
+    assert not [word for word in words if re.search(r"=[0-9.]+e\+", word)]
+    assert "--ram-bytes=34359738368" in words
+    assert "--disk-bytes=989560464998" in words  # nine tenths of 1 Ti
