@@ -35,3 +35,9 @@ class Crowd:
         if len(self._late) > MAX_TENANTS:
             del self._late[next(iter(self._late))]
         return count * SPACING_S
+
+    def admit(self, tenant: str) -> None:
+        """One found room: half is forgotten, or a crowd for which there is room again waits for itself."""
+        if tenant in self._late:
+            count, then_s = self._late[tenant]
+            self._late[tenant] = count / 2, then_s

@@ -138,6 +138,7 @@ class Door:
         found = admit(wish, encoders.values(), reasoners.values(), held, now_s=now_s, life_s=self._life_s)
         if isinstance(found, Refused):
             raise self._refusal(tenant, f"no room for the stream: {found.reason}", found.retry_after_s)
+        self._crowd.admit(tenant)
         outcome = "degraded" if found.is_degraded else "admitted"
         self.outcomes[outcome, ""] += 1
         self._note(session, tenant, outcome, found.reason, 0.0)

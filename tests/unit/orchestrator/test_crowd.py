@@ -27,6 +27,10 @@ def test_tenants_are_remembered_to_a_limit_and_apart() -> None:
         crowd.refuse("flood", 0.0)
     assert crowd.refuse("calm", 0.0) == 0.0
     assert crowd.refuse("flood", 0.0) == pytest.approx(5.0)
+    for _ in range(5):
+        crowd.admit("flood")
+    assert crowd.refuse("flood", 0.0) < 0.3, "there is room again"
+    crowd.admit("nobody")
     assert crowd.refuse("flood", 300.0) < 0.01, "it fades"
     for number in range(2 * MAX_TENANTS):
         crowd.refuse(f"t{number}", 301.0)
