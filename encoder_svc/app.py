@@ -21,36 +21,34 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from encoder_svc.config import EncoderConfig
+from encoder_svc.dialing import make_dial
 from encoder_svc.lanes import LoopConfig
-from encoder_svc.links import Dial, LinkPool, OpenLink
+from encoder_svc.links import LinkPool
 from encoder_svc.loop import EncodeLoop
 from encoder_svc.metrics import METRICS
 from encoder_svc.metrics import read as read_metrics
 from encoder_svc.pacing import Pacing, told_costs
 from encoder_svc.service import EncoderServicer
 from encoder_svc.session import Services
-from kv_transfer.base import LinkConfig, LocalEnd
-from kv_transfer.link import Link
-from kv_transfer.no_sink import NoSink
 from tandem.core import overload
 from tandem.core.blocks import Codec
 from tandem.core.clock import monotonic_clock
 from tandem.core.lifetime import until_called
+from tandem.core.listeners import LISTENERS, check_own_listeners, service_listeners
 from tandem.core.logs import make_formatter, say
 from tandem.core.meters import Sample
 from tandem.core.process_memory import resident_bytes
-from tandem.core.telemetry import NO_TELEMETRY, Telemetry
-from tandem.core.transfer import LaneKind
 from tandem.telemetry.process import ProcessTelemetry
 from tandem.vlm.embedder import Embedder
 from tandem.vlm.embedders.pick import load_embedder
 from tandem.vlm.load import load_model
 from tandem.vlm.model import VisionLanguageModel
 from tandem.wire.attach import Attachment, ServiceIdentity, ServiceLoad, make_boot_id, model_info
-from tandem.wire.channel import bind, make_channel, make_server
+from tandem.wire.channel import bind, make_server
 from tandem.wire.gen.tandem.v1 import encoder_pb2, encoder_pb2_grpc
+from tandem.wire.health import HealthPort
 from tandem.wire.leaving import Leaving
-from tandem.wire.transfer import ClientControlChannel
+from tandem.wire.proof import RequireProof
 
 log = logging.getLogger(__name__)
 
@@ -58,57 +56,6 @@ _SERVICE = encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name
 
 DEFAULT_WINDOW_UNITS = 64
 """For checkpoints that do not say: about a minute at one unit a second."""
-
-
-def make_dial(
-    config: EncoderConfig,
-    secret: bytes,
-    model: VisionLanguageModel,
-    boot_id: str,
-    telemetry: Telemetry = NO_TELEMETRY,
-) -> Dial:
-    """How links to reasoners are opened."""
-    link_config = LinkConfig(
-        lanes=tuple(LaneKind(lane) for lane in config.lanes),
-        gloo_host=config.gloo_host,
-        device=config.device,
-    )
-
-    async def dial(address: str, ticket: bytes) -> OpenLink:
-        local = LocalEnd(
-            node_id=config.name,
-            fingerprint=model.fingerprint,
-            layout=model.layout,
-            boot_id=boot_id,
-            cluster_secret=secret,
-            ticket=ticket,
-        )
-        channel = make_channel(address)
-        try:
-            link = Link(
-                ClientControlChannel(channel),
-                hello=local,
-                sink=NoSink(),
-                source=None,
-                config=link_config,
-                initiator=True,
-                telemetry=telemetry,
-            )
-            await link.start()
-        except BaseException:
-            await channel.close(None)
-            raise
-        closing: set[asyncio.Task[None]] = set()
-
-        def close_channel(_: object) -> None:
-            task = asyncio.create_task(channel.close(None))
-            closing.add(task)
-            task.add_done_callback(closing.discard)
-
-        link.closed.add_done_callback(close_channel)
-        return link
-
-    return dial
 
 
 class EncoderApp:
@@ -124,7 +71,7 @@ class EncoderApp:
     ) -> None:
         self.config = config
         self.boot_id = make_boot_id()
-        self.address = ""
+        self.address = self.health_address = ""
         self._secret = secret
         self._model = model
         self._embedder = embedder
@@ -167,7 +114,7 @@ class EncoderApp:
         )
         self.servicer = EncoderServicer(services, self.info)
         self.pacing = Pacing(self.loop, lambda: self.servicer.sessions, monotonic_clock)
-        self._server = make_server()
+        self._server = make_server([RequireProof(secret, config.name, [_SERVICE])])
         self._health = cast("Any", health).aio.HealthServicer()
         self._attachment: Attachment | None = None
         self.leaving = leaving or Leaving(config.drain_s)
@@ -179,7 +126,7 @@ class EncoderApp:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if self.config.reflection:
             reflection.enable_server_reflection((_SERVICE, reflection.SERVICE_NAME), self._server)
-        self.address = bind(self._server, self.config.listen)
+        self.address = bind(self._server, self.config.listen, self.config.tls)
         self.watched.listen()
         await asyncio.to_thread(self.loop.try_out)
         self.loop.start()
@@ -191,6 +138,11 @@ class EncoderApp:
             self._attach()
         return self.address
 
+    @property
+    def takes_work(self) -> bool:
+        """True from when it attached for the first time until it is asked to leave."""
+        return bool(self.address) and self.leaving.takes_work(self._attachment)
+
     def _attach(self) -> None:
         identity = ServiceIdentity(
             name=self.config.name,
@@ -200,7 +152,8 @@ class EncoderApp:
             model=self.info,
         )
         self._attachment = Attachment(
-            self.config.orchestrator, self._secret, identity, self._load, self.leaving.drain
+            *(self.config.orchestrator, self._secret, identity, self._load, self.leaving.drain),
+            self.config.tls,
         )
         self._attachment.start()
 
@@ -221,6 +174,9 @@ class EncoderApp:
         }
         if self.watched.address:
             details["metrics"] = self.watched.address
+        details[LISTENERS] = service_listeners(
+            self.address, self.config.tls, self.watched.address, self.health_address
+        )
         return ServiceLoad(self.servicer.streams, details)
 
     def _samples(self) -> Iterable[Sample]:
@@ -252,7 +208,16 @@ class EncoderApp:
 
 
 async def serve(config: EncoderConfig) -> None:
-    """Run until SIGTERM or SIGINT."""
+    """Run until SIGTERM or SIGINT; its health can be asked from the start."""
+    port = HealthPort(config.health)
+    try:
+        await port.start()
+        await _serve(config, port)
+    finally:
+        await port.close()
+
+
+async def _serve(config: EncoderConfig, port: HealthPort) -> None:
     secret = config.read_secret() if config.secret_file else secrets.token_bytes(32)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -285,8 +250,11 @@ async def serve(config: EncoderConfig) -> None:
         return
     app = EncoderApp(config, model, secret, embedder, leaving)
     try:
+        app.health_address = port.address
         address = await app.start()
+        check_own_listeners(allowed=config.allow_wildcard)
         formatter = make_formatter(config.log_format, "encoder", config.name)
+        port.follow(lambda: app.takes_work)
         say(f"encoder {config.name} ready on {address} fingerprint {model.fingerprint}", formatter)
         await leaving.asked()
         log.info("draining")

@@ -15,6 +15,7 @@ from tandem.core.errors import InvalidInput
 from tandem.core.ids import is_valid_id
 from tandem.core.logs import FORMATS
 from tandem.core.secret_file import read_secret
+from tandem.core.tls_files import NO_TLS, TlsFiles, add_tls_arguments, tls_from_arguments
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LANES = ("shm", "nccl", "gloo")
@@ -84,6 +85,11 @@ class EncoderConfig:
     """One of `tandem.core.logs.FORMATS`."""
     metrics: str = ""
     """Where Prometheus finds this process's metrics, host:port; empty: nowhere."""
+    health: str = ""
+    """Where probes find this process's health in plain text, host:port; empty: nowhere."""
+    tls: TlsFiles = NO_TLS
+    allow_wildcard: bool = False
+    """Start although this process listens on every interface somewhere."""
     reflection: bool = False
     """Let tools list the services of this process."""
     die_with_parent: bool = False
@@ -111,8 +117,10 @@ class EncoderConfig:
             found.append(f"--log-level: {self.log_level!r} is not one of {', '.join(LOG_LEVELS)}")
         if self.log_format not in FORMATS:
             found.append(f"--log-format: {self.log_format!r} is not one of {', '.join(FORMATS)}")
-        if self.metrics and (problem := listen_problem(self.metrics)):
-            found.append(f"--metrics: {problem}")
+        for flag, value in (("--metrics", self.metrics), ("--health", self.health)):
+            if value and (problem := listen_problem(value)):
+                found.append(f"{flag}: {problem}")
+        found += self.tls.problems()
         if Codec.named(self.block_codec) is None:
             found.append(f"--block-codec: {self.block_codec!r} is not one of {', '.join(Codec)}")
         if unknown := [lane for lane in self.lanes if lane not in LANES]:
@@ -132,9 +140,10 @@ class EncoderConfig:
 
 def parse_config(argv: Sequence[str]) -> EncoderConfig:
     """Settings from arguments. Raises InvalidInput that lists every problem; argparse exits on bad flags."""
-    given = vars(_parser().parse_args(argv))
-    lanes = given.pop("lanes")
-    config = EncoderConfig(**given, lanes=tuple(lane for lane in lanes.split(",") if lane))
+    args = _parser().parse_args(argv)
+    given = {name: value for name, value in vars(args).items() if not name.startswith("tls_")}
+    lanes = tuple(lane for lane in given.pop("lanes").split(",") if lane)
+    config = EncoderConfig(**given, lanes=lanes, tls=tls_from_arguments(args))
     problems = config.problems()
     if problems:
         raise InvalidInput("\n".join(problems))
@@ -169,6 +178,7 @@ _FLAGS = {
     "log_level": "debug, info, warning or error",
     "log_format": "text or json",
     "metrics": "serve Prometheus metrics at this host:port; port 0 picks a free one; empty: nowhere",
+    "health": "serve grpc.health.v1 in plain text at this host:port, for probes; empty: nowhere",
     "gloo_host": "address that Gloo lanes listen on",
 }
 
@@ -195,10 +205,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--reflection", action="store_true", help="let tools list the services of this process"
     )
+    parser.add_argument(
+        "--allow-wildcard", action="store_true", help="start although something listens on every interface"
+    )
     parser.add_argument("--die-with-parent", action="store_true", help="end when the parent process ends")
     parser.add_argument(
         "--standby", action="store_true", help="load the model, then wait for 'go' on standard input"
     )
+    add_tls_arguments(parser, serves=True)
     return parser
 
 

@@ -35,6 +35,7 @@ from reasoner_svc.view.loading import LayerLoader
 from tandem.core import overload
 from tandem.core.blocks import BlockHeader
 from tandem.core.clock import Clock, monotonic_clock
+from tandem.core.listeners import LISTENERS, service_listeners
 from tandem.core.meters import Sample
 from tandem.core.process_memory import resident_bytes
 from tandem.telemetry.process import ProcessTelemetry
@@ -49,6 +50,7 @@ from tandem.wire.gen.tandem.v1 import (
     transfer_pb2_grpc,
 )
 from tandem.wire.leaving import Leaving
+from tandem.wire.proof import RequireProof
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +80,7 @@ class Reasoner:
         loop = asyncio.get_running_loop()
         self.config = config
         self.boot_id = make_boot_id()
+        self.address = self.health_address = ""
         self.failed = asyncio.Event()
         """Set when the model's thread died: the process should end."""
         self.leaving = leaving or Leaving(config.drain_s)
@@ -173,13 +176,13 @@ class Reasoner:
             view_tokens=view_tokens,
             keeper=keeper,
             tools=load_tools(config.difficulty_probe, config.head_scores, model),
-            mover=Mover(self.inbox, Here(local=local, config=links, telemetry=telemetry)),
+            mover=Mover(self.inbox, Here(local=local, config=links, telemetry=telemetry, tls=config.tls)),
             telemetry=telemetry,
         )
         self.transfer = TransferServicer(self.inbox, local, links, telemetry)
         # The stubs of grpc_health do not know its asyncio half.
         self._health = cast("Any", health).aio.HealthServicer()
-        self._server = make_server()
+        self._server = make_server([RequireProof(config.secret, config.name, _SERVICES[:1])])
         self._attachment: Attachment | None = None
 
     async def start(self) -> str:
@@ -189,7 +192,7 @@ class Reasoner:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if self.config.reflection:
             reflection.enable_server_reflection((*_SERVICES, reflection.SERVICE_NAME), self._server)
-        address = bind(self._server, self.config.listen)
+        self.address = address = bind(self._server, self.config.listen, self.config.tls)
         self.watched.listen()
         self.engine.start()
         if self.spiller is not None:
@@ -205,11 +208,15 @@ class Reasoner:
                 boot_id=self.boot_id,
                 model=self.model_info,
             )
-            self._attachment = Attachment(
-                self.config.orchestrator, self.config.secret, who, self._load, self.leaving.drain
-            )
+            how = (self._load, self.leaving.drain, self.config.tls)
+            self._attachment = Attachment(self.config.orchestrator, self.config.secret, who, *how)
             self._attachment.start()
         return address
+
+    @property
+    def takes_work(self) -> bool:
+        """True from when it attached for the first time until it is asked to leave. Ask after `start`."""
+        return self.leaving.takes_work(self._attachment)
 
     async def leave(self) -> float:
         """Let streams be moved to others; returns the seconds that are left for what still runs."""
@@ -249,6 +256,9 @@ class Reasoner:
             "device": self.config.device,
             "disk_full": int(self.spiller is not None and self.spiller.is_full),
             **({"metrics": self.watched.address} if self.watched.address else {}),
+            LISTENERS: service_listeners(
+                self.address, self.config.tls, self.watched.address, self.health_address
+            ),
         }
         return ServiceLoad(len(self.streams), {name: str(value) for name, value in details.items()})
 

@@ -51,6 +51,7 @@ def command(
     line += ["--max-streams", str(max(2 * settings.max_streams, LEAST_STREAMS))]
     if metrics:
         line += ["--metrics", metrics]
+    line += settings.tls.flags()
     if settings.dtype:
         line += ["--dtype", settings.dtype]
     if settings.threads:

@@ -89,7 +89,7 @@ def test_what_ray_does_not_do_is_said_and_metrics_there_need_no_ports_in_a_row()
 
 
 def test_a_network_address_needs_to_be_meant() -> None:
-    with pytest.raises(InvalidInput, match="--insecure-network"):
+    with pytest.raises(InvalidInput, match="--insecure"):
         parse("--listen", "192.0.2.1:7420")
     assert parse("--listen", "192.0.2.1:7420", "--insecure-network").insecure_network
     with pytest.raises(InvalidInput, match="every interface"):
