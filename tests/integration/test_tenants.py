@@ -1,4 +1,4 @@
-"""The front door with tokens: what callers without one, of other tenants, or without a right get of each call."""
+"""The front door with tokens: what callers get without one, of other tenants, or without a right."""
 
 from __future__ import annotations
 

@@ -94,12 +94,17 @@ async def test_certificates_are_renewed_while_it_runs(tmp_path: Path) -> None:
     server = replace(first.issue("server"), ca=str(trusted))
     client = replace(first.issue("client"), ca=str(trusted))
     old = replace(client, ca=str(first.file))
-    async with serving(server) as address, CallingChannel(address, client) as channel:
+    async with (
+        serving(server) as address,
+        CallingChannel(address, client) as channel,
+        CallingChannel(address, client) as lost,
+    ):
         assert await ask(channel) == "ok"
         trusted.write_bytes(second.file.read_bytes())
         second.issue("server", into=Path(server.cert).with_suffix(""))
         second.issue("client", into=Path(client.cert).with_suffix(""))
         assert await ask(channel) == "ok", "the channel that is open goes on with what is new"
+        assert await ask(lost) == "ok", "one that must connect anew does so with what is new"
         assert await reach(address, client) == "ok"
         assert await reach(address, replace(old, cert="", key="")) == "UNAVAILABLE", "the old CA is over"
 
