@@ -6,7 +6,10 @@ The secrets are marked, so that they are found wherever they should not be.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -61,8 +64,11 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     (run_dir / "secret").write_text(SECRET)
     (run_dir / "secret").chmod(0o600)
     options = [*tls.flags(), "--tokens", str(tokens), "--health", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]
-    with running_up(run_dir, *options, "--log-level", "debug") as up:
-        yield Guarded(up, ca, folder, Security(tls=ca.issue("client")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent / "no_unpickling"), prepend=os.pathsep)
+        patch.setenv("TANDEM_UNPICKLED", str(folder / "unpickled"))
+        with running_up(run_dir, *options, "--log-level", "debug") as up:
+            yield Guarded(up, ca, folder, Security(tls=ca.issue("client")))
 
 
 async def until_ready(address: str, security: Security) -> Status:
@@ -102,6 +108,7 @@ async def test_a_stream_is_watched_and_asked_about_and_nobody_else_sees_it(guard
     await check_services(guarded, status)
     await check_doctor(address, guarded)
     await check_nothing_leaks(guarded, status)
+    check_nothing_is_unpickled(guarded)
 
 
 async def check_services(guarded: Guarded, status: Status) -> None:
@@ -149,6 +156,25 @@ async def check_nothing_leaks(guarded: Guarded, status: Status) -> None:
     assert any("reasoner-0.log" in name for name in texts)
     secret = re.compile("|".join((SECRET, *TOKENS)).encode())
     assert [name for name, text in texts.items() if secret.search(text)] == []
+
+
+def check_nothing_is_unpickled(guarded: Guarded) -> None:
+    """In none of the processes, by nobody: a stream was decoded, encoded, sent, kept and asked about."""
+    lines = (guarded.folder / "unpickled").read_text().splitlines()
+    watched = [line for line in lines if line.startswith("watched ")]
+    for module in ("orchestrator.up", "orchestrator ", "encoder_svc", "reasoner_svc"):
+        assert any(f"-m {module}" in line for line in watched), (module, watched)
+    assert [line for line in lines if not line.startswith("watched ")] == []
+
+
+def test_unpickling_is_noticed(guarded: Guarded, tmp_path: Path) -> None:
+    """What the test above stands on."""
+    report = tmp_path / "unpickled"
+    code = "import pickle, fractions; pickle.loads(pickle.dumps(fractions.Fraction(1, 2)))"
+    environment = {**os.environ, "TANDEM_UNPICKLED": str(report)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
+    assert b"nothing here is unpickled" in done.stderr
+    assert "unpickled fractions.Fraction" in report.read_text()
 
 
 def files(guarded: Guarded) -> dict[str, bytes]:
