@@ -12,7 +12,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -21,6 +21,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from encoder_svc.config import EncoderConfig
+from encoder_svc.decode.decoders import Decoders, InsideDecoders
+from encoder_svc.decode.isolated import DecoderHost
 from encoder_svc.dialing import make_dial
 from encoder_svc.lanes import LoopConfig
 from encoder_svc.links import LinkPool
@@ -105,7 +107,14 @@ class EncoderApp:
             patience_s=config.connect_patience_s,
             idle_s=config.link_idle_s,
         )
-        services = Services(model, self.loop, self.links, self._decoders, config, monotonic_clock, telemetry)
+        self.host: DecoderHost | None = None
+        """What media is decoded by, where that is not here."""
+        make_decoders: Callable[[], Decoders] = InsideDecoders
+        if config.decode_in == "process":
+            self.host = DecoderHost(config.limits, config.decode_memory_bytes, config.decode_cpu_s)
+            make_decoders = self.host.decoders
+        tools = (self._decoders, config, monotonic_clock, telemetry, make_decoders)
+        services = Services(model, self.loop, self.links, *tools)
         self.info = model_info(
             config.model,
             model.fingerprint,
@@ -204,6 +213,8 @@ class EncoderApp:
         await self.loop.close()
         await self.links.close()
         self._decoders.shutdown(wait=False, cancel_futures=True)
+        if self.host is not None:
+            await asyncio.to_thread(self.host.close)
         await self.watched.close()
 
 
@@ -249,6 +260,8 @@ async def _serve(config: EncoderConfig, port: HealthPort) -> None:
     if leaving.is_asked:
         return
     app = EncoderApp(config, model, secret, embedder, leaving)
+    if app.host is not None:
+        app.host.start()  # it loads while the model is tried out
     try:
         app.health_address = port.address
         address = await app.start()

@@ -18,8 +18,17 @@ from tandem.core.secret_file import read_secret
 from tandem.core.tls_files import NO_TLS, TlsFiles, add_tls_arguments, tls_from_arguments
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
+DECODE_IN = ("process", "inside")
 LANES = ("shm", "nccl", "gloo")
-_POSITIVE = ("run_units", "batch_units", "max_streams", "outbox_blocks", "outbox_bytes")
+_POSITIVE = (
+    "decode_memory_bytes",
+    "decode_cpu_s",
+    "run_units",
+    "batch_units",
+    "max_streams",
+    "outbox_blocks",
+    "outbox_bytes",
+)
 _NOT_NEGATIVE = ("window_units", "threads", "decode_threads", "max_pixels", "drain_s", "gap_after_s")
 
 
@@ -59,6 +68,13 @@ class EncoderConfig:
     """Threads of the model; 0: torch's choice."""
     decode_threads: int = 0
     """Threads that decode media; 0: one per core."""
+    decode_in: str = "process"
+    """Where media is decoded: "process" (one of its own for each stream, confined), or "inside" this one,
+    for sources that are trusted."""
+    decode_memory_bytes: int = 1 << 30
+    """Most memory of one stream's decoding process, beyond what is loaded there."""
+    decode_cpu_s: int = 10
+    """Most time of a processor for one picture or packet; 8K video takes a second at most."""
     max_streams: int = 256
     outbox_bytes: int = 256 << 20
     """Most bytes of one stream's blocks that are not published."""
@@ -121,6 +137,8 @@ class EncoderConfig:
             if value and (problem := listen_problem(value)):
                 found.append(f"{flag}: {problem}")
         found += self.tls.problems()
+        if self.decode_in not in DECODE_IN:
+            found.append(f"--decode-in: {self.decode_in!r} is not one of {', '.join(DECODE_IN)}")
         if Codec.named(self.block_codec) is None:
             found.append(f"--block-codec: {self.block_codec!r} is not one of {', '.join(Codec)}")
         if unknown := [lane for lane in self.lanes if lane not in LANES]:
@@ -170,6 +188,10 @@ _FLAGS = {
     "batch_units": "most units of all streams in one forward pass",
     "threads": "threads of the model; 0: torch's choice",
     "decode_threads": "threads that decode media; 0: one per core",
+    "decode_in": "where media is decoded: 'process', one of its own for each stream with limits, or 'inside' "
+    "the encoder, for sources that are trusted",
+    "decode_memory_bytes": "most memory of one stream's decoding process",
+    "decode_cpu_s": "most seconds of a processor for one picture or packet",
     "max_streams": "most streams at once",
     "outbox_bytes": "most bytes of one stream's blocks that are not published",
     "outbox_blocks": "most blocks of one stream that are not published",

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from encoder_svc.admit import CheckShape, MediaLimits
 from encoder_svc.decode.annexb import AnnexBDemuxer
+from encoder_svc.decode.decoders import INSIDE, Decoders
 from encoder_svc.decode.encoded_source import EncodedSource
 from encoder_svc.decode.mp4 import Mp4Demuxer
 from encoder_svc.decode.packets import Demuxer
@@ -50,15 +51,18 @@ def make_source(
     nominal_fps: float,
     limits: MediaLimits,
     check_shape: CheckShape,
+    decoders: Decoders = INSIDE,
 ) -> Source:
     """A source of this kind. Raises BadMedia when the header cannot be used."""
     if kind is MediaKind.PICTURES:
-        return PictureSource(sampler, limits, check_shape, position=beginning.position)
+        return PictureSource(sampler, limits, check_shape, position=beginning.position, decoders=decoders)
     demuxer = _make_demuxer(kind, limits, beginning)
     timer = _make_timer(kind, beginning, nominal_fps or DEFAULT_NOMINAL_FPS)
     if beginning.header and beginning.position > beginning.header.point.position:
         timer.jump(sampler.covered_us or 0)
-    return EncodedSource(demuxer, timer, sampler, limits, check_shape, position=beginning.position)
+    return EncodedSource(
+        demuxer, timer, sampler, limits, check_shape, position=beginning.position, decoders=decoders
+    )
 
 
 def _make_demuxer(kind: MediaKind, limits: MediaLimits, beginning: Beginning) -> Demuxer:

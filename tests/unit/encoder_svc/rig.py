@@ -285,7 +285,9 @@ async def make_rig(
     vlm = model(source)
     reasoner = StoringReasoner(reasoner_fingerprint or vlm.fingerprint, lanes)
     await reasoner.start()
-    config = EncoderConfig(lanes=tuple(lane.value for lane in lanes), **({"drain_s": 5.0} | settings))
+    config = EncoderConfig(
+        lanes=tuple(lane.value for lane in lanes), **({"drain_s": 5.0, "decode_in": "inside"} | settings)
+    )
     app = EncoderApp(config, vlm, SECRET, embedder)
     address = await app.start()
     async with ProvenChannel(address, SECRET, config.name) as channel:
