@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -21,8 +22,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from encoder_svc.config import EncoderConfig
+from encoder_svc.decode.children import DecoderHost
 from encoder_svc.decode.decoders import Decoders, InsideDecoders
-from encoder_svc.decode.isolated import DecoderHost
+from encoder_svc.decode.isolated import IsolatedDecoders
 from encoder_svc.dialing import make_dial
 from encoder_svc.lanes import LoopConfig
 from encoder_svc.links import LinkPool
@@ -112,7 +114,7 @@ class EncoderApp:
         make_decoders: Callable[[], Decoders] = InsideDecoders
         if config.decode_in == "process":
             self.host = DecoderHost(config.limits, config.decode_memory_bytes, config.decode_cpu_s)
-            make_decoders = self.host.decoders
+            make_decoders = partial(IsolatedDecoders, self.host)
         tools = (self._decoders, config, monotonic_clock, telemetry, make_decoders)
         services = Services(model, self.loop, self.links, *tools)
         self.info = model_info(

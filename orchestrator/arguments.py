@@ -49,6 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser, *, encoders: int, reasoners: 
         default=0,
         help="sliding window of the encoder in units; 0: what the checkpoint was trained for",
     )
+    add(
+        "--decode-in",
+        default="process",
+        choices=("process", "inside"),
+        help="media is decoded in a process of its own for each stream, or inside the encoder, for sources "
+        "that are trusted (%(default)s)",
+    )
     add("--threads", type=int, default=0, help="torch threads of each service; 0: its own choice")
     add("--max-streams", type=int, default=256, help="streams held at once (%(default)s)")
     add(
@@ -171,6 +178,7 @@ def to_config(args: argparse.Namespace) -> OrchestratorConfig:
             thinking=thinking.from_arguments(args),
             window_units=args.window_units,
             threads=args.threads,
+            decode_in=args.decode_in,
             log_level="debug" if args.log_level == "debug" else "info",
             log_format=args.log_format,
             tls=tls,

@@ -32,6 +32,8 @@ class ServiceSettings:
     thinking: Thinking = field(default_factory=Thinking)
     window_units: int = 0
     """Sliding window of the encoder; 0: what the checkpoint was trained for."""
+    decode_in: str = "process"
+    """Where encoders decode media; see theirs."""
     threads: int = 0
     """Torch threads of each service; 0: its own choice."""
     tls: TlsFiles = NO_TLS

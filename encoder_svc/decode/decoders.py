@@ -7,6 +7,7 @@ from typing import Protocol
 from encoder_svc.admit import MediaLimits
 from encoder_svc.decode.packets import CodecSetup
 from encoder_svc.decode.pictures import RawPicture, Rgb, decode_picture
+from encoder_svc.decode.splitting import FrameSplitter, codec_of_mp4
 from encoder_svc.decode.video import Decoded, VideoDecoder
 from tandem.core.errors import BadMedia
 
@@ -31,8 +32,28 @@ class Video(Protocol):
         ...
 
 
+class Splitter(Protocol):
+    """Cuts a stream without a container; see `encoder_svc.decode.splitting.FrameSplitter`."""
+
+    def split(self, piece: bytes) -> list[tuple[bytes, bool]]:
+        """Frames that became complete, and whether each is a key. Raises DecoderLost: go on behind it."""
+        ...
+
+    def restart(self) -> None:
+        """Forget what is incomplete."""
+        ...
+
+
 class Decoders(Protocol):
     """Of one stream. One thread at a time."""
+
+    def splitter(self, codec: str) -> Splitter:
+        """For a stream of this codec without a container."""
+        ...
+
+    def codec_of_mp4(self, init: bytes) -> tuple[str, bytes]:
+        """Codec and decoder setup of an MP4. Raises BadMedia."""
+        ...
 
     def video(self, setup: CodecSetup, limits: MediaLimits) -> Video:
         """A decoder. Raises BadMedia when the codec is unknown or its setup is damaged."""
@@ -45,6 +66,14 @@ class Decoders(Protocol):
 
 class InsideDecoders:
     """In this process: for media of sources that are trusted."""
+
+    def splitter(self, codec: str) -> Splitter:
+        """See `Decoders`."""
+        return FrameSplitter(codec)
+
+    def codec_of_mp4(self, init: bytes) -> tuple[str, bytes]:
+        """See `Decoders`."""
+        return codec_of_mp4(init)
 
     def video(self, setup: CodecSetup, limits: MediaLimits) -> Video:
         """See `Decoders`."""

@@ -20,8 +20,9 @@ from typing import Any
 import msgpack
 
 _HEAD = struct.Struct("<II")
-MAX_LIST_BYTES = 64 << 10
-MAX_ITEMS = 1024
+MAX_LIST_BYTES = 1 << 20
+MAX_ITEMS = 1 << 16
+"""More than the frames in one piece of a stream, however small they are."""
 
 
 class Garbled(ValueError):

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from encoder_svc.admit import MediaLimits
 from encoder_svc.decode.packets import CodecSetup
 from encoder_svc.decode.pictures import PictureFormat, RawPicture, Rgb, decode_picture
+from encoder_svc.decode.splitting import FrameSplitter, codec_of_mp4
 from encoder_svc.decode.talk import receive, send
 from encoder_svc.decode.video import Decoded, VideoDecoder
 from tandem.core.errors import BadMedia
@@ -32,7 +32,6 @@ Reply = tuple[Sequence[object], bytes | memoryview]
 
 def confine(memory_bytes: int) -> None:
     """From here on this process gets nothing more of the machine than `memory_bytes` of memory."""
-    Image.init()  # what Pillow would load when it needs it
     ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     for what, most in (
         (resource.RLIMIT_AS, _address_space() + memory_bytes),
@@ -78,6 +77,7 @@ class Bench:
         self._limits = limits
         self._decoder: VideoDecoder | None = None
         self._frames: list[Decoded] = []
+        self._splitter: FrameSplitter | None = None
 
     def do(self, request: Sequence[Any], data: bytearray) -> Reply:
         """One request. Raises BadMedia."""
@@ -88,7 +88,7 @@ class Bench:
                 return ["ok"], b""
             case ["decode", int(tag)] if self._decoder is not None:
                 self._frames = []
-                self._frames = self._decoder.decode(data, tag)
+                self._frames = self._decoder.decode(memoryview(data), tag)
                 return self._told(), b""
             case ["drain"] if self._decoder is not None:
                 self._frames = []
@@ -96,6 +96,17 @@ class Bench:
                 return self._told(), b""
             case ["pixels", int(at)] if self._decoder is not None and 0 <= at < len(self._frames):
                 return _pixels(self._decoder.pixels(self._frames[at]))
+            case ["split", str(codec)]:
+                if self._splitter is None:
+                    self._splitter = FrameSplitter(codec)
+                frames = self._splitter.split(data)
+                return ["ok", *([len(frame), key] for frame, key in frames)], b"".join(f for f, _ in frames)
+            case ["restart"]:
+                self._splitter = None
+                return ["ok"], b""
+            case ["mp4"]:
+                codec, setup = codec_of_mp4(bytes(data))
+                return ["ok", codec], setup
             case ["picture", str(kind)]:
                 picture = RawPicture(sequence=0, pts_us=0, format=PictureFormat(kind), data=bytes(data))
                 return _pixels(decode_picture(picture, self._limits))
@@ -108,5 +119,5 @@ class Bench:
 def _pixels(rgb: Rgb) -> Reply:
     height, width = rgb.shape[:2]
     with contextlib.suppress(ValueError):
-        return ["ok", height, width], memoryview(np.ascontiguousarray(rgb)).cast("B")
+        return ["ok", height, width], np.ascontiguousarray(rgb).data.cast("B")
     return ["bad", "a picture without area"], b""

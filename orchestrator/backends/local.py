@@ -58,6 +58,7 @@ def command(
         line += ["--threads", str(settings.threads)]
     if wanted.role is Role.REASONER:
         return line + memory_flags(settings.memory) + thinking_flags(settings.thinking)
+    line += ["--decode-in", settings.decode_in]
     line += ["--embedder", settings.memory.embedder, "--block-codec", settings.memory.block_codec]
     if settings.window_units:
         line += ["--window-units", str(settings.window_units)]

@@ -7,6 +7,8 @@ import os
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +18,10 @@ import pytest
 from PIL import Image
 
 from encoder_svc.admit import MediaLimits
-from encoder_svc.decode import isolated
+from encoder_svc.decode import children
+from encoder_svc.decode.children import Child, DecoderHost
 from encoder_svc.decode.decoders import DecoderLost
-from encoder_svc.decode.isolated import MAX_LOSSES, Child, DecoderHost, IsolatedDecoders
+from encoder_svc.decode.isolated import MAX_LOSSES, IsolatedDecoders
 from encoder_svc.decode.make import MediaKind
 from encoder_svc.decode.pictures import PictureFormat, RawPicture, decode_picture
 from encoder_svc.decode.source import RawChunk, Refusal
@@ -27,6 +30,7 @@ from tandem.core.errors import BadMedia, ErrorCode
 from tests.unit.encoder_svc.media import encode, open_source, picture, run, units
 
 LIMITS = MediaLimits()
+MP4 = encode(MediaKind.FRAGMENTED_MP4, 4)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +57,7 @@ def test_video_comes_out_the_same(host: DecoderHost, kind: MediaKind) -> None:
     data = encode(kind, 12)
     items = [RawChunk(at, data[at : at + 900]) for at in range(0, len(data), 900)]
     here = units(run(open_source(kind), items))
-    there = units(run(open_source(kind, decoders=host.decoders()), items))
+    there = units(run(open_source(kind, decoders=IsolatedDecoders(host)), items))
     assert len(here) == len(there) > 8
     for one, other in zip(here, there, strict=True):
         assert one.time == other.time
@@ -67,42 +71,42 @@ def test_pictures_come_out_the_same(host: DecoderHost, kind: PictureFormat) -> N
     exif[0x0112] = 6  # to be turned
     image.save(buffer, kind.value, exif=exif)
     raw = RawPicture(sequence=0, pts_us=0, format=kind, data=buffer.getvalue())
-    assert np.array_equal(host.decoders().picture(raw, LIMITS), decode_picture(raw, LIMITS))
+    assert np.array_equal(IsolatedDecoders(host).picture(raw, LIMITS), decode_picture(raw, LIMITS))
 
 
 def test_what_cannot_be_decoded_is_refused_and_the_process_stays(host: DecoderHost) -> None:
-    decoders = host.decoders()
+    decoders = IsolatedDecoders(host)
     broken = RawPicture(sequence=0, pts_us=0, format=PictureFormat.PNG, data=png().data[:-40])
     decoders.picture(png(), LIMITS)
-    pid = child_of(decoders)._pid
+    pid = child_of(decoders).pid
     with pytest.raises(BadMedia, match="cannot be decoded") as refused:
         decoders.picture(broken, LIMITS)
     assert not isinstance(refused.value, DecoderLost)
     decoders.picture(png(), LIMITS)
-    assert child_of(decoders)._pid == pid
+    assert child_of(decoders).pid == pid
 
 
 def test_a_process_that_dies_costs_its_stream_one_picture_and_no_other_anything(host: DecoderHost) -> None:
-    mine, other = host.decoders(), host.decoders()
+    mine, other = IsolatedDecoders(host), IsolatedDecoders(host)
     mine.picture(png(), LIMITS)
     other.picture(png(), LIMITS)
-    pid = child_of(other)._pid
-    os.kill(child_of(mine)._pid, signal.SIGSEGV)
+    pid = child_of(other).pid
+    os.kill(child_of(mine).pid, signal.SIGSEGV)
     with pytest.raises(DecoderLost) as refused:
         mine.picture(png(), LIMITS)
     assert refused.value.code is ErrorCode.BAD_MEDIA
     mine.picture(png(), LIMITS)
     other.picture(png(), LIMITS)
-    assert child_of(other)._pid == pid
+    assert child_of(other).pid == pid
 
 
 def test_media_that_breaks_every_decoder_is_given_up(host: DecoderHost) -> None:
-    decoders = host.decoders()
+    decoders = IsolatedDecoders(host)
     for _ in range(MAX_LOSSES):
         child = host.open()
         child._greet()
         decoders._child = child
-        os.kill(child._pid, signal.SIGKILL)
+        os.kill(child.pid, signal.SIGKILL)
         with pytest.raises(DecoderLost):
             decoders.picture(png(), LIMITS)
     with pytest.raises(BadMedia, match="given up"):
@@ -113,14 +117,14 @@ def test_media_that_breaks_every_decoder_is_given_up(host: DecoderHost) -> None:
 def test_a_process_that_hangs_is_ended_by_the_wall_clock(
     host: DecoderHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoders = host.decoders()
+    decoders = IsolatedDecoders(host)
     decoders.picture(png(), LIMITS)
-    pid = child_of(decoders)._pid
+    pid = child_of(decoders).pid
     os.kill(pid, signal.SIGSTOP)
-    monkeypatch.setattr(isolated, "ANSWER_S", 0.2)
+    monkeypatch.setattr(children, "ANSWER_S", 0.2)
     with pytest.raises(DecoderLost, match=r"0\.2 s"):
         decoders.picture(png(), LIMITS)
-    monkeypatch.setattr(isolated, "ANSWER_S", 60.0)
+    monkeypatch.setattr(children, "ANSWER_S", 60.0)
     until_is_gone(pid)
 
 
@@ -136,9 +140,9 @@ def test_a_picture_that_takes_too_much_memory_is_refused() -> None:
     small = DecoderHost(limits, memory_bytes=32 << 20, cpu_s=30)
     try:
         bomb = io.BytesIO()
-        Image.new("RGB", (8000, 8000)).save(bomb, "PNG", compress_level=1)
+        Image.new("RGB", (5000, 5000)).save(bomb, "PNG", compress_level=1)
         raw = RawPicture(sequence=0, pts_us=0, format=PictureFormat.PNG, data=bomb.getvalue())
-        decoders = small.decoders()
+        decoders = IsolatedDecoders(small)
         with pytest.raises(DecoderLost, match="memory"):
             decoders.picture(raw, limits)
         decoders.picture(png(), limits)
@@ -149,26 +153,46 @@ def test_a_picture_that_takes_too_much_memory_is_refused() -> None:
 def test_a_video_whose_decoder_is_lost_goes_on_at_the_next_key_frame(host: DecoderHost) -> None:
     kind = MediaKind.H264_ANNEX_B
     data = encode(kind, 40, gop=10, b_frames=0)
-    decoders = host.decoders()
+    decoders = IsolatedDecoders(host)
     source = open_source(kind, decoders=decoders)
     half = len(data) // 2
     before = run(source, [RawChunk(0, data[:half])], finish=False)
-    os.kill(child_of(decoders)._pid, signal.SIGKILL)
-    after = run(source, [RawChunk(half, data[half:])])
+    os.kill(child_of(decoders).pid, signal.SIGKILL)
+    rest = [RawChunk(at, data[at : at + 50]) for at in range(half, len(data), 50)]
+    after = run(source, rest)
     refusals = [event for event in after if isinstance(event, Refusal)]
     assert [type(refusal.error) for refusal in refusals] == [DecoderLost]
     assert len(units(before)) > 10
     assert len(units(after)) >= 10
 
 
+def test_what_is_not_decoded_yet_is_split_there_too(host: DecoderHost) -> None:
+    """FFmpeg reads nothing of a stream in this process: not even to find its frames, or its codec."""
+    kind = MediaKind.H264_ANNEX_B
+    data = encode(kind, 20, gop=5, b_frames=0)
+    decoders = IsolatedDecoders(host)
+    source = open_source(kind, decoders=decoders)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("av.CodecContext.create", None)
+        patch.setattr("av.open", None)
+        assert len(units(run(source, [RawChunk(0, data)]))) == 20
+        mp4 = open_source(MediaKind.FRAGMENTED_MP4, decoders=IsolatedDecoders(host))
+        run(mp4, [RawChunk(0, MP4)])
+
+
+def test_the_kernel_ends_what_takes_too_much_of_a_processor() -> None:
+    code = "from encoder_svc.decode.worker import allow_cpu; allow_cpu(0)\nwhile True: pass"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGXCPU
+
+
 def test_when_the_host_is_gone_another_takes_its_place() -> None:
     one = DecoderHost(LIMITS, memory_bytes=256 << 20, cpu_s=1)
     try:
-        one.decoders().picture(png(), LIMITS)
+        IsolatedDecoders(one).picture(png(), LIMITS)
         assert one._process is not None
         one._process.kill()
         one._process.wait()
-        one.decoders().picture(png(), LIMITS)
+        IsolatedDecoders(one).picture(png(), LIMITS)
     finally:
         one.close()
 
@@ -176,11 +200,11 @@ def test_when_the_host_is_gone_another_takes_its_place() -> None:
 def test_a_process_can_open_nothing_and_ends_with_its_stream(host: DecoderHost) -> None:
     child = host.open()
     child._greet()
-    limits = Path(f"/proc/{child._pid}/limits").read_text()
+    limits = Path(f"/proc/{child.pid}/limits").read_text()
     for name in ("Max open files", "Max processes", "Max file size", "Max core file size"):
         line = next(line for line in limits.splitlines() if line.startswith(name))
         assert line.split()[-3] == "0", line
-    pid = child._pid
+    pid = child.pid
     del child
     until_is_gone(pid)
 
@@ -188,7 +212,7 @@ def test_a_process_can_open_nothing_and_ends_with_its_stream(host: DecoderHost) 
 @pytest.mark.parametrize(
     "answer",
     [
-        struct.pack("<II", 1 << 20, 0),
+        struct.pack("<II", 1 << 21, 0),
         struct.pack("<II", 4, 1 << 31),
         struct.pack("<II", 0, 0),
         struct.pack("<II", 1, 0) + b"\xc1",
@@ -218,9 +242,9 @@ def test_what_a_process_says_is_not_trusted(answer: bytes) -> None:
 )
 def test_a_picture_that_is_none_is_not_taken(host: DecoderHost, said: list[object], data: bytes) -> None:
     here, there = socket.socketpair()
-    decoders = host.decoders()
+    decoders = IsolatedDecoders(host)
     child = decoders._child = Child(here)
-    child._pid = 1 << 30  # nobody's
+    child.pid = 1 << 30  # nobody's
     with there:
         send(there, said, data)
         with pytest.raises(DecoderLost):
