@@ -1,7 +1,7 @@
 """What decoding in a process of its own costs, beside decoding inside the encoder, in interleaved turns.
 
 ``video_<height>_ms``: H.264, a frame of the stream: all are decoded, one in `SAMPLED` becomes pixels.
-``picture_<height>_ms``: one JPEG, to pixels.
+``picture_<height>_ms``: one JPEG of `PICTURES`, to pixels.
     The baseline is inside; the ratio is baseline over ours. By the clock on the wall, medians of turns.
 ``video_<height>_cpu_ms``, ``picture_<height>_cpu_ms``: the same as time of a processor, in both processes.
 ``start_ms``: until the process of a stream is there, with its host running; ``private_MiB``: what it has for
@@ -34,7 +34,7 @@ from encoder_svc.decode.pictures import PictureFormat, RawPicture
 SIZES = {240: 320, 720: 1280, 1080: 1920}
 FRAMES, QUICK_FRAMES = 120, 24
 TURNS, QUICK_TURNS = 7, 2
-SAMPLED = 12
+SAMPLED, PICTURES = 12, 8
 LIMITS = MediaLimits()
 SETTINGS = {"frames": FRAMES, "sampled": f"1 in {SAMPLED}", "codec": "h264, one thread"}
 Row = dict[str, Any]
@@ -159,8 +159,9 @@ def _jpeg(picture: np.ndarray[Any, Any]) -> Work:
     raw = RawPicture(sequence=0, pts_us=0, format=PictureFormat.JPEG, data=buffer.getvalue())
 
     def work(decoders: Decoders) -> int:
-        decoders.picture(raw, LIMITS)
-        return 1
+        for _ in range(PICTURES):
+            decoders.picture(raw, LIMITS)
+        return PICTURES
 
     return work
 
