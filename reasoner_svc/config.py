@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tandem.core.addresses import is_reachable_address, is_wildcard_host, listen_problem
 from tandem.core.choices import EVICTION, OTHER_RETRIEVAL, RETRIEVAL
@@ -27,7 +27,7 @@ class ReasonerConfig:
     """Address that others use; empty: the address it listens on."""
     orchestrator: str = ""
     """Address of the orchestrator, host:port; empty: serve without attaching to one."""
-    secret: bytes
+    secret: bytes = field(repr=False)
     """The cluster secret."""
 
     lanes: tuple[str, ...] = LANES

@@ -13,7 +13,8 @@ import pytest
 from grpc_health.v1 import _async as health_aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tandem.core.errors import InvalidInput
+from tandem.client import Security, connect
+from tandem.core.errors import InvalidInput, Unavailable
 from tandem.core.tls_files import NO_TLS, TlsFiles
 from tandem.wire.calls import CallingChannel
 from tandem.wire.channel import bind, make_channel, make_server
@@ -152,3 +153,15 @@ def test_settings_that_cannot_work_are_told() -> None:
         "--tls-ca",
         "c",
     ]
+
+
+@pytest.mark.parametrize(
+    ("shown", "told"),
+    [("nothing", "--tls-ca"), ("no certificate", "--tls-cert"), ("another CA", "--tls-name")],
+)
+async def test_a_client_is_told_what_is_missing(ca: Ca, other_ca: Ca, shown: str, told: str) -> None:
+    server = ca.issue("told")
+    tls = {"nothing": NO_TLS, "no certificate": TlsFiles(ca=server.ca), "another CA": other_ca.issue("else")}
+    async with serving(server) as address, connect(address, security=Security(tls=tls[shown])) as client:
+        with pytest.raises(Unavailable, match=told):
+            await client.status()
