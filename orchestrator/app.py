@@ -57,13 +57,13 @@ class Orchestrator:
     ) -> None:
         self.config = config
         self._clock = clock
+        self._doorkeeper = Doorkeeper(config.tokens)  # a file that cannot be used is told before all else
         self._run_dir = RunDir(config.run_dir)
         secret = self._run_dir.secret()
         journal = Journal(self._run_dir.journal_dir)
         journal.touch_all()
         fresh_s = _FRESH_HEARTBEATS * config.heartbeat_s
         self.cluster = Cluster(secret, config.lease_s, fresh_s, clock, config.tls)
-        self._doorkeeper = Doorkeeper(config.tokens)
         self._port = HealthPort(config.health)
         self.watched = Watched(config, self._samples, clock)
         self.cluster.observer = self.watched.observer

@@ -27,6 +27,7 @@ from tandem.core.secret_file import read_secret
 from tandem.core.tls_files import add_tls_arguments, tls_from_arguments
 from tandem.wire.health import HealthPort
 from tandem.wire.leaving import Leaving
+from tandem.wire.tls import check_files
 
 if TYPE_CHECKING:
     from tandem.vlm.model import VisionLanguageModel
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         die_with_parent(parent_pid)
     try:
         config = _config(args)
+        check_files(config.tls)
         formatter = make_formatter(args.log_format, "reasoner", args.name)
         return asyncio.run(_serve(config, formatter))
     except TandemError as error:

@@ -111,6 +111,7 @@ class Child:
         self.pid = 0
         """0 until it said that it is there."""
         self._close = weakref.finalize(self, at.close)
+        self._lock = threading.Lock()
         self._handle = -1
         self._free: Callable[[], object] = lambda: None
 
@@ -141,13 +142,18 @@ class Child:
 
     def end(self) -> None:
         """At once."""
-        if self.pid:
-            # By its handle: once it is gone another may have its number.
-            with contextlib.suppress(OSError):
-                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+        self.kill()
+        with self._lock:
             self.pid = 0
             self._free()
         self._close()
+
+    def kill(self) -> None:
+        """From any thread: who waits for its answer is told that it is gone."""
+        with self._lock, contextlib.suppress(OSError):
+            if self.pid:
+                # By its handle: once it is gone another may have its number.
+                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
 
     def _greet(self) -> None:
         greeting = receive(self._at, 0, START_S)

@@ -63,6 +63,10 @@ class Decoders(Protocol):
         """The pixels of one picture. Raises BadMedia."""
         ...
 
+    def close(self) -> None:
+        """Nothing more is decoded. From any thread, also while another decodes."""
+        ...
+
 
 class InsideDecoders:
     """In this process: for media of sources that are trusted."""
@@ -82,6 +86,9 @@ class InsideDecoders:
     def picture(self, picture: RawPicture, limits: MediaLimits) -> Rgb:
         """See `Decoders`."""
         return decode_picture(picture, limits)
+
+    def close(self) -> None:
+        """See `Decoders`."""
 
 
 INSIDE = InsideDecoders()

@@ -97,6 +97,10 @@ class EncodedSource:
                 self._die(error)
         self._ended = True
 
+    def close(self) -> None:
+        """See `Source`."""
+        self._decoders.close()
+
     def advance(self) -> tuple[list[SourceEvent], bool]:
         """Decode for a while."""
         deadline_s = time.monotonic() + _SLICE_S

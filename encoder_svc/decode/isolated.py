@@ -35,6 +35,7 @@ class IsolatedDecoders:
     def __init__(self, host: DecoderHost) -> None:
         self._host = host
         self._child: Child | None = None
+        self._closed = False
         self.losses = 0
         """Processes of this stream that are gone, with all that was in them."""
 
@@ -79,10 +80,18 @@ class IsolatedDecoders:
                 return np.frombuffer(got, np.uint8).reshape(height, width, 3)
         raise self._lost(DecoderLost("the decoder gave a picture of another size than it said"))
 
+    def close(self) -> None:
+        """See `Decoders`."""
+        self._closed = True
+        if (child := self._child) is not None:
+            child.kill()
+
     def ask(
         self, message: Sequence[object], data: bytes | memoryview, max_bytes: int
     ) -> tuple[list[Any], bytearray]:
         """What the process answers. Raises BadMedia, DecoderLost."""
+        if self._closed:
+            raise BadMedia("the stream has ended")
         if self.losses >= MAX_LOSSES:
             raise BadMedia(f"the media of this stream broke its decoder {self.losses} times: it is given up")
         try:
@@ -93,10 +102,12 @@ class IsolatedDecoders:
             raise self._lost(error) from error
 
     def _lost(self, error: DecoderLost) -> DecoderLost:
-        self.losses += 1
         if self._child is not None:
             self._child.end()
             self._child = None
+        if self._closed:
+            return error  # nobody waits for it any more
+        self.losses += 1
         log.warning("a decoder was lost (%d of %d of its stream): %s", self.losses, MAX_LOSSES, error)
         return error
 

@@ -51,6 +51,10 @@ class PictureSource:
         """No more pictures."""
         self._ended = True
 
+    def close(self) -> None:
+        """See `Source`."""
+        self._decoders.close()
+
     def advance(self) -> tuple[list[SourceEvent], bool]:
         """Handle what was fed."""
         if self._todo:

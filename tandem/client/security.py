@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tandem.core.errors import InvalidInput
@@ -20,11 +20,13 @@ class Security:
     token_file: str = ""
     """File with a token; read again for each connection, as a token may be replaced."""
 
+    token: str = field(default="", repr=False)
+    """The token itself, where it is not in a file."""
+
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What goes with each call. Raises `InvalidInput` when there is no token in the file."""
-        if not self.token_file:
-            return ()
-        return (("authorization", f"Bearer {read_token(Path(self.token_file))}"),)
+        token = read_token(Path(self.token_file)) if self.token_file else self.token
+        return (("authorization", f"Bearer {token}"),) if token else ()
 
 
 NO_SECURITY = Security()

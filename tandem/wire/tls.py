@@ -57,6 +57,12 @@ def _stamp(path: str) -> tuple[int, int, int]:
     return (found.st_mtime_ns, found.st_ino, found.st_size)
 
 
+def check_files(files: TlsFiles) -> None:
+    """Raises `InvalidInput` for files that cannot be used, before anything heavy is begun."""
+    if files.trusts:
+        channel_credentials(files)
+
+
 class _Certificates:
     """What a server shows. gRPC calls `renewed` from threads of its own."""
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +184,25 @@ def test_what_is_not_decoded_yet_is_split_there_too(host: DecoderHost) -> None:
 def test_the_kernel_ends_what_takes_too_much_of_a_processor() -> None:
     code = "from encoder_svc.decode.worker import allow_cpu; allow_cpu(0)\nwhile True: pass"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGXCPU
+
+
+def test_a_stream_that_ends_while_it_is_decoded_ends_its_process_and_counts_no_loss(
+    host: DecoderHost,
+) -> None:
+    decoders = IsolatedDecoders(host)
+    decoders.picture(png(), LIMITS)
+    pid = child_of(decoders).pid
+    os.kill(pid, signal.SIGSTOP)  # in the middle of it
+    with ThreadPoolExecutor(1) as thread:
+        asked = thread.submit(decoders.picture, png(), LIMITS)
+        time.sleep(0.1)
+        decoders.close()
+        with pytest.raises(BadMedia):
+            asked.result(10)
+    assert decoders.losses == 0
+    until_is_gone(pid)
+    with pytest.raises(BadMedia, match="ended"):
+        decoders.picture(png(), LIMITS)
 
 
 def test_when_the_host_is_gone_another_takes_its_place() -> None:
