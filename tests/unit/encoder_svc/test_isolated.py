@@ -171,14 +171,13 @@ def test_what_is_not_decoded_yet_is_split_there_too(host: DecoderHost) -> None:
     """FFmpeg reads nothing of a stream in this process: not even to find its frames, or its codec."""
     kind = MediaKind.H264_ANNEX_B
     data = encode(kind, 20, gop=5, b_frames=0)
-    decoders = IsolatedDecoders(host)
-    source = open_source(kind, decoders=decoders)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("av.CodecContext.create", None)
-        patch.setattr("av.open", None)
+        patch.setattr("encoder_svc.decode.splitting.av", None)
+        patch.setattr("encoder_svc.decode.video.av", None)
+        source = open_source(kind, decoders=IsolatedDecoders(host))
         assert len(units(run(source, [RawChunk(0, data)]))) == 20
         mp4 = open_source(MediaKind.FRAGMENTED_MP4, decoders=IsolatedDecoders(host))
-        run(mp4, [RawChunk(0, MP4)])
+        assert len(units(run(mp4, [RawChunk(0, MP4)]))) == 4
 
 
 def test_the_kernel_ends_what_takes_too_much_of_a_processor() -> None:
