@@ -54,7 +54,7 @@ class Doorkeeper(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             try:
                 self._caller(handler_call_details.invocation_metadata)
             except TandemError as error:
-                return refusing(error)
+                return refusing(error, handler_call_details.method)
         return await continuation(handler_call_details)
 
     def _caller(self, metadata: Any) -> Caller:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,6 +25,11 @@ PROOF_KEY = "tandem-proof"
 PROOF_LIFE_S = 300
 """How far the clocks of two machines may be apart, and how long one that was kept can be used."""
 _MAX_CHARS = 128
+_TELL_S = 1.0
+_told_s = [float("-inf")]
+"""When a refusal was last logged: whoever tries without end must not fill a disk."""
+
+log = logging.getLogger(__name__)
 
 
 def call_proof(secret: bytes, service: str, unix_s: int) -> str:
@@ -78,7 +84,7 @@ class RequireProof(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
                 proof = value_of(handler_call_details.invocation_metadata, PROOF_KEY)
                 check_call(self._secret, self._name, proof, time.time())
             except TandemError as error:
-                return refusing(error)
+                return refusing(error, handler_call_details.method)
         return await continuation(handler_call_details)
 
 
@@ -90,10 +96,14 @@ def value_of(metadata: Any, key: str) -> str:
     return ""
 
 
-def refusing(error: TandemError) -> Any:
-    """A handler that ends any call with `error` without reading from it."""
+def refusing(error: TandemError, method: str) -> Any:
+    """A handler that ends any call with `error` without reading from it, and says so once a second at most."""
 
     async def refuse(request_iterator: Any, context: Any) -> None:
+        now_s = time.monotonic()
+        if now_s - _told_s[0] > _TELL_S:
+            _told_s[0] = now_s
+            log.warning("%s of %s is refused: %s", method, context.peer(), error.message)
         await abort_with(context, error)
 
     return grpc.stream_stream_rpc_method_handler(refuse)
