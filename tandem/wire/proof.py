@@ -97,13 +97,13 @@ def value_of(metadata: Any, key: str) -> str:
 
 
 def refusing(error: TandemError, method: str) -> Any:
-    """A handler that ends any call with `error` without reading from it, and says so once a second at most."""
+    """A handler that ends any call with `error` and reads nothing of it; logs that once a second at most."""
 
     async def refuse(request_iterator: Any, context: Any) -> None:
         now_s = time.monotonic()
         if now_s - _told_s[0] > _TELL_S:
             _told_s[0] = now_s
-            log.warning("%s of %s is refused: %s", method, context.peer(), error.message)
+            log.warning("%s of %s is refused: %s", method[:100], context.peer(), error.message)
         await abort_with(context, error)
 
     return grpc.stream_stream_rpc_method_handler(refuse)
