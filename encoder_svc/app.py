@@ -52,7 +52,7 @@ from tandem.wire.channel import bind, make_server
 from tandem.wire.gen.tandem.v1 import encoder_pb2, encoder_pb2_grpc
 from tandem.wire.health import HealthPort
 from tandem.wire.leaving import Leaving
-from tandem.wire.proof import RequireProof
+from tandem.wire.proof import RequireProof, call_proof
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,8 @@ class EncoderApp:
         )
         self.servicer = EncoderServicer(services, self.info)
         self.pacing = Pacing(self.loop, lambda: self.servicer.sessions, monotonic_clock)
-        self._server = make_server([RequireProof(secret, config.name, [_SERVICE])])
+        proof = call_proof(secret, config.name, self.boot_id if config.orchestrator else "")
+        self._server = make_server([RequireProof(proof, [_SERVICE])])
         self._health = cast("Any", health).aio.HealthServicer()
         self._attachment: Attachment | None = None
         self.leaving = leaving or Leaving(config.drain_s)

@@ -109,7 +109,7 @@ class Cluster:
         else:
             if known is not None:
                 self._lose(Loss(known.identity, "it moved"))
-            channel = ProvenChannel(identity.address, self.secret, identity.name, self._tls)
+            channel = ProvenChannel(identity.address, self.secret, identity.name, identity.boot_id, self._tls)
             gone = Gone(f"{identity.role} {identity.name}")
             service = self._services[identity.name] = Service(identity, build, model, channel, gone)
         service.attachments += 1

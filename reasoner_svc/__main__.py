@@ -90,7 +90,7 @@ async def _serve_watched(config: ReasonerConfig, formatter: logging.Formatter, p
     reasoner.health_address = port.address
     address = await reasoner.start()
     check_own_listeners(allowed=config.allow_wildcard)
-    port.follow(lambda: reasoner.takes_work)
+    port.follow(lambda: reasoner.leaving.takes_work(reasoner.attachment))
     say(f"reasoner {config.name} is ready on {address} (pid {os.getpid()})", formatter)
     waits = [asyncio.create_task(each) for each in (leaving.asked(), reasoner.failed.wait())]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

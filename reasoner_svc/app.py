@@ -50,7 +50,7 @@ from tandem.wire.gen.tandem.v1 import (
     transfer_pb2_grpc,
 )
 from tandem.wire.leaving import Leaving
-from tandem.wire.proof import RequireProof
+from tandem.wire.proof import RequireProof, call_proof
 
 log = logging.getLogger(__name__)
 
@@ -182,8 +182,10 @@ class Reasoner:
         self.transfer = TransferServicer(self.inbox, local, links, telemetry)
         # The stubs of grpc_health do not know its asyncio half.
         self._health = cast("Any", health).aio.HealthServicer()
-        self._server = make_server([RequireProof(config.secret, config.name, _SERVICES[:1])])
-        self._attachment: Attachment | None = None
+        proof = call_proof(config.secret, config.name, self.boot_id if config.orchestrator else "")
+        self._server = make_server([RequireProof(proof, _SERVICES[:1])])
+        self.attachment: Attachment | None = None
+        """To the orchestrator, once it has begun."""
 
     async def start(self) -> str:
         """Listen, attach, and return the address. Raises InvalidInput or Unavailable for a bad one."""
@@ -209,27 +211,22 @@ class Reasoner:
                 model=self.model_info,
             )
             how = (self._load, self.leaving.drain, self.config.tls)
-            self._attachment = Attachment(self.config.orchestrator, self.config.secret, who, *how)
-            self._attachment.start()
+            self.attachment = Attachment(self.config.orchestrator, self.config.secret, who, *how)
+            self.attachment.start()
         return address
-
-    @property
-    def takes_work(self) -> bool:
-        """True from when it attached for the first time until it is asked to leave. Ask after `start`."""
-        return self.leaving.takes_work(self._attachment)
 
     async def leave(self) -> float:
         """Let streams be moved to others; returns the seconds that are left for what still runs."""
         return await self.leaving.wait_for_streams(
-            self._attachment, lambda: len(self.streams) + self.service.open_questions
+            self.attachment, lambda: len(self.streams) + self.service.open_questions
         )
 
     async def stop(self, grace_s: float) -> None:
         """Drain, then end everything; what does not end within the grace is cut off."""
         await self._health.enter_graceful_shutdown()
         await self.service.drain(grace_s)
-        if self._attachment is not None:
-            await self._attachment.close()
+        if self.attachment is not None:
+            await self.attachment.close()
         await self.transfer.close()
         await self._server.stop(SERVER_STOP_S)
         if not await asyncio.to_thread(self.engine.stop, ENGINE_STOP_S):

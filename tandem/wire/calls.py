@@ -74,14 +74,13 @@ class CallingChannel:
         await self.close()
 
     def _call(self, kind: str, args: Any, options: Any) -> Any:
-        made: dict[int, Any] = {}
+        made: list[Any] = [None, None]  # a channel, and the call as it makes it
 
         def begin(*a: Any, metadata: Any = None, **o: Any) -> Any:
             channel = self._present()
-            if id(channel) not in made:
-                made.clear()
-                made[id(channel)] = getattr(channel, kind)(*args, **options)
-            return made[id(channel)](*a, metadata=(*(metadata or ()), *self._metadata()), **o)
+            if made[0] is not channel:
+                made[:] = channel, getattr(channel, kind)(*args, **options)
+            return made[1](*a, metadata=(*(metadata or ()), *self._metadata()), **o)
 
         return begin
 

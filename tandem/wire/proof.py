@@ -1,8 +1,9 @@
 """Proof of the cluster secret in every call to an encoder or reasoner: only their orchestrator commands them.
 
-The proof is a time and an HMAC over it and the service's name, in the metadata of the call. It holds for
-minutes and for one service; over TLS nobody else sees it. Transfer pairs prove themselves by tickets
-(`tandem.core.tickets`), attaching services in their hello (`tandem.wire.attach`).
+The proof is an HMAC over the service's name and its start, in the metadata of the call. It holds for one
+start of one service; over TLS nobody else sees it. No clock is in it: a machine whose clock is wrong goes
+on. Transfer pairs prove themselves by tickets (`tandem.core.tickets`), attaching services in their hello
+(`tandem.wire.attach`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import hmac
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -22,9 +23,6 @@ from tandem.wire.calls import CallingChannel
 from tandem.wire.status import abort_with
 
 PROOF_KEY = "tandem-proof"
-PROOF_LIFE_S = 300
-"""How far the clocks of two machines may be apart, and how long one that was kept can be used."""
-_MAX_CHARS = 128
 _TELL_S = 1.0
 _told_s = [float("-inf")]
 """When a refusal was last logged: whoever tries without end must not fill a disk."""
@@ -32,57 +30,46 @@ _told_s = [float("-inf")]
 log = logging.getLogger(__name__)
 
 
-def call_proof(secret: bytes, service: str, unix_s: int) -> str:
-    """What shows a service, by its name, that the caller knows the secret at `unix_s`."""
-    return f"{unix_s}.{_mac(secret, service, unix_s)}"
+def call_proof(secret: bytes, service: str, boot_id: str = "") -> str:
+    """What shows one start of a service, by its name, that the caller knows the secret.
 
-
-def check_call(secret: bytes, service: str, proof: str, now_unix_s: float) -> None:
-    """Raises `PermissionRefused` unless `proof` was made for this service, now, by who knows the secret."""
-    when, dot, mac = proof[:_MAX_CHARS].partition(".")
-    if not dot or not (when.isascii() and when.isdecimal()) or len(when) > len(str(1 << 63)):
-        raise PermissionRefused("only the orchestrator of the cluster may call this service")
-    expected = _mac(secret, service, int(when))
-    if not hmac.compare_digest(expected.encode(), mac.encode(errors="replace")):
-        raise PermissionRefused("the call does not show the cluster secret of this service")
-    if abs(now_unix_s - int(when)) > PROOF_LIFE_S:
-        raise PermissionRefused("the proof of the call is out of date: do the machines' clocks agree?")
-
-
-def _mac(secret: bytes, service: str, unix_s: int) -> str:
-    message = "|".join(("call", service, str(unix_s))).encode()
+    `boot_id` is empty for a service that attached to no orchestrator: nobody was told of its start.
+    """
+    message = "|".join(("call", service, boot_id)).encode()
     return hmac.new(secret, message, hashlib.sha256).hexdigest()
 
 
+def check_call(expected: str, proof: str) -> None:
+    """Raises `PermissionRefused` unless `proof` is the one `expected`."""
+    if not proof:
+        raise PermissionRefused("only the orchestrator of the cluster may call this service")
+    if not hmac.compare_digest(expected.encode(), proof.encode(errors="replace")):
+        raise PermissionRefused("the call does not show the cluster secret of this service")
+
+
 class ProvenChannel(CallingChannel):
-    """To one service: all its calls carry a proof made when they begin."""
+    """To one start of one service: all its calls carry the proof."""
 
     def __init__(
-        self,
-        address: str,
-        secret: bytes,
-        service: str,
-        tls: TlsFiles = NO_TLS,
-        wall: Callable[[], float] = time.time,
+        self, address: str, secret: bytes, service: str, boot_id: str = "", tls: TlsFiles = NO_TLS
     ) -> None:
-        super().__init__(address, tls, lambda: ((PROOF_KEY, call_proof(secret, service, int(wall()))),))
+        proof = ((PROOF_KEY, call_proof(secret, service, boot_id)),)
+        super().__init__(address, tls, lambda: proof)
 
 
 class RequireProof(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Refuses calls to some of a server's services that carry no proof, before anything of them is read."""
 
-    def __init__(self, secret: bytes, name: str, services: Sequence[str]) -> None:
-        """`services`: full names of those that need it."""
-        self._secret = secret
-        self._name = name
+    def __init__(self, proof: str, services: Sequence[str]) -> None:
+        """`proof`: of `call_proof`; `services`: full names of those that need it."""
+        self._proof = proof
         self._prefixes = tuple(f"/{service}/" for service in services)
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         """The handler, or one that refuses."""
         if handler_call_details.method.startswith(self._prefixes):
             try:
-                proof = value_of(handler_call_details.invocation_metadata, PROOF_KEY)
-                check_call(self._secret, self._name, proof, time.time())
+                check_call(self._proof, value_of(handler_call_details.invocation_metadata, PROOF_KEY))
             except TandemError as error:
                 return refusing(error, handler_call_details.method)
         return await continuation(handler_call_details)

@@ -47,7 +47,7 @@ class Split:
             sampling=types_pb2.Sampling(max_tokens=max_tokens),
         )
         request = reasoner_pb2.AnswerRequest(stream_id=stream_id, question=asked)
-        async with ProvenChannel(reasoner.address, secret, reasoner.name) as channel:
+        async with ProvenChannel(reasoner.address, secret, reasoner.name, reasoner.build.boot_id) as channel:
             async for response in reasoner_pb2_grpc.ReasonerServiceStub(channel).Answer(request):
                 if response.HasField("final"):
                     return list(response.final.token_ids)

@@ -119,7 +119,9 @@ async def check_services(guarded: Guarded, status: Status) -> None:
         if secret is None:
             channel = make_channel(reasoner.address, guarded.trusted.tls)
         else:
-            channel = ProvenChannel(reasoner.address, secret, reasoner.name, guarded.trusted.tls)
+            channel = ProvenChannel(
+                reasoner.address, secret, reasoner.name, reasoner.build.boot_id, guarded.trusted.tls
+            )
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             async for _ in reasoner_pb2_grpc.ReasonerServiceStub(channel).Answer(request, timeout=5):
                 pass

@@ -247,8 +247,8 @@ PARSERS: dict[str, Parser] = {
         _text(lambda text: check_token(SECRET, STREAM, text, NONCE)),
     ),
     "proof of a call": Parser(
-        lambda: [call_proof(SECRET, "encoder-0", NOW_S).encode()],
-        _text(lambda text: check_call(SECRET, "encoder-0", text, NOW_S)),
+        lambda: [call_proof(SECRET, "encoder-0", "boot").encode()],
+        _text(lambda text: check_call(call_proof(SECRET, "encoder-0", "boot"), text)),
     ),
     "bearer token": Parser(
         lambda: [b"Bearer xxxxxxxxxxxxxxxxxxxx"],
