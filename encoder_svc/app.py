@@ -72,6 +72,7 @@ class EncoderApp:
         secret: bytes,
         embedder: Embedder | None = None,
         leaving: Leaving | None = None,
+        host: DecoderHost | None = None,
     ) -> None:
         self.config = config
         self.boot_id = make_boot_id()
@@ -109,12 +110,8 @@ class EncoderApp:
             patience_s=config.connect_patience_s,
             idle_s=config.link_idle_s,
         )
-        self.host: DecoderHost | None = None
-        """What media is decoded by, where that is not here."""
-        make_decoders: Callable[[], Decoders] = InsideDecoders
-        if config.decode_in == "process":
-            self.host = DecoderHost(config.limits, config.decode_memory_bytes, config.decode_cpu_s)
-            make_decoders = partial(IsolatedDecoders, self.host)
+        self._host = host = host or make_host(config)
+        make_decoders: Callable[[], Decoders] = partial(IsolatedDecoders, host) if host else InsideDecoders
         tools = (self._decoders, config, monotonic_clock, telemetry, make_decoders)
         services = Services(model, self.loop, self.links, *tools)
         self.info = model_info(
@@ -216,22 +213,33 @@ class EncoderApp:
         await self.loop.close()
         await self.links.close()
         self._decoders.shutdown(wait=False, cancel_futures=True)
-        if self.host is not None:
-            await asyncio.to_thread(self.host.close)
+        if self._host is not None:
+            await asyncio.to_thread(self._host.close)
         await self.watched.close()
+
+
+def make_host(config: EncoderConfig) -> DecoderHost | None:
+    """What media is decoded by where that is not inside; starts when it is needed, or told to."""
+    if config.decode_in == "inside":
+        return None
+    return DecoderHost(config.limits, config.decode_memory_bytes, config.decode_cpu_s)
 
 
 async def serve(config: EncoderConfig) -> None:
     """Run until SIGTERM or SIGINT; its health can be asked from the start."""
-    port = HealthPort(config.health)
+    port, host = HealthPort(config.health), make_host(config)
     try:
         await port.start()
-        await _serve(config, port)
+        if host is not None:
+            host.start()  # it loads while the model does
+        await _serve(config, port, host)
     finally:
         await port.close()
+        if host is not None:
+            await asyncio.to_thread(host.close)
 
 
-async def _serve(config: EncoderConfig, port: HealthPort) -> None:
+async def _serve(config: EncoderConfig, port: HealthPort, host: DecoderHost | None) -> None:
     secret = config.read_secret() if config.secret_file else secrets.token_bytes(32)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -262,9 +270,7 @@ async def _serve(config: EncoderConfig, port: HealthPort) -> None:
             return
     if leaving.is_asked:
         return
-    app = EncoderApp(config, model, secret, embedder, leaving)
-    if app.host is not None:
-        app.host.start()  # it loads while the model is tried out
+    app = EncoderApp(config, model, secret, embedder, leaving, host)
     try:
         app.health_address = port.address
         address = await app.start()

@@ -67,7 +67,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent / "no_unpickling"), prepend=os.pathsep)
         patch.setenv("TANDEM_UNPICKLED", str(folder / "unpickled"))
-        with running_up(run_dir, *options, "--log-level", "debug") as up:
+        with running_up(run_dir, *options, "--log-level", "debug", "--decode-in", "process") as up:
             yield Guarded(up, ca, folder, Security(tls=ca.issue("client")))
 
 
@@ -164,7 +164,13 @@ def check_nothing_is_unpickled(guarded: Guarded) -> None:
     """In none of the processes, by nobody: a stream was decoded, encoded, sent, kept and asked about."""
     lines = (guarded.folder / "unpickled").read_text().splitlines()
     watched = [line for line in lines if line.startswith("watched ")]
-    for module in ("orchestrator.up", "orchestrator ", "encoder_svc", "reasoner_svc"):
+    for module in (
+        "orchestrator.up",
+        "orchestrator ",
+        "encoder_svc ",
+        "encoder_svc.decode.host",
+        "reasoner_svc ",
+    ):
         assert any(f"-m {module}" in line for line in watched), (module, watched)
     assert [line for line in lines if not line.startswith("watched ")] == []
 
