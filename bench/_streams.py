@@ -34,8 +34,8 @@ from tandem.vlm.embedder import Embedder, embedder_digits
 from tandem.vlm.embedders.pick import load_embedder, load_text_embedder
 from tandem.vlm.load import load_model
 from tandem.vlm.model import VisionLanguageModel, VisualUnits
-from tandem.wire.channel import make_channel
 from tandem.wire.gen.tandem.v1 import reasoner_pb2, reasoner_pb2_grpc, types_pb2
+from tandem.wire.proof import ProvenChannel
 
 RUN_UNITS = 8
 RECENT_UNITS, RECALLED = 128, 32
@@ -192,7 +192,7 @@ async def serving(parts: Parts, config: ReasonerConfig) -> AsyncIterator[tuple[R
     reasoner = Reasoner(config, parts.model, embedder=parts.text)
     address = await reasoner.start()
     try:
-        async with make_channel(address) as channel:
+        async with ProvenChannel(address, config.secret, config.name) as channel:
             stub = reasoner_pb2_grpc.ReasonerServiceStub(channel)
             await stub.OpenStream(reasoner_pb2.OpenStreamRequest(stream_id=STREAM, epoch=1))
             yield reasoner, Asking(stub, LinkInbox(reasoner.inbox, lambda: "encoder"))

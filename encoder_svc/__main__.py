@@ -13,6 +13,7 @@ from encoder_svc.config import log_names, parse_config
 from tandem.core.errors import TandemError
 from tandem.core.lifetime import die_with_parent, leave
 from tandem.core.logs import make_formatter, say, set_up
+from tandem.wire.tls import check_files
 
 log = logging.getLogger("encoder_svc")
 
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             die_with_parent(parent_pid)
         if config.secret_file:
             config.read_secret()  # before the model is loaded
+        check_files(config.tls)
         began_s = time.monotonic()
         from encoder_svc.app import serve  # heavy: torch and transformers
 

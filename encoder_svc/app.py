@@ -12,8 +12,9 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -21,37 +22,38 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from encoder_svc.config import EncoderConfig
+from encoder_svc.decode.children import DecoderHost
+from encoder_svc.decode.decoders import Decoders, InsideDecoders
+from encoder_svc.decode.isolated import IsolatedDecoders
+from encoder_svc.dialing import make_dial
 from encoder_svc.lanes import LoopConfig
-from encoder_svc.links import Dial, LinkPool, OpenLink
+from encoder_svc.links import LinkPool
 from encoder_svc.loop import EncodeLoop
 from encoder_svc.metrics import METRICS
 from encoder_svc.metrics import read as read_metrics
 from encoder_svc.pacing import Pacing, told_costs
 from encoder_svc.service import EncoderServicer
 from encoder_svc.session import Services
-from kv_transfer.base import LinkConfig, LocalEnd
-from kv_transfer.link import Link
-from kv_transfer.no_sink import NoSink
 from tandem.core import overload
 from tandem.core.blocks import Codec
 from tandem.core.clock import monotonic_clock
 from tandem.core.heartbeats import MAX_STREAMS
 from tandem.core.lifetime import until_called
+from tandem.core.listeners import LISTENERS, check_own_listeners, service_listeners
 from tandem.core.logs import make_formatter, say
 from tandem.core.meters import Sample
 from tandem.core.process_memory import resident_bytes
-from tandem.core.telemetry import NO_TELEMETRY, Telemetry
-from tandem.core.transfer import LaneKind
 from tandem.telemetry.process import ProcessTelemetry
 from tandem.vlm.embedder import Embedder
 from tandem.vlm.embedders.pick import load_embedder
 from tandem.vlm.load import load_model
 from tandem.vlm.model import VisionLanguageModel
 from tandem.wire.attach import Attachment, ServiceIdentity, ServiceLoad, make_boot_id, model_info
-from tandem.wire.channel import bind, make_channel, make_server
+from tandem.wire.channel import bind, make_server
 from tandem.wire.gen.tandem.v1 import encoder_pb2, encoder_pb2_grpc
+from tandem.wire.health import HealthPort
 from tandem.wire.leaving import Leaving
-from tandem.wire.transfer import ClientControlChannel
+from tandem.wire.proof import RequireProof, call_proof
 
 log = logging.getLogger(__name__)
 
@@ -59,57 +61,6 @@ _SERVICE = encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name
 
 DEFAULT_WINDOW_UNITS = 64
 """For checkpoints that do not say: about a minute at one unit a second."""
-
-
-def make_dial(
-    config: EncoderConfig,
-    secret: bytes,
-    model: VisionLanguageModel,
-    boot_id: str,
-    telemetry: Telemetry = NO_TELEMETRY,
-) -> Dial:
-    """How links to reasoners are opened."""
-    link_config = LinkConfig(
-        lanes=tuple(LaneKind(lane) for lane in config.lanes),
-        gloo_host=config.gloo_host,
-        device=config.device,
-    )
-
-    async def dial(address: str, ticket: bytes) -> OpenLink:
-        local = LocalEnd(
-            node_id=config.name,
-            fingerprint=model.fingerprint,
-            layout=model.layout,
-            boot_id=boot_id,
-            cluster_secret=secret,
-            ticket=ticket,
-        )
-        channel = make_channel(address)
-        try:
-            link = Link(
-                ClientControlChannel(channel),
-                hello=local,
-                sink=NoSink(),
-                source=None,
-                config=link_config,
-                initiator=True,
-                telemetry=telemetry,
-            )
-            await link.start()
-        except BaseException:
-            await channel.close(None)
-            raise
-        closing: set[asyncio.Task[None]] = set()
-
-        def close_channel(_: object) -> None:
-            task = asyncio.create_task(channel.close(None))
-            closing.add(task)
-            task.add_done_callback(closing.discard)
-
-        link.closed.add_done_callback(close_channel)
-        return link
-
-    return dial
 
 
 class EncoderApp:
@@ -122,10 +73,11 @@ class EncoderApp:
         secret: bytes,
         embedder: Embedder | None = None,
         leaving: Leaving | None = None,
+        host: DecoderHost | None = None,
     ) -> None:
         self.config = config
         self.boot_id = make_boot_id()
-        self.address = ""
+        self.address = self.health_address = ""
         self._secret = secret
         self._model = model
         self._embedder = embedder
@@ -159,7 +111,10 @@ class EncoderApp:
             patience_s=config.connect_patience_s,
             idle_s=config.link_idle_s,
         )
-        services = Services(model, self.loop, self.links, self._decoders, config, monotonic_clock, telemetry)
+        self._host = host = host or make_host(config)
+        make_decoders: Callable[[], Decoders] = partial(IsolatedDecoders, host) if host else InsideDecoders
+        tools = (self._decoders, config, monotonic_clock, telemetry, make_decoders)
+        services = Services(model, self.loop, self.links, *tools)
         self.info = model_info(
             config.model,
             model.fingerprint,
@@ -168,7 +123,8 @@ class EncoderApp:
         )
         self.servicer = EncoderServicer(services, self.info)
         self.pacing = Pacing(self.loop, lambda: self.servicer.sessions, monotonic_clock)
-        self._server = make_server()
+        proof = call_proof(secret, config.name, self.boot_id if config.orchestrator else "")
+        self._server = make_server([RequireProof(proof, [_SERVICE])])
         self._health = cast("Any", health).aio.HealthServicer()
         self._attachment: Attachment | None = None
         self.leaving = leaving or Leaving(config.drain_s)
@@ -180,7 +136,7 @@ class EncoderApp:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if self.config.reflection:
             reflection.enable_server_reflection((_SERVICE, reflection.SERVICE_NAME), self._server)
-        self.address = bind(self._server, self.config.listen)
+        self.address = bind(self._server, self.config.listen, self.config.tls)
         self.watched.listen()
         await asyncio.to_thread(self.loop.try_out)
         self.loop.start()
@@ -192,6 +148,11 @@ class EncoderApp:
             self._attach()
         return self.address
 
+    @property
+    def takes_work(self) -> bool:
+        """True from when it attached for the first time until it is asked to leave."""
+        return bool(self.address) and self.leaving.takes_work(self._attachment)
+
     def _attach(self) -> None:
         identity = ServiceIdentity(
             name=self.config.name,
@@ -201,7 +162,8 @@ class EncoderApp:
             model=self.info,
         )
         self._attachment = Attachment(
-            self.config.orchestrator, self._secret, identity, self._load, self.leaving.drain
+            *(self.config.orchestrator, self._secret, identity, self._load, self.leaving.drain),
+            self.config.tls,
         )
         self._attachment.start()
 
@@ -223,6 +185,9 @@ class EncoderApp:
         }
         if self.watched.address:
             details["metrics"] = self.watched.address
+        details[LISTENERS] = service_listeners(
+            self.address, self.config.tls, self.watched.address, self.health_address
+        )
         return ServiceLoad(self.servicer.streams, details)
 
     def _samples(self) -> Iterable[Sample]:
@@ -250,11 +215,33 @@ class EncoderApp:
         await self.loop.close()
         await self.links.close()
         self._decoders.shutdown(wait=False, cancel_futures=True)
+        if self._host is not None:
+            await asyncio.to_thread(self._host.close)
         await self.watched.close()
 
 
+def make_host(config: EncoderConfig) -> DecoderHost | None:
+    """What media is decoded by where that is not inside; starts when it is needed, or told to."""
+    if config.decode_in == "inside":
+        return None
+    return DecoderHost(config.limits, config.decode_memory_bytes, config.decode_cpu_s)
+
+
 async def serve(config: EncoderConfig) -> None:
-    """Run until SIGTERM or SIGINT."""
+    """Run until SIGTERM or SIGINT; its health can be asked from the start."""
+    port, host = HealthPort(config.health), make_host(config)
+    try:
+        await port.start()
+        if host is not None:
+            host.start()  # it loads while the model does
+        await _serve(config, port, host)
+    finally:
+        await port.close()
+        if host is not None:
+            await asyncio.to_thread(host.close)
+
+
+async def _serve(config: EncoderConfig, port: HealthPort, host: DecoderHost | None) -> None:
     secret = config.read_secret() if config.secret_file else secrets.token_bytes(32)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -285,10 +272,13 @@ async def serve(config: EncoderConfig) -> None:
             return
     if leaving.is_asked:
         return
-    app = EncoderApp(config, model, secret, embedder, leaving)
+    app = EncoderApp(config, model, secret, embedder, leaving, host)
     try:
+        app.health_address = port.address
         address = await app.start()
+        check_own_listeners(allowed=config.allow_wildcard)
         formatter = make_formatter(config.log_format, "encoder", config.name)
+        port.follow(lambda: app.takes_work)
         say(f"encoder {config.name} ready on {address} fingerprint {model.fingerprint}", formatter)
         await leaving.asked()
         log.info("draining")

@@ -15,10 +15,20 @@ from tandem.core.errors import InvalidInput
 from tandem.core.ids import is_valid_id
 from tandem.core.logs import FORMATS
 from tandem.core.secret_file import read_secret
+from tandem.core.tls_files import NO_TLS, TlsFiles, add_tls_arguments, tls_from_arguments
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
+DECODE_IN = ("process", "inside")
 LANES = ("shm", "nccl", "gloo")
-_POSITIVE = ("run_units", "batch_units", "max_streams", "outbox_blocks", "outbox_bytes")
+_POSITIVE = (
+    "decode_memory_bytes",
+    "decode_cpu_s",
+    "run_units",
+    "batch_units",
+    "max_streams",
+    "outbox_blocks",
+    "outbox_bytes",
+)
 _NOT_NEGATIVE = ("window_units", "threads", "decode_threads", "max_pixels", "drain_s", "gap_after_s")
 
 
@@ -58,6 +68,13 @@ class EncoderConfig:
     """Threads of the model; 0: torch's choice."""
     decode_threads: int = 0
     """Threads that decode media; 0: one per core."""
+    decode_in: str = "process"
+    """Where media is decoded: "process" (one of its own for each stream, confined), or "inside" this one,
+    for sources that are trusted."""
+    decode_memory_bytes: int = 1 << 30
+    """Most memory of one stream's decoding process, beyond what is loaded there."""
+    decode_cpu_s: int = 10
+    """Most time of a processor for one picture or packet; 8K video takes a second at most."""
     max_streams: int = 256
     outbox_bytes: int = 256 << 20
     """Most bytes of one stream's blocks that are not published."""
@@ -84,6 +101,11 @@ class EncoderConfig:
     """One of `tandem.core.logs.FORMATS`."""
     metrics: str = ""
     """Where Prometheus finds this process's metrics, host:port; empty: nowhere."""
+    health: str = ""
+    """Where probes find this process's health in plain text, host:port; empty: nowhere."""
+    tls: TlsFiles = NO_TLS
+    allow_wildcard: bool = False
+    """Start although this process listens on every interface somewhere."""
     reflection: bool = False
     """Let tools list the services of this process."""
     die_with_parent: bool = False
@@ -111,8 +133,12 @@ class EncoderConfig:
             found.append(f"--log-level: {self.log_level!r} is not one of {', '.join(LOG_LEVELS)}")
         if self.log_format not in FORMATS:
             found.append(f"--log-format: {self.log_format!r} is not one of {', '.join(FORMATS)}")
-        if self.metrics and (problem := listen_problem(self.metrics)):
-            found.append(f"--metrics: {problem}")
+        for flag, value in (("--metrics", self.metrics), ("--health", self.health)):
+            if value and (problem := listen_problem(value)):
+                found.append(f"{flag}: {problem}")
+        found += self.tls.problems()
+        if self.decode_in not in DECODE_IN:
+            found.append(f"--decode-in: {self.decode_in!r} is not one of {', '.join(DECODE_IN)}")
         if Codec.named(self.block_codec) is None:
             found.append(f"--block-codec: {self.block_codec!r} is not one of {', '.join(Codec)}")
         if unknown := [lane for lane in self.lanes if lane not in LANES]:
@@ -132,9 +158,10 @@ class EncoderConfig:
 
 def parse_config(argv: Sequence[str]) -> EncoderConfig:
     """Settings from arguments. Raises InvalidInput that lists every problem; argparse exits on bad flags."""
-    given = vars(_parser().parse_args(argv))
-    lanes = given.pop("lanes")
-    config = EncoderConfig(**given, lanes=tuple(lane for lane in lanes.split(",") if lane))
+    args = _parser().parse_args(argv)
+    given = {name: value for name, value in vars(args).items() if not name.startswith("tls_")}
+    lanes = tuple(lane for lane in given.pop("lanes").split(",") if lane)
+    config = EncoderConfig(**given, lanes=lanes, tls=tls_from_arguments(args))
     problems = config.problems()
     if problems:
         raise InvalidInput("\n".join(problems))
@@ -167,6 +194,10 @@ _FLAGS = {
     "batch_units": "most units of all streams in one forward pass",
     "threads": "threads of the model; 0: torch's choice",
     "decode_threads": "threads that decode media; 0: one per core",
+    "decode_in": "where media is decoded: 'process', one of its own for each stream with limits, or 'inside' "
+    "the encoder, for sources that are trusted",
+    "decode_memory_bytes": "most memory of one stream's decoding process",
+    "decode_cpu_s": "most seconds of a processor for one picture or packet",
     "max_streams": "most streams at once",
     "outbox_bytes": "most bytes of one stream's blocks that are not published",
     "outbox_blocks": "most blocks of one stream that are not published",
@@ -175,6 +206,7 @@ _FLAGS = {
     "log_level": "debug, info, warning or error",
     "log_format": "text or json",
     "metrics": "serve Prometheus metrics at this host:port; port 0 picks a free one; empty: nowhere",
+    "health": "serve grpc.health.v1 in plain text at this host:port, for probes; empty: nowhere",
     "gloo_host": "address that Gloo lanes listen on",
 }
 
@@ -201,10 +233,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--reflection", action="store_true", help="let tools list the services of this process"
     )
+    parser.add_argument(
+        "--allow-wildcard", action="store_true", help="start although something listens on every interface"
+    )
     parser.add_argument("--die-with-parent", action="store_true", help="end when the parent process ends")
     parser.add_argument(
         "--standby", action="store_true", help="load the model, then wait for 'go' on standard input"
     )
+    add_tls_arguments(parser, serves=True)
     return parser
 
 

@@ -70,6 +70,12 @@ class Intake:
 
     async def run(self, items: AsyncIterator[Item | End | Refusal]) -> None:
         """Until End, or until stopped. Raises InvalidInput when the call ends without End."""
+        try:
+            await self._run(items)
+        finally:
+            self._source.close()
+
+    async def _run(self, items: AsyncIterator[Item | End | Refusal]) -> None:
         while True:
             item = await self._next(items)
             arrived_s = self._clock()

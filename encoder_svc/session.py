@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from encoder_svc import metrics
 from encoder_svc.bookkeeping import Book, Origin
 from encoder_svc.config import EncoderConfig
+from encoder_svc.decode.decoders import Decoders, InsideDecoders
 from encoder_svc.decode.make import Beginning, make_source
 from encoder_svc.decode.pictures import Rgb
 from encoder_svc.decode.source import Item, Refusal, Source
@@ -53,6 +54,8 @@ class Services:
     config: EncoderConfig
     clock: Clock
     telemetry: Telemetry = NO_TELEMETRY
+    make_decoders: Callable[[], Decoders] = InsideDecoders
+    """For one stream."""
 
 
 def _once(ready: asyncio.Future[None]) -> Callable[[], None]:
@@ -217,9 +220,8 @@ class Session:
         opening, origin, config = self._opening, self._origin, self._services.config
         beginning = Beginning(position=origin.position, header=origin.header, begins_us=origin.begins_us)
         check_shape = self._services.model.grid
-        return make_source(
-            opening.kind, self._sampler, beginning, opening.nominal_fps, config.limits, check_shape
-        )
+        how = (config.limits, check_shape, self._services.make_decoders())
+        return make_source(opening.kind, self._sampler, beginning, opening.nominal_fps, *how)
 
     async def _open_window(self, lease: Lease) -> None:
         loop, model = self._services.loop, self._services.model

@@ -158,7 +158,7 @@ class LocalEnd:
     """Shape of the model's KV: blocks that were fetched must have it. None: not compared."""
     boot_id: str
     """New for every start of this process; 1 to 64 characters."""
-    cluster_secret: bytes
+    cluster_secret: bytes = field(repr=False)
     """Signs tickets; at least 16 bytes."""
     ticket: bytes = b""
     """The signed ticket; needed by the initiator, unused by the acceptor."""

@@ -15,13 +15,12 @@ from pathlib import Path
 
 from orchestrator.app import Orchestrator
 from orchestrator.arguments import add_arguments, to_config
-from orchestrator.config import OrchestratorConfig
+from orchestrator.config import OrchestratorConfig, warnings
 from orchestrator.pulse import beat_forever
 from orchestrator.waiting import stop
 from tandem.core.errors import TandemError
 from tandem.core.lifetime import die_with_parent
 from tandem.core.logs import make_formatter, say, set_up
-from tandem.wire.channel import is_loopback
 
 _LOG_BYTES = 8 * 1024 * 1024
 
@@ -65,8 +64,8 @@ async def _serve(config: OrchestratorConfig, pulse_fd: int) -> int:
         tell(f"listening on {address} (run directory {config.run_dir})")
         if orchestrator.watched.address:
             tell(f"metrics at http://{orchestrator.watched.address}/metrics")
-        if not is_loopback(address):
-            tell("WARNING: no TLS: anyone on this network can watch, ask, and read the answers on the way")
+        for warning in warnings(config, address):
+            tell(f"WARNING: {warning}")
         greeting = asyncio.create_task(_greet(orchestrator, tell))
         await stopping.wait()
         greeting.cancel()

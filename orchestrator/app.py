@@ -16,6 +16,7 @@ from orchestrator.backends.local import LocalBackend
 from orchestrator.backends.ray_backend import RayBackend
 from orchestrator.cluster import Cluster
 from orchestrator.config import OrchestratorConfig
+from orchestrator.doorkeeper import Doorkeeper
 from orchestrator.gateway import Gateway
 from orchestrator.journal import Journal
 from orchestrator.messages import decisions_of, status_of
@@ -28,10 +29,12 @@ from orchestrator.supervisor import Supervisor
 from orchestrator.watched import Watched
 from tandem.core.clock import Clock, monotonic_clock
 from tandem.core.errors import InvalidInput
+from tandem.core.listeners import check_own_listeners, describe, tls_words
 from tandem.core.meters import Sample
 from tandem.wire.attach import build_info, make_boot_id
 from tandem.wire.channel import bind, make_server
 from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc, registry_pb2, registry_pb2_grpc
+from tandem.wire.health import HealthPort
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +57,14 @@ class Orchestrator:
     ) -> None:
         self.config = config
         self._clock = clock
+        self._doorkeeper = Doorkeeper(config.tokens)  # a file that cannot be used is told before all else
         self._run_dir = RunDir(config.run_dir)
         secret = self._run_dir.secret()
         journal = Journal(self._run_dir.journal_dir)
         journal.touch_all()
         fresh_s = _FRESH_HEARTBEATS * config.heartbeat_s
-        self.cluster = Cluster(secret, config.lease_s, fresh_s, clock)
+        self.cluster = Cluster(secret, config.lease_s, fresh_s, clock, config.tls)
+        self._port = HealthPort(config.health)
         self.watched = Watched(config, self._samples, clock)
         self.cluster.observer = self.watched.observer
         settings = SessionSettings(limits=config.limits, bounds=config.bounds)
@@ -78,20 +83,25 @@ class Orchestrator:
         Raises:
             InvalidInput, Unavailable: the address cannot be listened on.
         """
-        server = self._server = make_server()
-        registry = Registry(self.cluster, heartbeat_s=self.config.heartbeat_s, lease_s=self.config.lease_s)
-        gateway = Gateway(self.streams, self.cluster, self.status, self._clock)
+        config, keeper = self.config, self._doorkeeper
+        await self._port.start()
+        server = self._server = make_server([keeper])
+        times = {"heartbeat_s": config.heartbeat_s, "lease_s": config.lease_s}
+        registry = Registry(self.cluster, **times, doorkeeper=keeper)
+        gateway = Gateway(self.streams, self.cluster, self.status, self._clock, doorkeeper=keeper)
         client_pb2_grpc.add_TandemServiceServicer_to_server(gateway, server)
         registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self.config.reflection:
             names = (FRONT_DOOR, REGISTRY, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, server)
-        self.address = bind(server, self.config.listen)
+        self.address = bind(server, config.listen, config.tls)
         self.watched.listen()
         await server.start()
         self._run_dir.write_address(self.address)
         await self._health.set(FRONT_DOOR, health_pb2.HealthCheckResponse.SERVING)
+        self._port.follow(lambda: self._server is not None)
+        check_own_listeners(allowed=config.allow_wildcard)
         self._supervisor.start()
         await self.backend.start(self.address)
         return self.address
@@ -100,9 +110,16 @@ class Orchestrator:
         """What runs."""
         starting = [(wanted.name, wanted.role.value) for wanted in self.backend.wanted]
         endings, now_s = self.backend.endings, self._clock()
-        status = status_of(self.cluster, self._build, [self.address], starting, now_s, endings)
+        status = status_of(self.cluster, self._build, self.listeners(), starting, now_s, endings)
         status.decisions.extend(decisions_of(self.streams.door, now_s))
         return status
+
+    def listeners(self) -> list[str]:
+        """Where this process listens, and what protects it."""
+        tokens = "tokens" if self.config.tokens else ""
+        found = [describe(self.address, "front door", tls_words(self.config.tls), tokens)]
+        more = {"metrics": self.watched.address, "health": self._port.address}
+        return found + [describe(address, what) for what, address in more.items() if address]
 
     async def until_ready(self) -> None:
         """Until every service that the backend starts has attached."""
@@ -112,7 +129,7 @@ class Orchestrator:
 
     async def stop(self) -> None:
         """End every call with a typed error, then everything else."""
-        await self._health.enter_graceful_shutdown()
+        await asyncio.gather(self._health.enter_graceful_shutdown(), self._port.close())
         await self.streams.close()
         if self._server is not None:
             await self._server.stop(STOP_GRACE_S)

@@ -17,6 +17,7 @@ from orchestrator.limits import Limits
 from orchestrator.quotas import Quotas, read_quotas
 from orchestrator.rundir import make_private
 from tandem.core.logs import FORMATS
+from tandem.core.tls_files import add_tls_arguments, tls_from_arguments
 
 METRICS_ADDRESS = "127.0.0.1:7421"
 """Where metrics are when no address is named."""
@@ -47,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser, *, encoders: int, reasoners: 
         type=int,
         default=0,
         help="sliding window of the encoder in units; 0: what the checkpoint was trained for",
+    )
+    add(
+        "--decode-in",
+        default="process",
+        choices=("process", "inside"),
+        help="media is decoded in a process of its own for each stream, or inside the encoder, for sources "
+        "that are trusted (%(default)s)",
     )
     add("--threads", type=int, default=0, help="torch threads of each service; 0: its own choice")
     add("--max-streams", type=int, default=256, help="streams held at once (%(default)s)")
@@ -84,9 +92,10 @@ def add_arguments(parser: argparse.ArgumentParser, *, encoders: int, reasoners: 
         "--lease-seconds", type=float, default=3.0, help="silence after which a service is lost (%(default)s)"
     )
     add(
-        "--insecure-network",
+        *("--insecure", "--insecure-network"),
+        dest="insecure_network",
         action="store_true",
-        help="allow an address that other machines can reach, without TLS",
+        help="allow an address that other machines can reach, without tokens or callers' certificates",
     )
     add("--reflection", action="store_true", help="let tools list the services of the front door")
     add(
@@ -99,6 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, encoders: int, reasoners: 
     memory.add_arguments(parser)
     thinking.add_arguments(parser)
     _add_watching(parser)
+    _add_guarding(parser)
 
 
 def _add_watching(parser: argparse.ArgumentParser) -> None:
@@ -123,10 +133,35 @@ def _add_watching(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_guarding(parser: argparse.ArgumentParser) -> None:
+    add_tls_arguments(parser, serves=True)
+    add = parser.add_argument_group("who may call (docs/security.md)").add_argument
+    add(
+        "--tls-any-caller",
+        action="store_true",
+        help="callers of the front door need no certificate although there is --tls-ca: they bring tokens",
+    )
+    add(
+        "--tokens", type=Path, metavar="FILE", help="who may do what, see `tandem token` (default: everybody)"
+    )
+    add("--allow-wildcard", action="store_true", help="start although something listens on every interface")
+    add(
+        "--health",
+        default="",
+        metavar="HOST:PORT",
+        help="serve grpc.health.v1, and nothing else, in plain text for probes (default: nowhere)",
+    )
+
+
 def to_config(args: argparse.Namespace) -> OrchestratorConfig:
     """The settings. Raises `InvalidInput` that names every problem, one a line."""
+    tls = tls_from_arguments(args)
     return OrchestratorConfig(
         listen=args.listen,
+        tls=tls,
+        tokens=args.tokens,
+        health=args.health,
+        allow_wildcard=args.allow_wildcard,
         run_dir=args.run_dir or default_run_dir(args.listen, args.data_dir),
         insecure_network=args.insecure_network,
         reflection=args.reflection,
@@ -143,8 +178,10 @@ def to_config(args: argparse.Namespace) -> OrchestratorConfig:
             thinking=thinking.from_arguments(args),
             window_units=args.window_units,
             threads=args.threads,
+            decode_in=args.decode_in,
             log_level="debug" if args.log_level == "debug" else "info",
             log_format=args.log_format,
+            tls=tls,
             metrics=args.metrics,
             max_streams=args.max_streams,
         ),

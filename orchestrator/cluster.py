@@ -11,8 +11,6 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import grpc
-
 from orchestrator.membership import Identity, Loss, Member, Membership, Standing
 from orchestrator.observer import Observer
 from orchestrator.placement import NotPlaced, Placed, place, reason_to_move
@@ -23,8 +21,9 @@ from tandem.core.clock import Clock
 from tandem.core.errors import NotFound
 from tandem.core.ids import Epoch
 from tandem.core.tickets import Ticket, sign_ticket
-from tandem.wire.channel import make_channel
+from tandem.core.tls_files import NO_TLS, TlsFiles
 from tandem.wire.gen.tandem.v1 import types_pb2
+from tandem.wire.proof import ProvenChannel
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +43,7 @@ class Service:
     identity: Identity
     build: types_pb2.BuildInfo
     model: types_pb2.ModelInfo
-    channel: grpc.aio.Channel
+    channel: ProvenChannel
     gone: Gone
     attachments: int = 0
     """Counts its Attach calls: the end of an older one means nothing."""
@@ -61,8 +60,11 @@ class Service:
 class Cluster:
     """All services. Owned by the event loop."""
 
-    def __init__(self, secret: bytes, lease_s: float, fresh_s: float, clock: Clock) -> None:
+    def __init__(
+        self, secret: bytes, lease_s: float, fresh_s: float, clock: Clock, tls: TlsFiles = NO_TLS
+    ) -> None:
         self.secret = secret
+        self._tls = tls
         self.observer = Observer(clock)
         """Watches, and decides nothing; the orchestrator puts the one that counts in its place."""
         self.changed = Signal()
@@ -107,7 +109,7 @@ class Cluster:
         else:
             if known is not None:
                 self._lose(Loss(known.identity, "it moved"))
-            channel = make_channel(identity.address)
+            channel = ProvenChannel(identity.address, self.secret, identity.name, identity.boot_id, self._tls)
             gone = Gone(f"{identity.role} {identity.name}")
             service = self._services[identity.name] = Service(identity, build, model, channel, gone)
         service.attachments += 1

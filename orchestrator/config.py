@@ -17,6 +17,7 @@ from orchestrator.thinking import Thinking
 from orchestrator.thinking import problems as thinking_problems
 from tandem.core.addresses import listen_problem, split_address
 from tandem.core.errors import InvalidInput
+from tandem.core.tls_files import NO_TLS, TlsFiles
 from tandem.wire.channel import is_loopback, is_wildcard, parse_address
 
 
@@ -31,8 +32,12 @@ class ServiceSettings:
     thinking: Thinking = field(default_factory=Thinking)
     window_units: int = 0
     """Sliding window of the encoder; 0: what the checkpoint was trained for."""
+    decode_in: str = "process"
+    """Where encoders decode media; see theirs."""
     threads: int = 0
     """Torch threads of each service; 0: its own choice."""
+    tls: TlsFiles = NO_TLS
+    """How they serve and call; the same files as of the orchestrator."""
     log_level: str = "info"
     log_format: str = "text"
     metrics: str = ""
@@ -49,7 +54,14 @@ class OrchestratorConfig:
     run_dir: Path
     """Secret, journal, logs and lock; private to one orchestrator."""
     insecure_network: bool = False
-    """Allow a listener that other machines can reach, although there is no TLS."""
+    """Allow a listener that other machines can reach, although nobody there has to show anything."""
+    allow_wildcard: bool = False
+    """Start although this process listens on every interface somewhere."""
+    tls: TlsFiles = NO_TLS
+    tokens: Path | None = None
+    """File that says who may do what (`orchestrator/access.py`); None: everybody who can connect."""
+    health: str = ""
+    """Where probes find this process's health in plain text, host:port; empty: nowhere."""
     reflection: bool = False
     standby: bool = False
     """A second process of each service waits in reserve with its model loaded."""
@@ -82,7 +94,9 @@ class OrchestratorConfig:
 
 
 def _problems(config: OrchestratorConfig) -> list[str]:
-    found = _listen_problems(config)
+    found = _listen_problems(config) + config.tls.problems()
+    if config.health and (problem := listen_problem(config.health)):
+        found.append(f"--health: {problem}")
     counts = {
         "encoders": (config.encoders, 0),
         "reasoners": (config.reasoners, 0),
@@ -118,6 +132,18 @@ def _problems(config: OrchestratorConfig) -> list[str]:
     return found
 
 
+def warnings(config: OrchestratorConfig, address: str) -> list[str]:
+    """What is allowed and should be known by whoever starts it; `address`: where it listens."""
+    if is_loopback(address):
+        return []
+    found = []
+    if not config.tls.serves:
+        found.append("no TLS: what is watched, asked and answered, and tokens, can be read on the way")
+    if config.tokens is None and not config.tls.is_mutual:
+        found.append("no tokens: anyone who reaches this address can watch and ask")
+    return found
+
+
 def _metrics_problems(config: OrchestratorConfig) -> list[str]:
     if not config.metrics:
         return []
@@ -136,9 +162,11 @@ def _listen_problems(config: OrchestratorConfig) -> list[str]:
         return [f"listen: {error.message}"]
     if is_wildcard(config.listen):
         return [f"listen: {config.listen} is every interface; name the one address to listen on"]
-    if not is_loopback(config.listen) and not config.insecure_network:
+    is_guarded = config.tls.is_mutual or config.tokens is not None
+    if not is_loopback(config.listen) and not is_guarded and not config.insecure_network:
         return [
-            f"listen: {config.listen} can be reached from other machines, and nothing is encrypted yet; "
-            "add --insecure-network if that network is trusted"
+            f"listen: other machines reach {config.listen} and could watch and ask: add --tokens (with "
+            "--tls-cert and --tls-key), or --tls-ca besides these for callers with certificates, or "
+            "--insecure if that network is trusted"
         ]
     return []

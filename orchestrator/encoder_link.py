@@ -20,6 +20,7 @@ from tandem.core.errors import DeadlineExceeded, Internal, Unavailable
 from tandem.core.timeline import Gap, GapReason
 from tandem.wire.convert import gap_to_proto
 from tandem.wire.gen.tandem.v1 import encoder_pb2, encoder_pb2_grpc, types_pb2
+from tandem.wire.proof import ProvenChannel
 from tandem.wire.status import error_from_rpc
 
 OPEN_TIMEOUT_S = 30.0
@@ -57,7 +58,7 @@ def open_message(session: Session, start: Start, reasoner: tuple[str, str], tick
 
 
 async def encode(
-    channel: grpc.aio.Channel,
+    channel: ProvenChannel,
     session: Session,
     opening: encoder_pb2.EncodeRequest.Open,
     gone: Sequence[Gone],
@@ -68,7 +69,7 @@ async def encode(
     Raises:
         TandemError: the call broke, or one of the services it needs is `gone`.
     """
-    stub: Any = encoder_pb2_grpc.EncoderServiceStub(channel)
+    stub: Any = encoder_pb2_grpc.EncoderServiceStub(channel)  # type: ignore[call-overload]
     call: Call = stub.Encode()
     watches = [asyncio.ensure_future(service.wait()) for service in gone]
     work = asyncio.ensure_future(_run(call, session, opening, traces))

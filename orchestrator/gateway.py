@@ -14,16 +14,18 @@ from typing import Any
 
 import grpc
 
+from orchestrator.access import ASK, Caller
 from orchestrator.asking import answer, ask
 from orchestrator.cluster import Cluster
+from orchestrator.doorkeeper import Doorkeeper
 from orchestrator.held_stream import Stream
 from orchestrator.intake import receive_chunk, receive_picture
 from orchestrator.last_words import wait_for_last_words
-from orchestrator.messages import goodbye_of, progress_of, refusal_of, summary_of, welcome_of
+from orchestrator.messages import goodbye_of, progress_of, refusal_of, seen_by, summary_of, welcome_of
 from orchestrator.observer import Observer
+from orchestrator.opening import first_message, let_in, until_open
 from orchestrator.outbox import Outbox, pump
 from orchestrator.questions import admit
-from orchestrator.session import Session
 from orchestrator.stream import State
 from orchestrator.streams import Streams
 from orchestrator.waiting import stop
@@ -34,8 +36,6 @@ from tandem.core.tracing import from_metadata
 from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc
 from tandem.wire.status import abort_with
 
-OPEN_TIMEOUT_S = 15.0
-"""For the first message of a call."""
 SLOW_S = 20.0
 """For one write to a client."""
 
@@ -44,8 +44,15 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
     """The client-facing servicer."""
 
     def __init__(
-        self, streams: Streams, cluster: Cluster, status: Any, clock: Clock, slow_s: float = SLOW_S
+        self,
+        streams: Streams,
+        cluster: Cluster,
+        status: Any,
+        clock: Clock,
+        slow_s: float = SLOW_S,
+        doorkeeper: Doorkeeper | None = None,
     ) -> None:
+        self._doorkeeper = doorkeeper or Doorkeeper(None)
         self._streams = streams
         self._cluster = cluster
         self._status = status
@@ -70,28 +77,29 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
 
     async def ListStreams(self, request: Any, context: Any) -> client_pb2.ListStreamsResponse:
         """Lists the streams that are held."""
-        now_s = self._clock()
+        caller, now_s = self._doorkeeper.caller(context), self._clock()
         find = self._cluster.observer.find
         summaries = (
             summary_of(each.session, len(each.standing), now_s, find(each.session.stream_id))
             for each in self._streams
+            if caller.sees(each.session.terms.tenant)
         )
         return client_pb2.ListStreamsResponse(streams=summaries)
 
     async def GetStatus(self, request: Any, context: Any) -> client_pb2.GetStatusResponse:
         """Tells what runs, where, and how it is."""
-        status: client_pb2.GetStatusResponse = self._status()
-        return status
+        return seen_by(self._doorkeeper.caller(context), self._status())
 
     async def _watch(self, context: Any) -> None:
-        opening = await _first_message(context)
-        stream = self._open(opening)
+        caller = self._doorkeeper.caller(context)
+        opening = await first_message(context)
+        stream = self._open(opening, caller)
         session, is_new = stream.session, not opening.resume_token
         is_about(session.stream_id, session.epoch)
         outbox = Outbox(lambda: progress_of(session), self._clock)
         session.attach(outbox)
         try:
-            await _until_open(session)
+            await until_open(session)
             # Sent here, where nothing cancels it: a call whose first write is cancelled while the headers are
             # on their way can neither be written to nor ended any more.
             await context.send_initial_metadata(())
@@ -99,15 +107,16 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
             outbox.mark_progress()
             stream.standing.tell()
             is_new, stream.is_resumed = False, True
-            await self._run(context, stream, outbox)
+            await self._run(context, stream, outbox, caller)
         finally:
             session.detach(outbox)
             if is_new or (session.forget_after and session.state is State.ENDED):
                 self._streams.forget(stream)
 
-    def _open(self, opening: client_pb2.WatchRequest.Open) -> Stream:
+    def _open(self, opening: client_pb2.WatchRequest.Open, caller: Caller) -> Stream:
         observer = self._cluster.observer
         try:
+            let_in(opening, caller, self._streams.owner)
             stream = self._streams.open(opening)
         except TandemError as error:
             observer.opened("refused", error)
@@ -116,9 +125,9 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
         observer.opened("resumed" if opening.resume_token else "new")
         return stream
 
-    async def _run(self, context: Any, stream: Stream, outbox: Outbox) -> None:
-        ended = asyncio.Event()
-        reader = asyncio.ensure_future(_Reader(context, stream, outbox, ended, self._cluster.observer).run())
+    async def _run(self, context: Any, stream: Stream, outbox: Outbox, caller: Caller) -> None:
+        ended, observer = asyncio.Event(), self._cluster.observer
+        reader = asyncio.ensure_future(_Reader(context, stream, outbox, ended, observer, caller).run())
         writer = asyncio.ensure_future(pump(outbox, context.write, self._slow_s))
         closer = asyncio.ensure_future(_say_goodbye(stream, outbox, ended, self._cluster))
         tasks = (reader, writer, closer)
@@ -132,7 +141,9 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
             await stop(*tasks)
 
     async def _ask(self, request: client_pb2.AskRequest, context: Any) -> None:
-        session = self._streams.get(request.stream_id).session
+        caller = self._doorkeeper.caller(context)
+        caller.must(ASK, "asking")
+        session = self._streams.get(request.stream_id, caller).session
         question = request.question
         question.question_id = question.question_id or f"a-{secrets.token_hex(6)}"
         try:
@@ -170,9 +181,15 @@ class _Reader:
     """Reads one client until it is gone."""
 
     def __init__(
-        self, context: Any, stream: Stream, outbox: Outbox, ended: asyncio.Event, observer: Observer
+        self,
+        context: Any,
+        stream: Stream,
+        outbox: Outbox,
+        ended: asyncio.Event,
+        observer: Observer,
+        caller: Caller,
     ) -> None:
-        self._context = context
+        self._context, self._caller = context, caller
         self._observer = observer
         self._session = stream.session
         self._questions = stream.questions
@@ -237,6 +254,7 @@ class _Reader:
 
     def _ask(self, request: client_pb2.WatchRequest) -> None:
         try:
+            self._caller.must(ASK, "asking")
             self._questions.ask(request.ask, is_repeat=self._sent_nothing_new)
         except TandemError as error:
             self._observer.refused("question", error)
@@ -244,31 +262,11 @@ class _Reader:
 
     def _stand(self, request: client_pb2.WatchRequest) -> None:
         try:
+            self._caller.must(ASK, "asking")
             self._standing.set(request.stand)
         except TandemError as error:
             self._observer.refused("standing", error)
             self._outbox.put(refusal_of(error, question_id=request.stand.question_id))
-
-
-async def _first_message(context: Any) -> client_pb2.WatchRequest.Open:
-    try:
-        async with asyncio.timeout(OPEN_TIMEOUT_S):
-            request = await context.read()
-    except TimeoutError:
-        raise WrongState(f"no Open came within {OPEN_TIMEOUT_S:g} s") from None
-    if not isinstance(request, client_pb2.WatchRequest):
-        raise WrongState("the call ended before Open")
-    if request.WhichOneof("event") != "open":
-        raise WrongState("the first message of a call must be Open")
-    opening: client_pb2.WatchRequest.Open = request.open
-    return opening
-
-
-async def _until_open(session: Session) -> None:
-    while session.state is State.OPENING:
-        await session.changed.wait()
-    if session.state is State.CLOSED:
-        raise session.error or WrongState(f"stream {session.stream_id} was closed")
 
 
 async def _say_goodbye(stream: Stream, outbox: Outbox, ended: asyncio.Event, cluster: Cluster) -> None:

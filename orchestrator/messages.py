@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from orchestrator.access import Caller
 from orchestrator.cluster import Cluster
 from orchestrator.door import Door
 from orchestrator.membership import Member
@@ -131,6 +132,19 @@ def status_of(
             former.state = "starting"
             by_name[name] = former
     return client_pb2.GetStatusResponse(build=build, services=by_name.values(), listeners=listeners)
+
+
+def seen_by(caller: Caller, status: client_pb2.GetStatusResponse) -> client_pb2.GetStatusResponse:
+    """What of it a caller may know: without the right to administer whether there are services, no more."""
+    if caller.is_admin:
+        return status
+    services = [
+        client_pb2.ServiceStatus(name=each.name, role=each.role, state=each.state, model=each.model)
+        for each in status.services
+    ]
+    decisions = [each for each in status.decisions if caller.sees(each.tenant)]
+    build = types_pb2.BuildInfo(version=status.build.version)
+    return client_pb2.GetStatusResponse(build=build, services=services, decisions=decisions)
 
 
 def decisions_of(door: Door, now_s: float) -> list[client_pb2.AdmissionDecision]:

@@ -16,6 +16,7 @@ from tandem.core.ids import StreamId
 from tandem.core.timeline import TimeRange
 from tandem.core.tracing import to_metadata
 from tandem.wire.gen.tandem.v1 import reasoner_pb2, reasoner_pb2_grpc
+from tandem.wire.proof import ProvenChannel
 from tandem.wire.status import error_from_rpc
 
 CALL_TIMEOUT_S = 10.0
@@ -29,11 +30,11 @@ OPEN_TIMEOUT_S = 60.0
 class ReasonerLink:
     """One reasoner, for as long as it lives."""
 
-    def __init__(self, channel: grpc.aio.Channel, gone: Gone) -> None:
+    def __init__(self, channel: ProvenChannel, gone: Gone) -> None:
         self.gone = gone
         self._answering: Counter[str] = Counter()
         self._answered = Signal()
-        self._stub: Any = reasoner_pb2_grpc.ReasonerServiceStub(channel)
+        self._stub: Any = reasoner_pb2_grpc.ReasonerServiceStub(channel)  # type: ignore[call-overload]
 
     async def open_stream(
         self,

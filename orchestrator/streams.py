@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 
+from orchestrator.access import ANYONE, Caller
 from orchestrator.cluster import Cluster
 from orchestrator.door import Door
 from orchestrator.driver import OPEN_TIMEOUT_S, Driver
@@ -56,10 +57,7 @@ class Streams:
         max_streams: int,
         quotas: Quotas | None = None,
     ) -> None:
-        self._cluster = cluster
-        self._journal = journal
-        self._settings = settings
-        self._clock = clock
+        self._cluster, self._journal, self._settings, self._clock = cluster, journal, settings, clock
         self._streams: dict[StreamId, Stream] = {}
         self._releasing: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -115,12 +113,17 @@ class Streams:
         stream.session.happen(Event.CLIENT_LOST)
         self._watch(stream, stream.session.watching)
 
-    def get(self, stream_id: str) -> Stream:
-        """Raises `NotFound` when no stream of that id is held."""
+    def get(self, stream_id: str, caller: Caller = ANYONE) -> Stream:
+        """Raises `NotFound` when no stream of that id is held that the caller may know of."""
         stream = self._streams.get(StreamId(stream_id))
-        if stream is None:
+        if stream is None or not caller.sees(stream.session.terms.tenant):
             raise NotFound(f"no stream {stream_id[:80]!r}; `tandem streams` lists those that are held")
         return stream
+
+    def owner(self, stream_id: StreamId) -> str | None:
+        """Whose a stream is, held or in the journal; None: in neither."""
+        session, record = self.find(stream_id), self._journal.load(stream_id)
+        return session.terms.tenant if session else record.tenant if record else None
 
     def find(self, stream_id: StreamId) -> Session | None:
         """The session of a stream that is held, or None."""

@@ -20,9 +20,13 @@ from reasoner_svc.config import LANES, ReasonerConfig
 from tandem.core.choices import EVICTION, OTHER_RETRIEVAL, RETRIEVAL
 from tandem.core.errors import TandemError
 from tandem.core.lifetime import die_with_parent, leave, until_called
+from tandem.core.listeners import check_own_listeners
 from tandem.core.logs import FORMATS, make_formatter, say, set_up
 from tandem.core.secret_file import read_secret
+from tandem.core.tls_files import add_tls_arguments, tls_from_arguments
+from tandem.wire.health import HealthPort
 from tandem.wire.leaving import Leaving
+from tandem.wire.tls import check_files
 
 if TYPE_CHECKING:
     from tandem.vlm.model import VisionLanguageModel
@@ -46,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         die_with_parent(parent_pid)
     formatter = make_formatter(args.log_format, "reasoner", args.name)
     try:
-        return asyncio.run(_serve(_config(args), formatter))
+        config = _config(args)
+        check_files(config.tls)
+        return asyncio.run(_serve(config, formatter))
     except TandemError as error:
         for line in error.message.splitlines():
             say(f"tandem reasoner: {line}", formatter, level=logging.ERROR)
@@ -54,6 +60,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _serve(config: ReasonerConfig, formatter: logging.Formatter) -> int:
+    port = HealthPort(config.health)
+    try:
+        await port.start()
+        return await _serve_watched(config, formatter, port)
+    finally:
+        await port.close()
+
+
+async def _serve_watched(config: ReasonerConfig, formatter: logging.Formatter, port: HealthPort) -> int:
     leaving = Leaving(config.drain_s)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -72,7 +87,10 @@ async def _serve(config: ReasonerConfig, formatter: logging.Formatter) -> int:
         if not await leaving.unless_asked(until_called()):
             return 0
     reasoner = Reasoner(config, model, embedder=embedder, leaving=leaving)
+    reasoner.health_address = port.address
     address = await reasoner.start()
+    check_own_listeners(allowed=config.allow_wildcard)
+    port.follow(lambda: reasoner.leaving.takes_work(reasoner.attachment))
     say(f"reasoner {config.name} is ready on {address} (pid {os.getpid()})", formatter)
     waits = [asyncio.create_task(each) for each in (leaving.asked(), reasoner.failed.wait())]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -143,6 +161,9 @@ def _config(args: argparse.Namespace) -> ReasonerConfig:
         reflection=args.reflection,
         standby=args.standby,
         metrics=args.metrics,
+        health=args.health,
+        allow_wildcard=args.allow_wildcard,
+        tls=tls_from_arguments(args),
     )
 
 
@@ -201,12 +222,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--worker-template", default=_DEFAULTS["worker_template"], help="of questions that name none")
     add("--threads", type=int, default=0, help="threads of torch; 0: its own choice")
     add("--drain-seconds", type=float, default=_DEFAULTS["drain_s"], help="grace at SIGTERM (%(default)s)")
+    add("--allow-wildcard", action="store_true", help="start although something listens on every interface")
     add("--die-with-parent", action="store_true", help="end when the process that started this one ends")
     add("--standby", action="store_true", help="load the model, then wait for 'go' on standard input")
     add("--reflection", action="store_true", help="let tools list the services of this process")
     add("--metrics", default="", metavar="HOST:PORT", help="serve Prometheus metrics here; empty: nowhere")
+    add("--health", default="", metavar="HOST:PORT", help="serve grpc.health.v1 in plain text, for probes")
     add("--log-format", default="text", choices=FORMATS, help="of all logs (%(default)s)")
     add("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    add_tls_arguments(parser, serves=True)
     return parser
 
 

@@ -36,6 +36,7 @@ from tandem.core import overload
 from tandem.core.blocks import BlockHeader
 from tandem.core.clock import Clock, monotonic_clock
 from tandem.core.heartbeats import MAX_STREAMS
+from tandem.core.listeners import LISTENERS, service_listeners
 from tandem.core.meters import Sample
 from tandem.core.process_memory import resident_bytes
 from tandem.telemetry.process import ProcessTelemetry
@@ -50,6 +51,7 @@ from tandem.wire.gen.tandem.v1 import (
     transfer_pb2_grpc,
 )
 from tandem.wire.leaving import Leaving
+from tandem.wire.proof import RequireProof, call_proof
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +81,7 @@ class Reasoner:
         loop = asyncio.get_running_loop()
         self.config = config
         self.boot_id = make_boot_id()
+        self.address = self.health_address = ""
         self.failed = asyncio.Event()
         """Set when the model's thread died: the process should end."""
         self.leaving = leaving or Leaving(config.drain_s)
@@ -161,6 +164,7 @@ class Reasoner:
             refuse=lambda: self.service.refusal(),
         )
         links = links or link_config(config)
+        here = Here(local=local, config=links, telemetry=telemetry, tls=config.tls)
         self.service = ReasonerServicer(
             config=config,
             store=self.store,
@@ -175,19 +179,16 @@ class Reasoner:
             view_tokens=view_tokens,
             keeper=keeper,
             tools=load_tools(config.difficulty_probe, config.head_scores, model),
-            mover=Mover(
-                self.inbox,
-                Here(local=local, config=links, telemetry=telemetry),
-                keeper,
-                notes_tokens,
-            ),
+            mover=Mover(self.inbox, here, keeper, notes_tokens),
             telemetry=telemetry,
         )
         self.transfer = TransferServicer(self.inbox, local, links, telemetry)
         # The stubs of grpc_health do not know its asyncio half.
         self._health = cast("Any", health).aio.HealthServicer()
-        self._server = make_server()
-        self._attachment: Attachment | None = None
+        proof = call_proof(config.secret, config.name, self.boot_id if config.orchestrator else "")
+        self._server = make_server([RequireProof(proof, _SERVICES[:1])])
+        self.attachment: Attachment | None = None
+        """To the orchestrator, once it has begun."""
 
     async def start(self) -> str:
         """Listen, attach, and return the address. Raises InvalidInput or Unavailable for a bad one."""
@@ -196,7 +197,7 @@ class Reasoner:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if self.config.reflection:
             reflection.enable_server_reflection((*_SERVICES, reflection.SERVICE_NAME), self._server)
-        address = bind(self._server, self.config.listen)
+        self.address = address = bind(self._server, self.config.listen, self.config.tls)
         self.watched.listen()
         self.engine.start()
         if self.spiller is not None:
@@ -212,24 +213,23 @@ class Reasoner:
                 boot_id=self.boot_id,
                 model=self.model_info,
             )
-            self._attachment = Attachment(
-                self.config.orchestrator, self.config.secret, who, self._load, self.leaving.drain
-            )
-            self._attachment.start()
+            how = (self._load, self.leaving.drain, self.config.tls)
+            self.attachment = Attachment(self.config.orchestrator, self.config.secret, who, *how)
+            self.attachment.start()
         return address
 
     async def leave(self) -> float:
         """Let streams be moved to others; returns the seconds that are left for what still runs."""
         return await self.leaving.wait_for_streams(
-            self._attachment, lambda: len(self.streams) + self.service.open_questions
+            self.attachment, lambda: len(self.streams) + self.service.open_questions
         )
 
     async def stop(self, grace_s: float) -> None:
         """Drain, then end everything; what does not end within the grace is cut off."""
         await self._health.enter_graceful_shutdown()
         await self.service.drain(grace_s)
-        if self._attachment is not None:
-            await self._attachment.close()
+        if self.attachment is not None:
+            await self.attachment.close()
         await self.transfer.close()
         await self._server.stop(SERVER_STOP_S)
         if not await asyncio.to_thread(self.engine.stop, ENGINE_STOP_S):
@@ -257,6 +257,9 @@ class Reasoner:
             "device": self.config.device,
             "disk_full": int(self.spiller is not None and self.spiller.is_full),
             **({"metrics": self.watched.address} if self.watched.address else {}),
+            LISTENERS: service_listeners(
+                self.address, self.config.tls, self.watched.address, self.health_address
+            ),
         }
         return ServiceLoad(len(self.streams), {name: str(value) for name, value in details.items()})
 

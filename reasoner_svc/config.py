@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tandem.core.addresses import is_reachable_address, is_wildcard_host, listen_problem
 from tandem.core.choices import EVICTION, OTHER_RETRIEVAL, RETRIEVAL
 from tandem.core.errors import InvalidInput
 from tandem.core.ids import is_valid_id
+from tandem.core.tls_files import NO_TLS, TlsFiles
 
 LANES = ("shm", "nccl", "gloo")
 MIB = 1024 * 1024
@@ -26,7 +27,7 @@ class ReasonerConfig:
     """Address that others use; empty: the address it listens on."""
     orchestrator: str = ""
     """Address of the orchestrator, host:port; empty: serve without attaching to one."""
-    secret: bytes
+    secret: bytes = field(repr=False)
     """The cluster secret."""
 
     lanes: tuple[str, ...] = LANES
@@ -116,6 +117,11 @@ class ReasonerConfig:
     """How long running questions may take to end when the process is asked to stop."""
     metrics: str = ""
     """Where Prometheus finds this process's metrics, host:port; empty: nowhere."""
+    health: str = ""
+    """Where probes find this process's health in plain text, host:port; empty: nowhere."""
+    tls: TlsFiles = NO_TLS
+    allow_wildcard: bool = False
+    """Start although this process listens on every interface somewhere."""
 
     def __post_init__(self) -> None:
         problems = list(_problems(self))
@@ -176,8 +182,10 @@ def _problems(config: ReasonerConfig) -> list[str]:
         found.append(f"gloo_host {config.gloo_host!r} names every interface; name one address")
     if config.advertise and not is_reachable_address(config.advertise):
         found.append(f"advertise: {config.advertise!r} is no host:port that others can connect to")
-    if config.metrics and (problem := listen_problem(config.metrics)):
-        found.append(f"metrics: {problem}")
+    for name, value in (("metrics", config.metrics), ("health", config.health)):
+        if value and (problem := listen_problem(value)):
+            found.append(f"{name}: {problem}")
+    found += config.tls.problems()
     if not config.drain_s >= 0:
         found.append(f"drain_s is {config.drain_s}")
     return found

@@ -26,6 +26,7 @@ from tandem.core.clock import Clock, monotonic_clock
 from tandem.core.errors import DataLost, DeadlineExceeded, InvalidInput, LimitExceeded, NotFound, WrongState
 from tandem.core.ids import StreamId, notes_of
 from tandem.core.telemetry import NO_TELEMETRY, Telemetry
+from tandem.core.tls_files import NO_TLS, TlsFiles
 from tandem.wire.channel import make_channel
 from tandem.wire.convert import range_from_proto
 from tandem.wire.gen.tandem.v1 import reasoner_pb2
@@ -64,6 +65,7 @@ class Here:
     local: LocalEnd
     config: LinkConfig
     telemetry: Telemetry = NO_TELEMETRY
+    tls: TlsFiles = NO_TLS
 
 
 class Mover:
@@ -111,7 +113,7 @@ class Mover:
             cluster_secret=here.local.cluster_secret,
             ticket=source.ticket,
         )
-        async with make_channel(source.address) as channel:
+        async with make_channel(source.address, here.tls) as channel:
             control = ClientControlChannel(channel)
             link = Link(
                 control,

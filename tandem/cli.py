@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from tandem import __version__
-from tandem.commands import ask, bench, demo, doctor, drain, load, streams, watch
+from tandem.commands import ask, bench, demo, doctor, drain, load, streams, token, watch
 from tandem.commands.base import Command, Exit, exit_code
 from tandem.core.errors import TandemError
 
@@ -19,6 +19,7 @@ COMMANDS: tuple[Command, ...] = (
     ask.COMMAND,
     streams.COMMAND,
     drain.COMMAND,
+    token.COMMAND,
     doctor.COMMAND,
     load.COMMAND,
     bench.COMMAND,

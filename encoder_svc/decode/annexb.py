@@ -5,18 +5,17 @@ Knows no times: the container has none.
 
 from __future__ import annotations
 
-import av
-
 from encoder_svc.admit import MediaLimits
+from encoder_svc.decode.decoders import DecoderLost, Splitter
 from encoder_svc.decode.nal import ParameterSets
 from encoder_svc.decode.packets import (
-    PADDING_BYTES,
     CodecSetup,
     Damage,
     Demuxed,
     EncodedPacket,
     StartPoint,
 )
+from encoder_svc.decode.splitting import FrameSplitter
 from tandem.core.errors import BadMedia
 
 _PROBE_BYTES = 8 << 20
@@ -32,18 +31,28 @@ class AnnexBDemuxer:
         codec: "h264" or "hevc".
         position: byte offset of the first byte that will be fed.
         header: parameter sets from a `StartPoint`, when the stream is taken up there.
+        splitter: FFmpeg's parser, wherever that is.
     """
 
-    def __init__(self, codec: str, limits: MediaLimits, *, position: int = 0, header: bytes = b"") -> None:
+    def __init__(
+        self,
+        codec: str,
+        limits: MediaLimits,
+        *,
+        position: int = 0,
+        header: bytes = b"",
+        splitter: Splitter | None = None,
+    ) -> None:
         self._codec = codec
+        self._splitter = splitter or FrameSplitter(codec)
         self._limits = limits
         self._sets = ParameterSets(codec, header)
         self._prefix = header
         self._found = False
-        self._restart(position)
+        self._begin, self._inside_bytes = position, 0
 
     def _restart(self, position: int) -> None:
-        self._parser = av.CodecContext.create(self._codec, "r")
+        self._splitter.restart()
         self._begin = position
         self._inside_bytes = 0
 
@@ -73,13 +82,15 @@ class AnnexBDemuxer:
     def _parse(self, piece: bytes) -> list[Demuxed]:
         out: list[Demuxed] = []
         self._inside_bytes += len(piece)
-        # The parser reads past the end like the decoder does (see `VideoDecoder`): zeros behind the piece,
-        # which are not of it.
-        padded = memoryview(piece + bytes(PADDING_BYTES))[: len(piece)]
-        for parsed in self._parser.parse(padded):
-            data = bytes(parsed)
+        try:
+            frames = self._splitter.split(piece)
+        except DecoderLost as lost:
+            out.append(Damage(lost, self._begin))
+            self._restart(self._begin + self._inside_bytes)
+            return out
+        for data, key in frames:
             self._inside_bytes -= len(data)
-            out.append(self._packet(data, key=parsed.is_keyframe))
+            out.append(self._packet(data, key=key))
             self._begin += len(data)
         if not self._found and self._inside_bytes > _PROBE_BYTES:
             raise BadMedia(f"no {self._codec} frame in the first {self._inside_bytes} bytes")

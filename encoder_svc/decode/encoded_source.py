@@ -10,6 +10,7 @@ import time
 from collections import deque
 
 from encoder_svc.admit import CheckShape, ChunkOrder, MediaLimits, check_bytes
+from encoder_svc.decode.decoders import INSIDE, DecoderLost, Decoders, Video
 from encoder_svc.decode.packets import Damage, Demuxed, Demuxer, EncodedPacket
 from encoder_svc.decode.pictures import Rgb
 from encoder_svc.decode.source import (
@@ -22,7 +23,7 @@ from encoder_svc.decode.source import (
     Start,
 )
 from encoder_svc.decode.timing import FrameTimer
-from encoder_svc.decode.video import Decoded, VideoDecoder
+from encoder_svc.decode.video import Decoded
 from encoder_svc.ledger import SyncPoint
 from encoder_svc.sample import Sampler
 from tandem.core.errors import BadMedia, InvalidInput, TandemError
@@ -52,7 +53,9 @@ class EncodedSource:
         check_shape: CheckShape,
         *,
         position: int = 0,
+        decoders: Decoders = INSIDE,
     ) -> None:
+        self._decoders = decoders
         self._demuxer = demuxer
         self._timer = timer
         self._sampler = sampler
@@ -71,7 +74,7 @@ class EncodedSource:
         self._frames: deque[DecodedFrame] = deque(maxlen=MAX_DECODED)
 
     def _forget_decoder(self) -> None:
-        self._decoder: VideoDecoder | None = None
+        self._decoder: Video | None = None
         self._packets: dict[int, EncodedPacket] = {}
 
     @property
@@ -103,6 +106,10 @@ class EncodedSource:
             except BadMedia as error:
                 self._die(error)
         self._ended = True
+
+    def close(self) -> None:
+        """See `Source`."""
+        self._decoders.close()
 
     def advance(self) -> tuple[list[SourceEvent], bool]:
         """Decode for a while."""
@@ -187,7 +194,7 @@ class EncodedSource:
             setup = self._demuxer.setup
             assert setup is not None, "a demuxer gave a packet before its setup"
             try:
-                self._decoder = VideoDecoder(setup, self._limits)
+                self._decoder = self._decoders.video(setup, self._limits)
             except BadMedia as error:
                 self._todo.clear()
                 self._die(error)
@@ -201,7 +208,7 @@ class EncodedSource:
         self._sampler.note(GapReason.UNDECODABLE, self._timer.relative_us(item.time_us))
         self._timer.lost()
 
-    def _decode(self, decoder: VideoDecoder, packet: EncodedPacket) -> None:
+    def _decode(self, decoder: Video, packet: EncodedPacket) -> None:
         self._packets[self._tag] = packet
         if len(self._packets) > _REORDER_PACKETS:
             del self._packets[next(iter(self._packets))]
@@ -219,7 +226,7 @@ class EncodedSource:
             for frame in self._decoder.drain():
                 self._show(self._decoder, frame)
 
-    def _show(self, decoder: VideoDecoder, frame: Decoded) -> None:
+    def _show(self, decoder: Video, frame: Decoded) -> None:
         packet = self._packets.pop(frame.tag, None)
         container_us = packet.time_us if packet else None
         try:
@@ -239,7 +246,7 @@ class EncodedSource:
             point = SyncPoint(packet.start.position, time_us)
             self._events.append(Start(point, packet.start.header))
 
-    def _sample(self, decoder: VideoDecoder, frame: Decoded, time_us: int) -> None:
+    def _sample(self, decoder: Video, frame: Decoded, time_us: int) -> None:
         if self._sampler.wants(time_us):
             pixels = decoder.pixels(frame)
             self._check_shape(*pixels.shape[:2])
@@ -247,6 +254,8 @@ class EncodedSource:
         self.decoded_us = max(self.decoded_us, time_us)
 
     def _complain(self, error: TandemError, position: int, container_us: int | None) -> None:
+        if isinstance(error, DecoderLost):
+            self._forget_decoder()  # the next one begins with the next key frame
         self._sampler.note(GapReason.UNDECODABLE, self._timer.relative_us(container_us))
         if not self._complained:
             self._complained = True

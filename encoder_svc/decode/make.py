@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from encoder_svc.admit import CheckShape, MediaLimits
 from encoder_svc.decode.annexb import AnnexBDemuxer
+from encoder_svc.decode.decoders import INSIDE, Decoders
 from encoder_svc.decode.encoded_source import EncodedSource
 from encoder_svc.decode.mp4 import Mp4Demuxer
 from encoder_svc.decode.packets import Demuxer
@@ -50,26 +51,30 @@ def make_source(
     nominal_fps: float,
     limits: MediaLimits,
     check_shape: CheckShape,
+    decoders: Decoders = INSIDE,
 ) -> Source:
     """A source of this kind. Raises BadMedia when the header cannot be used."""
     if kind is MediaKind.PICTURES:
-        return PictureSource(sampler, limits, check_shape, position=beginning.position)
-    demuxer = _make_demuxer(kind, limits, beginning)
+        return PictureSource(sampler, limits, check_shape, position=beginning.position, decoders=decoders)
+    demuxer = _make_demuxer(kind, limits, beginning, decoders)
     timer = _make_timer(kind, beginning, nominal_fps or DEFAULT_NOMINAL_FPS)
     if beginning.header and beginning.position > beginning.header.point.position:
         timer.jump(sampler.covered_us or 0)
-    return EncodedSource(demuxer, timer, sampler, limits, check_shape, position=beginning.position)
+    return EncodedSource(
+        demuxer, timer, sampler, limits, check_shape, position=beginning.position, decoders=decoders
+    )
 
 
-def _make_demuxer(kind: MediaKind, limits: MediaLimits, beginning: Beginning) -> Demuxer:
+def _make_demuxer(kind: MediaKind, limits: MediaLimits, beginning: Beginning, decoders: Decoders) -> Demuxer:
     position, resume = beginning.position, beginning.header
     start = resume.start_header if resume else b""
     if kind is MediaKind.FRAGMENTED_MP4:
-        return Mp4Demuxer(limits, position=position, header=start)
+        return Mp4Demuxer(limits, position=position, header=start, codec_of=decoders.codec_of_mp4)
     if kind is MediaKind.MPEG_TS:
         near_us = resume.origin_us + resume.point.time_us if resume else None
         return TsDemuxer(limits, position=position, header=start, near_us=near_us)
-    return AnnexBDemuxer(kind.value, limits, position=position, header=start)
+    splitter = decoders.splitter(kind.value)
+    return AnnexBDemuxer(kind.value, limits, position=position, header=start, splitter=splitter)
 
 
 def _make_timer(kind: MediaKind, beginning: Beginning, nominal_fps: float) -> FrameTimer:

@@ -14,8 +14,9 @@ from collections import deque
 from dataclasses import dataclass
 
 from encoder_svc.admit import MediaLimits
-from encoder_svc.decode.mp4_header import Fragment, Track, parse_moof, parse_moov
+from encoder_svc.decode.mp4_header import CodecOf, Fragment, Track, parse_moof, parse_moov
 from encoder_svc.decode.packets import CodecSetup, Damage, Demuxed, EncodedPacket, StartPoint
+from encoder_svc.decode.splitting import codec_of_mp4
 from tandem.core.errors import BadMedia
 
 _KNOWN = frozenset(
@@ -42,9 +43,18 @@ class Mp4Demuxer:
     Args:
         position: byte offset of the first byte that will be fed.
         header: init segment from a `StartPoint`, when the stream is taken up there.
+        codec_of: asks FFmpeg, wherever that is.
     """
 
-    def __init__(self, limits: MediaLimits, *, position: int = 0, header: bytes = b"") -> None:
+    def __init__(
+        self,
+        limits: MediaLimits,
+        *,
+        position: int = 0,
+        header: bytes = b"",
+        codec_of: CodecOf = codec_of_mp4,
+    ) -> None:
+        self._codec_of = codec_of
         self._limits = limits
         self._buffer = bytearray()
         self._begin = position
@@ -158,7 +168,7 @@ class Mp4Demuxer:
 
     def _take_header(self, header: bytes) -> None:
         self._init = header
-        self._track = parse_moov(header)
+        self._track = parse_moov(header, self._codec_of)
 
     def _take_fragment(self, fragment: Fragment) -> None:
         assert self._track is not None

@@ -5,12 +5,9 @@ FFmpeg reads the sample description (codec and extradata) from the init segment;
 
 from __future__ import annotations
 
-import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-
-import av
 
 from encoder_svc.decode.packets import CodecSetup
 from tandem.core.errors import BadMedia
@@ -58,6 +55,9 @@ class Fragment:
     next_dts: int
 
 
+CodecOf = Callable[[bytes], tuple[str, bytes]]
+
+
 def boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     """(kind, body start, end) of the boxes in ``data[start:end]``. Raises BadMedia for a bad length."""
     while start + 8 <= end:
@@ -72,13 +72,16 @@ def boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]
         start += size
 
 
-def parse_moov(init: bytes) -> Track:
-    """The video track of an init segment. Raises BadMedia when there is none that can be used."""
+def parse_moov(init: bytes, codec_of: CodecOf) -> Track:
+    """The video track of an init segment. Raises BadMedia when there is none that can be used.
+
+    `codec_of` says which codec it has, and what its decoder is set up with.
+    """
     try:
         number, timescale, rotation, defaults = _read_moov(init)
     except (struct.error, IndexError) as error:
         raise BadMedia("the moov box is damaged") from error
-    codec, extradata = _read_codec(init)
+    codec, extradata = codec_of(init)
     return Track(number, timescale, defaults, CodecSetup(codec, extradata, rotation))
 
 
@@ -135,15 +138,6 @@ def _read_trex(data: bytes, begin: int, end: int) -> Iterator[tuple[int, Default
         if kind == b"trex":
             number, _, duration, size, flags = struct.unpack_from(">5I", data, at + 4)
             yield number, Defaults(duration, size, flags)
-
-
-def _read_codec(init: bytes) -> tuple[str, bytes]:
-    try:
-        with av.open(io.BytesIO(init), format="mp4") as container:
-            context = container.streams.video[0].codec_context
-            return str(context.name), bytes(context.extradata or b"")
-    except (av.FFmpegError, IndexError, AttributeError, ValueError) as error:
-        raise BadMedia(f"the MP4's video codec is unknown ({type(error).__name__})") from error
 
 
 def parse_moof(box: bytes, head: int, track: Track, position: int, next_dts: int) -> Fragment:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from encoder_svc.admit import CheckShape, MediaLimits, PictureOrder
-from encoder_svc.decode.pictures import RawPicture, Rgb, check_picture, decode_picture
+from encoder_svc.decode.decoders import INSIDE, Decoders
+from encoder_svc.decode.pictures import RawPicture, Rgb, check_picture
 from encoder_svc.decode.source import DecodedFrame, Item, Refusal, SourceEvent, Start
 from encoder_svc.ledger import SyncPoint
 from encoder_svc.sample import Sampler
@@ -15,8 +16,15 @@ class PictureSource:
     """Judges, samples and decodes pictures. Pictures that are not sampled are judged by their header only."""
 
     def __init__(
-        self, sampler: Sampler[Rgb], limits: MediaLimits, check_shape: CheckShape, *, position: int = 0
+        self,
+        sampler: Sampler[Rgb],
+        limits: MediaLimits,
+        check_shape: CheckShape,
+        *,
+        position: int = 0,
+        decoders: Decoders = INSIDE,
     ) -> None:
+        self._decoders = decoders
         self._sampler = sampler
         self._check_shape = check_shape
         self._limits = limits
@@ -47,6 +55,10 @@ class PictureSource:
     def finish(self) -> None:
         """No more pictures."""
         self._ended = True
+
+    def close(self) -> None:
+        """See `Source`."""
+        self._decoders.close()
 
     def advance(self) -> tuple[list[SourceEvent], bool]:
         """Handle what was fed."""
@@ -80,7 +92,7 @@ class PictureSource:
     def _sample(self, picture: RawPicture) -> list[SourceEvent]:
         if not self._sampler.wants(picture.pts_us):
             return []
-        pixels = decode_picture(picture, self._limits)
+        pixels = self._decoders.picture(picture, self._limits)
         self._check_shape(*pixels.shape[:2])
         taken = self._sampler.take(picture.pts_us, pixels)
         # A resumed stream wants no picture before this one once its time is covered.

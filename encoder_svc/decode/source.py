@@ -94,6 +94,10 @@ class Source(Protocol):
         """No more media."""
         ...
 
+    def close(self) -> None:
+        """Nothing more is decoded: let go of what decodes. From any thread."""
+        ...
+
     def advance(self) -> tuple[list[SourceEvent], bool]:
         """Do a bounded piece of work. Returns events, and whether there is more to do."""
         ...

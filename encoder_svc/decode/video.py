@@ -6,6 +6,7 @@ Knows no containers and no stream time: frames come back with the tag their pack
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import av
 import numpy as np
@@ -22,7 +23,8 @@ class Decoded:
 
     tag: int
     """The number its packet was given."""
-    frame: av.VideoFrame
+    frame: Any
+    """Of FFmpeg, where it was decoded here; what its maker knows it by, where elsewhere."""
     whole: bool
     """False when the decoder had to invent parts of it."""
 

@@ -51,12 +51,14 @@ def command(
     line += ["--max-streams", str(max(2 * settings.max_streams, LEAST_STREAMS))]
     if metrics:
         line += ["--metrics", metrics]
+    line += settings.tls.flags()
     if settings.dtype:
         line += ["--dtype", settings.dtype]
     if settings.threads:
         line += ["--threads", str(settings.threads)]
     if wanted.role is Role.REASONER:
         return line + memory_flags(settings.memory) + thinking_flags(settings.thinking)
+    line += ["--decode-in", settings.decode_in]
     line += ["--embedder", settings.memory.embedder, "--block-codec", settings.memory.block_codec]
     if settings.window_units:
         line += ["--window-units", str(settings.window_units)]

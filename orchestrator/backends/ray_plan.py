@@ -11,7 +11,7 @@ import hmac
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -99,7 +99,7 @@ class ServiceSpec:
     """Its placement group."""
     arguments: tuple[str, ...]
     """Of Python, to start the service; the node adds its own address and files."""
-    secret: str
+    secret: str = field(repr=False)
     """The cluster secret."""
     only_this_host: bool
     """The orchestrator is at a loopback address: the service listens on loopback too."""

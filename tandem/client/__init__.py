@@ -12,6 +12,7 @@ from tandem.client.connection import DEFAULT_ADDRESS, Client, connect
 from tandem.client.events import EventReader
 from tandem.client.overview import AdmissionDecision, BuildInfo, ServiceStatus, Status, StreamSummary
 from tandem.client.questions import OpenQuestion
+from tandem.client.security import Security
 from tandem.client.settings import ClientSettings
 from tandem.client.standing import Alert
 from tandem.client.stream import Stream
@@ -79,6 +80,7 @@ __all__ = [
     "Refusal",
     "Retrieval",
     "Sampling",
+    "Security",
     "ServiceStatus",
     "StandingQuestion",
     "Status",

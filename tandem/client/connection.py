@@ -7,13 +7,12 @@ from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Unpack
 
-import grpc
-
 from tandem.client import convert
 from tandem.client.convert_overview import status_from_proto, summary_from_proto
 from tandem.client.failures import CALL_ERRORS, typed_error
 from tandem.client.overview import Status, StreamSummary
 from tandem.client.questions import WishOptions, check_question
+from tandem.client.security import NO_SECURITY, Security
 from tandem.client.session import Session
 from tandem.client.settings import ClientSettings
 from tandem.client.sources.base import Source
@@ -30,40 +29,48 @@ from tandem.client.types import (
 from tandem.core.clock import monotonic_clock
 from tandem.core.errors import Internal, Unavailable
 from tandem.core.watching import Watching
-from tandem.wire.channel import make_channel
+from tandem.wire.calls import CallingChannel
 from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc
 
 DEFAULT_ADDRESS = "127.0.0.1:7420"
 
 
-def connect(address: str = DEFAULT_ADDRESS, *, settings: ClientSettings | None = None) -> Client:
+def connect(
+    address: str = DEFAULT_ADDRESS,
+    *,
+    settings: ClientSettings | None = None,
+    security: Security = NO_SECURITY,
+) -> Client:
     """A client of the services behind `address`. Nothing is sent before the first call.
 
-    Use it as ``async with tandem.connect("127.0.0.1:7420") as t: ...``.
+    `security` has the files for TLS and the token. Use it as
+    ``async with tandem.connect("127.0.0.1:7420") as t: ...``.
     """
-    return Client(address, settings or ClientSettings())
+    return Client(address, settings or ClientSettings(), security)
 
 
 class Client:
     """One address: feed streams, ask about streams, see what runs."""
 
-    def __init__(self, address: str, settings: ClientSettings) -> None:
+    def __init__(self, address: str, settings: ClientSettings, security: Security = NO_SECURITY) -> None:
+        self._security = security
         self.address = address
         self._settings = settings
-        self._channel: grpc.aio.Channel | None = None
+        self._channel: CallingChannel | None = None
         self._stub: client_pb2_grpc.TandemServiceAsyncStub | None = None
 
     async def __aenter__(self) -> Client:
-        self._channel = make_channel(self.address)
+        self._security.metadata()  # a file that holds no token is told now, not in the first call
+        self._channel = CallingChannel(self.address, self._security.tls, self._security.metadata)
         # The stub class adapts to its channel; its typed name for asyncio exists only in the .pyi.
-        self._stub = client_pb2_grpc.TandemServiceStub(self._channel)
+        self._stub = client_pb2_grpc.TandemServiceStub(self._channel)  # type: ignore[call-overload]
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._channel:
-            await self._channel.close(None)
+            await self._channel.close()
         self._channel = self._stub = None
 
     def watch(

@@ -43,7 +43,17 @@ def typed_error(error: BaseException, *, address: str, doing: str) -> TandemErro
     if not isinstance(error, grpc.aio.AioRpcError):
         return Unavailable(f"{doing}: the connection to {address} broke")
     if error.code() in _BROKEN and not _is_ours(error):
-        if "failed to connect" in (error.details() or "").lower():
+        details = (error.details() or "").lower()
+        if "handshake" in details:
+            return Unavailable(
+                f"{doing}: {address} shows no certificate that is good here: see --tls-ca and --tls-name"
+            )
+        if "failed to connect" in details and "socket closed" in details:
+            return Unavailable(
+                f"{doing}: {address} closes the connection at once: it may want TLS (--tls-ca), or a "
+                "certificate (--tls-cert, --tls-key)"
+            )
+        if "failed to connect" in details:
             return NobodyThere(
                 f"{doing}: nothing answers at {address}; start the services with `tandem up`, "
                 "or name the right address"

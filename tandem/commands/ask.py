@@ -8,7 +8,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from tandem.commands.base import Command, Exit, add_address, add_json, positive
+from tandem.commands.base import Command, Exit, add_address, add_json, positive, security_of
 from tandem.commands.question import add_question_options, retrieval_of, thinking_of, workers_of
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ async def _ask(arguments: argparse.Namespace) -> int:
     from tandem.commands.thinking import ThoughtLines
 
     thoughts = ThoughtLines()
-    async with connect(arguments.address) as t:
+    async with connect(arguments.address, security=security_of(arguments)) as t:
         pieces = t.ask_stream(
             arguments.stream,
             arguments.question,

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 from tandem.core.errors import (
     BadMedia,
@@ -16,6 +17,10 @@ from tandem.core.errors import (
     Unavailable,
 )
 from tandem.core.timeline import parse_time
+from tandem.core.tls_files import add_tls_arguments, tls_from_arguments
+
+if TYPE_CHECKING:
+    from tandem.client.security import Security
 
 DEFAULT_ADDRESS = "127.0.0.1:7420"
 
@@ -69,13 +74,25 @@ def source_exit_code(error: TandemError) -> Exit:
 
 
 def add_address(parser: argparse.ArgumentParser) -> None:
-    """The option that every command with a server has."""
+    """The options that every command with a server has: where it is, and how to speak to it."""
+    add_tls_arguments(parser, serves=False)
+    parser.add_argument("--token-file", default="", metavar="FILE", help="file with the token to show")
     parser.add_argument(
         "--address",
         default=DEFAULT_ADDRESS,
         metavar="HOST:PORT",
         help=f"where the services listen (default {DEFAULT_ADDRESS})",
     )
+
+
+def security_of(arguments: argparse.Namespace) -> Security:
+    """How the server is called, from the options. Raises `InvalidInput` that names each problem."""
+    from tandem.client.security import Security
+
+    tls = tls_from_arguments(arguments)
+    if problems := tls.problems():
+        raise InvalidInput("\n".join(problems))
+    return Security(tls=tls, token_file=arguments.token_file)
 
 
 def add_json(parser: argparse.ArgumentParser, what: str) -> None:

@@ -14,11 +14,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tandem import __version__
-from tandem.commands.base import Command, Exit, add_address
+from tandem.commands.base import Command, Exit, add_address, security_of
 from tandem.commands.findings import Finding, Mark
-from tandem.core.errors import TandemError
+from tandem.core.errors import PermissionRefused, TandemError
+
+if TYPE_CHECKING:
+    from tandem.client import Security
 
 _EXAMPLE = """\
 tandem doctor
@@ -67,7 +71,7 @@ def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
     if not arguments.no_model and _installed("torch") and _installed("transformers"):
         yield _torch()
         yield _guarded("loading the model", lambda: _model(arguments.model))
-    yield from asyncio.run(_server(arguments.address))
+    yield from asyncio.run(_server(arguments.address, security_of(arguments)))
 
 
 def _python() -> Finding:
@@ -147,16 +151,20 @@ def _guarded(what: str, check: Callable[[], Finding]) -> Finding:
         return Finding(Mark.BAD, f"{what}: {type(error).__name__}: {error}")
 
 
-async def _server(address: str) -> list[Finding]:
+async def _server(address: str, security: Security) -> list[Finding]:
     from tandem.client import connect
     from tandem.commands.checkup import stream_findings
     from tandem.wire.channel import parse_address
 
     host, port = parse_address(address)
     try:
-        async with connect(address) as t:
+        async with connect(address, security=security) as t:
             status = await t.status(timeout_s=3.0)
             streams = await t.streams()
+    except PermissionRefused as error:
+        return [
+            Finding(Mark.NOTE, f"{address} answers: {error.message}", "--token-file, for all that it tells")
+        ]
     except TandemError:
         return [_nobody(address, host, port)]
     return _describe(address, status) + list(stream_findings(streams))
@@ -165,7 +173,9 @@ async def _server(address: str) -> list[Finding]:
 def _nobody(address: str, host: str, port: int) -> Finding:
     with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1.0):
         return Finding(
-            Mark.BAD, f"{address} is taken by something else", "pick another port: --listen, --address"
+            Mark.BAD,
+            f"{address} is taken by something else, or speaks TLS to others",
+            "pick another port: --listen, --address; or name its CA: --tls-ca",
         )
     return Finding(Mark.NOTE, f"nothing runs at {address}", "start the services with `tandem up`")
 
@@ -173,6 +183,7 @@ def _nobody(address: str, host: str, port: int) -> Finding:
 def _describe(address: str, status: object) -> list[Finding]:
     from tandem.client.overview import Status
     from tandem.commands.checkup import decision_findings, service_findings
+    from tandem.commands.listening import listener_findings
 
     assert isinstance(status, Status), status
     findings = [Finding(Mark.OK, f"Tandem {status.build.version} answers at {address}")]
@@ -196,20 +207,8 @@ def _describe(address: str, status: object) -> list[Finding]:
                 "start all of them with the same model and version",
             )
         )
-    findings += [_listener(listener) for listener in status.listeners]
+    findings += listener_findings(status)
     return findings
-
-
-def _listener(address: str) -> Finding:
-    from tandem.wire.channel import is_loopback
-
-    if is_loopback(address):
-        return Finding(Mark.OK, f"listens on {address}, for this machine only")
-    return Finding(
-        Mark.NOTE,
-        f"listens on {address}, which other machines can reach",
-        "Tandem's own port has no password: keep it inside a trusted network",
-    )
 
 
 COMMAND = Command(

@@ -8,10 +8,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tandem.commands.base import Command, Exit, add_address, positive
+from tandem.commands.base import Command, Exit, add_address, positive, security_of
 from tandem.core.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from tandem.client.security import Security
     from tandem.wire.gen.tandem.v1 import registry_pb2
 
 _EXAMPLE = """\
@@ -58,15 +59,18 @@ def _run(arguments: argparse.Namespace) -> int:
 async def _drain(arguments: argparse.Namespace) -> int:
     from tandem.client import connect
 
-    secret_file = arguments.secret_file or _default_secret(arguments.address, arguments.data_dir)
+    secret_file = arguments.secret_file
+    if secret_file is None and not arguments.token_file:
+        secret_file = _default_secret(arguments.address, arguments.data_dir)
     grace_s = arguments.grace_seconds or 0.0
-    told = await ask_to_leave(arguments.address, arguments.name, secret_file, grace_s)
+    security = security_of(arguments)
+    told = await ask_to_leave(arguments.address, arguments.name, secret_file, grace_s, security)
     where = "move to others" if told.has_successor else "wait: no other service can take them yet"
     print(f"{arguments.name} was told to leave; {told.streams} streams {where}", flush=True)
     if arguments.no_wait:
         return Exit.OK
     deadline_s = time.monotonic() + (grace_s or _DEFAULT_GRACE_S) + _LATE_S
-    async with connect(arguments.address) as t:
+    async with connect(arguments.address, security=security_of(arguments)) as t:
         while time.monotonic() < deadline_s:
             services = (await t.status()).services
             now = [s for s in services if s.name == arguments.name and s.build.boot_id == told.boot_id]
@@ -79,26 +83,34 @@ async def _drain(arguments: argparse.Namespace) -> int:
 
 
 async def ask_to_leave(
-    address: str, name: str, secret_file: Path, grace_s: float
+    address: str,
+    name: str,
+    secret_file: Path | None,
+    grace_s: float,
+    security: Security | None = None,
 ) -> registry_pb2.DrainServiceResponse:
     """Ask the orchestrator at `address` to have a service leave; 0 is the service's own grace.
+
+    Whoever asks shows the secret, or a token that may administer.
 
     It is the start of the service that is there now: one that replaces it meanwhile stays (`WrongState`).
     Raises `NotFound`, `PermissionRefused`, `Unavailable`, and `InvalidInput` for a file that is no secret.
     """
     import grpc
 
+    from tandem.client.security import NO_SECURITY
     from tandem.core.secret_file import read_secret
     from tandem.wire.attach import drain_proof
-    from tandem.wire.channel import make_channel
+    from tandem.wire.calls import CallingChannel
     from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc, registry_pb2, registry_pb2_grpc
     from tandem.wire.status import error_from_rpc
 
-    secret, grace_ms = read_secret(secret_file), round(grace_s * 1000)
+    secret, grace_ms = read_secret(secret_file) if secret_file else b"", round(grace_s * 1000)
+    security = security or NO_SECURITY
     not_after_s = int(time.time()) + REQUEST_LIFE_S
-    async with make_channel(address) as channel:
-        door: Any = client_pb2_grpc.TandemServiceStub(channel)
-        stub: Any = registry_pb2_grpc.RegistryServiceStub(channel)
+    async with CallingChannel(address, security.tls, security.metadata) as channel:
+        door: Any = client_pb2_grpc.TandemServiceStub(channel)  # type: ignore[call-overload]
+        stub: Any = registry_pb2_grpc.RegistryServiceStub(channel)  # type: ignore[call-overload]
         try:
             status = await door.GetStatus(client_pb2.GetStatusRequest(), timeout=_CALL_TIMEOUT_S)
             # Empty for a name that is not there: the orchestrator says which are.
@@ -108,7 +120,7 @@ async def ask_to_leave(
                 boot_id=boot_id,
                 grace_ms=grace_ms,
                 not_after_unix_s=not_after_s,
-                proof=drain_proof(secret, name, boot_id, grace_ms, not_after_s),
+                proof=drain_proof(secret, name, boot_id, grace_ms, not_after_s) if secret else "",
             )
             told: registry_pb2.DrainServiceResponse = await stub.DrainService(
                 request, timeout=_CALL_TIMEOUT_S

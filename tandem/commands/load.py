@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tandem.commands.base import Command, Exit, add_address
+from tandem.commands.base import Command, Exit, add_address, security_of
 from tandem.commands.load_options import add_load_options, workload_of
 from tandem.core.errors import TandemError
 
@@ -99,7 +99,7 @@ async def _load(arguments: argparse.Namespace) -> int:
     except TandemError as error:
         print(f"tandem: {error.message} [{error.code.value}]", file=sys.stderr)
         return Exit.USAGE
-    async with connect(arguments.address) as t:
+    async with connect(arguments.address, security=security_of(arguments)) as t:
         status = await _ready_status(t, arguments.address)
     began, described = datetime.now(UTC), machine()
     console = Console(stderr=True)
@@ -195,6 +195,7 @@ async def _runs(
             goals,
             processes=arguments.processes,
             stop_when_saturated=stop_when_saturated,
+            security=security_of(arguments),
             stop=stop,
             tell=progress.take,
         )

@@ -7,7 +7,7 @@ import asyncio
 import json
 from typing import TYPE_CHECKING
 
-from tandem.commands.base import Command, Exit, add_address, add_json
+from tandem.commands.base import Command, Exit, add_address, add_json, security_of
 from tandem.core.timeline import format_time
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ async def _list(arguments: argparse.Namespace) -> int:
     from tandem.client import connect
     from tandem.commands.words import plain
 
-    async with connect(arguments.address) as t:
+    async with connect(arguments.address, security=security_of(arguments)) as t:
         streams = await t.streams()
     if arguments.json:
         for stream in streams:

@@ -16,6 +16,7 @@ from tandem.commands.base import (
     add_address,
     add_json,
     positive,
+    security_of,
     source_exit_code,
 )
 from tandem.commands.question import add_question_options, count, retrieval_of, thinking_of, workers_of
@@ -163,7 +164,7 @@ async def _watch(
         "thinking": thinking_of(arguments),
     }
     async with (
-        connect(arguments.address) as t,
+        connect(arguments.address, security=security_of(arguments)) as t,
         t.watch(
             media_of(arguments, source),
             stream_id=arguments.stream_id,

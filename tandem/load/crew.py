@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -17,6 +18,7 @@ from typing import Any
 
 from hdrh.histogram import HdrHistogram
 
+from tandem.client.security import NO_SECURITY, Security
 from tandem.core.errors import Internal
 from tandem.load.pace import histogram
 from tandem.load.schedule import Schedule, schedule_lines
@@ -67,12 +69,14 @@ class Crew:
         tell: Callable[[int, dict[str, Any]], None],
         saturation: Saturation | None = None,
         stop: asyncio.Event | None = None,
+        security: Security = NO_SECURITY,
     ) -> None:
         """`folder` gets the schedule and the events; `processes` 0: as many as it needs.
 
         With `saturation` the run stops once it says that the server falls behind without end; with `stop`
         once that is set.
         """
+        self._security = security
         self._schedule, self._folder, self._address, self._tell = schedule, folder, address, tell
         self._count = processes or processes_for(schedule, os.cpu_count() or 1)
         self._saturation, self._stop = saturation, stop or asyncio.Event()
@@ -97,6 +101,8 @@ class Crew:
                     "shard": number,
                     "shards": self._count,
                     "address": self._address,
+                    "tls": dataclasses.asdict(self._security.tls),
+                    "token_file": self._security.token_file,
                     "prefix": prefix,
                 }
                 member = _Member(number, self._folder / f"process-{number}.log")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tandem.client.security import NO_SECURITY, Security
 from tandem.load.crew import INTERRUPTED, Crew
 from tandem.load.events import Event, read_events, write_events
 from tandem.load.goals import Goals, Verdict, judge
@@ -72,6 +73,7 @@ async def run_schedule(
     *,
     processes: int = 0,
     stop_when_saturated: bool = False,
+    security: Security = NO_SECURITY,
     stop: asyncio.Event | None = None,
     tell: Callable[[int, dict[str, Any]], None] = lambda *_: None,
 ) -> Ran:
@@ -82,7 +84,14 @@ async def run_schedule(
         saturation = Saturation(
             begin_s=load.warmup_s, least_s=LEAST_SEEN_S, least_growth=GROWTH_A_STREAM * len(schedule.streams)
         )
-    crew = Crew(schedule, folder, address, processes=processes, tell=tell, saturation=saturation, stop=stop)
+    crew = Crew(
+        *(schedule, folder, address),
+        processes=processes,
+        tell=tell,
+        saturation=saturation,
+        stop=stop,
+        security=security,
+    )
     outcome = await crew.run()
     events = await asyncio.to_thread(_gathered, outcome.events, folder / "events.jsonl")
     measures = measure(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tandem.client import Client, ClientSettings, connect
+from tandem.client.security import NO_SECURITY, Security
 from tandem.core.errors import TandemError
 from tandem.core.watching import Watching, WatchMode
 from tandem.load.asking import Asker
@@ -39,11 +40,12 @@ class Shard:
         log: EventLog,
         pace: Pace,
         number: int = 0,
+        security: Security = NO_SECURITY,
     ) -> None:
         """`prefix` comes before the streams' names, so that runs do not meet at the server; `number` tells
         the samples of the run's processes apart.
         """
-        self._number = number
+        self._number, self._security = number, security
         self._schedule, self._address, self._pace, self._log = schedule, address, pace, log
         load = schedule.workload
         watching = Watching(mode=WatchMode(load.notes)) if load.notes else None
@@ -129,10 +131,11 @@ class Shard:
 
     def _client_of(self, read_pause_s: float) -> Callable[[], Client]:
         """A camera's client: a connection of its own."""
-        return lambda: connect(self._address, settings=ClientSettings(read_pause_s=read_pause_s))
+        settings = ClientSettings(read_pause_s=read_pause_s)
+        return lambda: connect(self._address, settings=settings, security=self._security)
 
     def _second_client(self) -> Client:
-        return connect(self._address)
+        return connect(self._address, security=self._security)
 
 
 async def run_shard(shard: Shard, tell: Tell, stop: asyncio.Event) -> None:

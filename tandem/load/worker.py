@@ -14,7 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tandem.client.security import Security
 from tandem.core.errors import InvalidInput
+from tandem.core.tls_files import TlsFiles
 from tandem.load.footage import Library
 from tandem.load.log import EventLog
 from tandem.load.pace import Pace
@@ -52,6 +54,7 @@ async def main() -> int:
             log=log,
             pace=pace,
             number=order["shard"],
+            security=Security(tls=TlsFiles(**order["tls"]), token_file=order["token_file"]),
         )
         await run_shard(shard, _tell, stop)
     waiting.cancel()

@@ -37,7 +37,7 @@ class Model:
 def load(folder: Path = MODEL_FOLDER) -> Model:
     """Load the checkpoint in float32."""
     net = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    return Model(net.eval(), AutoTokenizer.from_pretrained(folder))
+    return Model(net.eval(), AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
 
 
 def held_out_clip(seed: int, events: int) -> tuple[Timeline, Tensor, list[Question]]:

@@ -22,7 +22,8 @@ from typing import Any
 import grpc
 
 from tandem import __version__
-from tandem.core.errors import PermissionRefused
+from tandem.core.errors import PermissionRefused, TandemError
+from tandem.core.tls_files import NO_TLS, TlsFiles
 from tandem.wire.channel import make_channel
 from tandem.wire.gen.tandem.v1 import registry_pb2, registry_pb2_grpc, types_pb2
 from tandem.wire.status import error_from_rpc
@@ -103,6 +104,7 @@ class Attachment:
         load: called for each heartbeat.
         on_drain: awaited when the orchestrator asks to leave; its argument is the grace in seconds, 0: the
             service's own.
+        tls: how the orchestrator is called; the files are read for each try.
     """
 
     def __init__(
@@ -112,15 +114,17 @@ class Attachment:
         identity: ServiceIdentity,
         load: Callable[[], ServiceLoad],
         on_drain: Callable[[float], Awaitable[None]],
+        tls: TlsFiles = NO_TLS,
     ) -> None:
         self._orchestrator = orchestrator
+        self._tls = tls
         self._secret = secret
         self._identity = identity
         self._load = load
         self._on_drain = on_drain
         self._task: asyncio.Task[None] | None = None
         self._leaving = asyncio.Event()
-        self._attached = self._was_attached = False
+        self._attached = self._was_attached = self.has_attached = False
         self._silent: list[grpc.aio.Channel] = []
         """Of calls that carry nothing any more, until another is accepted."""
 
@@ -157,6 +161,8 @@ class Attachment:
                         backoff_s = _BACKOFF_FIRST_S
                     level = logging.ERROR if isinstance(error, PermissionRefused) else logging.WARNING
                     log.log(level, "not attached: %s; trying again in %.1f s", error, backoff_s)
+                except TandemError as error:  # certificates that are being replaced
+                    log.error("not attached: %s; trying again in %.1f s", error, backoff_s)
                 await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
                 backoff_s = min(backoff_s * 2, _BACKOFF_MAX_S)
         finally:
@@ -169,7 +175,7 @@ class Attachment:
         service for lost.
         """
         # A channel of its own for each try: one that failed waits longer and longer by itself.
-        channel = make_channel(self._orchestrator)
+        channel = make_channel(self._orchestrator, self._tls)
         heartbeat_s: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         call = registry_pb2_grpc.RegistryServiceStub(channel).Attach(self._requests(heartbeat_s))
         is_silent = False
@@ -207,7 +213,7 @@ class Attachment:
                     lease_s = max(response.accepted.lease_ms / 1000, _MIN_SILENCE_S)
                     silence_s = math.inf
                     heartbeat_s.set_result(max(response.accepted.heartbeat_ms, 50) / 1000)
-                    self._attached = self._was_attached = True
+                    self._attached = self._was_attached = self.has_attached = True
                     log.info("attached to the orchestrator at %s", self._orchestrator)
                     await self._drop_silent()
                 elif event == "beat":

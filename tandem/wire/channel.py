@@ -13,6 +13,8 @@ from typing import Any
 import grpc
 
 from tandem.core.errors import InvalidInput, Unavailable
+from tandem.core.tls_files import NO_TLS, TlsFiles
+from tandem.wire.tls import channel_credentials, server_credentials
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 """Largest message either side accepts: a raw 4-megapixel RGB picture fits, little more does."""
@@ -53,6 +55,10 @@ _CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
 )
 
 
+_kept: list[object] = []
+"""Credentials of servers: gRPC asks them for certificates at each connection, and keeps no reference."""
+
+
 def parse_address(address: str) -> tuple[str, int]:
     """Split ``host:port`` (IPv6 in brackets). Raises `InvalidInput` that says what was expected."""
     host, colon, port = address.rpartition(":")
@@ -84,11 +90,12 @@ def make_server(interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]] = (
     return grpc.aio.server(options=_SERVER_OPTIONS, interceptors=list(interceptors))
 
 
-def bind(server: grpc.aio.Server, listen: str) -> str:
+def bind(server: grpc.aio.Server, listen: str, tls: TlsFiles = NO_TLS) -> str:
     """Bind `server` to `listen` (port 0 picks a free one) and return the address with the real port.
 
     Raises:
-        InvalidInput: the address is not ``host:port``, or would listen on every interface.
+        InvalidInput: the address is not ``host:port``, or would listen on every interface, or the files of
+            `tls` cannot be used.
         Unavailable: the port is taken or the host is not one of this machine's.
     """
     host, _ = parse_address(listen)
@@ -97,8 +104,13 @@ def bind(server: grpc.aio.Server, listen: str) -> str:
             f"refusing to listen on every interface ({listen}): name the address to listen on, "
             "for example 127.0.0.1:7420 or the pod's own IP"
         )
+    credentials = server_credentials(tls) if tls.serves else None
+    _kept.append(credentials)
     try:
-        port = server.add_insecure_port(listen)
+        if credentials is None:
+            port = server.add_insecure_port(listen)
+        else:
+            port = server.add_secure_port(listen, credentials)
     except RuntimeError as error:
         raise Unavailable(f"cannot listen on {listen}: the port is taken or the host is not ours") from error
     if port == 0:
@@ -106,7 +118,13 @@ def bind(server: grpc.aio.Server, listen: str) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def make_channel(address: str) -> grpc.aio.Channel:
-    """A channel to `address` with the project's options. Connects lazily."""
+def make_channel(address: str, tls: TlsFiles = NO_TLS) -> grpc.aio.Channel:
+    """A channel to `address` with the project's options. Connects lazily.
+
+    Raises `InvalidInput` when the files of `tls` cannot be used. Without any, nothing is encrypted.
+    """
     parse_address(address)
-    return grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+    if not tls.trusts:
+        return grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+    name = (("grpc.ssl_target_name_override", tls.name),) if tls.name else ()
+    return grpc.aio.secure_channel(address, channel_credentials(tls), options=(*_CHANNEL_OPTIONS, *name))

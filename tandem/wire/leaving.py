@@ -30,6 +30,10 @@ class Leaving:
         """A signal came. The second one ends the wait for streams."""
         (self._hurry if self._asked.is_set() else self._asked).set()
 
+    def takes_work(self, attachment: Attachment | None) -> bool:
+        """True until somebody asks it to leave, once it has `attachment`, if any, and attached."""
+        return not self.is_asked and (attachment is None or attachment.has_attached)
+
     async def drain(self, grace_s: float) -> None:
         """The orchestrator asks; 0 leaves the service's own grace."""
         if not self._asked.is_set():

@@ -8,6 +8,7 @@ import re
 from tests.guards.product import ROOT, dotted, source_files, trees
 
 MAX_LINES = 300
+UNSAFE = {"torch.load", "yaml.load", "os.system", "os.popen", "subprocess.getoutput", "tempfile.mktemp"}
 PICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 COLLECTIVE_OBJECTS = re.compile(r"(all_gather|gather|scatter|broadcast|send|recv)_object(_list)?$")
 
@@ -39,10 +40,42 @@ def _is_unsafe(call: ast.Call) -> bool:
     called = dotted(call.func)
     if called in {"eval", "exec"} or COLLECTIVE_OBJECTS.search(called):
         return True
-    if called in {"torch.load", "yaml.load"}:
+    if called in {
+        "torch.load",
+        "yaml.load",
+        "os.system",
+        "os.popen",
+        "subprocess.getoutput",
+        "tempfile.mktemp",
+    }:
+        return True
+    if any(word.arg == "shell" for word in call.keywords):
         return True
     allows = [word.value for word in call.keywords if word.arg == "allow_pickle"]
     return any(not (isinstance(value, ast.Constant) and value.value is False) for value in allows)
+
+
+def test_code_of_a_checkpoint_is_never_run() -> None:
+    """Weights and tokenizers come from anywhere: whatever chooses a class by them must not take theirs."""
+    loads = [
+        (f"{name}:{node.lineno}", {word.arg: word.value for word in node.keywords})
+        for name, tree in trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and _chooses_a_class(dotted(node.func))
+    ]
+    assert len(loads) > 2, "nothing loads checkpoints any more?"
+    found = [
+        where
+        for where, words in loads
+        if not isinstance(said := words.get("trust_remote_code"), ast.Constant) or said.value is not False
+    ]
+    assert not found
+
+
+def _chooses_a_class(called: str) -> bool:
+    of, _, method = called.rpartition(".")
+    # A class of transformers' own runs no other's code.
+    return method in {"from_pretrained", "from_config"} and not of.startswith("Qwen2_5_VL")
 
 
 def test_nothing_listens_everywhere_by_default() -> None:

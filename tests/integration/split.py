@@ -17,11 +17,12 @@ import torch
 import tandem
 from tandem.client import Client, MediaKind, MediaOptions, PictureFormat, Stream
 from tandem.commands.local import local_services
+from tandem.core.secret_file import read_secret
 from tandem.vlm.load import load_model
 from tandem.vlm.model import VisionLanguageModel
 from tandem.vlm.unsplit import stock_inputs, stock_model
-from tandem.wire.channel import make_channel
 from tandem.wire.gen.tandem.v1 import reasoner_pb2, reasoner_pb2_grpc, types_pb2
+from tandem.wire.proof import ProvenChannel
 
 SECOND_US = 1_000_000
 
@@ -33,18 +34,20 @@ class Split:
     client: Client
     model: VisionLanguageModel
     stock: Any
+    secret_file: Path
 
     async def tokens(self, stream_id: str, question: str, max_tokens: int) -> list[int]:
         """Greedy tokens of the reasoner's answer over all that is published."""
         status = await self.client.status()
-        address = next(s.address for s in status.services if s.role == "reasoner")
+        reasoner = next(s for s in status.services if s.role == "reasoner")
+        secret = read_secret(self.secret_file)
         asked = types_pb2.Question(
             question_id=f"direct-{abs(hash((stream_id, question)))}",
             text=question,
             sampling=types_pb2.Sampling(max_tokens=max_tokens),
         )
         request = reasoner_pb2.AnswerRequest(stream_id=stream_id, question=asked)
-        async with make_channel(address) as channel:
+        async with ProvenChannel(reasoner.address, secret, reasoner.name, reasoner.build.boot_id) as channel:
             async for response in reasoner_pb2_grpc.ReasonerServiceStub(channel).Answer(request):
                 if response.HasField("final"):
                     return list(response.final.token_ids)
@@ -122,7 +125,7 @@ async def split(run_dir: Path, source: str, *options: str) -> AsyncIterator[Spli
         local_services(run_dir, "--model", source, *options) as address,
         tandem.connect(address) as client,
     ):
-        yield Split(client, model, stock.eval())
+        yield Split(client, model, stock.eval(), run_dir / "services" / "secret")
 
 
 async def push_raw(stream: Stream, pictures: np.ndarray[Any, Any], times_us: Sequence[int]) -> None:

@@ -203,7 +203,7 @@ async def test_what_runs_is_told(tmp_path: Path) -> None:
             ("encoder-0", "encoder", "ready"),
             ("reasoner-0", "reasoner", "ready"),
         }
-        assert status.listeners == [world.app.address]
+        assert status.listeners == [f"{world.app.address} front door (plain)"]
 
 
 async def test_evicted_intervals_become_gaps(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tandem.wire.channel import make_channel
 from tandem.wire.gen.tandem.v1 import reasoner_pb2, reasoner_pb2_grpc
+from tandem.wire.proof import ProvenChannel
 
 START_S = 90
 
@@ -38,7 +38,7 @@ async def test_it_serves_until_it_is_told_to_stop(process: subprocess.Popen[str]
     found = re.fullmatch(r"reasoner r-0 is ready on (127\.0\.0\.1:\d+) \(pid (\d+)\)\n", line)
     assert found, (line, process.stderr.read() if process.stderr else "")
     assert int(found[2]) == process.pid
-    async with make_channel(found[1]) as channel:
+    async with ProvenChannel(found[1], b"a secret of the cluster", "r-0") as channel:
         stub = reasoner_pb2_grpc.ReasonerServiceStub(channel)
         opened = await stub.OpenStream(
             reasoner_pb2.OpenStreamRequest(stream_id="cam", epoch=1), timeout=START_S

@@ -42,7 +42,8 @@ class Up:
         self.run_dir = run_dir
         self._log = (run_dir.parent / "up.log").open("wb")
         line = [sys.executable, "-m", "orchestrator.up", "--listen", "127.0.0.1:0", "--run-dir", str(run_dir)]
-        line += ["--model", "dummy:tiny-timestamped", "--threads", "1", *options]
+        # Inside unless it is told otherwise: what is tested is seldom how pictures are decoded.
+        line += ["--model", "dummy:tiny-timestamped", "--threads", "1", "--decode-in", "inside", *options]
         self.process = subprocess.Popen(line, stdout=self._log, stderr=subprocess.STDOUT)
 
     def address(self) -> str:

@@ -13,6 +13,7 @@ import pytest
 from tandem import cli
 from tandem.commands import bench, demo, doctor, streams, watch
 from tandem.commands.base import Exit, exit_code, positive, source_exit_code, stream_time
+from tandem.commands.listening import describe_listener
 from tandem.commands.local import free_address, local_services
 from tandem.core.errors import (
     BadMedia,
@@ -169,8 +170,11 @@ def test_the_doctor_reports_whatever_it_meets() -> None:
 
 
 def test_the_doctor_warns_of_listeners_that_others_reach() -> None:
-    assert doctor._listener("127.0.0.1:7420").mark is doctor.Mark.OK
-    assert "trusted network" in doctor._listener("10.0.0.7:7420").remedy
+    assert describe_listener("127.0.0.1:7420 front door (plain)").mark is doctor.Mark.OK
+    assert describe_listener("10.0.0.7:7420 front door (plain)").mark is doctor.Mark.BAD
+    assert "trusted network" in describe_listener("10.0.0.7:7420 front door (tokens)").remedy
+    assert describe_listener("10.0.0.7:7420 front door (tls, tokens)").mark is doctor.Mark.OK
+    assert describe_listener("10.0.0.7:7440 health of encoder-0 (plain)").mark is doctor.Mark.OK
 
 
 async def test_services_that_do_not_start_show_the_end_of_their_log(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import socket
 
 import pytest
 
-from tandem.commands.doctor_ray import _listeners_of, listeners, ray_findings
+from tandem.commands.doctor_ray import ray_findings
+from tandem.core.listeners import listeners, listeners_of
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,7 @@ def test_it_names_the_listeners_of_a_process(family: socket.AddressFamily, host:
         pytest.skip("no such address on this machine")
     with listener, socket.socket(family) as idle:
         idle.bind((host, 0))
-        found = _listeners_of(os.getpid())
+        found = listeners_of(os.getpid())
         assert f"{shown}:{listener.getsockname()[1]}" in found
         assert not [address for address in found if address.endswith(f":{idle.getsockname()[1]}")]
 

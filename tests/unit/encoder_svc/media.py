@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder_svc.admit import MediaLimits
+from encoder_svc.decode.decoders import INSIDE, Decoders
 from encoder_svc.decode.make import Beginning, MediaKind, make_source
 from encoder_svc.decode.source import Item, RawChunk, Source, SourceEvent
 from encoder_svc.sample import Grid, Sampler, Unit
@@ -96,11 +97,12 @@ def open_source(
     beginning: Beginning | None = None,
     gap_after_us: int = 2_000_000,
     limits: MediaLimits = LIMITS,
+    decoders: Decoders = INSIDE,
 ) -> Source:
     """A source that samples at `fps`."""
     sampler: Sampler[Rgb] = Sampler(Grid.of(fps, frames_per_unit), from_us=from_us, gap_after_us=gap_after_us)
     start = beginning or Beginning()
-    return make_source(kind, sampler, start, nominal_fps, limits, lambda height, width: None)
+    return make_source(kind, sampler, start, nominal_fps, limits, lambda height, width: None, decoders)
 
 
 def run(source: Source, items: list[Item], *, finish: bool = True) -> list[SourceEvent]:

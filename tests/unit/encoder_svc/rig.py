@@ -28,8 +28,9 @@ from tandem.core.transfer import LaneKind
 from tandem.vlm.embedder import Embedder
 from tandem.vlm.load import load_model
 from tandem.vlm.model import VisionLanguageModel
-from tandem.wire.channel import bind, make_channel, make_server
+from tandem.wire.channel import bind, make_server
 from tandem.wire.gen.tandem.v1 import encoder_pb2, encoder_pb2_grpc, transfer_pb2_grpc, types_pb2
+from tandem.wire.proof import ProvenChannel
 from tandem.wire.status import error_from_rpc
 from tandem.wire.transfer import ServerControlChannel
 from tests.unit.encoder_svc.media import picture
@@ -284,10 +285,12 @@ async def make_rig(
     vlm = model(source)
     reasoner = StoringReasoner(reasoner_fingerprint or vlm.fingerprint, lanes)
     await reasoner.start()
-    config = EncoderConfig(lanes=tuple(lane.value for lane in lanes), **({"drain_s": 5.0} | settings))
+    config = EncoderConfig(
+        lanes=tuple(lane.value for lane in lanes), **({"drain_s": 5.0, "decode_in": "inside"} | settings)
+    )
     app = EncoderApp(config, vlm, SECRET, embedder)
     address = await app.start()
-    async with make_channel(address) as channel:
+    async with ProvenChannel(address, SECRET, config.name) as channel:
         try:
             yield Rig(app, reasoner, encoder_pb2_grpc.EncoderServiceStub(channel))
         finally:

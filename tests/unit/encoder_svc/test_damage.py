@@ -15,6 +15,7 @@ from encoder_svc.decode.make import MediaKind
 from encoder_svc.decode.mp4 import Mp4Demuxer
 from encoder_svc.decode.packets import CodecSetup, EncodedPacket
 from encoder_svc.decode.source import RawChunk, Refusal, SourceEvent
+from encoder_svc.decode.splitting import FrameSplitter
 from encoder_svc.decode.video import VideoDecoder
 from encoder_svc.sample import Hole
 from tandem.core.errors import BadMedia, TandemError
@@ -172,8 +173,9 @@ def test_zeros_lie_behind_every_piece_that_is_parsed() -> None:
 
     fed: list[bytes] = []
     behind: list[bytes] = []
-    demuxer = AnnexBDemuxer("h264", MediaLimits())
-    demuxer._parser = Parser()  # type: ignore[assignment]
+    splitter = FrameSplitter("h264")
+    demuxer = AnnexBDemuxer("h264", MediaLimits(), splitter=splitter)
+    splitter._parser = Parser()  # type: ignore[assignment]
     data = b"\xff" * 70_000
     demuxer.feed(data)
     demuxer.finish()

@@ -89,9 +89,20 @@ def test_what_ray_does_not_do_is_said_and_metrics_there_need_no_ports_in_a_row()
 
 
 def test_a_network_address_needs_to_be_meant() -> None:
-    with pytest.raises(InvalidInput, match="--insecure-network"):
+    with pytest.raises(InvalidInput, match="--insecure"):
         parse("--listen", "192.0.2.1:7420")
     assert parse("--listen", "192.0.2.1:7420", "--insecure-network").insecure_network
+    assert parse("--listen", "192.0.2.1:7420", "--insecure").insecure_network
+    assert parse("--listen", "192.0.2.1:7420", "--tokens", "t.toml").tokens == Path("t.toml")
+    tls = ["--tls-cert", "c", "--tls-key", "k"]
+    assert parse("--listen", "192.0.2.1:7420", *tls, "--tls-ca", "a").services.tls.is_mutual
+    for too_little in (tls, [*tls, "--tls-ca", "a", "--tls-any-caller"]):
+        with pytest.raises(InvalidInput, match="--tokens"):
+            parse("--listen", "192.0.2.1:7420", *too_little)
+    with pytest.raises(InvalidInput, match="pair"):
+        parse("--tls-cert", "c")
+    with pytest.raises(InvalidInput, match="every interface"):
+        parse("--health", "0.0.0.0:7440")
     with pytest.raises(InvalidInput, match="every interface"):
         parse("--listen", "0.0.0.0:7420", "--insecure-network")
 

@@ -18,8 +18,8 @@ from reasoner_svc.inbox import LinkInbox
 from tandem.core.errors import TandemError
 from tandem.vlm.embedder import TextEmbedder
 from tandem.vlm.model import VisionLanguageModel
-from tandem.wire.channel import make_channel
 from tandem.wire.gen.tandem.v1 import reasoner_pb2, reasoner_pb2_grpc, types_pb2
+from tandem.wire.proof import ProvenChannel
 from tandem.wire.status import error_from_rpc
 
 SECRET = b"a secret of the cluster"
@@ -146,7 +146,7 @@ async def serve(
     reasoner = Reasoner(config, model, embedder=embedder)
     address = await reasoner.start()
     try:
-        async with make_channel(address) as channel:
+        async with ProvenChannel(address, config.secret, config.name) as channel:
             yield Serving(reasoner, address, reasoner_pb2_grpc.ReasonerServiceStub(channel), channel)
     finally:
         await reasoner.stop(grace_s=0.0)

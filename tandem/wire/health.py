@@ -1,0 +1,62 @@
+"""Shell: a port in plain text with nothing but grpc.health.v1, for probes that speak neither TLS nor tokens.
+
+It tells two things: service "" serves for as long as the process lives, "ready" while it takes work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from tandem.wire.channel import bind, make_server
+
+READY = "ready"
+"""Name of the service that serves while the process takes work."""
+_STOP_S, _LOOK_S = 0.5, 0.2
+_Status: Any = health_pb2.HealthCheckResponse
+
+
+class HealthPort:
+    """Listens from `start` to `close`; without an address it does nothing."""
+
+    def __init__(self, listen: str) -> None:
+        self._listen = listen
+        self._server = make_server() if listen else None
+        self._health = cast("Any", health).aio.HealthServicer()
+        self._follower: asyncio.Task[None] | None = None
+        self.address = ""
+
+    async def start(self) -> str:
+        """Listen; returns the address. Raises InvalidInput or Unavailable when that cannot be."""
+        if self._server is None:
+            return ""
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self.address = bind(self._server, self._listen)
+        await self._server.start()
+        await self._health.set("", _Status.SERVING)
+        await self._health.set(READY, _Status.NOT_SERVING)
+        return self.address
+
+    def follow(self, takes_work: Callable[[], bool]) -> None:
+        """Tell from now on whether the process takes work, by asking it again and again."""
+        if self._server is not None:
+            self._follower = asyncio.create_task(self._follow(takes_work), name="health")
+
+    async def _follow(self, takes_work: Callable[[], bool]) -> None:
+        told: bool | None = None
+        while True:
+            if (now := takes_work()) is not told:
+                told = now
+                await self._health.set(READY, _Status.SERVING if now else _Status.NOT_SERVING)
+            await asyncio.sleep(_LOOK_S)
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._follower is not None:
+            self._follower.cancel()
+            await asyncio.gather(self._follower, return_exceptions=True)
+        if self._server is not None:
+            await self._server.stop(_STOP_S)

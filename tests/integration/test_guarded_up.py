@@ -1,0 +1,198 @@
+"""`tandem up` with all that guards it: mutual TLS, tokens, a plain health port; and what is told of it.
+
+The secrets are marked, so that they are found wherever they should not be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.request import urlopen
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+import tandem
+from orchestrator.access import digest
+from tandem.client import MediaKind, MediaOptions, PictureFormat, Security, Status
+from tandem.commands.doctor import _describe
+from tandem.core.errors import PermissionRefused, TandemError, Unavailable
+from tandem.core.tls_files import NO_TLS
+from tandem.wire.channel import make_channel
+from tandem.wire.gen.tandem.v1 import reasoner_pb2, reasoner_pb2_grpc
+from tandem.wire.proof import ProvenChannel
+from tests.certificates import Ca
+from tests.integration.up_processes import PERIOD_MS, START_S, Up, picture, running_up
+
+SECRET = "marked-cluster-secret-0123456789abcdef"
+ADMIN, CAMERA, STRANGER = (f"marked-token-of-{who}-0123456789" for who in ("admin", "camera", "stranger"))
+TOKENS = {
+    ADMIN: 'rights = ["admin"]',
+    CAMERA: 'tenant = "acme"',
+    STRANGER: 'tenant = "other"',
+}
+
+
+@dataclass(frozen=True)
+class Guarded:
+    up: Up
+    ca: Ca
+    folder: Path
+    trusted: Security
+
+    def by(self, token: str) -> Security:
+        file = self.folder / f"{digest(token)[:8]}.token"
+        file.write_text(f"{token}\n")
+        return replace(self.trusted, token_file=str(file))
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    folder = tmp_path_factory.mktemp("guarded")
+    ca, run_dir, tokens = Ca(folder / "pki"), folder / "run", folder / "tokens.toml"
+    tls = ca.issue("service")
+    tokens.write_text("".join(f'[[token]]\nsha256 = "{digest(t)}"\n{rest}\n' for t, rest in TOKENS.items()))
+    run_dir.mkdir(mode=0o700)
+    (run_dir / "secret").write_text(SECRET)
+    (run_dir / "secret").chmod(0o600)
+    options = [*tls.flags(), "--tokens", str(tokens), "--health", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent / "no_unpickling"), prepend=os.pathsep)
+        patch.setenv("TANDEM_UNPICKLED", str(folder / "unpickled"))
+        with running_up(run_dir, *options, "--log-level", "debug", "--decode-in", "process") as up:
+            yield Guarded(up, ca, folder, Security(tls=ca.issue("client")))
+
+
+async def until_ready(address: str, security: Security) -> Status:
+    async with tandem.connect(address, security=security) as t:
+        deadline_s = time.monotonic() + START_S
+        while not (status := await t.status()).ready and time.monotonic() < deadline_s:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    return status
+
+
+async def test_a_stream_is_watched_and_asked_about_and_nobody_else_sees_it(guarded: Guarded) -> None:
+    address = guarded.up.address()
+    status = await until_ready(address, guarded.by(ADMIN))
+    media = MediaOptions(kind=MediaKind.PICTURES, sample_fps=1000 / PERIOD_MS)
+    async with tandem.connect(address, security=guarded.by(CAMERA)) as t:
+        async with t.watch(media, stream_id="gate") as stream:
+            for index in range(4):
+                await stream.push_picture(
+                    picture(index), pts_us=index * PERIOD_MS * 1000, picture_format=PictureFormat.PNG
+                )
+            assert (await stream.ask("What was shown?")).finish_reason
+        assert [each.tenant for each in await t.streams()] == ["acme"]
+        seen = await t.status()
+        assert seen.ready
+        assert not seen.listeners
+        assert not any(each.address or each.details for each in seen.services)
+    async with tandem.connect(address, security=guarded.by(STRANGER)) as t:
+        assert await t.streams() == []
+        with pytest.raises(TandemError, match="no stream 'gate'"):
+            await t.ask("gate", "What was shown?")
+    async with tandem.connect(address, security=guarded.trusted) as t:
+        with pytest.raises(PermissionRefused, match="--token-file"):
+            await t.streams()
+    async with tandem.connect(address, security=replace(guarded.by(ADMIN), tls=NO_TLS)) as t:
+        with pytest.raises(Unavailable):
+            await t.streams()
+    await check_services(guarded, status)
+    await check_doctor(address, guarded)
+    await check_nothing_leaks(guarded, status)
+    check_nothing_is_unpickled(guarded)
+
+
+async def check_services(guarded: Guarded, status: Status) -> None:
+    """Its own certificate does not open a service: that takes the cluster secret."""
+    reasoner = next(each for each in status.services if each.role == "reasoner")
+    request = reasoner_pb2.AnswerRequest(stream_id="gate")
+    for secret in (None, b"another secret of another cluster"):
+        if secret is None:
+            channel = make_channel(reasoner.address, guarded.trusted.tls)
+        else:
+            channel = ProvenChannel(
+                reasoner.address, secret, reasoner.name, reasoner.build.boot_id, guarded.trusted.tls
+            )
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            async for _ in reasoner_pb2_grpc.ReasonerServiceStub(channel).Answer(request, timeout=5):
+                pass
+        assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        await channel.close(None)
+
+
+async def check_doctor(address: str, guarded: Guarded) -> None:
+    async with tandem.connect(address, security=guarded.by(ADMIN)) as t:
+        status = await t.status()
+    said = "\n".join(finding.what for finding in _describe(address, status))
+    assert f"{address} front door (mtls, tokens)" in said
+    for each in status.services:
+        assert f"{each.address} calls of {each.name} (mtls, cluster secret)" in said
+    health = next(one.split()[0] for one in status.listeners if " health " in one)
+    async with make_channel(health) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for service in ("", "ready"):
+            answer = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await channel.unary_unary("/tandem.v1.TandemService/GetStatus")(b"", timeout=5)
+        assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def check_nothing_leaks(guarded: Guarded, status: Status) -> None:
+    """Neither logs nor metrics nor status nor the command lines of processes have a secret in them."""
+    pages = [each.details["metrics"] for each in status.services]
+    pages += [one.split()[0] for one in status.listeners if " metrics " in one]
+    assert len(pages) == 3
+    texts = {page: (await asyncio.to_thread(urlopen, f"http://{page}/metrics")).read() for page in pages}
+    texts["status"] = repr(status).encode()
+    await asyncio.to_thread(lambda: texts.update(files(guarded)))
+    assert any("reasoner-0.log" in name for name in texts)
+    secret = re.compile("|".join((SECRET, *TOKENS)).encode())
+    assert [name for name, text in texts.items() if secret.search(text)] == []
+
+
+def check_nothing_is_unpickled(guarded: Guarded) -> None:
+    """In none of the processes, by nobody: a stream was decoded, encoded, sent, kept and asked about."""
+    lines = (guarded.folder / "unpickled").read_text().splitlines()
+    watched = [line for line in lines if line.startswith("watched ")]
+    for module in (
+        "orchestrator.up",
+        "orchestrator ",
+        "encoder_svc ",
+        "encoder_svc.decode.host",
+        "reasoner_svc ",
+    ):
+        assert any(f"-m {module}" in line for line in watched), (module, watched)
+    assert [line for line in lines if not line.startswith("watched ")] == []
+
+
+def test_unpickling_is_noticed(guarded: Guarded, tmp_path: Path) -> None:
+    """What the test above stands on."""
+    report = tmp_path / "unpickled"
+    code = "import pickle, fractions; pickle.loads(pickle.dumps(fractions.Fraction(1, 2)))"
+    environment = {**os.environ, "TANDEM_UNPICKLED": str(report)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
+    assert b"nothing here is unpickled" in done.stderr
+    assert "unpickled fractions.Fraction" in report.read_text()
+
+
+def files(guarded: Guarded) -> dict[str, bytes]:
+    logs = [guarded.folder / "up.log", *(guarded.up.run_dir / "logs").iterdir()]
+    found = {str(path): path.read_bytes() for path in logs}
+    for pid in Path("/proc").glob("[0-9]*"):
+        try:
+            line, environment = (pid / "cmdline").read_bytes(), (pid / "environ").read_bytes()
+        except OSError:
+            continue
+        if str(guarded.folder).encode() in line:
+            found[f"process {pid.name}"] = line + environment
+    return found

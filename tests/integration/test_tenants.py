@@ -1,0 +1,163 @@
+"""The front door with tokens: what callers get without one, of other tenants, or without a right."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from orchestrator.access import digest
+from tandem.client import MediaKind, PictureFormat, Security, connect
+from tandem.commands.drain import ask_to_leave
+from tandem.core.errors import NotFound, PermissionRefused, TandemError
+from tandem.wire.calls import CallingChannel
+from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc, registry_pb2, registry_pb2_grpc
+from tandem.wire.status import error_from_rpc
+from tests.integration.orchestrator_fakes import World
+
+TOKENS = {
+    "acme": 'tenant = "acme"',
+    "other": 'tenant = "other"',
+    "eyes": 'tenant = "acme"\nrights = ["watch"]',
+    "mouth": 'tenant = "acme"\nrights = ["ask"]',
+    "admin": 'rights = ["admin"]',
+}
+
+
+def token(who: str) -> str:
+    return f"the-token-of-{who}-0123456789"
+
+
+class Guarded(World):
+    """A world whose front door asks for tokens."""
+
+    def __init__(self, folder: Path, **changes: Any) -> None:
+        file = folder / "tokens.toml"
+        text = (f'[[token]]\nsha256 = "{digest(token(who))}"\n{rest}\n' for who, rest in TOKENS.items())
+        file.write_text("".join(text))
+        for who in (*TOKENS, "nobody"):
+            (folder / who).write_text(token(who))
+        super().__init__(folder / "run", tokens=file, **changes)
+        self._folder = folder
+
+    def by(self, who: str) -> Security:
+        return Security(token_file=str(self._folder / who) if who else "")
+
+    @asynccontextmanager
+    async def door(self, who: str) -> AsyncIterator[Any]:
+        async with CallingChannel(self.app.address, metadata=self.by(who).metadata) as channel:
+            yield client_pb2_grpc.TandemServiceStub(channel)  # type: ignore[call-overload]
+
+
+async def error_of(call: Any) -> TandemError | None:
+    """What a call ends with, whatever its kind."""
+    try:
+        if hasattr(call, "write"):
+            await call.write(client_pb2.WatchRequest())
+        if hasattr(call, "read"):
+            while await call.read() is not grpc.aio.EOF:
+                pass
+        else:
+            await call
+    except grpc.aio.AioRpcError as error:
+        return error_from_rpc(error, "calling")
+    except grpc.aio.UsageError:
+        code, details = await call.code(), await call.details()
+        return error_from_rpc(grpc.aio.AioRpcError(code, (), await call.trailing_metadata(), details, ""), "")
+    return None
+
+
+CALLS: dict[str, Callable[[Any], Any]] = {
+    "Watch": lambda door: door.Watch(timeout=5),
+    "Ask": lambda door: door.Ask(client_pb2.AskRequest(stream_id="gate"), timeout=5),
+    "ListStreams": lambda door: door.ListStreams(client_pb2.ListStreamsRequest(), timeout=5),
+    "GetStatus": lambda door: door.GetStatus(client_pb2.GetStatusRequest(), timeout=5),
+}
+
+
+async def test_without_a_good_token_no_call_is_let_in(tmp_path: Path) -> None:
+    methods = {method.name for method in client_pb2.DESCRIPTOR.services_by_name["TandemService"].methods}
+    assert methods == set(CALLS), "a new call needs a row here, and a word about whose streams it shows"
+    async with Guarded(tmp_path, reflection=True) as world:
+        for who in ("", "nobody"):
+            async with world.door(who) as door:
+                for name, begin in CALLS.items():
+                    error = await error_of(begin(door))
+                    assert type(error) is PermissionRefused, (who, name, error)
+        listing = reflection_pb2.ServerReflectionRequest(list_services="")
+        call = reflection_pb2_grpc.ServerReflectionStub(world.channel).ServerReflectionInfo(iter([listing]))
+        assert type(await error_of(call)) is PermissionRefused
+
+
+async def test_a_tenant_sees_its_own_streams_only(tmp_path: Path) -> None:
+    async with Guarded(tmp_path) as world, connect(world.app.address, security=world.by("acme")) as acme:
+        async with acme.watch(MediaKind.PICTURES, stream_id="gate") as stream:
+            for index in range(4):
+                await stream.push_picture(
+                    b"\0" * 12, pts_us=index * 500_000, picture_format=PictureFormat.RGB24, width=2, height=2
+                )
+            assert (await stream.ask("What?")).text
+            assert [each.tenant for each in await acme.streams()] == ["acme"]
+            assert (await acme.ask("gate", "What?")).text
+            info = stream.info
+            await _others_know_nothing(world, info.resume_token)
+        async with connect(world.app.address, security=world.by("admin")) as admin:
+            assert [each.stream_id for each in await admin.streams()] == ["gate"]
+            assert (await admin.ask("gate", "What?")).text
+
+
+async def _others_know_nothing(world: Guarded, resume_token: str) -> None:
+    async with connect(world.app.address, security=world.by("other")) as other:
+        assert await other.streams() == []
+        with pytest.raises(NotFound) as foreign:
+            await other.ask("gate", "What?")
+        with pytest.raises(NotFound) as unknown:
+            await other.ask("nothing", "What?")
+        assert foreign.value.message.replace("gate", "nothing") == unknown.value.message
+        for its_token in (resume_token, "x." + "0" * 64):
+            with pytest.raises(PermissionRefused, match="does not belong"):
+                async with other.watch(MediaKind.PICTURES, stream_id="gate", resume_token=its_token):
+                    pass
+        with pytest.raises(PermissionRefused, match="not of 'acme'"):
+            async with other.watch(MediaKind.PICTURES, tenant="acme"):
+                pass
+        status = await other.status()
+        assert status.ready
+        assert not status.listeners
+        assert not any(each.address or each.build.pid for each in status.services)
+        assert not any(each.tenant == "acme" for each in status.decisions)
+
+
+async def test_rights_are_kept_apart(tmp_path: Path) -> None:
+    async with Guarded(tmp_path) as world:
+        async with connect(world.app.address, security=world.by("mouth")) as mouth:
+            with pytest.raises(PermissionRefused, match="'watch'"):
+                async with mouth.watch(MediaKind.PICTURES):
+                    pass
+        async with connect(world.app.address, security=world.by("eyes")) as eyes:
+            with pytest.raises(PermissionRefused, match="'ask'"):
+                await eyes.ask("gate", "What?")
+            async with eyes.watch(MediaKind.PICTURES, stream_id="gate") as stream:
+                await stream.push_picture(
+                    b"\0" * 12, pts_us=0, picture_format=PictureFormat.RGB24, width=2, height=2
+                )
+                with pytest.raises(PermissionRefused, match="'ask'"):
+                    await stream.ask("What?")
+
+
+async def test_only_who_administers_or_has_the_secret_can_drain(tmp_path: Path) -> None:
+    async with Guarded(tmp_path) as world:
+        address = world.app.address
+        with pytest.raises(PermissionRefused):
+            await ask_to_leave(address, "encoder-0", None, 1.0, world.by("acme"))
+        async with CallingChannel(address) as channel:
+            stub: Any = registry_pb2_grpc.RegistryServiceStub(channel)  # type: ignore[call-overload]
+            call = stub.DrainService(registry_pb2.DrainServiceRequest(name="encoder-0"), timeout=5)
+            assert type(await error_of(call)) is PermissionRefused
+        told = await ask_to_leave(address, "encoder-0", None, 1.0, world.by("admin"))
+        assert told.boot_id == world.hosted["encoder-0"].boot_id
