@@ -50,6 +50,7 @@ from tandem.wire.attach import Attachment, ServiceIdentity, ServiceLoad, make_bo
 from tandem.wire.channel import bind, make_channel, make_server
 from tandem.wire.gen.tandem.v1 import encoder_pb2, encoder_pb2_grpc
 from tandem.wire.leaving import Leaving
+from tandem.wire.terms import TermGuard, guarded
 from tandem.wire.transfer import ClientControlChannel
 
 log = logging.getLogger(__name__)
@@ -167,7 +168,8 @@ class EncoderApp:
         )
         self.servicer = EncoderServicer(services, self.info)
         self.pacing = Pacing(self.loop, lambda: self.servicer.sessions, monotonic_clock)
-        self._server = make_server()
+        self.terms = TermGuard(secret)
+        self._server = make_server((guarded(self.terms),))
         self._health = cast("Any", health).aio.HealthServicer()
         self._attachment: Attachment | None = None
         self.leaving = leaving or Leaving(config.drain_s)
@@ -200,7 +202,7 @@ class EncoderApp:
             model=self.info,
         )
         self._attachment = Attachment(
-            self.config.orchestrator, self._secret, identity, self._load, self.leaving.drain
+            self.config.orchestrator, self._secret, identity, self._load, self.leaving.drain, self.terms
         )
         self._attachment.start()
 

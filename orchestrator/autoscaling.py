@@ -7,10 +7,10 @@
     needed for refusals  = (sum of loads + what was refused) / TARGET, at least one more
     needed for questions = ready * goal / attainment       reasoners: too few answers begin in time
 
-Upwards counts what was needed at every moment of the last `up_s`; downwards only what would have been enough at
-every moment of the last `down_s`, with room to spare. On the way down the highest pod is drained first, because
-a StatefulSet removes that one, and the number changes when nothing is on it any more. What is not known is never
-a reason to remove a pod.
+Upwards counts what was needed at every moment of the last `up_s`; downwards only what would have been enough
+at every moment of the last `down_s`, with room to spare. On the way down the highest pod is drained first,
+because a StatefulSet removes that one, and the number changes when nothing is on it any more. What is not
+known is never a reason to remove a pod.
 """
 
 from __future__ import annotations
@@ -246,13 +246,11 @@ def need(seen: Seen, goals: Goals, start_s: float) -> tuple[int, str]:
         found.append((more, f"{seen.refusals} refused that would have needed {seen.refused_load:.2f}"))
     if seen.role is Role.ENCODER and seen.ready:
         found += _for_lag(seen, goals, start_s, coming)
-    if seen.role is Role.REASONER and seen.ready and seen.attainment is not None and coming <= 0:
-        if seen.attainment < goals.attainment:
-            factor = min(goals.attainment / max(seen.attainment, 0.01), MAX_GROWTH)
-            more = max(_up(seen.ready * factor), seen.ready + 1)
-            found.append(
-                (more, f"only {seen.attainment:.0%} of answers begin within {goals.first_token_s:g} s")
-            )
+    share = seen.attainment
+    counts = seen.role is Role.REASONER and seen.ready and coming <= 0
+    if counts and share is not None and share < goals.attainment:
+        more = max(_up(seen.ready * min(goals.attainment / max(share, 0.01), MAX_GROWTH)), seen.ready + 1)
+        found.append((more, f"only {share:.0%} of answers begin within {goals.first_token_s:g} s"))
     return max(found, key=lambda pair: pair[0])
 
 

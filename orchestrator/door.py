@@ -14,6 +14,7 @@ from itertools import takewhile
 from orchestrator.admission import Admitted, Refused, admit, retry_after
 from orchestrator.capacity import EncoderRoom, Held, ReasonerRoom, costs, loads, member_rooms
 from orchestrator.cluster import Cluster
+from orchestrator.membership import Role
 from orchestrator.quotas import Cost, Quotas, check_question, check_stream
 from orchestrator.session import Session
 from orchestrator.stream import State
@@ -69,8 +70,8 @@ class Door:
         self._seen_s = float("-inf")
         cluster.count = self.count
         self._answer_s = 1.0
-        self._refused: dict[StreamId, tuple[float, Held]] = {}
-        """Those who were refused and are expected again, each with the time until which."""
+        self._refused: dict[StreamId, tuple[float, Held, Role | None]] = {}
+        """Those who were refused and are expected again: until when, and more of which would have helped."""
         self.decisions: deque[Decision] = deque(maxlen=MAX_DECISIONS)
         self.outcomes: Counter[tuple[str, str]] = Counter()
         """How often each outcome of `Decision` came, with the code of the error of a refusal."""
@@ -150,7 +151,7 @@ class Door:
             life_s=self._life_s,
         )
         if isinstance(found, Refused):
-            self._expect(session, tenant, found.retry_after_s)
+            self._expect(session, tenant, found.retry_after_s, found.lacks)
             raise LimitExceeded(f"no room for the stream: {found.reason}", retry_after_s=found.retry_after_s)
         self._refused.pop(session.stream_id, None)
         outcome = "degraded" if found.is_degraded else "admitted"
@@ -166,12 +167,25 @@ class Door:
         before = takewhile(lambda it: it != session.stream_id, self._refused)
         return [self._refused[stream_id][1] for stream_id in before]
 
-    def _expect(self, session: Session, tenant: str, wait_s: float) -> None:
+    def refused(self, role: Role) -> tuple[int, float]:
+        """How many are expected again who found no room at this role, and what they would add to its load."""
+        now_s = self._clock()
+        waiting = [held for until, held, lacks in self._refused.values() if lacks is role and until > now_s]
+        encoders, reasoners = self._seen_rooms
+        rooms: Mapping[str, object] = encoders if role is Role.ENCODER else reasoners
+        name = next(iter(rooms), "?")
+        place = (
+            {"encoder": name, "reasoner": ""} if role is Role.ENCODER else {"encoder": "", "reasoner": name}
+        )
+        return len(waiting), sum(costs(replace(it, **place), *self._seen_rooms)[name] for it in waiting)
+
+    def _expect(self, session: Session, tenant: str, wait_s: float, lacks: Role | None = None) -> None:
         """It keeps its turn when it comes back; one that never does is forgotten soon after it should have.
 
         Those over a quota wait for their own tenant, and are in nobody's way.
         """
-        self._refused[session.stream_id] = self._clock() + wait_s + _GRACE_S, self._as_held(session, tenant)
+        until_s = self._clock() + wait_s + _GRACE_S
+        self._refused[session.stream_id] = until_s, self._as_held(session, tenant), lacks
         while len(self._refused) > self._max_streams:
             del self._refused[next(iter(self._refused))]
 

@@ -49,6 +49,7 @@ from tandem.wire.gen.tandem.v1 import (
     transfer_pb2_grpc,
 )
 from tandem.wire.leaving import Leaving
+from tandem.wire.terms import TermGuard, guarded
 
 log = logging.getLogger(__name__)
 
@@ -179,7 +180,8 @@ class Reasoner:
         self.transfer = TransferServicer(self.inbox, local, links, telemetry)
         # The stubs of grpc_health do not know its asyncio half.
         self._health = cast("Any", health).aio.HealthServicer()
-        self._server = make_server()
+        self.terms = TermGuard(config.secret)
+        self._server = make_server((guarded(self.terms),))
         self._attachment: Attachment | None = None
 
     async def start(self) -> str:
@@ -206,7 +208,7 @@ class Reasoner:
                 model=self.model_info,
             )
             self._attachment = Attachment(
-                self.config.orchestrator, self.config.secret, who, self._load, self.leaving.drain
+                self.config.orchestrator, self.config.secret, who, self._load, self.leaving.drain, self.terms
             )
             self._attachment.start()
         return address

@@ -5,15 +5,14 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import Unpack
-
-import grpc
+from typing import Any, Unpack
 
 from tandem.client import convert
 from tandem.client.convert_overview import status_from_proto, summary_from_proto
 from tandem.client.failures import CALL_ERRORS, typed_error
 from tandem.client.overview import Status, StreamSummary
 from tandem.client.questions import WishOptions, check_question
+from tandem.client.route import Route
 from tandem.client.session import Session
 from tandem.client.settings import ClientSettings
 from tandem.client.sources.base import Source
@@ -28,10 +27,9 @@ from tandem.client.types import (
     Thought,
 )
 from tandem.core.clock import monotonic_clock
-from tandem.core.errors import Internal, Unavailable
+from tandem.core.errors import Internal, NotLeader, Unavailable
 from tandem.core.watching import Watching
-from tandem.wire.channel import make_channel
-from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc
+from tandem.wire.gen.tandem.v1 import client_pb2
 
 DEFAULT_ADDRESS = "127.0.0.1:7420"
 
@@ -50,21 +48,18 @@ class Client:
     def __init__(self, address: str, settings: ClientSettings) -> None:
         self.address = address
         self._settings = settings
-        self._channel: grpc.aio.Channel | None = None
-        self._stub: client_pb2_grpc.TandemServiceAsyncStub | None = None
+        self._route: Route | None = None
 
     async def __aenter__(self) -> Client:
-        self._channel = make_channel(self.address)
-        # The stub class adapts to its channel; its typed name for asyncio exists only in the .pyi.
-        self._stub = client_pb2_grpc.TandemServiceStub(self._channel)
+        self._route = Route(self.address)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._channel:
-            await self._channel.close(None)
-        self._channel = self._stub = None
+        route, self._route = self._route, None
+        if route is not None:
+            await route.close()
 
     def watch(
         self,
@@ -85,12 +80,11 @@ class Client:
         if isinstance(media, MediaKind):
             media = MediaOptions(kind=media)
         options = media if isinstance(media, MediaOptions) else media.media
-        stub = self._ready_stub()
+        route = self._ready_route()
 
         def make_session(on_event: Callable[[Event], None]) -> Session:
             return Session(
-                stub=stub,
-                address=self.address,
+                route=route,
                 media=options,
                 stream_id=stream_id,
                 resume_token=resume_token,
@@ -136,24 +130,33 @@ class Client:
 
     async def streams(self, *, timeout_s: float = 10.0) -> list[StreamSummary]:
         """The streams that are held, oldest first."""
-        try:
-            reply = await self._ready_stub().ListStreams(client_pb2.ListStreamsRequest(), timeout=timeout_s)
-        except CALL_ERRORS as error:
-            raise typed_error(error, address=self.address, doing="listing streams") from error
+        reply = await self._call("ListStreams", client_pb2.ListStreamsRequest(), "listing streams", timeout_s)
         return [summary_from_proto(item) for item in reply.streams]
 
     async def status(self, *, timeout_s: float = 10.0) -> Status:
         """What runs behind the address."""
-        try:
-            reply = await self._ready_stub().GetStatus(client_pb2.GetStatusRequest(), timeout=timeout_s)
-        except CALL_ERRORS as error:
-            raise typed_error(error, address=self.address, doing="asking for the status") from error
-        return status_from_proto(reply)
+        request, doing = client_pb2.GetStatusRequest(), "asking for the status"
+        return status_from_proto(await self._call("GetStatus", request, doing, timeout_s))
 
     async def _asked(
         self, request: client_pb2.AskRequest, timeout_s: float | None
     ) -> AsyncIterator[str | Thought | Answer]:
-        call = self._ready_stub().Ask(request, timeout=timeout_s)
+        doing, was_led = f"asking stream {request.stream_id!r}", False
+        while True:
+            try:
+                async for item in self._asked_once(request, timeout_s):
+                    yield item
+                return
+            except CALL_ERRORS as failure:
+                error = typed_error(failure, address=self.address, doing=doing)
+                if was_led or not isinstance(error, NotLeader) or not await self._ready_route().follow(error):
+                    raise error from failure
+                was_led = True  # nothing of an answer has come: one that stands by refuses at once
+
+    async def _asked_once(
+        self, request: client_pb2.AskRequest, timeout_s: float | None
+    ) -> AsyncIterator[str | Thought | Answer]:
+        call = self._ready_route().stub.Ask(request, timeout=timeout_s)
         try:
             async for response in call:
                 if response.WhichOneof("event") == "answer_delta":
@@ -162,16 +165,25 @@ class Client:
                     yield convert.thought_from_proto(response.thought)
                 elif response.WhichOneof("event") == "answer":
                     yield _checked(convert.answer_from_proto(response.answer))
-        except CALL_ERRORS as error:
-            doing = f"asking stream {request.stream_id!r}"
-            raise typed_error(error, address=self.address, doing=doing) from error
         finally:
             call.cancel()
 
-    def _ready_stub(self) -> client_pb2_grpc.TandemServiceAsyncStub:
-        if self._stub is None:
+    async def _call(self, method: str, request: Any, doing: str, timeout_s: float) -> Any:
+        """One reply, from the orchestrator that leads."""
+        was_led = False
+        while True:
+            try:
+                return await getattr(self._ready_route().stub, method)(request, timeout=timeout_s)
+            except CALL_ERRORS as failure:
+                error = typed_error(failure, address=self.address, doing=doing)
+                if was_led or not isinstance(error, NotLeader) or not await self._ready_route().follow(error):
+                    raise error from failure
+                was_led = True
+
+    def _ready_route(self) -> Route:
+        if self._route is None:
             raise Unavailable("the client is closed: use it inside `async with tandem.connect(...)`")
-        return self._stub
+        return self._route
 
 
 def _ask_request(stream_id: str, text: str, options: WishOptions) -> client_pb2.AskRequest:
