@@ -43,7 +43,7 @@ class Leader:
         self._api, self._fence, self._lease, self._identity = api, fence, lease, identity
         self._address, self._lease_s, self._clock = address, lease_s, clock
         self._candidate = Candidate(identity, lease_s)
-        self._until_s = float("-inf")
+        self._from_s = self._until_s = float("-inf")
         self._term = 0
         self._said = ""
 
@@ -113,6 +113,12 @@ class Leader:
             await self._api.create_lease(body)
         else:
             await self._api.replace_lease(self._lease, body)
+        if decision.do is Do.CREATE:
+            # Somebody may have deleted one a moment ago, and its holder may not know yet.
+            self._from_s = began_s + self._lease_s
+        if self._clock() < self._from_s:
+            self._say("the Lease is new: it is kept for a while before anybody leads")
+            return ""
         self._until_s = began_s + self._lease_s * RENEW_SHARE
         self._fence.lead(term, self._until_s)
         if not self._term:

@@ -20,7 +20,6 @@ RENEW_SHARE, RETRY_SHARE = 0.6, 0.2
 TERM, ADDRESS = "tandem/term", "tandem/address"
 """Annotations: the term of the holder, and where it is reached."""
 _MAX_TERM = 1 << 62
-_DELETED = ("", "deleted")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +40,7 @@ class Do(StrEnum):
 
     WAIT = "wait"
     CREATE = "make the Lease"
+    """And lead once it was kept for a whole lease: whoever held one that was deleted may not know yet."""
     TAKE = "take it"
     RENEW = "renew it"
 
@@ -82,7 +82,7 @@ class Candidate:
     def decide(self, held: Held | None, now_s: float) -> Decision:
         """What to do about the Lease as it was read just now; None: there is none."""
         if held is None:
-            return self._without_lease(now_s)
+            return Decision(Do.CREATE, "there is no Lease, or none any more")
         if (held.holder, held.version) != self._seen:
             self._seen, self._changed_s = (held.holder, held.version), now_s
         if not held.holder:
@@ -98,16 +98,6 @@ class Candidate:
                 Do.TAKE, f"{held.holder} was silent for {silent_s:.1f} s, its lease is {lease_s:g} s"
             )
         return Decision(Do.WAIT, f"{held.holder} leads")
-
-    def _without_lease(self, now_s: float) -> Decision:
-        if self._seen == ("", ""):
-            return Decision(Do.CREATE, "there is no Lease yet")
-        if self._seen != _DELETED:
-            self._seen, self._changed_s = _DELETED, now_s
-        # Whoever held it may not know yet.
-        if now_s - self._changed_s > self._lease_s:
-            return Decision(Do.CREATE, "the Lease was deleted, and its holder has had time to notice")
-        return Decision(Do.WAIT, "the Lease was deleted")
 
 
 def next_term(held: Held | None, now_unix_s: float) -> int:

@@ -49,14 +49,6 @@ def test_terms_rise_also_when_the_lease_was_deleted() -> None:
     assert next_term(held("a/1", "1", term=0), 1_700_000_000.0) == 1_700_000_000_000
 
 
-def test_a_lease_that_was_deleted_is_not_made_anew_before_its_holder_can_know() -> None:
-    me = Candidate("pod-b/1", 10.0)
-    me.decide(held("pod-a/1", "7"), 0.0)
-    assert me.decide(None, 1.0).do is Do.WAIT
-    assert me.decide(None, 10.9).do is Do.WAIT
-    assert me.decide(None, 11.1).do is Do.CREATE
-
-
 def test_what_is_written_is_read_back() -> None:
     first = lease_of("l", "a/1", 9, "10.0.0.1:7420", 10.0, 1_700_000_000.0, None)
     first["metadata"]["resourceVersion"] = "3"
