@@ -22,8 +22,9 @@ from orchestrator.config import OrchestratorConfig
 from orchestrator.fence import Fence
 from orchestrator.gateway import Gateway
 from orchestrator.journal import Journal
-from orchestrator.messages import decisions_of, status_of
+from orchestrator.messages import decisions_of, scaling_of, status_of
 from orchestrator.metrics import read as read_metrics
+from orchestrator.metrics import read_pods
 from orchestrator.registry import Registry
 from orchestrator.rundir import RunDir
 from orchestrator.settings import SessionSettings
@@ -126,6 +127,9 @@ class Orchestrator:
         endings, now_s = self.backend.endings, self._clock()
         status = status_of(self.cluster, self._build, [self.address], starting, now_s, endings)
         status.decisions.extend(decisions_of(self.streams.door, now_s))
+        status.term = self.cluster.fence.term
+        if isinstance(self.backend, KubernetesBackend) and self.backend.scaler is not None:
+            status.scaling.extend(scaling_of(self.backend.scaler.told, now_s))
         return status
 
     async def until_ready(self) -> None:
@@ -150,7 +154,13 @@ class Orchestrator:
     def _samples(self) -> Iterable[Sample]:
         self.cluster.observer.look(now=True)
         sessions = [stream.session for stream in self.streams]
-        return read_metrics(sessions, self.cluster.members, self.streams.door.outcomes)
+        yield from read_metrics(sessions, self.cluster.members, self.streams.door.outcomes)
+        scaler = self.backend.scaler if isinstance(self.backend, KubernetesBackend) else None
+        yield from read_pods(
+            leads=self.cluster.fence.leads,
+            replicas=scaler.replicas if scaler else {},
+            scalings=scaler.counts if scaler else {},
+        )
 
     def _make_backend(self, say: Callable[[str], None]) -> Backend:
         if self.config.backend == "kubernetes":

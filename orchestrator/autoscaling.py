@@ -60,7 +60,7 @@ class Pace:
     """How soon it acts, in seconds."""
 
     up_s: float = 15.0
-    down_s: float = 600.0
+    down_s: float = 1200.0
     start_s: float = 60.0
     """What a new pod takes to be ready: lag is looked at so far ahead."""
     drain_s: float = 300.0
@@ -125,6 +125,16 @@ class Decision:
     reason: str
     pod: str = ""
     """Whom `DRAIN`, `UNDO` and `DOWN` are about."""
+
+
+@dataclass(slots=True)
+class Told:
+    """What people are told of one role: the latest change, and the latest reason for none."""
+
+    last: Decision | None = None
+    last_s: float = 0.0
+    holds: Decision | None = None
+    holds_s: float = 0.0
 
 
 class Autoscaler:

@@ -10,9 +10,8 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from orchestrator.autoscaling import Action, Autoscaler, Decision, Seen
+from orchestrator.autoscaling import Action, Autoscaler, Decision, Seen, Told
 from orchestrator.backends.kubernetes_api import KubeApi
 from orchestrator.backends.kubernetes_pods import PodTable, workload
 from orchestrator.backends.kubernetes_settings import KubernetesSettings
@@ -27,15 +26,6 @@ LOOK_S = 5.0
 
 Look = Callable[[Role, int | None, str], Seen]
 """`Signals.look`."""
-
-
-@dataclass(slots=True)
-class Told:
-    """The latest decision of one role that was not to hold, and the latest reason to hold."""
-
-    last: Decision | None = None
-    last_s: float = 0.0
-    holds: Decision | None = None
 
 
 class Scaler:
@@ -105,7 +95,7 @@ class Scaler:
         if decision.action is Action.HOLD:
             if told.holds is None or told.holds.reason != decision.reason:
                 log.debug("scaling: %ss stay %d: %s", role, decision.replicas, decision.reason)
-            told.holds = decision
+            told.holds, told.holds_s = decision, self._clock()
             return
         told.last, told.last_s = decision, self._clock()
         pod = f" {decision.pod}" if decision.pod else ""

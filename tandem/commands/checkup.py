@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-from tandem.client.overview import AdmissionDecision, ServiceStatus, StreamSummary
+from tandem.client.overview import AdmissionDecision, ScalingDecision, ServiceStatus, StreamSummary
 from tandem.commands.findings import Finding, Mark
 from tandem.core.overload import LATE_SECONDS, OVERLOAD, RAM_BUDGET_BYTES, RAM_USED_BYTES, Overload
 from tandem.core.timeline import MICROSECONDS, Gap, GapReason, format_time
@@ -158,6 +158,16 @@ def decision_findings(decisions: Sequence[AdmissionDecision]) -> Iterator[Findin
             if last.retry_after_s:
                 what += f" (told to come again after {last.retry_after_s:.0f} s)"
             yield Finding(Mark.NOTE, what, "see the load of the services above, and the tenant's quota")
+
+
+def scaling_findings(scaling: Sequence[ScalingDecision]) -> Iterator[Finding]:
+    """A line for each role whose pods are scaled: what changed last, or why nothing does."""
+    for each in scaling:
+        pod = f" {each.pod}" if each.pod else ""
+        what = (
+            f"{each.role} pods: {each.action}{pod}, {each.replicas} wanted, {_ago(each.age_s)}: {each.reason}"
+        )
+        yield Finding(Mark.OK if each.action == "hold" else Mark.NOTE, what)
 
 
 def stream_findings(streams: Sequence[StreamSummary]) -> Iterator[Finding]:

@@ -75,7 +75,7 @@ async def release(folder: Path) -> AsyncIterator[Release]:
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 - a test looks at what has no event
             await asyncio.sleep(0.01)
