@@ -27,11 +27,13 @@ from tandem.client.types import (
     Thought,
 )
 from tandem.core.clock import monotonic_clock
-from tandem.core.errors import Internal, NotLeader, Unavailable
+from tandem.core.errors import Internal, TandemError, Unavailable
 from tandem.core.watching import Watching
 from tandem.wire.gen.tandem.v1 import client_pb2
 
 DEFAULT_ADDRESS = "127.0.0.1:7420"
+_TRIES = 4
+"""Of one call: to who led, to the address that was given, and to who leads now."""
 
 
 def connect(address: str = DEFAULT_ADDRESS, *, settings: ClientSettings | None = None) -> Client:
@@ -141,17 +143,18 @@ class Client:
     async def _asked(
         self, request: client_pb2.AskRequest, timeout_s: float | None
     ) -> AsyncIterator[str | Thought | Answer]:
-        doing, was_led = f"asking stream {request.stream_id!r}", False
+        doing, tries, has_begun = f"asking stream {request.stream_id!r}", 1, False
         while True:
             try:
                 async for item in self._asked_once(request, timeout_s):
+                    has_begun = True
                     yield item
                 return
             except CALL_ERRORS as failure:
                 error = typed_error(failure, address=self.address, doing=doing)
-                if was_led or not isinstance(error, NotLeader) or not await self._ready_route().follow(error):
+                if has_begun or not await self._goes_elsewhere(error, tries):
                     raise error from failure
-                was_led = True  # nothing of an answer has come: one that stands by refuses at once
+                tries += 1
 
     async def _asked_once(
         self, request: client_pb2.AskRequest, timeout_s: float | None
@@ -170,15 +173,19 @@ class Client:
 
     async def _call(self, method: str, request: Any, doing: str, timeout_s: float) -> Any:
         """One reply, from the orchestrator that leads."""
-        was_led = False
+        tries = 1
         while True:
             try:
                 return await getattr(self._ready_route().stub, method)(request, timeout=timeout_s)
             except CALL_ERRORS as failure:
                 error = typed_error(failure, address=self.address, doing=doing)
-                if was_led or not isinstance(error, NotLeader) or not await self._ready_route().follow(error):
+                if not await self._goes_elsewhere(error, tries):
                     raise error from failure
-                was_led = True
+                tries += 1
+
+    async def _goes_elsewhere(self, error: TandemError, tries: int) -> bool:
+        """True when a call that failed is worth another try, because that goes to another orchestrator."""
+        return tries < _TRIES and await self._ready_route().follow(error)
 
     def _ready_route(self) -> Route:
         if self._route is None:

@@ -197,6 +197,7 @@ class Attachment:
             self._leader = ""
         finally:
             self._attached = False
+            heartbeat_s.cancel()  # the requests of a call that was refused wait for it
             if is_silent and len(self._silent) < _MAX_SILENT:
                 self._silent.append(channel)
             else:

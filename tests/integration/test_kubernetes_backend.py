@@ -80,6 +80,7 @@ class Pair:
 async def pair(folder: Path) -> AsyncIterator[Pair]:
     async with release(folder) as found:
         found.install()
+        found.free_lease()
         made = Pair(found, folder)
         try:
             yield made

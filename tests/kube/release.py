@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.backends.kubernetes_api import KubeApi
+from orchestrator.backends.kubernetes_lease import lease_of
 from orchestrator.backends.kubernetes_pods import COMPONENT, INSTANCE
 from tests.kube.controllers import StatefulSets
 from tests.kube.server import FakeKube, fake_kube
@@ -45,6 +46,11 @@ class Release:
     def install(self, *, encoders: int = 1, reasoners: int = 1) -> None:
         for role, replicas in (("encoder", encoders), ("reasoner", reasoners)):
             self.kube.store.create(self.sets, NAMESPACE, workload(role, replicas))
+
+    def free_lease(self) -> None:
+        """One that a former leader gave up: whoever comes first leads at once."""
+        body = lease_of(f"{RELEASE}-orchestrator", "", 1, "", 1.0, 1_700_000_000.0, None)
+        self.kube.store.create(self.leases, NAMESPACE, body)
 
     def replicas(self, role: str) -> int:
         count: int = self.kube.store.get(self.sets, NAMESPACE, f"{RELEASE}-{role}")["spec"]["replicas"]

@@ -16,7 +16,6 @@ from orchestrator.membership import Identity, Role, Standing
 from tandem.wire.gen.tandem.v1 import types_pb2
 from tests.kube.release import RELEASE, Release, release, until
 
-
 DOWN_S = Pace().down_s
 
 
