@@ -172,12 +172,13 @@ class Door:
         now_s = self._clock()
         waiting = [held for until, held, lacks in self._refused.values() if lacks is role and until > now_s]
         encoders, reasoners = self._seen_rooms
-        rooms: Mapping[str, object] = encoders if role is Role.ENCODER else reasoners
-        name = next(iter(rooms), "?")
-        place = (
-            {"encoder": name, "reasoner": ""} if role is Role.ENCODER else {"encoder": "", "reasoner": name}
-        )
-        return len(waiting), sum(costs(replace(it, **place), *self._seen_rooms)[name] for it in waiting)
+        is_encoder = role is Role.ENCODER
+        name = next(iter(encoders if is_encoder else reasoners), "?")
+        total = 0.0
+        for held in waiting:
+            there = replace(held, encoder=name if is_encoder else "", reasoner="" if is_encoder else name)
+            total += costs(there, encoders, reasoners)[name]
+        return len(waiting), total
 
     def _expect(self, session: Session, tenant: str, wait_s: float, lacks: Role | None = None) -> None:
         """It keeps its turn when it comes back; one that never does is forgotten soon after it should have.
