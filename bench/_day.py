@@ -33,7 +33,7 @@ class Scenario:
     """What happens on a day."""
 
     name: str
-    days: int = 1
+    days: float = 1.0
     streams_low: float = 6.0
     """Streams at a time in the quietest hour, on average."""
     streams_high: float = 6.0
