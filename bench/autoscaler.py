@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench._day import Day, Outcome, Scenario
+from bench._day import Day
+from bench._fleet import Outcome, Scenario
 from orchestrator.autoscaling import Goals, Pace
 from orchestrator.membership import Role
 
@@ -51,7 +52,7 @@ def run(*, quick: bool = False, only: str = "") -> list[Row]:
     """Rows of ``{metric, value, unit, baseline, ratio, n, spread}``."""
     wanted = set(filter(None, only.split(",")))
     rows: list[Row] = []
-    totals: list[Outcome] = []
+    totals: dict[Role, list[Outcome]] = {role: [] for role in Role}
     for scenario in SCENARIOS:
         if wanted and scenario.name not in wanted:
             continue
@@ -59,7 +60,7 @@ def run(*, quick: bool = False, only: str = "") -> list[Row]:
         for role in Role:
             mine = [each[role] for each in outcomes]
             rows += _rows(f"{scenario.name}_{role.value}", mine)
-            totals += mine
+            totals[role] += mine
     return rows + _totals(totals)
 
 
@@ -92,9 +93,10 @@ def _late(name: str, found: list[Outcome]) -> float:
     return sum(each.late_s for each in found) / max(sum(each.stream_s for each in found), 1e-9)
 
 
-def _totals(found: list[Outcome]) -> list[Row]:
+def _totals(totals: dict[Role, list[Outcome]]) -> list[Row]:
+    found, encoders = [each for mine in totals.values() for each in mine], totals[Role.ENCODER]
     days = sum(each.seconds for each in found) / 86_400
-    late = sum(each.late_s for each in found) / max(sum(each.stream_s for each in found if each.late_s), 1e-9)
+    late = sum(each.late_s for each in encoders) / max(sum(each.stream_s for each in encoders), 1e-9)
     return [
         _row("flaps_per_day", sum(each.flaps for each in found) / days, "1/day", n=len(found)),
         _row(

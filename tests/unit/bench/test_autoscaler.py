@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bench._day import Day, Fleet, Scenario
+from bench._day import Day
+from bench._fleet import Fleet, Scenario
 from bench.autoscaler import SCENARIOS, is_good, run
 from orchestrator.autoscaling import Action, Decision, Seen
 from orchestrator.membership import Role
