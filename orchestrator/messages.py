@@ -130,6 +130,7 @@ def status_of(
         if name not in known:
             former = by_name.get(name) or client_pb2.ServiceStatus(name=name, role=role)
             former.state = "starting"
+            former.reason = ends.get(name, former.reason)
             by_name[name] = former
     return client_pb2.GetStatusResponse(build=build, services=by_name.values(), listeners=listeners)
 

@@ -76,7 +76,10 @@ def service_findings(service: ServiceStatus) -> Iterator[Finding]:
         why = service.reason or "nothing is known of why"
         yield Finding(Mark.BAD, f"{what}; {why}", f"see {service.name}.log in the run directory's logs")
         return
-    yield Finding(Mark.OK, what)
+    if service.state == "starting" and service.reason:
+        yield Finding(Mark.NOTE, f"{what}; {service.reason}")
+    else:
+        yield Finding(Mark.OK, what)
     yield from _loss(service)
     if service.state == "ready":
         yield from _load(service)

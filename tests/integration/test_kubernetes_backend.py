@@ -115,7 +115,9 @@ async def test_who_stands_by_says_who_leads_and_takes_over_with_all_streams(tmp_
         it.found.controllers.held.add(f"{RELEASE}-encoder-1")
         it.found.set_replicas("encoder", 2)
         assert isinstance(first.backend, KubernetesBackend)
-        await until(lambda: len(first.backend.wanted) == 3)
+        await until(
+            lambda: len(first.backend.wanted) == 3 and f"{RELEASE}-encoder-1" in first.backend.endings
+        )
         reasoner = it.reasoners[f"{RELEASE}-reasoner-0"]
         client = await watch(first)
         for number in range(4):
@@ -129,9 +131,10 @@ async def test_who_stands_by_says_who_leads_and_takes_over_with_all_streams(tmp_
         async with tandem.connect(second.address) as t:
             status = await t.status()
             assert status.term == term > 0
-            states = {service.name: service.state for service in status.services}
-            assert states[f"{RELEASE}-encoder-1"] == "starting"
-            assert states[f"{RELEASE}-encoder-0"] == "ready"
+            services = {service.name: service for service in status.services}
+            assert services[f"{RELEASE}-encoder-0"].state == "ready"
+            assert services[f"{RELEASE}-encoder-1"].state == "starting"
+            assert "Insufficient nvidia.com/gpu" in services[f"{RELEASE}-encoder-1"].reason
             await first.stop()
             it.apps.remove(first)
             await until(lambda: ready(second) == SERVICES)

@@ -48,10 +48,22 @@ class StatefulSets:
             self._store.create(self._pods, namespace, {"metadata": meta, "spec": template["spec"]})
         for pod in wanted - self.held:
             self.start(namespace, pod)
+        for pod in wanted & self.held & set(there):
+            self._hold(namespace, pod)
         if item.get("status", {}).get("replicas") != len(wanted):
             self._store.edit(
                 self._sets, namespace, name, lambda it: it.update(status={"replicas": len(wanted)})
             )
+
+    def _hold(self, namespace: str, pod: str) -> None:
+        """As a scheduler that finds no node."""
+        reason = {
+            "reason": "Unschedulable",
+            "message": "0/1 nodes are available: 1 Insufficient nvidia.com/gpu",
+        }
+        status = {"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", **reason}]}
+        if self._store.get(self._pods, namespace, pod)["status"] != status:
+            self._store.edit(self._pods, namespace, pod, lambda item: item.update(status=status))
 
     def start(self, namespace: str, pod: str, address: str = "127.0.0.1") -> None:
         """As scheduler and kubelet: it runs, and is ready."""
