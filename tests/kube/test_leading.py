@@ -157,7 +157,10 @@ FAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault",
+    [pytest.param(name, marks=[] if "slow" in name else pytest.mark.slow) for name in FAULTS],
+)
 async def test_a_leader_without_the_api_stops_in_time(fault: str, tmp_path: Path) -> None:
     async with release_with_lease(tmp_path) as found, standing(found, "a/1") as (first,):
         await until(lambda: first.fence.leads)
