@@ -6,6 +6,7 @@ server of Kubernetes 1.20 does not do yet say since when it is done.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -163,7 +164,8 @@ async def watch_changes(api: KubeApi) -> Any:
     await api.call("DELETE", pods_of(api, "w-0"), {"gracePeriodSeconds": "0"})
     seen = []
     async for kind, _ in api.watch_pods("w=1", version, 2):
-        if kind != "BOOKMARK":
+        # A scheduler says more of a pod than we do.
+        if kind != "BOOKMARK" and seen[-1:] != [kind]:
             seen.append(kind)
         if len(seen) == 5:
             break
@@ -175,9 +177,20 @@ async def watch_ends(api: KubeApi) -> Any:
     return [kind async for kind, _ in api.watch_pods("quiet=1", version, 1) if kind != "BOOKMARK"]
 
 
+async def settled_scale(api: KubeApi, name: str) -> dict[str, Any]:
+    """Once no controller writes to it any more: what we change must be what we read."""
+    found = await api.read_scale(name)
+    while True:
+        await asyncio.sleep(0.05)
+        again = await api.read_scale(name)
+        if again["metadata"]["resourceVersion"] == found["metadata"]["resourceVersion"]:
+            return again
+        found = again
+
+
 async def scale(api: KubeApi) -> Any:
     made = await api.call("POST", sets_of(api), body=stateful_set("s"))
-    first = await api.read_scale("s")
+    first = await settled_scale(api, "s")
     seen: list[Any] = [first["spec"]["replicas"], made["metadata"]["generation"]]
     changed = await api.set_scale("s", 3, first["metadata"]["resourceVersion"])
     whole = await api.call("GET", sets_of(api, "s"))
@@ -238,7 +251,7 @@ async def scaled_then_applied(api: KubeApi) -> Any:
     """Whoever applies a number of replicas that a scaler has set meanwhile is told."""
     path, body = sets_of(api, "owned"), stateful_set("owned")
     await api.call("PATCH", path, {"fieldManager": "helm"}, body, content_type=APPLY)
-    now = await api.read_scale("owned")
+    now = await settled_scale(api, "owned")
     await api.set_scale("owned", 5, now["metadata"]["resourceVersion"])
     again = await outcome(api.call("PATCH", path, {"fieldManager": "helm"}, body, content_type=APPLY))
     return [again, (await api.read_scale("owned"))["spec"]["replicas"]]
@@ -277,7 +290,7 @@ TABLE = (
         ["NotFound", "ok", "AlreadyExists", "Conflict", "b", True]),
     Row("a lease is not replaced unread", lease_without_version, "InvalidInput"),
     Row("bad leases are refused", bad_leases, ["InvalidInput"] * 3 + ["NotFound"]),
-    Row("an update that changes nothing makes no version", lease_unchanged, True),
+    Row("an update that changes nothing makes no version", lease_unchanged, True, since=22),
     Row("selectors", select_pods,
         [["e-0", "r-0"], ["e-0"], ["r-0"], ["x"], ["x"], "InvalidInput", "Pending"]),
     Row("a list from the future is not to be had", list_not_older, ["ok", "Stale"]),
