@@ -104,6 +104,8 @@ SERVICES = {f"{RELEASE}-encoder-0", f"{RELEASE}-reasoner-0"}
 
 async def test_who_stands_by_says_who_leads_and_takes_over_with_all_streams(tmp_path: Path) -> None:
     async with pair(tmp_path) as it:
+        it.found.controllers.held.add(f"{RELEASE}-encoder-1")
+        it.found.set_replicas("encoder", 2)
         first = await it.orchestrator("o-0")
         await until(lambda: first.cluster.fence.leads)
         second = await it.orchestrator("o-1")
@@ -112,8 +114,6 @@ async def test_who_stands_by_says_who_leads_and_takes_over_with_all_streams(tmp_
             await it.serve(name, second)
         await until(lambda: ready(first) == SERVICES)
         assert not ready(second)
-        it.found.controllers.held.add(f"{RELEASE}-encoder-1")
-        it.found.set_replicas("encoder", 2)
         assert isinstance(first.backend, KubernetesBackend)
         await until(
             lambda: len(first.backend.wanted) == 3 and f"{RELEASE}-encoder-1" in first.backend.endings
