@@ -71,7 +71,7 @@ junk = st.recursive(
 )  # fmt: skip
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=50)
 @given(
     st.dictionaries(st.sampled_from(["metadata", "status", "spec"]), junk),
     st.sampled_from(["ADDED", "DELETED", "?"]),
@@ -148,7 +148,12 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+SLOW = {"429 with a time to wait", "500 for every list and watch, twice", "a watch expires at once"}
+
+
+@pytest.mark.parametrize(
+    "fault", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else []) for name in FAULTS]
+)
 async def test_the_table_follows_whatever_the_server_does(fault: str, tmp_path: Path) -> None:
     async with release(tmp_path) as found:
         found.install(encoders=1, reasoners=1)

@@ -38,8 +38,8 @@ class Bench:
         return Seen(role=role, replicas=replicas, top=pod, **says)
 
     async def pass_s(self, seconds: float) -> None:
-        """Time goes by, with a look every five seconds, or every half minute where it is long."""
-        until_s, step_s = self.now_s + seconds, 5 if seconds < 100 else 30
+        """Time goes by, with a look every five seconds, or every two minutes where it is long."""
+        until_s, step_s = self.now_s + seconds, 5 if seconds < 200 else 120
         while self.now_s < until_s:
             self.now_s = min(self.now_s + step_s, until_s)
             items, version = await self.found.api.list_pods(selector(RELEASE))
@@ -77,7 +77,7 @@ async def test_up_for_load_and_down_by_way_of_an_empty_pod(tmp_path: Path) -> No
             it.attach(f"{RELEASE}-encoder-{number}", Role.ENCODER)
         it.says[Role.ENCODER] = {"load": 0.9}
         it.streams[f"{RELEASE}-encoder-2"] = 2
-        await it.pass_s(DOWN_S + 70)
+        await it.pass_s(DOWN_S + 130)
         assert it.standing(f"{RELEASE}-encoder-2") is Standing.DRAINING
         assert it.standing(f"{RELEASE}-encoder-1") is Standing.READY
         assert it.found.replicas("encoder") == 3, "it is not empty yet"
@@ -98,7 +98,7 @@ async def test_a_drained_pod_that_is_needed_again_takes_streams(tmp_path: Path) 
         for number in range(2):
             it.attach(f"{RELEASE}-encoder-{number}", Role.ENCODER)
         it.streams[f"{RELEASE}-encoder-1"] = 1
-        await it.pass_s(DOWN_S + 70)
+        await it.pass_s(DOWN_S + 130)
         assert it.standing(f"{RELEASE}-encoder-1") is Standing.DRAINING
         it.says[Role.ENCODER] = {"load": 1.2}
         await it.pass_s(5)
@@ -117,9 +117,9 @@ async def test_without_the_api_nothing_is_changed(tmp_path: Path) -> None:
         assert holds is not None
         assert "not known" in holds.reason
         fault.times = 0
-        await it.pass_s(DOWN_S - 10)
+        await it.pass_s(DOWN_S - 60)
         assert it.found.replicas("encoder") == 3, "the time in which nothing was known does not count"
-        await it.pass_s(60)
+        await it.pass_s(190)
         assert it.found.replicas("encoder") == 2
 
 

@@ -193,7 +193,7 @@ one_look = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=30)
 @given(st.lists(one_look, min_size=40, max_size=120), st.integers(1, 4), st.integers(4, 8), st.integers(1, 9))
 def test_whatever_is_seen(looks: list[dict[str, Any]], least: int, most: int, start: int) -> None:
     """Never out of bounds, never a pod with streams, never more than one at a time, never unsaid why."""
