@@ -54,6 +54,7 @@ from tandem.wire.gen.tandem.v1 import encoder_pb2, encoder_pb2_grpc
 from tandem.wire.health import HealthPort
 from tandem.wire.leaving import Leaving
 from tandem.wire.proof import RequireProof, call_proof
+from tandem.wire.terms import TermGuard, guarded
 
 log = logging.getLogger(__name__)
 
@@ -123,8 +124,9 @@ class EncoderApp:
         )
         self.servicer = EncoderServicer(services, self.info)
         self.pacing = Pacing(self.loop, lambda: self.servicer.sessions, monotonic_clock)
+        self.terms = TermGuard(secret)
         proof = call_proof(secret, config.name, self.boot_id if config.orchestrator else "")
-        self._server = make_server([RequireProof(proof, [_SERVICE])])
+        self._server = make_server([RequireProof(proof, [_SERVICE]), guarded(self.terms)])
         self._health = cast("Any", health).aio.HealthServicer()
         self._attachment: Attachment | None = None
         self.leaving = leaving or Leaving(config.drain_s)
@@ -163,7 +165,8 @@ class EncoderApp:
         )
         self._attachment = Attachment(
             *(self.config.orchestrator, self._secret, identity, self._load, self.leaving.drain),
-            self.config.tls,
+            tls=self.config.tls,
+            terms=self.terms,
         )
         self._attachment.start()
 

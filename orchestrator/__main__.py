@@ -23,6 +23,8 @@ from tandem.core.lifetime import die_with_parent
 from tandem.core.logs import make_formatter, say, set_up
 
 _LOG_BYTES = 8 * 1024 * 1024
+LEADS_NO_MORE = 3
+"""Exit status of an orchestrator that was replaced by another: started anew, it stands by."""
 
 EXAMPLE = """example:
   tandem orchestrator --listen 127.0.0.1:7420 --run-dir run
@@ -67,14 +69,17 @@ async def _serve(config: OrchestratorConfig, pulse_fd: int) -> int:
         for warning in warnings(config, address):
             tell(f"WARNING: {warning}")
         greeting = asyncio.create_task(_greet(orchestrator, tell))
-        await stopping.wait()
-        greeting.cancel()
+        lost = asyncio.create_task(orchestrator.until_lost())
+        stopped = asyncio.create_task(stopping.wait())
+        await asyncio.wait({lost, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        was_lost = lost.done()
+        await stop(greeting, lost, stopped)
         tell("stopping …")
     finally:
         await orchestrator.stop()
         if beating is not None:
             await stop(beating)
-    return 0
+    return LEADS_NO_MORE if was_lost else 0
 
 
 def _log_file(path: Path, formatter: logging.Formatter) -> logging.Handler:

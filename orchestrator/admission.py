@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from orchestrator.capacity import MAX_RAM, EncoderRoom, Held, ReasonerRoom, loads
+from orchestrator.membership import Role
 from tandem.core.overload import MAX_SHARE, Overload
 from tandem.core.shares import Need, fill
 
@@ -50,6 +51,8 @@ class Refused:
 
     reason: str
     retry_after_s: float
+    lacks: Role = Role.ENCODER
+    """More of which would help."""
 
 
 def admit(
@@ -177,4 +180,5 @@ def _ram_refusal(e: EncoderRoom, r: ReasonerRoom, held: Sequence[Held], wait: _W
         f"the windows of {len(there)} streams have {need * len(there) / 1e6:.0f} of the {room / 1e6:.0f} MB "
         f"that {r.name} has for windows; this stream needs {need / 1e6:.1f}",
         wait_s,
+        Role.REASONER,
     )

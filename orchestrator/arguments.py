@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from orchestrator import memory, thinking
-from orchestrator.backends import ray_settings
+from orchestrator.backends import kubernetes_settings, ray_settings
 from orchestrator.backlog import Bounds
 from orchestrator.config import OrchestratorConfig, ServiceSettings
 from orchestrator.limits import Limits
@@ -104,7 +104,14 @@ def add_arguments(parser: argparse.ArgumentParser, *, encoders: int, reasoners: 
         choices=("debug", "info", "warning", "error"),
         help="what the terminal shows; the logs below the run directory have more (%(default)s)",
     )
+    add(
+        "--secret-file",
+        type=Path,
+        metavar="FILE",
+        help="the cluster secret, where several orchestrators share it (default: made in the run directory)",
+    )
     ray_settings.add_arguments(parser)
+    kubernetes_settings.add_arguments(parser)
     memory.add_arguments(parser)
     thinking.add_arguments(parser)
     _add_watching(parser)
@@ -170,6 +177,8 @@ def to_config(args: argparse.Namespace) -> OrchestratorConfig:
         reasoners=args.reasoners,
         backend=args.backend,
         ray=ray_settings.from_arguments(args),
+        kubernetes=kubernetes_settings.from_arguments(args),
+        secret_file=args.secret_file,
         services=ServiceSettings(
             model=args.model,
             device=args.device,

@@ -88,7 +88,7 @@ def ask(session: Session, question: types_pb2.Question, clock: Clock) -> Asked:
 async def answer(asked: Asked, session: Session, cluster: Cluster, clock: Clock) -> Events:
     """The answer as it comes; the last event is the final record, whatever happens but cancellation."""
     telemetry = cluster.observer.telemetry if asked.is_counted else NO_TELEMETRY
-    watch = QuestionWatch(asked, session, telemetry, clock)
+    watch = QuestionWatch(asked, session, telemetry, clock, cluster.observer.answers)
     asked.trace = watch.context
     is_about(session.stream_id, session.epoch)
     try:

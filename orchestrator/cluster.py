@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.fence import Fence
 from orchestrator.membership import Identity, Loss, Member, Membership, Standing
 from orchestrator.observer import Observer
 from orchestrator.placement import NotPlaced, Placed, place, reason_to_move
@@ -45,6 +46,8 @@ class Service:
     model: types_pb2.ModelInfo
     channel: ProvenChannel
     gone: Gone
+    metadata: tuple[tuple[str, str], ...] = ()
+    """With every call to it."""
     attachments: int = 0
     """Counts its Attach calls: the end of an older one means nothing."""
     link: ReasonerLink = field(init=False)
@@ -54,17 +57,26 @@ class Service:
     """Of streams that move here with their blocks."""
 
     def __post_init__(self) -> None:
-        self.link = ReasonerLink(self.channel, self.gone)
+        self.link = ReasonerLink(self.channel, self.gone, self.metadata)
 
 
 class Cluster:
     """All services. Owned by the event loop."""
 
     def __init__(
-        self, secret: bytes, lease_s: float, fresh_s: float, clock: Clock, tls: TlsFiles = NO_TLS
+        self,
+        secret: bytes,
+        lease_s: float,
+        fresh_s: float,
+        clock: Clock,
+        *,
+        tls: TlsFiles = NO_TLS,
+        fence: Fence | None = None,
     ) -> None:
         self.secret = secret
         self._tls = tls
+        self.fence = fence or Fence()
+        """Whether this orchestrator leads."""
         self.observer = Observer(clock)
         """Watches, and decides nothing; the orchestrator puts the one that counts in its place."""
         self.changed = Signal()
@@ -74,17 +86,22 @@ class Cluster:
         """How much of each service is used, by name."""
         self.count: Callable[[Session], None] = lambda session: None
         """Told of a stream that was given another place, for `loads`."""
-        self.wanted: tuple[str, ...] = ()
+        self.wanted: Callable[[], tuple[str, ...]] = tuple
         """Names of the services that are started for us, and come back when they end."""
         self._clock = clock
-        # Services of a former orchestrator attach again one by one: the first ones are not all there are.
-        self._settled_s = clock() + lease_s
-        self._return_s = clock() + max(lease_s, RETURN_S)
+        self._lease_s = lease_s
+        self.begin()
         self._membership = Membership(lease_s, fresh_s)
         self._services: dict[str, Service] = {}
         self._pair_epoch = 0
         self._closing: set[asyncio.Task[None]] = set()
         self._working: set[asyncio.Task[None]] = set()
+
+    def begin(self) -> None:
+        """From now on services attach here; called again by an orchestrator that stood by and leads now."""
+        # Those of a former orchestrator come one by one: the first ones are not all there are.
+        self._settled_s = self._clock() + self._lease_s
+        self._return_s = self._clock() + max(self._lease_s, RETURN_S)
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -111,7 +128,9 @@ class Cluster:
                 self._lose(Loss(known.identity, "it moved"))
             channel = ProvenChannel(identity.address, self.secret, identity.name, identity.boot_id, self._tls)
             gone = Gone(f"{identity.role} {identity.name}")
-            service = self._services[identity.name] = Service(identity, build, model, channel, gone)
+            metadata = self.fence.metadata(self.secret)
+            service = Service(identity, build, model, channel, gone, metadata)
+            self._services[identity.name] = service
         service.attachments += 1
         log.info("%s %s is ready at %s", identity.role, identity.name, identity.address)
         self.changed.notify()
@@ -124,6 +143,7 @@ class Cluster:
         self._membership.heartbeat(identity.name, identity.boot_id, self._clock(), streams, details)
         member = self._membership.get(identity.name)
         if leaving and member is not None and member.identity.boot_id == identity.boot_id:
+            member.is_leaving = True
             self._drain(identity.name, "it is about to leave")
 
     def drain(self, name: str, grace_ms: int) -> tuple[Service, bool]:
@@ -143,6 +163,24 @@ class Cluster:
             and member.identity.fingerprint == service.identity.fingerprint
             for member in self.members
         )
+
+    def cordon(self, name: str, reason: str) -> bool:
+        """Place nothing new on a service, and move away what is there; it is not asked to end.
+
+        False when it is not ready.
+        """
+        before = self._membership.get(name)
+        self._drain(name, reason)
+        return before is not None and before.standing is Standing.DRAINING
+
+    def uncordon(self, name: str) -> bool:
+        """A service that was only cordoned takes streams again; False when it is none, or wants to end."""
+        service = self._services.get(name)
+        if service is None or service.drain_ms is not None or not self._membership.resume(name):
+            return False
+        log.info("%s takes streams again", name)
+        self.changed.notify()
+        return True
 
     def _drain(self, name: str, reason: str) -> None:
         if self._membership.drain(name, reason):
@@ -179,10 +217,12 @@ class Cluster:
 
         With `stay` these may be leaving.
         """
+        if not self.fence.leads:
+            return NotPlaced("this orchestrator leads no more")
         if reasoner and has_blocks and self.may_return(reasoner):
             return NotPlaced(f"{reasoner}, which has its blocks, may attach again")
         ready = {member.identity.name for member in self.members if member.is_ready}
-        more_come = self.is_settling or not ready.issuperset(self.wanted)
+        more_come = self.is_settling or not ready.issuperset(self.wanted())
         return place(
             self.members,
             self.loads(),
@@ -228,6 +268,7 @@ class Cluster:
         return self._sign(pair, placed.encoder.name, placed.reasoner.name)
 
     def _sign(self, pair_id: str, initiator: str, acceptor: str) -> bytes:
+        self.fence.check()
         self._pair_epoch = max(self._pair_epoch + 1, int(time.time()))
         ticket = Ticket(
             pair_id=pair_id,

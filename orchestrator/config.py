@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from orchestrator.backends.kubernetes_settings import KubernetesSettings
+from orchestrator.backends.kubernetes_settings import problems as kubernetes_problems
 from orchestrator.backends.ray_settings import RaySettings
 from orchestrator.backends.ray_settings import problems as ray_problems
 from orchestrator.backlog import Bounds
@@ -69,8 +71,11 @@ class OrchestratorConfig:
     """To start; 0 when somebody else starts the services."""
     reasoners: int = 1
     backend: str = "local"
-    """Who starts them: `local` or `ray`."""
+    """What they run on: `local`, `ray` or `kubernetes`."""
     ray: RaySettings = field(default_factory=RaySettings)
+    kubernetes: KubernetesSettings = field(default_factory=KubernetesSettings)
+    secret_file: Path | None = None
+    """With the cluster secret, where several orchestrators share it; None: the run directory has one."""
     services: ServiceSettings = field(default_factory=ServiceSettings)
     limits: Limits = field(default_factory=Limits)
     bounds: Bounds = field(default_factory=Bounds)
@@ -126,6 +131,7 @@ def _problems(config: OrchestratorConfig) -> list[str]:
         found.append(f"keep_seconds is {config.bounds.keep_us / 1e6}, at least 0 is needed")
     device = config.services.device
     found += ray_problems(config.backend, config.ray, device, standby=config.standby)
+    found += kubernetes_problems(config.backend, config.kubernetes, standby=config.standby)
     found += memory_problems(config.services.memory) + thinking_problems(config.services.thinking)
     if config.run_dir.exists() and not config.run_dir.is_dir():
         found.append(f"run_dir {config.run_dir} is not a directory")

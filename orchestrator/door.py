@@ -14,6 +14,8 @@ from orchestrator.admission import Admitted, Refused, admit, retry_after
 from orchestrator.capacity import EncoderRoom, Held, ReasonerRoom, costs, loads, member_rooms
 from orchestrator.cluster import Cluster
 from orchestrator.crowd import Crowd
+from orchestrator.expected import Expected
+from orchestrator.membership import Role
 from orchestrator.quotas import Cost, Quotas, check_question, check_stream
 from orchestrator.session import Session
 from orchestrator.stream import State
@@ -68,6 +70,7 @@ class Door:
         cluster.count = self.count
         self._answer_s = 1.0
         self._crowd = Crowd()
+        self._expected = Expected(max_streams)
         self.decisions: deque[Decision] = deque(maxlen=MAX_DECISIONS)
         self.outcomes: Counter[tuple[str, str]] = Counter()
         """How often each outcome of `Decision` came, with the code of the error of a refusal."""
@@ -137,8 +140,10 @@ class Door:
         check_stream(tenant, quota, _cost(wish, room), mine, now_s=now_s, life_s=self._life_s)
         found = admit(wish, encoders.values(), reasoners.values(), held, now_s=now_s, life_s=self._life_s)
         if isinstance(found, Refused):
+            self._expected.refuse(session.stream_id, wish, found.lacks, self._clock() + found.retry_after_s)
             raise self._refusal(tenant, f"no room for the stream: {found.reason}", found.retry_after_s)
         self._crowd.admit(tenant)
+        self._expected.admit(session.stream_id)
         outcome = "degraded" if found.is_degraded else "admitted"
         self.outcomes[outcome, ""] += 1
         self._note(session, tenant, outcome, found.reason, 0.0)
@@ -149,6 +154,10 @@ class Door:
         """For want of room; refusals by a quota are not counted here, they are the tenant's own."""
         wait_s += self._crowd.refuse(tenant, self._clock())
         return LimitExceeded(why, retry_after_s=wait_s)
+
+    def refused(self, role: Role) -> tuple[int, float]:
+        """How many are expected again who found no room at this role, and what they would add to its load."""
+        return self._expected.at(role, self._clock(), *self._seen_rooms)
 
     def _rooms(self) -> tuple[dict[str, EncoderRoom], dict[str, ReasonerRoom]]:
         members = []

@@ -107,7 +107,8 @@ class Driver:
             self._cluster.ticket(placed),
         )
         traces = self._cluster.observer.frames
-        work = encode(encoder.channel, session, opening, (encoder.gone, reasoner.gone), traces)
+        gone = (encoder.gone, reasoner.gone)
+        work = encode(encoder.channel, session, opening, gone, traces, encoder.metadata)
         await self._until(work, placed, needs_encoder=True)
 
     async def _open(self, placed: Placed, reasoner: Service) -> Held:

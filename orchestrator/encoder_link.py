@@ -63,14 +63,17 @@ async def encode(
     opening: encoder_pb2.EncodeRequest.Open,
     gone: Sequence[Gone],
     traces: FrameTraces,
+    metadata: tuple[tuple[str, str], ...] = (),
 ) -> None:
     """Feed `session` until the encoder has published all of it; `traces` says which media is traced.
+
+    `metadata` goes with the call.
 
     Raises:
         TandemError: the call broke, or one of the services it needs is `gone`.
     """
     stub: Any = encoder_pb2_grpc.EncoderServiceStub(channel)  # type: ignore[call-overload]
-    call: Call = stub.Encode()
+    call: Call = stub.Encode(metadata=metadata)
     watches = [asyncio.ensure_future(service.wait()) for service in gone]
     work = asyncio.ensure_future(_run(call, session, opening, traces))
     try:

@@ -58,6 +58,8 @@ class Member:
     details: Mapping[str, str] = field(default_factory=dict)
     reason: str = ""
     """Why it stands as it does."""
+    is_leaving: bool = False
+    """It said that it wants to end."""
     last_loss: str = ""
     """Why it was lost the last time; empty: it never was."""
     last_loss_s: float = 0.0
@@ -152,6 +154,14 @@ class Membership:
         if member is None or not member.is_ready:
             return False
         member.standing, member.reason = Standing.DRAINING, reason
+        return True
+
+    def resume(self, name: str) -> bool:
+        """Take back `drain`; False unless the service drains and did not say that it wants to end."""
+        member = self._members.get(name)
+        if member is None or member.standing is not Standing.DRAINING or member.is_leaving:
+            return False
+        member.standing, member.reason = Standing.READY, "it takes streams again"
         return True
 
     def look(self, now_s: float) -> list[Loss]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from orchestrator.access import Caller
+from orchestrator.autoscaling import Told
 from orchestrator.cluster import Cluster
 from orchestrator.door import Door
-from orchestrator.membership import Member
+from orchestrator.membership import Member, Role
 from orchestrator.observer import Seen
 from orchestrator.session import Session
 from orchestrator.tokens import resume_token
@@ -130,6 +131,7 @@ def status_of(
         if name not in known:
             former = by_name.get(name) or client_pb2.ServiceStatus(name=name, role=role)
             former.state = "starting"
+            former.reason = ends.get(name, former.reason)
             by_name[name] = former
     return client_pb2.GetStatusResponse(build=build, services=by_name.values(), listeners=listeners)
 
@@ -160,6 +162,24 @@ def decisions_of(door: Door, now_s: float) -> list[client_pb2.AdmissionDecision]
         )
         for each in door.decisions
     ]
+
+
+def scaling_of(told: Mapping[Role, Told], now_s: float) -> list[client_pb2.ScalingDecision]:
+    """Of each role the latest change, and why nothing is changed now."""
+    found = []
+    for role, each in told.items():
+        for decision, at_s in ((each.last, each.last_s), (each.holds, each.holds_s)):
+            if decision is not None:
+                message = client_pb2.ScalingDecision(
+                    role=role.value,
+                    action=decision.action.value,
+                    replicas=decision.replicas,
+                    reason=decision.reason,
+                    pod=decision.pod,
+                    age_s=now_s - at_s,
+                )
+                found.append(message)
+    return found
 
 
 def _service_status(

@@ -106,12 +106,33 @@ RECOVERY = histogram(
     "role",
 )
 
+LEADS = gauge("tandem_leader", "1 while this orchestrator leads, else 0; without an election always 1.")
+REPLICAS = gauge("tandem_replicas_wanted", "Pods that there should be of a role, on Kubernetes.", "role")
+SCALINGS = counter(
+    "tandem_scaling_decisions_total",
+    "Looks at the number of pods, by what was decided: hold, up, drain, undo or down.",
+    *("role", "outcome"),
+    collected=True,
+)
+
 METRICS: tuple[Metric, ...] = (
     *(STREAMS, ATTACHED, OPENS, CLOSES, FRAMES, MEDIA_BYTES, BLOCKS, GAPS, LAG, BACKLOG, SEND_QUEUE),
     *(SLOW_READERS, REJECTIONS, OPEN_QUESTIONS, QUESTIONS, TTFT, TTFTH, ITL, DURATION, WAIT, STALENESS),
     *(SERVICES, LEASES, RESTARTS, PLACEMENTS, BREAKS, RECOVERY, DECISIONS, SLOWED),
+    *(LEADS, REPLICAS, SCALINGS),
 )
 """All, in the order of `docs/observability.md`."""
+
+
+def read_pods(
+    *, leads: bool, replicas: Mapping[Role, int], scalings: Mapping[tuple[str, str], int]
+) -> Iterator[Sample]:
+    """Who leads, and what is known of pods; `scalings`: how often each (role, action) was decided."""
+    yield Sample(LEADS, float(leads))
+    for role, count in replicas.items():
+        yield Sample(REPLICAS, count, (role.value,))
+    for labels, count in scalings.items():
+        yield Sample(SCALINGS, count, labels)
 
 
 def read(

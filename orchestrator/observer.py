@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from orchestrator import metrics
+from orchestrator.answers import Answers
 from orchestrator.frame_traces import FrameTraces
 from orchestrator.membership import Loss
 from orchestrator.placement import Placed
@@ -80,6 +81,7 @@ class Observer:
         self._ending: list[Seen] = []
         """Of ids that were opened anew before the former stream was looked at last."""
         self._looked_s = clock()
+        self.answers = Answers()
 
     def __iter__(self) -> Iterator[Seen]:
         return iter([*self._ending, *self._seen.values()])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator import metrics
+from orchestrator.answers import Answers
 from tandem.core.clock import Clock
 from tandem.core.errors import ErrorCode
 from tandem.core.meters import Meters
@@ -19,13 +20,18 @@ if TYPE_CHECKING:
 
 _PREFIX = "FINISH_REASON_"
 _MS = 1000.0
+_OVERLOADED = {ErrorCode.LIMIT_EXCEEDED.value, ErrorCode.DEADLINE_EXCEEDED.value}
+"""Errors of an answer that had no text, which more reasoners would have prevented."""
 
 
 class QuestionWatch:
     """Told of every event of an answer, in order, and of its end."""
 
-    def __init__(self, asked: Asked, session: Session, telemetry: Telemetry, clock: Clock) -> None:
+    def __init__(
+        self, asked: Asked, session: Session, telemetry: Telemetry, clock: Clock, answers: Answers
+    ) -> None:
         self._asked = asked
+        self._answers = answers
         self._session = session
         self._meters: Meters = telemetry.meters
         self._tracer = telemetry.tracer
@@ -47,12 +53,19 @@ class QuestionWatch:
         elif isinstance(event, client_pb2.AnswerDelta):
             if self._text_s is None:
                 self._meters.observe(metrics.TTFT, now_s - self._asked.arrived_s)
+                self._began(now_s)
             else:
                 self._meters.observe(metrics.ITL, now_s - self._text_s)
             self._text_s = now_s
         elif not self._thought:
             self._thought = True
             self._meters.observe(metrics.TTFTH, now_s - self._asked.arrived_s)
+
+    def _began(self, now_s: float) -> None:
+        """The wait for frames is the encoders' doing, and not counted."""
+        since_s = self._asked.arrived_s if self._asked.ready_s is None else self._asked.ready_s
+        if self._asked.is_counted:
+            self._answers.began(now_s, now_s - since_s)
 
     def end(self) -> None:
         """It is over, whatever ended it; the first end counts."""
@@ -62,6 +75,8 @@ class QuestionWatch:
         asked, record = self._asked, self._record
         outcome, reason = finish_of(asked, record)
         now_s = self._clock()
+        if self._text_s is None and reason in _OVERLOADED and asked.is_counted:
+            self._answers.began(now_s)
         self._meters.count(metrics.QUESTIONS, outcome=outcome, reason=reason)
         self._meters.observe(metrics.DURATION, now_s - asked.arrived_s)
         ready_s = now_s if asked.ready_s is None else asked.ready_s

@@ -30,8 +30,12 @@ OPEN_TIMEOUT_S = 60.0
 class ReasonerLink:
     """One reasoner, for as long as it lives."""
 
-    def __init__(self, channel: ProvenChannel, gone: Gone) -> None:
+    def __init__(
+        self, channel: ProvenChannel, gone: Gone, metadata: tuple[tuple[str, str], ...] = ()
+    ) -> None:
+        """`metadata`: with every call."""
         self.gone = gone
+        self._metadata = metadata
         self._answering: Counter[str] = Counter()
         self._answered = Signal()
         self._stub: Any = reasoner_pb2_grpc.ReasonerServiceStub(channel)  # type: ignore[call-overload]
@@ -88,7 +92,8 @@ class ReasonerLink:
 
         `trace` is the context of the question's span; empty: it is not traced.
         """
-        call = self._stub.Answer(request, timeout=timeout_s, metadata=to_metadata(trace))
+        metadata = (*to_metadata(trace), *self._metadata)
+        call = self._stub.Answer(request, timeout=timeout_s, metadata=metadata)
         self._answering[request.stream_id] += 1
         try:
             while True:
@@ -109,7 +114,7 @@ class ReasonerLink:
         self, request: reasoner_pb2.WatchStreamRequest
     ) -> AsyncGenerator[reasoner_pb2.WatchStreamResponse, None]:
         """What a watcher thinks, as it thinks. Leaving the iteration ends it at the reasoner."""
-        call = self._stub.WatchStream(request)
+        call = self._stub.WatchStream(request, metadata=self._metadata)
         try:
             while True:
                 response = await self.gone.guard(call.read())
@@ -131,7 +136,7 @@ class ReasonerLink:
 
     async def follow(self) -> AsyncGenerator[reasoner_pb2.StreamState, None]:
         """What changes in the streams it holds."""
-        call = self._stub.Follow(reasoner_pb2.FollowRequest())
+        call = self._stub.Follow(reasoner_pb2.FollowRequest(), metadata=self._metadata)
         try:
             while True:
                 response = await self.gone.guard(call.read())
@@ -145,15 +150,16 @@ class ReasonerLink:
 
     async def _call(self, method: Any, request: Any, doing: str, timeout_s: float = CALL_TIMEOUT_S) -> Any:
         try:
-            return await self.gone.guard(_unary(method, request, timeout_s), timeout_s + 1.0)
+            work = _unary(method, request, timeout_s, self._metadata)
+            return await self.gone.guard(work, timeout_s + 1.0)
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error, f"{doing} on {self.gone.name}") from error
         except TimeoutError as error:
             raise DeadlineExceeded(f"{doing} on {self.gone.name}: no reply") from error
 
 
-async def _unary(method: Any, request: Any, timeout_s: float) -> Any:
-    return await method(request, timeout=timeout_s)
+async def _unary(method: Any, request: Any, timeout_s: float, metadata: tuple[tuple[str, str], ...]) -> Any:
+    return await method(request, timeout=timeout_s, metadata=metadata)
 
 
 def held_from_proto(state: reasoner_pb2.StreamState) -> Held:

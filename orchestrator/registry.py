@@ -17,6 +17,7 @@ from tandem.wire.attach import PROTOCOL_VERSION, attach_proof, drain_proof
 from tandem.wire.channel import parse_address
 from tandem.wire.gen.tandem.v1 import registry_pb2, registry_pb2_grpc
 from tandem.wire.status import abort_with
+from tandem.wire.terms import sign_term
 
 HELLO_TIMEOUT_S = 10.0
 DRAIN_REQUEST_LIFE_S = 600
@@ -31,9 +32,7 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
     ) -> None:
         self._cluster = cluster
         self._doorkeeper = doorkeeper
-        self._accepted = registry_pb2.AttachResponse.Accepted(
-            heartbeat_ms=round(heartbeat_s * 1000), lease_ms=round(lease_s * 1000)
-        )
+        self._times = {"heartbeat_ms": round(heartbeat_s * 1000), "lease_ms": round(lease_s * 1000)}
 
     async def Attach(self, request_iterator: Any, context: Any) -> AsyncIterator[registry_pb2.AttachResponse]:
         """One service, from hello to its end."""
@@ -45,7 +44,9 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
             await abort_with(context, error)
         attachment = service.attachments
         try:
-            yield registry_pb2.AttachResponse(accepted=self._accepted)
+            term = sign_term(self._cluster.secret, self._cluster.fence.term)
+            accepted = registry_pb2.AttachResponse.Accepted(**self._times, term=term)
+            yield registry_pb2.AttachResponse(accepted=accepted)
             async for request in requests:
                 if service.gone.is_set:
                     # Silent for too long: it must attach anew, so that nothing of before is trusted.

@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
         config = to_config(args)
-        if config.encoders < 1 or config.reasoners < 1:
+        starts = config.backend != "kubernetes"
+        if starts and (config.encoders < 1 or config.reasoners < 1):
             raise InvalidInput("`tandem up` needs at least one encoder and one reasoner")
     except InvalidInput as error:
         for line in error.message.splitlines():

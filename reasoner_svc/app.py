@@ -52,6 +52,7 @@ from tandem.wire.gen.tandem.v1 import (
 )
 from tandem.wire.leaving import Leaving
 from tandem.wire.proof import RequireProof, call_proof
+from tandem.wire.terms import TermGuard, guarded
 
 log = logging.getLogger(__name__)
 
@@ -185,8 +186,9 @@ class Reasoner:
         self.transfer = TransferServicer(self.inbox, local, links, telemetry)
         # The stubs of grpc_health do not know its asyncio half.
         self._health = cast("Any", health).aio.HealthServicer()
+        self.terms = TermGuard(config.secret)
         proof = call_proof(config.secret, config.name, self.boot_id if config.orchestrator else "")
-        self._server = make_server([RequireProof(proof, _SERVICES[:1])])
+        self._server = make_server([RequireProof(proof, _SERVICES[:1]), guarded(self.terms)])
         self.attachment: Attachment | None = None
         """To the orchestrator, once it has begun."""
 
@@ -213,7 +215,7 @@ class Reasoner:
                 boot_id=self.boot_id,
                 model=self.model_info,
             )
-            how = (self._load, self.leaving.drain, self.config.tls)
+            how = (self._load, self.leaving.drain, self.config.tls, self.terms)
             self.attachment = Attachment(self.config.orchestrator, self.config.secret, who, *how)
             self.attachment.start()
         return address

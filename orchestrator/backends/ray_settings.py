@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from tandem.core.errors import InvalidInput
 from tandem.wire.channel import is_wildcard, parse_address
 
-BACKENDS = ("local", "ray")
-"""What can start services here. With no service to start (`tandem orchestrator`) none is used."""
+BACKENDS = ("local", "ray", "kubernetes")
+"""What services can run on. With no service to start (`tandem orchestrator`) none is used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class RaySettings:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options, with their defaults."""
     add, own = parser.add_argument_group("placement on Ray (docs/ray.md)").add_argument, RaySettings()
-    add("--backend", default="local", choices=BACKENDS, help="who starts the services (%(default)s)")
+    add("--backend", default="local", choices=BACKENDS, help="what the services run on (%(default)s)")
     add(
         "--address",
         default=own.address,

@@ -10,7 +10,14 @@
 
 from tandem.client.connection import DEFAULT_ADDRESS, Client, connect
 from tandem.client.events import EventReader
-from tandem.client.overview import AdmissionDecision, BuildInfo, ServiceStatus, Status, StreamSummary
+from tandem.client.overview import (
+    AdmissionDecision,
+    BuildInfo,
+    ScalingDecision,
+    ServiceStatus,
+    Status,
+    StreamSummary,
+)
 from tandem.client.questions import OpenQuestion
 from tandem.client.security import Security
 from tandem.client.settings import ClientSettings
@@ -80,6 +87,7 @@ __all__ = [
     "Refusal",
     "Retrieval",
     "Sampling",
+    "ScalingDecision",
     "Security",
     "ServiceStatus",
     "StandingQuestion",

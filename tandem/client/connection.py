@@ -5,13 +5,14 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import Unpack
+from typing import Any, Unpack
 
 from tandem.client import convert
 from tandem.client.convert_overview import status_from_proto, summary_from_proto
 from tandem.client.failures import CALL_ERRORS, typed_error
 from tandem.client.overview import Status, StreamSummary
 from tandem.client.questions import WishOptions, check_question
+from tandem.client.route import Route
 from tandem.client.security import NO_SECURITY, Security
 from tandem.client.session import Session
 from tandem.client.settings import ClientSettings
@@ -27,12 +28,13 @@ from tandem.client.types import (
     Thought,
 )
 from tandem.core.clock import monotonic_clock
-from tandem.core.errors import Internal, Unavailable
+from tandem.core.errors import Internal, TandemError, Unavailable
 from tandem.core.watching import Watching
-from tandem.wire.calls import CallingChannel
-from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc
+from tandem.wire.gen.tandem.v1 import client_pb2
 
 DEFAULT_ADDRESS = "127.0.0.1:7420"
+_TRIES = 4
+"""Of one call: to who led, to the address that was given, and to who leads now."""
 
 
 def connect(
@@ -56,22 +58,19 @@ class Client:
         self._security = security
         self.address = address
         self._settings = settings
-        self._channel: CallingChannel | None = None
-        self._stub: client_pb2_grpc.TandemServiceAsyncStub | None = None
+        self._route: Route | None = None
 
     async def __aenter__(self) -> Client:
         self._security.metadata()  # a file that holds no token is told now, not in the first call
-        self._channel = CallingChannel(self.address, self._security.tls, self._security.metadata)
-        # The stub class adapts to its channel; its typed name for asyncio exists only in the .pyi.
-        self._stub = client_pb2_grpc.TandemServiceStub(self._channel)  # type: ignore[call-overload]
+        self._route = Route(self.address, self._security)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._channel:
-            await self._channel.close()
-        self._channel = self._stub = None
+        route, self._route = self._route, None
+        if route is not None:
+            await route.close()
 
     def watch(
         self,
@@ -92,12 +91,11 @@ class Client:
         if isinstance(media, MediaKind):
             media = MediaOptions(kind=media)
         options = media if isinstance(media, MediaOptions) else media.media
-        stub = self._ready_stub()
+        route = self._ready_route()
 
         def make_session(on_event: Callable[[Event], None]) -> Session:
             return Session(
-                stub=stub,
-                address=self.address,
+                route=route,
                 media=options,
                 stream_id=stream_id,
                 resume_token=resume_token,
@@ -143,24 +141,34 @@ class Client:
 
     async def streams(self, *, timeout_s: float = 10.0) -> list[StreamSummary]:
         """The streams that are held, oldest first."""
-        try:
-            reply = await self._ready_stub().ListStreams(client_pb2.ListStreamsRequest(), timeout=timeout_s)
-        except CALL_ERRORS as error:
-            raise typed_error(error, address=self.address, doing="listing streams") from error
+        reply = await self._call("ListStreams", client_pb2.ListStreamsRequest(), "listing streams", timeout_s)
         return [summary_from_proto(item) for item in reply.streams]
 
     async def status(self, *, timeout_s: float = 10.0) -> Status:
         """What runs behind the address."""
-        try:
-            reply = await self._ready_stub().GetStatus(client_pb2.GetStatusRequest(), timeout=timeout_s)
-        except CALL_ERRORS as error:
-            raise typed_error(error, address=self.address, doing="asking for the status") from error
-        return status_from_proto(reply)
+        request, doing = client_pb2.GetStatusRequest(), "asking for the status"
+        return status_from_proto(await self._call("GetStatus", request, doing, timeout_s))
 
     async def _asked(
         self, request: client_pb2.AskRequest, timeout_s: float | None
     ) -> AsyncIterator[str | Thought | Answer]:
-        call = self._ready_stub().Ask(request, timeout=timeout_s)
+        doing, tries, has_begun = f"asking stream {request.stream_id!r}", 1, False
+        while True:
+            try:
+                async for item in self._asked_once(request, timeout_s):
+                    has_begun = True
+                    yield item
+                return
+            except CALL_ERRORS as failure:
+                error = typed_error(failure, address=self.address, doing=doing)
+                if has_begun or not await self._goes_elsewhere(error, tries):
+                    raise error from failure
+                tries += 1
+
+    async def _asked_once(
+        self, request: client_pb2.AskRequest, timeout_s: float | None
+    ) -> AsyncIterator[str | Thought | Answer]:
+        call = self._ready_route().stub.Ask(request, timeout=timeout_s)
         try:
             async for response in call:
                 if response.WhichOneof("event") == "answer_delta":
@@ -169,16 +177,29 @@ class Client:
                     yield convert.thought_from_proto(response.thought)
                 elif response.WhichOneof("event") == "answer":
                     yield _checked(convert.answer_from_proto(response.answer))
-        except CALL_ERRORS as error:
-            doing = f"asking stream {request.stream_id!r}"
-            raise typed_error(error, address=self.address, doing=doing) from error
         finally:
             call.cancel()
 
-    def _ready_stub(self) -> client_pb2_grpc.TandemServiceAsyncStub:
-        if self._stub is None:
+    async def _call(self, method: str, request: Any, doing: str, timeout_s: float) -> Any:
+        """One reply, from the orchestrator that leads."""
+        tries = 1
+        while True:
+            try:
+                return await getattr(self._ready_route().stub, method)(request, timeout=timeout_s)
+            except CALL_ERRORS as failure:
+                error = typed_error(failure, address=self.address, doing=doing)
+                if not await self._goes_elsewhere(error, tries):
+                    raise error from failure
+                tries += 1
+
+    async def _goes_elsewhere(self, error: TandemError, tries: int) -> bool:
+        """True when a call that failed is worth another try, because that goes to another orchestrator."""
+        return tries < _TRIES and await self._ready_route().follow(error)
+
+    def _ready_route(self) -> Route:
+        if self._route is None:
             raise Unavailable("the client is closed: use it inside `async with tandem.connect(...)`")
-        return self._stub
+        return self._route
 
 
 def _ask_request(stream_id: str, text: str, options: WishOptions) -> client_pb2.AskRequest:

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from tandem.client.convert import model_from_proto, progress_from_proto
-from tandem.client.overview import AdmissionDecision, BuildInfo, ServiceStatus, Status, StreamSummary
+from tandem.client.overview import (
+    AdmissionDecision,
+    BuildInfo,
+    ScalingDecision,
+    ServiceStatus,
+    Status,
+    StreamSummary,
+)
 from tandem.wire.gen.tandem.v1 import client_pb2, types_pb2
 from tandem.wire.watching import mode_from_proto
 
@@ -40,6 +47,19 @@ def status_from_proto(message: client_pb2.GetStatusResponse) -> Status:
         services=tuple(_service(item) for item in message.services),
         listeners=tuple(message.listeners),
         decisions=tuple(_decision(item) for item in message.decisions),
+        scaling=tuple(_scaling(item) for item in message.scaling),
+        term=message.term,
+    )
+
+
+def _scaling(message: client_pb2.ScalingDecision) -> ScalingDecision:
+    return ScalingDecision(
+        role=message.role,
+        action=message.action,
+        replicas=message.replicas,
+        reason=message.reason,
+        pod=message.pod,
+        age_s=message.age_s,
     )
 
 

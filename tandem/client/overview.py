@@ -87,6 +87,21 @@ class AdmissionDecision:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScalingDecision:
+    """One decision on the number of pods of a role."""
+
+    role: str
+    action: str
+    """"hold", "up", "drain" (a pod is emptied), "undo" (it takes streams again) or "down"."""
+    replicas: int
+    """Pods that there should be after it."""
+    reason: str
+    pod: str
+    """Whom "drain", "undo" and "down" are about."""
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """What runs behind one address."""
 
@@ -95,6 +110,10 @@ class Status:
     listeners: tuple[str, ...]
     decisions: tuple[AdmissionDecision, ...] = ()
     """The latest on new streams, oldest first."""
+    scaling: tuple[ScalingDecision, ...] = ()
+    """The latest on the number of pods, of each role; empty where they are not scaled from here."""
+    term: int = 0
+    """Of an orchestrator that was elected; 0: there is no election."""
 
     @property
     def ready(self) -> bool:

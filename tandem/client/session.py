@@ -15,6 +15,7 @@ import grpc
 from tandem.client import messages
 from tandem.client.failures import CALL_ERRORS, GONE, NobodyThere, is_worth_another_try, typed_error
 from tandem.client.outbox import Ask, Cancel, End, Forgotten, Media, Outbox, Stand
+from tandem.client.route import Route
 from tandem.client.settings import ClientSettings, backoff_s
 from tandem.client.types import ConnectionLost, Event, GapNoticed, MediaOptions, Opened, Progress, Refusal
 from tandem.core.clock import Clock
@@ -22,7 +23,7 @@ from tandem.core.errors import TandemError, Unavailable
 from tandem.core.standing import StandingQuestion
 from tandem.core.timeline import Gap, GapReason, TimeRange
 from tandem.core.watching import Watching
-from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc
+from tandem.wire.gen.tandem.v1 import client_pb2
 
 Call = grpc.aio.StreamStreamCall[client_pb2.WatchRequest, client_pb2.WatchResponse]
 
@@ -33,8 +34,7 @@ class Session:
     def __init__(
         self,
         *,
-        stub: client_pb2_grpc.TandemServiceAsyncStub,
-        address: str,
+        route: Route,
         media: MediaOptions,
         stream_id: str,
         resume_token: str,
@@ -44,7 +44,7 @@ class Session:
         tenant: str = "",
         on_event: Callable[[Event], None],
     ) -> None:
-        self._stub, self._address, self._media, self._watching = stub, address, media, watching
+        self._route, self._address, self._media, self._watching = route, route.address, media, watching
         self._stream_id, self._resume_token, self._tenant = stream_id, resume_token, tenant
         self._settings, self._clock, self._on_event = settings, clock, on_event
         self._chance = random.Random()  # noqa: S311 (jitter, not a secret)
@@ -123,6 +123,7 @@ class Session:
             self._start_over()
         elif not is_worth_another_try(failure, was_open=self._was_open):
             raise failure
+        await self._route.follow(failure)
         wait_s = max(backoff_s(attempt, self._settings, self._chance), failure.retry_after_s or 0.0)
         if tried_s + wait_s > self._patience_s(failure):
             raise failure
@@ -144,7 +145,7 @@ class Session:
             self._on_event(GapNoticed(gap=Gap(lost, GapReason.ORCHESTRATOR_LOST)))
 
     async def _one_call(self) -> None:
-        call = cast("Call", cast("Any", self._stub).Watch())
+        call = cast("Call", cast("Any", self._route.stub).Watch())
         # Not `call.read()`: it fails from the moment a write met the end of the call, and what the server had
         # sent before, its typed reason among it, would never be read.
         responses = aiter(call)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-from tandem.client.overview import AdmissionDecision, ServiceStatus, StreamSummary
+from tandem.client.overview import AdmissionDecision, ScalingDecision, ServiceStatus, StreamSummary
 from tandem.commands.findings import Finding, Mark
 from tandem.core.overload import LATE_SECONDS, OVERLOAD, RAM_BUDGET_BYTES, RAM_USED_BYTES, Overload
 from tandem.core.timeline import MICROSECONDS, Gap, GapReason, format_time
@@ -76,7 +76,10 @@ def service_findings(service: ServiceStatus) -> Iterator[Finding]:
         why = service.reason or "nothing is known of why"
         yield Finding(Mark.BAD, f"{what}; {why}", f"see {service.name}.log in the run directory's logs")
         return
-    yield Finding(Mark.OK, what)
+    if service.state == "starting" and service.reason:
+        yield Finding(Mark.NOTE, f"{what}; {service.reason}")
+    else:
+        yield Finding(Mark.OK, what)
     yield from _loss(service)
     if service.state == "ready":
         yield from _load(service)
@@ -158,6 +161,16 @@ def decision_findings(decisions: Sequence[AdmissionDecision]) -> Iterator[Findin
             if last.retry_after_s:
                 what += f" (told to come again after {last.retry_after_s:.0f} s)"
             yield Finding(Mark.NOTE, what, "see the load of the services above, and the tenant's quota")
+
+
+def scaling_findings(scaling: Sequence[ScalingDecision]) -> Iterator[Finding]:
+    """A line for each role whose pods are scaled: what changed last, or why nothing does."""
+    for each in scaling:
+        pod = f" {each.pod}" if each.pod else ""
+        what = (
+            f"{each.role} pods: {each.action}{pod}, {each.replicas} wanted, {_ago(each.age_s)}: {each.reason}"
+        )
+        yield Finding(Mark.OK if each.action == "hold" else Mark.NOTE, what)
 
 
 def stream_findings(streams: Sequence[StreamSummary]) -> Iterator[Finding]:

@@ -17,6 +17,7 @@
     ├── DataLost              what was asked for is gone (with the interval)
     ├── DeadlineExceeded      time ran out
     ├── Unavailable           the service is down, starting or draining; try again
+    │   └── NotLeader         another orchestrator leads; may carry its address
     └── Internal              a broken promise of ours
 
 `docs/errors.md` says for each code when it is sent and what a client should do.
@@ -45,6 +46,7 @@ class ErrorCode(StrEnum):
     DATA_LOST = "data_lost"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     UNAVAILABLE = "unavailable"
+    NOT_LEADER = "not_leader"
     INTERNAL = "internal"
 
 
@@ -141,6 +143,17 @@ class Unavailable(TandemError):
     """The service is down, starting or draining."""
 
     code = ErrorCode.UNAVAILABLE
+
+
+class NotLeader(Unavailable):
+    """This orchestrator stands by; another leads."""
+
+    code = ErrorCode.NOT_LEADER
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None, leader: str = "") -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.leader = leader
+        """host:port of the one that leads; empty: not known."""
 
 
 class Internal(TandemError):

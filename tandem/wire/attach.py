@@ -22,11 +22,12 @@ from typing import Any
 import grpc
 
 from tandem import __version__
-from tandem.core.errors import PermissionRefused, TandemError
+from tandem.core.errors import InvalidInput, NotLeader, PermissionRefused, TandemError
 from tandem.core.tls_files import NO_TLS, TlsFiles
 from tandem.wire.channel import make_channel
 from tandem.wire.gen.tandem.v1 import registry_pb2, registry_pb2_grpc, types_pb2
 from tandem.wire.status import error_from_rpc
+from tandem.wire.terms import TermGuard
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +106,7 @@ class Attachment:
         on_drain: awaited when the orchestrator asks to leave; its argument is the grace in seconds, 0: the
             service's own.
         tls: how the orchestrator is called; the files are read for each try.
+        terms: remembers the term of the orchestrator; one of a former term is left again.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class Attachment:
         load: Callable[[], ServiceLoad],
         on_drain: Callable[[float], Awaitable[None]],
         tls: TlsFiles = NO_TLS,
+        terms: TermGuard | None = None,
     ) -> None:
         self._orchestrator = orchestrator
         self._tls = tls
@@ -122,6 +125,9 @@ class Attachment:
         self._identity = identity
         self._load = load
         self._on_drain = on_drain
+        self._terms = terms
+        self._leader = ""
+        """Where the next try goes, as an orchestrator that stands by said; empty: where it was named."""
         self._task: asyncio.Task[None] | None = None
         self._leaving = asyncio.Event()
         self._attached = self._was_attached = self.has_attached = False
@@ -155,18 +161,28 @@ class Attachment:
                 try:
                     await self._attach_once()
                     backoff_s = _BACKOFF_FIRST_S
-                except grpc.aio.AioRpcError as rpc_error:
-                    error = error_from_rpc(rpc_error, f"attaching to {self._orchestrator}")
-                    if self._was_attached:
+                except (grpc.aio.AioRpcError, TandemError) as failure:
+                    error = failure if isinstance(failure, TandemError) else self._typed(failure)
+                    former, self._leader = self._leader, ""
+                    if isinstance(error, NotLeader) and error.leader != former:
+                        self._leader = error.leader
+                    if self._was_attached or self._leader:
                         backoff_s = _BACKOFF_FIRST_S
-                    level = logging.ERROR if isinstance(error, PermissionRefused) else logging.WARNING
+                    # Invalid input: certificates that are being replaced.
+                    is_ours = isinstance(error, PermissionRefused | InvalidInput)
+                    level = logging.ERROR if is_ours else logging.WARNING
                     log.log(level, "not attached: %s; trying again in %.1f s", error, backoff_s)
-                except TandemError as error:  # certificates that are being replaced
-                    log.error("not attached: %s; trying again in %.1f s", error, backoff_s)
                 await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
                 backoff_s = min(backoff_s * 2, _BACKOFF_MAX_S)
         finally:
             await self._drop_silent()
+
+    def _typed(self, failure: grpc.aio.AioRpcError) -> TandemError:
+        return error_from_rpc(failure, f"attaching to {self._target}")
+
+    @property
+    def _target(self) -> str:
+        return self._leader or self._orchestrator
 
     async def _attach_once(self) -> None:
         """Until the call ends, or the orchestrator falls silent: then the call is kept for a while.
@@ -175,7 +191,7 @@ class Attachment:
         service for lost.
         """
         # A channel of its own for each try: one that failed waits longer and longer by itself.
-        channel = make_channel(self._orchestrator, self._tls)
+        channel = make_channel(self._target, self._tls)
         heartbeat_s: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         call = registry_pb2_grpc.RegistryServiceStub(channel).Attach(self._requests(heartbeat_s))
         is_silent = False
@@ -183,9 +199,11 @@ class Attachment:
             await self._listen(call, heartbeat_s)
         except TimeoutError:
             is_silent = self._was_attached
-            log.warning("the orchestrator at %s is silent; attaching anew", self._orchestrator)
+            log.warning("the orchestrator at %s is silent; attaching anew", self._target)
+            self._leader = ""
         finally:
             self._attached = False
+            heartbeat_s.cancel()  # the requests of a call that was refused wait for it
             if is_silent and len(self._silent) < _MAX_SILENT:
                 self._silent.append(channel)
             else:
@@ -210,11 +228,13 @@ class Attachment:
                 if response is None:
                     return
                 if event == "accepted" and not heartbeat_s.done():
+                    if self._terms is not None:
+                        self._terms.check(response.accepted.term)
                     lease_s = max(response.accepted.lease_ms / 1000, _MIN_SILENCE_S)
                     silence_s = math.inf
                     heartbeat_s.set_result(max(response.accepted.heartbeat_ms, 50) / 1000)
                     self._attached = self._was_attached = self.has_attached = True
-                    log.info("attached to the orchestrator at %s", self._orchestrator)
+                    log.info("attached to the orchestrator at %s", self._target)
                     await self._drop_silent()
                 elif event == "beat":
                     silence_s = lease_s

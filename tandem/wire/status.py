@@ -7,6 +7,7 @@ from typing import Any, NoReturn, cast
 
 import grpc
 
+from tandem.core.addresses import is_reachable_address
 from tandem.core.errors import (
     DeadlineExceeded,
     ErrorCode,
@@ -14,6 +15,7 @@ from tandem.core.errors import (
     InvalidInput,
     LimitExceeded,
     NotFound,
+    NotLeader,
     PermissionRefused,
     TandemError,
     Unavailable,
@@ -37,6 +39,7 @@ STATUS_OF_CODE = {
     ErrorCode.DATA_LOST: grpc.StatusCode.DATA_LOSS,
     ErrorCode.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
     ErrorCode.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    ErrorCode.NOT_LEADER: grpc.StatusCode.UNAVAILABLE,
     ErrorCode.INTERNAL: grpc.StatusCode.INTERNAL,
 }
 
@@ -44,6 +47,8 @@ CODE_KEY = "tandem-code"
 """Trailing metadata with the exact error code: gRPC's own codes are fewer than ours."""
 RETRY_KEY = "tandem-retry-after-ms"
 """Trailing metadata with `retry_after_s` in milliseconds."""
+LEADER_KEY = "tandem-leader"
+"""Trailing metadata of `NotLeader`: the address of the orchestrator that leads, where it is known."""
 
 _ERROR_OF_STATUS: dict[grpc.StatusCode, type[TandemError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
@@ -87,7 +92,9 @@ async def abort_with(context: grpc.aio.ServicerContext[Any, Any], error: BaseExc
     """End a call with the status of `error`; its exact code travels in the trailing metadata."""
     proto = error_to_proto(error)
     message = proto.message if len(proto.message) <= MAX_MESSAGE else proto.message[:MAX_MESSAGE] + " [cut]"
-    metadata = ((CODE_KEY, proto.code), (RETRY_KEY, str(proto.retry_after_ms)))
+    metadata: tuple[tuple[str, str], ...] = ((CODE_KEY, proto.code), (RETRY_KEY, str(proto.retry_after_ms)))
+    if isinstance(error, NotLeader) and error.leader:
+        metadata = (*metadata, (LEADER_KEY, error.leader))
     await context.abort(STATUS_OF_CODE[ErrorCode(proto.code)], message, trailing_metadata=metadata)
     raise AssertionError("context.abort returned")
 
@@ -102,6 +109,10 @@ def error_from_rpc(error: grpc.aio.AioRpcError, doing: str) -> TandemError:
     if isinstance(code, str):
         retry_ms = trailing.get(RETRY_KEY, "0")
         retry_after_s = int(retry_ms) / 1000 if isinstance(retry_ms, str) and retry_ms.isdigit() else None
-        return error_from_code(code, details, retry_after_s or None)
+        found = error_from_code(code, details, retry_after_s or None)
+        leader = trailing.get(LEADER_KEY, "")
+        if isinstance(found, NotLeader) and isinstance(leader, str) and is_reachable_address(leader):
+            found.leader = leader
+        return found
     cls = Unavailable if details == _CORE_GAVE_UP else _ERROR_OF_STATUS.get(error.code(), Internal)
     return cls(f"{doing}: {details}")

@@ -32,6 +32,7 @@ from tandem.wire.gen.tandem.v1 import (
 )
 from tandem.wire.leaving import Leaving
 from tandem.wire.status import abort_with, error_to_proto
+from tandem.wire.terms import TermGuard, guarded
 
 PERIOD_US = 500_000
 MODEL = types_pb2.ModelInfo(source="fake", fingerprint="f" * 32, native_fps=2.0)
@@ -292,7 +293,8 @@ class Hosted:
         """What its heartbeats say of it."""
 
     async def start(self) -> None:
-        self.server = make_server()
+        self.terms = TermGuard(self._orchestrator.cluster.secret)
+        self.server = make_server((guarded(self.terms),))
         if self.role == "encoder":
             encoder_pb2_grpc.add_EncoderServiceServicer_to_server(self.servicer, self.server)
         else:
@@ -311,6 +313,7 @@ class Hosted:
             identity,
             lambda: ServiceLoad(0, self.details),
             self.leaving.drain,
+            self.terms,
         )
         self.attachment.start()
 

@@ -7,9 +7,15 @@ from typing import Any
 
 import pytest
 
-from tandem.client.overview import AdmissionDecision, BuildInfo, ServiceStatus, StreamSummary
+from tandem.client.overview import AdmissionDecision, BuildInfo, ScalingDecision, ServiceStatus, StreamSummary
 from tandem.client.types import ModelInfo, Progress
-from tandem.commands.checkup import decision_findings, gap_words, service_findings, stream_findings
+from tandem.commands.checkup import (
+    decision_findings,
+    gap_words,
+    scaling_findings,
+    service_findings,
+    stream_findings,
+)
 from tandem.commands.findings import Finding, Mark
 from tandem.commands.streams import reasons
 from tandem.core.timeline import Gap, GapReason, TimeRange
@@ -57,6 +63,26 @@ def stream(**changes: Any) -> StreamSummary:
 
 def marks(findings: list[Finding]) -> list[Mark]:
     return [finding.mark for finding in findings]
+
+
+def test_why_a_service_does_not_start_is_said() -> None:
+    (plain,) = service_findings(replace(SERVICE, state="starting"))
+    assert plain.mark is Mark.OK
+    (pending,) = service_findings(replace(SERVICE, state="starting", reason="Unschedulable: no GPU"))
+    assert pending.mark is Mark.NOTE
+    assert "is starting" in pending.what
+    assert "Unschedulable: no GPU" in pending.what
+
+
+def test_the_latest_on_the_number_of_pods() -> None:
+    up = ScalingDecision(role="encoder", action="up", replicas=3, reason="lag grows", pod="", age_s=60.0)
+    hold = replace(up, action="hold", reason="a load of 1.00", age_s=2.0)
+    drain = replace(up, action="drain", pod="demo-encoder-2")
+    changed, held, drained = scaling_findings([up, hold, drain])
+    assert (changed.mark, held.mark) == (Mark.NOTE, Mark.OK)
+    assert "encoder pods: up, 3 wanted" in changed.what
+    assert "lag grows" in changed.what
+    assert "drain demo-encoder-2" in drained.what
 
 
 def test_a_healthy_service_is_one_line_with_its_load() -> None:

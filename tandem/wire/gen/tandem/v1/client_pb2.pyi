@@ -873,6 +873,10 @@ class GetStatusResponse(_message.Message):
     SERVICES_FIELD_NUMBER: _builtins.int
     LISTENERS_FIELD_NUMBER: _builtins.int
     DECISIONS_FIELD_NUMBER: _builtins.int
+    SCALING_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    """Of an orchestrator that was elected: its term. 0 where there is no election."""
     @_builtins.property
     def build(self) -> _types_pb2.BuildInfo:
         """The orchestrator."""
@@ -889,6 +893,12 @@ class GetStatusResponse(_message.Message):
     def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdmissionDecision]:
         """The latest decisions on new streams, oldest first; at most 16."""
 
+    @_builtins.property
+    def scaling(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScalingDecision]:
+        """On the number of pods, of each role: the latest change and why nothing is changed now. Empty where pods are
+        not scaled from here.
+        """
+
     def __init__(
         self,
         *,
@@ -896,14 +906,58 @@ class GetStatusResponse(_message.Message):
         services: _abc.Iterable[Global___ServiceStatus] | None = ...,
         listeners: _abc.Iterable[_builtins.str] | None = ...,
         decisions: _abc.Iterable[Global___AdmissionDecision] | None = ...,
+        scaling: _abc.Iterable[Global___ScalingDecision] | None = ...,
+        term: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["build", b"build"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "decisions", b"decisions", "listeners", b"listeners", "services", b"services"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "decisions", b"decisions", "listeners", b"listeners", "scaling", b"scaling", "services", b"services", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class ScalingDecision(_message.Message):
+    """One decision on the number of pods of a role."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    POD_FIELD_NUMBER: _builtins.int
+    AGE_S_FIELD_NUMBER: _builtins.int
+    role: _builtins.str
+    """"encoder" or "reasoner"."""
+    action: _builtins.str
+    """"hold", "up", "drain" (a pod is emptied), "undo" (it takes streams again) or "down"."""
+    replicas: _builtins.int
+    """Pods that there should be after it."""
+    reason: _builtins.str
+    """What decided, for people."""
+    pod: _builtins.str
+    """Whom "drain", "undo" and "down" are about."""
+    age_s: _builtins.float
+    """Seconds since."""
+    def __init__(
+        self,
+        *,
+        role: _builtins.str = ...,
+        action: _builtins.str = ...,
+        replicas: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        pod: _builtins.str = ...,
+        age_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "age_s", b"age_s", "pod", b"pod", "reason", b"reason", "replicas", b"replicas", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScalingDecision: _TypeAlias = ScalingDecision  # noqa: Y015
 
 @_typing.final
 class AdmissionDecision(_message.Message):

@@ -167,19 +167,25 @@ class AttachResponse(_message.Message):
 
         HEARTBEAT_MS_FIELD_NUMBER: _builtins.int
         LEASE_MS_FIELD_NUMBER: _builtins.int
+        TERM_FIELD_NUMBER: _builtins.int
         heartbeat_ms: _builtins.int
         """Milliseconds between heartbeats."""
         lease_ms: _builtins.int
         """Milliseconds of silence after which the service is lost."""
+        term: _builtins.str
+        """Of an orchestrator that was elected: its term and a proof of the cluster secret, as in the metadata
+        `tandem-term` of its calls. Calls of a lower term are refused from now on. Empty: there is no election.
+        """
         def __init__(
             self,
             *,
             heartbeat_ms: _builtins.int = ...,
             lease_ms: _builtins.int = ...,
+            term: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_ms", b"heartbeat_ms", "lease_ms", b"lease_ms"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_ms", b"heartbeat_ms", "lease_ms", b"lease_ms", "term", b"term"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,143 @@
+"""Shell: services as pods of a Helm release. Nothing is started here: the chart owns the pods.
+
+The backend follows them by a watch, so that it is known who should be there and why one is not; elects who
+leads of several orchestrators; and, where that is asked for, changes the number of pods.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+
+from orchestrator.backends.base import Wanted
+from orchestrator.backends.kubernetes_api import KubeApi
+from orchestrator.backends.kubernetes_leader import Leader
+from orchestrator.backends.kubernetes_pods import Pod, names, selector
+from orchestrator.backends.kubernetes_scaling import Look, Scaler, scale_forever
+from orchestrator.backends.kubernetes_settings import KubernetesSettings
+from orchestrator.backends.kubernetes_watch import PodWatch
+from orchestrator.cluster import Cluster
+from orchestrator.waiting import stop
+from tandem.core.clock import Clock
+
+log = logging.getLogger(__name__)
+
+Say = Callable[[str], None]
+
+
+class KubernetesBackend:
+    """All pods of one release. Owned by the event loop."""
+
+    def __init__(
+        self,
+        *,
+        settings: KubernetesSettings,
+        boot: str,
+        cluster: Cluster,
+        look: Look,
+        say: Say,
+        clock: Clock,
+    ) -> None:
+        """`boot`: id of this start of this process. `look`: what streams say of a role."""
+        self._settings = settings
+        self._identity = f"{settings.pod}/{boot}"
+        self._cluster = cluster
+        self._look = look
+        self._say = say
+        self._clock = clock
+        self._api: KubeApi | None = None
+        self._watch: PodWatch | None = None
+        self._leader: Leader | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.scaler: Scaler | None = None
+        self.won = asyncio.Event()
+        """Set when this orchestrator leads."""
+        self.lost = asyncio.Event()
+        """Set when it leads no more: this process is of no more use."""
+
+    @property
+    def wanted(self) -> tuple[Wanted, ...]:
+        """The pods that there should be; empty while that is not known."""
+        replicas = self.scaler.replicas if self.scaler is not None else {}
+        return tuple(
+            each
+            for role, count in sorted(replicas.items())
+            for each in names(self._settings.release, role, count)
+        )
+
+    @property
+    def endings(self) -> Mapping[str, str]:
+        """Why pods do not run, or how their last container ended."""
+        pods = self._watch.table.pods if self._watch is not None else ()
+        return {pod.name: words for pod in pods if (words := _words(pod))}
+
+    async def start(self, orchestrator: str) -> None:
+        """Follow the pods, and stand for the lead.
+
+        Raises:
+            Unavailable: the extra `kubernetes` is not installed.
+            InvalidInput: there is no usable configuration of the API.
+        """
+        settings = self._settings
+        api = self._api = await KubeApi.connect(settings.namespace, settings.kubeconfig)
+        self._watch = watch = PodWatch(api, selector(settings.release), self._changed)
+        self.scaler = scaler = Scaler(api, settings, self._cluster, self._look, self._clock)
+        self._leader = Leader(
+            api,
+            self._cluster.fence,
+            lease=settings.lease,
+            identity=self._identity,
+            address=settings.advertise or orchestrator,
+            lease_s=settings.lease_s,
+        )
+        self._tasks = [
+            asyncio.create_task(self._stand(self._leader), name="lead"),
+            asyncio.create_task(watch.run(), name="pods"),
+            asyncio.create_task(scale_forever(scaler, watch.table, lambda: watch.is_current), name="scale"),
+        ]
+        self._say(f"pods of release {settings.release} in {settings.namespace}; standing for the lead …")
+
+    def ready(self, name: str) -> None:
+        """A service attached: the API says so by itself, where its probe does."""
+
+    def replace(self, name: str, reason: str) -> None:
+        """Its pod's liveness probe has a frozen service started again; nothing is deleted from here."""
+        log.info("%s is lost (%s); its probes decide what becomes of its pod", name, reason)
+
+    async def stop(self) -> None:
+        """Let another lead; the pods stay."""
+        await stop(*self._tasks)
+        if self._leader is not None:
+            await self._leader.resign()
+        if self._api is not None:
+            await self._api.close()
+
+    async def _stand(self, leader: Leader) -> None:
+        def won(term: int) -> None:
+            self._cluster.begin()
+            self._say(f"this orchestrator leads (term {term})")
+            self.won.set()
+
+        try:
+            reason = await leader.run(won)
+        except Exception:
+            log.exception("the election failed")
+            reason = "internal error"
+        self._cluster.fence.lose(self._cluster.fence.leader)
+        self._say(f"WARNING: {reason}")
+        self.lost.set()
+
+    def _changed(self, pod: Pod | None) -> None:
+        """What the watch says of a pod: one that was deleted loses its streams before it is told to end."""
+        assert self._watch is not None
+        for each in (pod,) if pod is not None else self._watch.table.pods:
+            if each.is_leaving:
+                self._cluster.cordon(each.name, "its pod was deleted")
+        self._cluster.changed.notify()
+
+
+def _words(pod: Pod) -> str:
+    if pod.is_leaving:
+        return "its pod is being deleted"
+    return "; ".join(part for part in (pod.trouble, pod.ending) if part)
