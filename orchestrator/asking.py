@@ -11,8 +11,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from orchestrator.cluster import Cluster, Service
+from orchestrator.cluster import Cluster
 from orchestrator.question_watch import QuestionWatch
+from orchestrator.service import Service
 from orchestrator.session import Session
 from orchestrator.stream import State
 from tandem.core.clock import Clock

@@ -8,14 +8,13 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.fence import Fence
 from orchestrator.membership import Identity, Loss, Member, Membership, Standing
 from orchestrator.observer import Observer
 from orchestrator.placement import NotPlaced, Placed, place, reason_to_move
-from orchestrator.reasoner_link import ReasonerLink
+from orchestrator.service import Service
 from orchestrator.session import Session
 from orchestrator.waiting import Gone, Signal, stop
 from tandem.core.clock import Clock
@@ -32,32 +31,7 @@ RETURN_S = 5.0
 """After a start, for services of a former orchestrator to attach again; they try about once a second."""
 TICKET_LIFE_S = 3600
 """A pair that breaks later than this gets a new ticket when the stream is placed again."""
-MOVES_AT_ONCE = 2
-"""Streams that move to one reasoner at the same time: as many as it takes in (`reasoner_svc/moving.py`)."""
 _CLOSE_GRACE_S = 2.0
-
-
-@dataclass(slots=True)
-class Service:
-    """One start of one service, as the shell needs it."""
-
-    identity: Identity
-    build: types_pb2.BuildInfo
-    model: types_pb2.ModelInfo
-    channel: ProvenChannel
-    gone: Gone
-    metadata: tuple[tuple[str, str], ...] = ()
-    """With every call to it."""
-    attachments: int = 0
-    """Counts its Attach calls: the end of an older one means nothing."""
-    link: ReasonerLink = field(init=False)
-    drain_ms: int | None = None
-    """Time that it is to be told to leave within; None: it is not asked to."""
-    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOVES_AT_ONCE))
-    """Of streams that move here with their blocks."""
-
-    def __post_init__(self) -> None:
-        self.link = ReasonerLink(self.channel, self.gone, self.metadata)
 
 
 class Cluster:

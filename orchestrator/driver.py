@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Coroutine
 from typing import Any
 
-from orchestrator.cluster import Cluster, Service
+from orchestrator.cluster import Cluster
 from orchestrator.encoder_link import encode, open_message
 from orchestrator.moving import MoveFailed, Moves, Turn, first_of, open_moved, to_leave, until_better
 from orchestrator.placement import NotPlaced, Placed
 from orchestrator.recovery import Held, plan_start
+from orchestrator.service import Service
 from orchestrator.session import Session
 from orchestrator.stream import Event, State
 from orchestrator.waiting import stop

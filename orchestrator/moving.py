@@ -10,9 +10,10 @@ import asyncio
 import logging
 from typing import Any
 
-from orchestrator.cluster import Cluster, Service
+from orchestrator.cluster import Cluster
 from orchestrator.placement import Placed
 from orchestrator.recovery import Held
+from orchestrator.service import Service
 from orchestrator.session import Session
 from tandem.core.errors import TandemError, Unavailable, WrongState
 from tandem.wire.convert import range_to_proto

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 from orchestrator.access import WATCH, Caller
+from orchestrator.intake import check_media
 from orchestrator.limits import check_stream_id
 from orchestrator.session import Session
 from orchestrator.stream import State
+from orchestrator.watching import check_watching
 from tandem.core.errors import PermissionRefused, WrongState
 from tandem.core.ids import StreamId
 from tandem.wire.gen.tandem.v1 import client_pb2
@@ -31,6 +33,13 @@ async def first_message(context: Any) -> client_pb2.WatchRequest.Open:
         raise WrongState("the first message of a call must be Open")
     opening: client_pb2.WatchRequest.Open = request.open
     return opening
+
+
+def check_request(request: client_pb2.WatchRequest.Open) -> None:
+    """Raises `InvalidInput` for media or watching that cannot be."""
+    check_media(request.media)
+    if request.HasField("watching"):
+        check_watching(request.watching, request.stream_id)
 
 
 async def until_open(session: Session) -> None:

@@ -8,9 +8,10 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from orchestrator.cluster import Cluster, Service
+from orchestrator.cluster import Cluster
 from orchestrator.doorkeeper import Doorkeeper
 from orchestrator.membership import Identity, Role
+from orchestrator.service import Service
 from tandem.core.errors import Incompatible, InvalidInput, PermissionRefused, TandemError, WrongState
 from tandem.core.ids import is_valid_id
 from tandem.wire.attach import PROTOCOL_VERSION, attach_proof, drain_proof

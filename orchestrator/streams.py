@@ -13,11 +13,11 @@ from orchestrator.cluster import Cluster
 from orchestrator.door import Door
 from orchestrator.driver import OPEN_TIMEOUT_S, Driver
 from orchestrator.held_stream import Stream
-from orchestrator.intake import check_media
 from orchestrator.inventory import Holding, Inventory
 from orchestrator.journal import Journal, Record
 from orchestrator.limits import check_stream_id
 from orchestrator.media_share import MediaShare
+from orchestrator.opening import check_request
 from orchestrator.outbox import SAFE_S
 from orchestrator.questions import Questions
 from orchestrator.quotas import Quotas, check_tenant
@@ -28,7 +28,7 @@ from orchestrator.standing import StandingQuestions
 from orchestrator.stream import Event, State
 from orchestrator.tokens import check_token
 from orchestrator.waiting import stop
-from orchestrator.watching import Watcher, check_watching
+from orchestrator.watching import Watcher
 from tandem.core.clock import Clock
 from tandem.core.errors import AlreadyExists, InvalidInput, NotFound, TandemError, Unavailable
 from tandem.core.ids import StreamId
@@ -134,9 +134,7 @@ class Streams:
         """Open a new stream or find the one to resume. Raises what the client is told."""
         if self._stopping:
             raise Unavailable("the orchestrator stops", retry_after_s=2.0)
-        check_media(request.media)
-        if request.HasField("watching"):
-            check_watching(request.watching, request.stream_id)
+        check_request(request)
         stream = self._find_or_open(request)
         self._watch(stream, request.watching if request.HasField("watching") else stream.session.watching)
         return stream

@@ -7,9 +7,10 @@ import logging
 from contextlib import aclosing
 
 from orchestrator.backends.base import Backend
-from orchestrator.cluster import Cluster, Service
+from orchestrator.cluster import Cluster
 from orchestrator.inventory import Holding
 from orchestrator.membership import Role
+from orchestrator.service import Service
 from orchestrator.strays import Strays
 from orchestrator.streams import Streams
 from orchestrator.waiting import Signal, stop

@@ -10,8 +10,9 @@ import asyncio
 import logging
 from contextlib import aclosing
 
-from orchestrator.cluster import Cluster, Service
+from orchestrator.cluster import Cluster
 from orchestrator.messages import refusal_of, thought_of
+from orchestrator.service import Service
 from orchestrator.session import Session
 from orchestrator.stream import State
 from orchestrator.waiting import stop

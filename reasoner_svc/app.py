@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 from typing import Any, cast
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -23,6 +24,7 @@ from reasoner_svc.links import TransferServicer
 from reasoner_svc.moving import Here, Mover
 from reasoner_svc.notes.keeping import NoteKeeper
 from reasoner_svc.notes.rules import shelf_tokens
+from reasoner_svc.posting import post
 from reasoner_svc.service import ReasonerServicer
 from reasoner_svc.store.policies.names import POLICIES
 from reasoner_svc.store.spill import Spiller
@@ -108,7 +110,7 @@ class Reasoner:
             self.store,
             disk,
             LayerPool(config.pool_bytes, model.device),
-            on_lost=lambda entry, error: _post(loop, lambda: self._lost(entry.header, error)),
+            on_lost=lambda entry, error: post(loop, self._lost, entry.header, error),
             meters=telemetry.meters,
         )
         self.engine = Engine(
@@ -144,7 +146,7 @@ class Reasoner:
             fingerprint=model.fingerprint,
             layout=model.layout,
             prompt=model.prompt,
-            post=lambda call: _post(loop, call),
+            post=partial(post, loop),
             published=self.spiller.wake if self.spiller else lambda: None,
             in_order=disk is None,
         )
@@ -294,10 +296,3 @@ class Reasoner:
 
     def _on_fatal(self) -> None:
         self.failed.set()
-
-
-def _post(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
-    try:
-        loop.call_soon_threadsafe(call)
-    except RuntimeError:
-        log.debug("the event loop is gone: the process is ending")

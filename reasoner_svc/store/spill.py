@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from kv_transfer.block import Block
+from reasoner_svc.posting import post
 from reasoner_svc.retrieve.index import representatives
 from reasoner_svc.store.disk.errors import DiskFull, SyncFailed
 from reasoner_svc.store.disk.opening import Recovered
@@ -294,7 +295,4 @@ class Spiller:
         self._disk.close_all()
 
     def _post(self, call: Callable[..., None], *args: object) -> None:
-        try:
-            self._loop.call_soon_threadsafe(call, *args)
-        except RuntimeError:
-            log.debug("the event loop is gone: the process is ending")
+        post(self._loop, call, *args)

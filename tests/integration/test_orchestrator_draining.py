@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from orchestrator import cluster
+from orchestrator import service
 from orchestrator.arguments import default_run_dir
 from orchestrator.driver import MAX_FAILURES
 from reasoner_svc import moving
@@ -181,7 +181,7 @@ async def test_streams_that_wait_for_their_turn_to_move_are_watched_where_they_a
 
 
 def test_as_many_move_at_once_as_a_reasoner_takes() -> None:
-    assert cluster.MOVES_AT_ONCE == moving.MAX_MOVES
+    assert service.MOVES_AT_ONCE == moving.MAX_MOVES
 
 
 async def test_reasoners_that_share_a_directory_hand_a_stream_over_by_way_of_it(tmp_path: Path) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from orchestrator.cluster import MOVES_AT_ONCE
 from orchestrator.moving import Moves, Turn, until_better
 from orchestrator.placement import Placed
+from orchestrator.service import MOVES_AT_ONCE
 from tests.unit.orchestrator.test_door import Town, identity
 
 HERE = Placed(identity("encoder-0"), identity("reasoner-0"), "because")
