@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.backends.kubernetes_pods import COMPONENT, INSTANCE, workload
+from orchestrator.backends.kubernetes_settings import KubernetesSettings
+from orchestrator.membership import Role
 from tests.chart.rendering import CHART, CI_FILES, RELEASE, Object, Rendered, read, render_file
 
 QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
@@ -53,10 +56,12 @@ def test_the_names_that_the_orchestrator_goes_by(path: Path) -> None:
     """Its backend finds pods by these labels, and scales and leads under these names."""
     rendered = render_file(path)
     for name, labels, _ in rendered.pods():
-        component = labels["app.kubernetes.io/component"]
+        component = labels[COMPONENT]
         assert name == f"{RELEASE}-{component}"
-        assert labels["app.kubernetes.io/instance"] == RELEASE
-    kinds = {labels["app.kubernetes.io/component"] for _, labels, _ in rendered.pods()} - {"test"}
+        assert labels[INSTANCE] == RELEASE
+        if component in set(Role):
+            assert name == workload(RELEASE, Role(component))
+    kinds = {labels[COMPONENT] for _, labels, _ in rendered.pods()} - {"test"}
     colocated = read(path).get("mode") == "colocated"
     assert kinds == ({"orchestrator", "pair"} if colocated else {"orchestrator", "encoder", "reasoner"})
 
@@ -140,12 +145,13 @@ def test_only_the_orchestrator_talks_to_the_api(path: Path) -> None:
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
-    lease, both = (f"{RELEASE}-orchestrator",), (f"{RELEASE}-encoder", f"{RELEASE}-reasoner")
+    lease = (KubernetesSettings(release=RELEASE).lease,)
+    both = tuple(workload(RELEASE, role) for role in (Role.ENCODER, Role.REASONER))
     wanted = {("pods", verb, ()) for verb in ("list", "watch")} | {("leases", "create", ())}
     wanted |= {("leases", verb, lease) for verb in ("get", "update")}
     scales = read(path).get("encoder", {}).get("autoscaling", {}).get("mode") == "orchestrator"
-    if scales:
-        wanted |= {("statefulsets/scale", verb, both) for verb in ("get", "patch")}
+    if read(path).get("mode") != "colocated":
+        wanted |= {("statefulsets/scale", verb, both) for verb in (("get", "patch") if scales else ("get",))}
     assert rights == wanted
     assert not list(rendered.of("ClusterRole", "ClusterRoleBinding"))
 
