@@ -14,9 +14,7 @@ from tandem.core.errors import InvalidInput
 
 _EXAMPLE = """\
 tandem token --tenant acme --out acme.token >> tokens.toml
-tandem token --right admin --name operators --out admin.token >> tokens.toml
-tandem up --tokens tokens.toml --tls-cert tls.crt --tls-key tls.key
-tandem streams --token-file acme.token --tls-ca ca.crt"""
+tandem token --right admin --name operators --out admin.token >> tokens.toml"""
 
 _TOKEN_BYTES = 32
 

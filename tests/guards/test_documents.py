@@ -85,7 +85,7 @@ def test_every_help_has_an_example_that_parses(command: cli.Command) -> None:
     lines = command.example.splitlines()
     assert lines
     for line in lines:
-        words = shlex.split(line.split("|")[-1])
+        words = shlex.split(line.split("|")[-1].split(">")[0])
         assert words[:2] == ["tandem", command.name], line
         parser.parse_args(words[2:])
 
