@@ -217,8 +217,8 @@ class Reasoner:
                 boot_id=self.boot_id,
                 model=self.model_info,
             )
-            how = (self._load, self.leaving.drain, self.config.tls, self.terms)
-            self.attachment = Attachment(self.config.orchestrator, self.config.secret, who, *how)
+            own = (self.config.orchestrator, self.config.secret, who, self._load, self.leaving.drain)
+            self.attachment = Attachment(*own, tls=self.config.tls, terms=self.terms)
             self.attachment.start()
         return address
 

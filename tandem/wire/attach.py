@@ -116,6 +116,7 @@ class Attachment:
         identity: ServiceIdentity,
         load: Callable[[], ServiceLoad],
         on_drain: Callable[[float], Awaitable[None]],
+        *,
         tls: TlsFiles = NO_TLS,
         terms: TermGuard | None = None,
     ) -> None:

@@ -31,8 +31,9 @@ from tandem.wire.gen.tandem.v1 import (
     types_pb2,
 )
 from tandem.wire.leaving import Leaving
+from tandem.wire.proof import RequireProof, call_proof
 from tandem.wire.status import abort_with, error_to_proto
-from tandem.wire.terms import TermGuard, guarded
+from tandem.wire.terms import SERVICES, TermGuard, guarded
 
 PERIOD_US = 500_000
 MODEL = types_pb2.ModelInfo(source="fake", fingerprint="f" * 32, native_fps=2.0)
@@ -293,15 +294,16 @@ class Hosted:
         """What its heartbeats say of it."""
 
     async def start(self) -> None:
-        self.terms = TermGuard(self._orchestrator.cluster.secret)
-        self.server = make_server((guarded(self.terms),))
+        secret = self._orchestrator.cluster.secret
+        self.terms, self.boot_id = TermGuard(secret), make_boot_id()
+        proof = RequireProof(call_proof(secret, self.name, self.boot_id), SERVICES)
+        self.server = make_server([proof, guarded(self.terms)])
         if self.role == "encoder":
             encoder_pb2_grpc.add_EncoderServiceServicer_to_server(self.servicer, self.server)
         else:
             reasoner_pb2_grpc.add_ReasonerServiceServicer_to_server(self.servicer, self.server)
         address = bind(self.server, "127.0.0.1:0")
         await self.server.start()
-        self.boot_id = make_boot_id()
         identity = ServiceIdentity(
             name=self.name, role=self.role, address=address, boot_id=self.boot_id, model=self.model
         )
@@ -309,11 +311,11 @@ class Hosted:
         self.leaving = Leaving(10.0)
         self.attachment = Attachment(
             self._orchestrator.address,
-            self._orchestrator.cluster.secret,
+            secret,
             identity,
             lambda: ServiceLoad(0, self.details),
             self.leaving.drain,
-            self.terms,
+            terms=self.terms,
         )
         self.attachment.start()
 

@@ -21,6 +21,7 @@ from tandem.core.errors import NotLeader, WrongState
 from tandem.core.ids import StreamId
 from tandem.wire.channel import make_channel
 from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc
+from tandem.wire.proof import ProvenChannel
 from tests.integration.orchestrator_fakes import MODEL, Client, FakeEncoder, FakeReasoner, Hosted
 from tests.kube.release import NAMESPACE, RELEASE, Release, release, until
 from tests.kube.servers import TOKEN, write_kubeconfig
@@ -169,7 +170,9 @@ async def test_a_former_leader_can_place_nothing_whatever_it_believes(tmp_path: 
         service = second.cluster.service(f"{RELEASE}-reasoner-0")
         assert service is not None
         stream = StreamId("cam")
-        async with make_channel(service.identity.address) as channel:
+        whose = service.identity
+        proven = ProvenChannel(whose.address, second.cluster.secret, whose.name, whose.boot_id)
+        async with proven as channel:
             late = ReasonerLink(channel, Gone("the reasoner"), former)
             for metadata, link in ((former, late), ((), ReasonerLink(channel, Gone("the reasoner")))):
                 with pytest.raises(WrongState, match="leads no more"):
