@@ -97,9 +97,8 @@ class Orchestrator:
         """
         config, keeper, fence = self.config, self._doorkeeper, self.cluster.fence
         await self._port.start()
-        # Who leads is told to those alone who may call.
-        leads = Asked((FRONT_DOOR, REGISTRY), lambda _: fence.check())
-        server = self._server = make_server([keeper, leads])
+        # The keeper first: who leads is told to those alone who may call. The registry asks for itself.
+        server = self._server = make_server([keeper, Asked([FRONT_DOOR], lambda _: fence.check())])
         times = {"heartbeat_s": config.heartbeat_s, "lease_s": config.lease_s}
         registry = Registry(self.cluster, **times, doorkeeper=keeper)
         gateway = Gateway(self.streams, self.cluster, self.status, self._clock, doorkeeper=keeper)

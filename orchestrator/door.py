@@ -140,8 +140,9 @@ class Door:
         check_stream(tenant, quota, _cost(wish, room), mine, now_s=now_s, life_s=self._life_s)
         found = admit(wish, encoders.values(), reasoners.values(), held, now_s=now_s, life_s=self._life_s)
         if isinstance(found, Refused):
-            self._expected.refuse(session.stream_id, wish, found.lacks, self._clock() + found.retry_after_s)
-            raise self._refusal(tenant, f"no room for the stream: {found.reason}", found.retry_after_s)
+            error = self._refusal(tenant, f"no room for the stream: {found.reason}", found.retry_after_s)
+            self._expected.refuse(session.stream_id, wish, found.lacks, now_s + (error.retry_after_s or 0.0))
+            raise error
         self._crowd.admit(tenant)
         self._expected.admit(session.stream_id)
         outcome = "degraded" if found.is_degraded else "admitted"

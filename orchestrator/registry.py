@@ -40,6 +40,7 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
         requests = aiter(request_iterator)
         try:
             identity, hello = await self._hello(requests)
+            self._cluster.fence.check()
             service = self._cluster.attach(identity, hello.build, hello.model)
         except TandemError as error:
             await abort_with(context, error)
@@ -69,6 +70,7 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
         try:
             if self._doorkeeper is None or not self._doorkeeper.is_admin(context):
                 check_drain(request, self._cluster.secret, time.time())
+            self._cluster.fence.check()
             present = self._cluster.service(request.name)
             if present is not None and present.identity.boot_id != request.boot_id:
                 raise WrongState(f"{request.name} was started again since; ask anew if that one should leave")

@@ -302,7 +302,8 @@ class Hosted:
             encoder_pb2_grpc.add_EncoderServiceServicer_to_server(self.servicer, self.server)
         else:
             reasoner_pb2_grpc.add_ReasonerServiceServicer_to_server(self.servicer, self.server)
-        address = bind(self.server, "127.0.0.1:0")
+        tls = self._orchestrator.config.tls
+        address = bind(self.server, "127.0.0.1:0", tls)
         await self.server.start()
         identity = ServiceIdentity(
             name=self.name, role=self.role, address=address, boot_id=self.boot_id, model=self.model
@@ -315,6 +316,7 @@ class Hosted:
             identity,
             lambda: ServiceLoad(0, self.details),
             self.leaving.drain,
+            tls=tls,
             terms=self.terms,
         )
         self.attachment.start()

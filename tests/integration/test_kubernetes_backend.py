@@ -7,9 +7,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import tandem
+from orchestrator.access import digest
 from orchestrator.app import Orchestrator
 from orchestrator.backends.kubernetes_backend import KubernetesBackend
 from orchestrator.backends.kubernetes_settings import KubernetesSettings
@@ -17,11 +20,16 @@ from orchestrator.config import OrchestratorConfig
 from orchestrator.limits import Limits
 from orchestrator.reasoner_link import ReasonerLink
 from orchestrator.waiting import Gone
-from tandem.core.errors import NotLeader, WrongState
+from tandem.client import Security
+from tandem.core.errors import NotLeader, PermissionRefused, WrongState
 from tandem.core.ids import StreamId
+from tandem.core.tls_files import NO_TLS, TlsFiles
 from tandem.wire.channel import make_channel
-from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc
+from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc, registry_pb2, registry_pb2_grpc
+from tandem.wire.health import READY
 from tandem.wire.proof import ProvenChannel
+from tandem.wire.status import error_from_rpc
+from tests.certificates import Ca
 from tests.integration.orchestrator_fakes import MODEL, Client, FakeEncoder, FakeReasoner, Hosted
 from tests.kube.release import NAMESPACE, RELEASE, Release, release, until
 from tests.kube.servers import TOKEN, write_kubeconfig
@@ -30,8 +38,10 @@ from tests.kube.servers import TOKEN, write_kubeconfig
 class Pair:
     """Two orchestrators, an encoder and a reasoner that know only the second."""
 
-    def __init__(self, found: Release, folder: Path) -> None:
-        self.found, self.folder = found, folder
+    def __init__(
+        self, found: Release, folder: Path, tls: TlsFiles = NO_TLS, tokens: Path | None = None
+    ) -> None:
+        self.found, self.folder, self.tls, self.tokens = found, folder, tls, tokens
         self.secret_file = folder / "secret"
         self.secret_file.write_text("a secret that both of them share")
         self.secret_file.chmod(0o600)
@@ -43,6 +53,9 @@ class Pair:
     async def orchestrator(self, pod: str) -> Orchestrator:
         config = OrchestratorConfig(
             listen="127.0.0.1:0",
+            health="127.0.0.1:0",
+            tls=self.tls,
+            tokens=self.tokens,
             run_dir=self.folder / pod,
             secret_file=self.secret_file,
             backend="kubernetes",
@@ -78,11 +91,11 @@ class Pair:
 
 
 @asynccontextmanager
-async def pair(folder: Path) -> AsyncIterator[Pair]:
+async def pair(folder: Path, tls: TlsFiles = NO_TLS, tokens: Path | None = None) -> AsyncIterator[Pair]:
     async with release(folder) as found:
         found.install()
         found.free_lease()
-        made = Pair(found, folder)
+        made = Pair(found, folder, tls, tokens)
         try:
             yield made
         finally:
@@ -194,11 +207,48 @@ async def test_who_does_not_lead_refuses_every_call(tmp_path: Path) -> None:
                 await t.status()
             with pytest.raises(NotLeader):
                 await t.ask("cam", "what is there?")
-        async with make_channel(alone.address) as channel:
-            from grpc_health.v1 import health_pb2, health_pb2_grpc
+        front_door = client_pb2.DESCRIPTOR.services_by_name["TandemService"].full_name
+        assert not await serves(alone.address, front_door)
+        (health,) = (line.split()[0] for line in alone.listeners() if " health" in line)
+        assert await serves(health, READY), "a rollout waits for it, and it for the lead"
 
-            stub: Any = health_pb2_grpc.HealthStub(channel)
-            request = health_pb2.HealthCheckRequest(
-                service=client_pb2.DESCRIPTOR.services_by_name["TandemService"].full_name
-            )
-            assert (await stub.Check(request)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+async def serves(address: str, service: str) -> bool:
+    async with make_channel(address) as channel:
+        request = health_pb2.HealthCheckRequest(service=service)
+        reply = await health_pb2_grpc.HealthStub(channel).Check(request)
+        return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+async def test_over_tls_with_tokens_all_go_to_who_leads_and_others_learn_nothing(tmp_path: Path) -> None:
+    tls = Ca(tmp_path / "ca").issue("release")
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text(f'[[token]]\nname = "ops"\nsha256 = "{digest("t" * 32)}"\nrights = ["admin"]\n')
+    async with pair(tmp_path, tls, tokens) as it:
+        first = await it.orchestrator("o-0")
+        await until(lambda: first.cluster.fence.leads)
+        second = await it.orchestrator("o-1")
+        await until(lambda: bool(second.cluster.fence.leader))
+        for name in sorted(SERVICES):
+            await it.serve(name, second)
+        await until(lambda: ready(first) == SERVICES)
+        async with tandem.connect(second.address, security=Security(tls=tls, token="t" * 32)) as t:
+            status = await t.status()
+            assert status.term == first.cluster.fence.term
+            assert {service.name for service in status.services} == SERVICES
+            await first.stop()
+            it.apps.remove(first)
+            await until(lambda: ready(second) == SERVICES)
+            assert (await t.status()).term == second.cluster.fence.term
+        third = await it.orchestrator("o-2")
+        await until(lambda: bool(third.cluster.fence.leader))
+        async with tandem.connect(third.address, security=Security(tls=tls, token="x" * 32)) as t:
+            with pytest.raises(PermissionRefused) as refused:
+                await t.status()
+            assert second.address not in str(refused.value)
+        async with make_channel(third.address, tls) as channel:
+            stub: Any = registry_pb2_grpc.RegistryServiceStub(channel)
+            with pytest.raises(grpc.aio.AioRpcError) as cut:
+                await stub.DrainService(registry_pb2.DrainServiceRequest(name="demo-encoder-0"))
+        assert isinstance(error_from_rpc(cut.value, "draining"), PermissionRefused)
+        assert second.address not in str(cut.value)

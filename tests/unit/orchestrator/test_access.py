@@ -10,8 +10,10 @@ import pytest
 
 from orchestrator.access import ANYONE, Caller, caller_of, digest, parse_tokens
 from orchestrator.doorkeeper import Doorkeeper
+from orchestrator.messages import seen_by
 from tandem.cli import main
 from tandem.core.errors import InvalidInput, PermissionRefused
+from tandem.wire.gen.tandem.v1 import client_pb2, types_pb2
 
 TOKEN = "a-token-that-is-long-enough"
 GOOD = f'[[token]]\nsha256 = "{digest(TOKEN)}"\ntenant = "acme"\n'
@@ -110,3 +112,14 @@ def test_the_command_makes_a_token_that_is_let_in(tmp_path: Path, capsys: pytest
     caller = caller_of(parse_tokens(printed.out, "printed"), f"Bearer {token}")
     assert caller == Caller(name='the "gate"', tenant="acme", rights=frozenset({"ask"}))
     assert main(["token", "--out", str(out)]) != 0, "an old token is not written over"
+
+
+def test_how_many_pods_there_should_be_is_for_administrators() -> None:
+    status = client_pb2.GetStatusResponse(
+        term=7, scaling=[client_pb2.ScalingDecision(role="encoder", pod="demo-encoder-1")]
+    )
+    tokens = parse_tokens(GOOD, "file")
+    assert seen_by(ANYONE, status) == status
+    assert seen_by(caller_of(tokens, f"Bearer {TOKEN}"), status) == client_pb2.GetStatusResponse(
+        build=types_pb2.BuildInfo()
+    )

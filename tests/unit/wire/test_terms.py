@@ -13,6 +13,7 @@ import pytest
 from tandem.core.errors import NotLeader, PermissionRefused, TandemError, WrongState
 from tandem.wire.channel import bind, make_channel, make_server
 from tandem.wire.gen.tandem.v1 import encoder_pb2, encoder_pb2_grpc, reasoner_pb2, reasoner_pb2_grpc
+from tandem.wire.proof import PROOF_KEY, RequireProof, call_proof
 from tandem.wire.status import error_from_rpc
 from tandem.wire.terms import SERVICES, TERM_KEY, Asked, TermGuard, guarded, read_term, sign_term
 
@@ -63,8 +64,8 @@ class _Reasoner(reasoner_pb2_grpc.ReasonerServiceServicer):
 
 
 @asynccontextmanager
-async def served(interceptor: Any) -> AsyncIterator[grpc.aio.Channel]:
-    server = make_server((interceptor,))
+async def served(*interceptors: Any) -> AsyncIterator[grpc.aio.Channel]:
+    server = make_server(interceptors)
     encoder_pb2_grpc.add_EncoderServiceServicer_to_server(_Encoder(), server)
     reasoner_pb2_grpc.add_ReasonerServiceServicer_to_server(_Reasoner(), server)
     address = bind(server, "127.0.0.1:0")
@@ -110,6 +111,18 @@ async def test_a_service_refuses_calls_of_a_term_that_has_passed() -> None:
         forged = "99." + "0" * 64
         assert await every_kind(channel, ((TERM_KEY, forged),)) == ["PermissionRefused"] * 3
         assert guard.highest == 4
+
+
+async def test_who_does_not_prove_the_secret_shows_no_term() -> None:
+    """As services have both: who has seen a term cannot use it, and the proof alone is not enough."""
+    guard, proof = TermGuard(SECRET), (PROOF_KEY, call_proof(SECRET, "reasoner-0", "boot"))
+    first, later = ((TERM_KEY, sign_term(SECRET, term)) for term in (4, 9))
+    async with served(RequireProof(proof[1], SERVICES), guarded(guard)) as channel:
+        assert await every_kind(channel, (proof, first)) == ["ok"] * 3
+        assert await every_kind(channel, (later,)) == ["PermissionRefused"] * 3
+        assert guard.highest == 4
+        assert await every_kind(channel, (proof,)) == ["WrongState"] * 3
+        assert await every_kind(channel, (proof, first)) == ["ok"] * 3
 
 
 async def test_who_leads_comes_along_with_the_refusal() -> None:
