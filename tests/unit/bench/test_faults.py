@@ -12,7 +12,7 @@ import pytest
 from bench.faults import is_good, rows_of
 from bench.faults.proxy import Proxy
 from bench.faults.runner import left_in, names_in
-from bench.faults.table import Scenario, chosen, scenarios
+from bench.faults.table import Scenario, _scenario, chosen, scenarios
 from bench.faults.verdict import LOAD_S, Reply, Seen, judge, lost_durable
 from tandem.core.errors import InvalidInput
 from tandem.core.timeline import Gap, GapReason, TimeRange
@@ -235,3 +235,20 @@ def test_nobody_is_given_the_port_of_a_service_that_starts() -> None:
         assert not low <= port <= high
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
+
+
+@pytest.mark.parametrize("file", ["scenarios.toml", "apart.toml"])
+def test_an_error_in_a_row_names_its_file(file: str) -> None:
+    with pytest.raises(InvalidInput, match=rf"^{file}, row: answers are 'perhaps'"):
+        _scenario(file, "row", {"what": "", "answers": "perhaps"})
+    with pytest.raises(InvalidInput, match=rf"^{file}, row: a step after"):
+        _scenario(file, "row", {"what": "", "steps": [{"do": "ask", "at": 41}]})
+
+
+def test_what_is_done_to_services_apart_has_no_frame() -> None:
+    late, at_once = {"what": "", "steps": [{"do": "ask", "at": 30}]}, {"what": "", "steps": [{"do": "ask"}]}
+    assert _scenario("scenarios.toml", "row", late).steps[0].at == 30
+    assert _scenario("apart.toml", "row", at_once).steps
+    for file, row in (("apart.toml", late), ("scenarios.toml", late | {"apart": True})):
+        with pytest.raises(InvalidInput, match=rf"^{file}, row: .* no step has `at`"):
+            _scenario(file, "row", row)
