@@ -21,8 +21,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from encoder_svc.config import EncoderConfig
+from encoder_svc.cost import CostMeter
 from encoder_svc.lanes import LoopConfig
 from encoder_svc.links import Dial, LinkPool, OpenLink
+from encoder_svc.loading import load
 from encoder_svc.loop import EncodeLoop
 from encoder_svc.metrics import METRICS
 from encoder_svc.metrics import read as read_metrics
@@ -44,8 +46,6 @@ from tandem.core.telemetry import NO_TELEMETRY, Telemetry
 from tandem.core.transfer import LaneKind
 from tandem.telemetry.process import ProcessTelemetry
 from tandem.vlm.embedder import Embedder
-from tandem.vlm.embedders.pick import load_embedder
-from tandem.vlm.load import load_model
 from tandem.vlm.model import VisionLanguageModel
 from tandem.wire.attach import Attachment, ServiceIdentity, ServiceLoad, make_boot_id, model_info
 from tandem.wire.channel import bind, make_channel, make_server
@@ -122,7 +122,9 @@ class EncoderApp:
         secret: bytes,
         embedder: Embedder | None = None,
         leaving: Leaving | None = None,
+        cost: CostMeter | None = None,
     ) -> None:
+        """`cost` is what a trial told; without one `start` tries the model out."""
         self.config = config
         self.boot_id = make_boot_id()
         self.address = ""
@@ -152,6 +154,7 @@ class EncoderApp:
             ),
             embedder,
             telemetry.meters,
+            cost=cost,
         )
         self.links = LinkPool(
             make_dial(config, secret, model, self.boot_id, telemetry),
@@ -176,13 +179,14 @@ class EncoderApp:
 
     async def start(self) -> str:
         """Listen and attach; returns the address."""
+        if not self.loop.cost.batches:
+            await asyncio.to_thread(self.loop.try_out)
         encoder_pb2_grpc.add_EncoderServiceServicer_to_server(self.servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if self.config.reflection:
             reflection.enable_server_reflection((_SERVICE, reflection.SERVICE_NAME), self._server)
         self.address = bind(self._server, self.config.listen)
         self.watched.listen()
-        await asyncio.to_thread(self.loop.try_out)
         self.loop.start()
         self.pacing.start()
         await self._server.start()
@@ -262,34 +266,18 @@ async def serve(config: EncoderConfig) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leaving.ask)
-    began_s = monotonic_clock()
-    model = await asyncio.to_thread(
-        load_model,
-        config.model,
-        load_format=config.load_format,
-        dtype=config.dtype or None,
-        device=config.device,
-        max_pixels=config.max_pixels or None,
-    )
-    embedder = await asyncio.to_thread(
-        load_embedder,
-        config.embedder,
-        config.model,
-        load_format=config.load_format,
-        device=config.device,
-    )
-    log.info("the model took %.1f s", monotonic_clock() - began_s)
+    loaded = await asyncio.to_thread(load, config)
     if config.standby:
         log.info("in reserve")
         if not await leaving.unless_asked(until_called()):
             return
     if leaving.is_asked:
         return
-    app = EncoderApp(config, model, secret, embedder, leaving)
+    app = EncoderApp(config, loaded.model, secret, loaded.embedder, leaving, loaded.cost)
     try:
         address = await app.start()
         formatter = make_formatter(config.log_format, "encoder", config.name)
-        say(f"encoder {config.name} ready on {address} fingerprint {model.fingerprint}", formatter)
+        say(f"encoder {config.name} ready on {address} fingerprint {loaded.model.fingerprint}", formatter)
         await leaving.asked()
         log.info("draining")
     finally:

@@ -70,6 +70,11 @@ class NoteKeeper:
         self._store.publish(block.key)
         self._spiller.wake()
 
+    def unstored_bytes(self, *streams: StreamId) -> int:
+        """Bytes in memory, beside the store, of these streams' notes; of all without one."""
+        found = [self._unstored.get(notes_of(each), ()) for each in streams] or self._unstored.values()
+        return sum(block.header.payload_bytes for kept in found for block in kept)
+
     def lend(self, notes: StreamId, numbers: Sequence[int]) -> list[Block] | None:
         """Notes that are on no disk, for a reasoner that their stream moves to; None: not all are such."""
         held = {block.key.number: block for block in self._unstored.get(notes, ())}

@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from kv_transfer.block import Block
+from reasoner_svc.metrics import BYTES
 from tandem.core.blocks import BlockKey
 from tandem.core.errors import InvalidInput, NotFound, TandemError, Unavailable, WrongState
 from tandem.core.ids import StreamId, notes_of
@@ -97,6 +98,23 @@ async def test_questions_see_notes_and_say_so(model: VisionLanguageModel, blocks
         assert in_view(final) == times
         assert 3 * 4 < final.usage.notes_tokens < final.usage.context_tokens
         assert serving.reasoner.store.directory.stream(NOTES) == [], "kept, with nothing to keep it on"
+
+
+async def test_notes_that_are_on_no_disk_are_told_beside_the_budget(
+    model: VisionLanguageModel, blocks: list[Block]
+) -> None:
+    async with serve(model) as serving:
+        await watched(serving, blocks)
+        reasoner = serving.reasoner
+        kept = sum(len(block.payload) for block in reasoner.keeper._unstored[NOTES])
+        assert kept > 0
+        assert reasoner._load().details["notes_bytes"] == str(kept)
+        told = {each.labels: each.value for each in reasoner._samples() if each.metric is BYTES}
+        in_ram = reasoner.store.ram_used_bytes
+        assert (told["ram",], told["notes",]) == (in_ram, kept)
+        assert (await serving.open()).state.ram_bytes == in_ram + kept
+        await serving.close()
+        assert reasoner._load().details["notes_bytes"] == "0"
 
 
 async def test_what_is_not_watched_is_as_before(model: VisionLanguageModel, blocks: list[Block]) -> None:

@@ -177,7 +177,7 @@ class StreamState(_message.Message):
     blocks: _builtins.int
     """Visual blocks held."""
     ram_bytes: _builtins.int
-    """Bytes held in RAM."""
+    """Bytes held in RAM, notes that are on no disk included."""
     epoch: _builtins.int
     """Placement epoch."""
     durable_watermark_us: _builtins.int
