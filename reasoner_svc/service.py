@@ -297,4 +297,4 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
         ram_bytes = sum(self._store.directory.stream_bytes(each).ram for each in ids)
         disk = self._spiller.disk if self._spiller is not None else None
         disk_bytes = None if disk is None else sum(disk.stream_bytes(each) for each in ids)
-        return state_to_proto(record, ram_bytes, disk_bytes)
+        return state_to_proto(record, ram_bytes, disk_bytes, self._keeper.last_note(record.stream))
