@@ -43,7 +43,7 @@ class EncoderProgress:
     lag_ms: float
     frames: tuple[tuple[int, int], ...] = ()
     """Of bytes: where each frame begins that was decoded since, and its time."""
-    decoded_position: int = 0
+    decoded_position: int | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,8 +65,8 @@ class Timeline:
     lag_ms: float = 0.0
     frames: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=MAX_FRAMES))
     """Of bytes: where frames begin, and their times."""
-    decoded_position: int = 0
-    """Of bytes: every frame that was complete before it is decoded; 0 from an encoder that does not say."""
+    decoded_position: int | None = None
+    """Of bytes: every frame that begins before it was told; None from an encoder that does not say."""
     gaps: list[Gap] = field(default_factory=list)
     """In order, never overlapping."""
     gap_changes: int = 0
@@ -96,7 +96,8 @@ class Timeline:
         self.frames_waiting = progress.frames_waiting
         self.lag_ms = progress.lag_ms
         self.frames += progress.frames
-        self.decoded_position = max(self.decoded_position, progress.decoded_position)
+        if progress.decoded_position is not None:
+            self.decoded_position = max(self.decoded_position or 0, progress.decoded_position)
 
     def restart(
         self, *, from_us: int, position: int, next_block_number: int, durable_us: int | None = None
@@ -107,7 +108,8 @@ class Timeline:
         self.watermark_us = from_us
         self.decoded_us = from_us
         self.safe_position = self.consumed_position = position
-        self.decoded_position = min(self.decoded_position, position)
+        if self.decoded_position is not None:
+            self.decoded_position = min(self.decoded_position, position)
         self.next_block_number = next_block_number
         self.frames_waiting = 0
 
@@ -149,11 +151,11 @@ class Timeline:
 
         What came later may be decoded by then too: whoever asked at `position` had not sent it yet.
         """
-        if not self.decoded_position:  # decoding is in order: the next was taken in, so this is done
+        if self.decoded_position is None:  # decoding is in order: the next was taken in, so this is done
             return self.received_us if self.consumed_position > position else None
-        before = [time_us for start, time_us in self.frames if start < position]
-        if self.decoded_position <= position and len(before) == len(self.frames):
+        if self.decoded_position < position:  # one that begins later may be decoded before one that does not
             return None
+        before = [time_us for start, time_us in self.frames if start < position]
         if not self.frames:
             return self.received_us
         return max(before, default=max(self.frames[0][1] - 1, 0))

@@ -145,18 +145,30 @@ def decoded(position: int, count: int, step: int = 500, step_us: int = 500_000) 
 def test_bytes_are_asked_about_as_of_the_newest_frame_that_was_sent_before() -> None:
     timeline = Timeline()
     timeline.apply(decoded(1000, 2))
-    assert timeline.time_at(1000) is None, "the frame that ends there may not be complete yet"
+    assert timeline.time_at(1000) == 500_000
+    assert timeline.time_at(1001) is None, "the frame that begins there is not told yet"
     timeline.apply(decoded(5000, 10))
     timeline.receive(4_500_000)
     assert timeline.time_at(1000) == 500_000, "what was sent later is decoded too, and was not seen"
     assert timeline.time_at(1001) == 1_000_000, "its first byte had been sent"
-    assert timeline.time_at(5000) is None
+    assert timeline.time_at(5000) == 4_500_000
+    assert timeline.time_at(5001) is None
     timeline.restart(from_us=0, position=0, next_block_number=0)
     assert timeline.time_at(5000) is None
+    timeline.apply(replace(decoded(4000, 2), decoded_position=0))
+    assert timeline.time_at(1000) is None, "taken in, and no frame of it is complete"
+
+
+def test_a_frame_that_is_shown_first_says_nothing_about_one_that_began_before_it() -> None:
+    timeline = Timeline()
+    timeline.apply(replace(decoded(3000, 0), frames=((0, 0), (1000, 40_000)), decoded_position=500))
+    assert timeline.time_at(1000) is None, "the frame at 500 is shown after the one at 1000"
+    timeline.apply(replace(decoded(3000, 0), frames=((500, 80_000),), decoded_position=1500))
+    assert timeline.time_at(1000) == 80_000
 
 
 def test_an_encoder_that_does_not_say_which_frames_it_decoded() -> None:
     timeline = Timeline()
     timeline.receive(700)
-    timeline.apply(replace(decoded(1000, 1), frames=(), decoded_position=0))
+    timeline.apply(replace(decoded(1000, 1), frames=(), decoded_position=None))
     assert (timeline.time_at(1000), timeline.time_at(999)) == (None, 700)
