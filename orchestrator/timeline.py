@@ -22,8 +22,9 @@ from tandem.core.timeline import Gap, GapReason, TimeRange
 MAX_GAPS = 4096
 """Gaps kept one by one. Beyond that the oldest two become one that covers what lies between them too: what
 is told is then more than what is missing, never less."""
-MAX_FRAMES = 4096
-"""Frames of an encoded stream whose places are remembered: those of a question's wait, many times over."""
+MAX_FRAMES = 512
+"""Frames of an encoded stream whose places are remembered: 17 s at 30 a second, about 64 KiB. A question that
+waits looks at them when the encoder says more, from the newest back, and finds its own among the first."""
 GONE_AGAIN = frozenset(
     {GapReason.EVICTED, GapReason.OVERLOAD, GapReason.REASONER_LOST, GapReason.ORCHESTRATOR_LOST}
 )
@@ -155,10 +156,11 @@ class Timeline:
             return self.received_us if self.consumed_position > position else None
         if self.decoded_position < position:  # one that begins later may be decoded before one that does not
             return None
-        before = [time_us for start, time_us in self.frames if start < position]
         if not self.frames:
             return self.received_us
-        return max(before, default=max(self.frames[0][1] - 1, 0))
+        # They are told in the order of their times, again after a loss: the last that fits is the newest.
+        newest = next((time_us for start, time_us in reversed(self.frames) if start < position), None)
+        return newest if newest is not None else max(self.frames[0][1] - 1, 0)
 
     def is_idle(self, position: int) -> bool:
         """True when the encoder has everything before `position` and waits for none of it.
