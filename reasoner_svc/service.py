@@ -293,8 +293,9 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
                 self._idle.set()
 
     def _state(self, record: StreamRecord) -> reasoner_pb2.StreamState:
-        ids = (record.stream, notes_of(record.stream))
+        ids, keeper = (record.stream, notes_of(record.stream)), self._keeper
         ram_bytes = sum(self._store.directory.stream_bytes(each).ram for each in ids)
         disk = self._spiller.disk if self._spiller is not None else None
         disk_bytes = None if disk is None else sum(disk.stream_bytes(each) for each in ids)
-        return state_to_proto(record, ram_bytes + self._keeper.unstored_bytes(record.stream), disk_bytes)
+        held_bytes = ram_bytes + keeper.unstored_bytes(record.stream)
+        return state_to_proto(record, held_bytes, disk_bytes, keeper.last_note(record.stream))

@@ -52,9 +52,16 @@ class NoteKeeper:
         self._notes_tokens = notes_tokens
         self._unstored: dict[StreamId, deque[Block]] = {}
         """By the notes' own stream id, oldest first."""
+        self._last: dict[StreamId, int] = {}
+        """Number of the last note, by the notes' own stream id."""
+
+    def last_note(self, stream: StreamId) -> int:
+        """Number of the last note of a stream; 0: it has none."""
+        return self._last.get(notes_of(stream), 0)
 
     def keep(self, block: Block) -> None:
         """Store a note. Where it cannot be, it is kept only for as long as the device has it."""
+        self._know(block.key.stream, block.key.number)
         if self._spiller is None or not self._spiller.disk.is_open(block.key.stream):
             self._keep_unstored(block)
             return
@@ -87,6 +94,7 @@ class NoteKeeper:
                 raise InvalidInput(f"{block.key}, a {block.header.kind} block, came for a note of {stream!r}")
         for block in blocks:
             self.keep(block)
+        self._know(notes_of(stream), next_number - 1)
         self._shelves.shelve(run, blocks, next_number)
 
     async def find(self, stream: StreamId, claim: Claim) -> NotesFound | None:
@@ -98,6 +106,7 @@ class NoteKeeper:
         if found is None:
             return
         for header, slot in zip(found.headers, found.slots, strict=True):
+            self._know(header.key.stream, header.key.number)
             self._store.adopt(header, slot)
         self._shelves.shelve(run, found.newest, found.next_number)
 
@@ -112,6 +121,10 @@ class NoteKeeper:
         """Free what is in memory of a stream's notes; `Spiller.delete` frees the rest."""
         self._store.drop_stream(notes_of(stream))
         self._unstored.pop(notes_of(stream), None)
+        self._last.pop(notes_of(stream), None)
+
+    def _know(self, notes: StreamId, number: int) -> None:
+        self._last[notes] = max(self._last.get(notes, 0), number)
 
     def _keep_unstored(self, block: Block) -> None:
         kept = self._unstored.setdefault(block.key.stream, deque())

@@ -35,14 +35,16 @@ def blocks(model: VisionLanguageModel) -> list[Block]:
     return encode_clip(model, make_frames(model, UNITS))
 
 
-def watch(serving: Serving, stream: str = "cam", **options: Any) -> Any:
+def watch(serving: Serving, stream: str = "cam", *, last_note: int = 0, **options: Any) -> Any:
     settings = {
         "mode": types_pb2.WATCH_MODE_SEGMENT_NOTES,
         "segment_units": SEGMENT,
         "note_tokens": TOKENS,
         **options,
     }
-    request = reasoner_pb2.WatchStreamRequest(stream_id=stream, watching=types_pb2.Watching(**settings))
+    request = reasoner_pb2.WatchStreamRequest(
+        stream_id=stream, watching=types_pb2.Watching(**settings), last_note=last_note
+    )
     return serving.stub.WatchStream(request)
 
 
@@ -140,7 +142,7 @@ async def test_notes_are_there_again_after_a_restart(
         expected = await serving.ask()
     assert on_disk(tmp_path) == ["s-cam", "s-cam.notes"]
     async with serve(model, **settings) as serving:
-        await serving.open(epoch=2)
+        assert (await serving.open(epoch=2)).state.last_note == 3
         said = await serving.ask()
         assert in_view(said.final) == in_view(expected.final) == times
         assert said.tokens == expected.tokens
