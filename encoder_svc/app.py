@@ -22,12 +22,14 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from encoder_svc.config import EncoderConfig
+from encoder_svc.cost import CostMeter
 from encoder_svc.decode.children import DecoderHost
 from encoder_svc.decode.decoders import Decoders, InsideDecoders
 from encoder_svc.decode.isolated import IsolatedDecoders
 from encoder_svc.dialing import make_dial
 from encoder_svc.lanes import LoopConfig
 from encoder_svc.links import LinkPool
+from encoder_svc.loading import load
 from encoder_svc.loop import EncodeLoop
 from encoder_svc.metrics import METRICS
 from encoder_svc.metrics import read as read_metrics
@@ -45,8 +47,6 @@ from tandem.core.meters import Sample
 from tandem.core.process_memory import resident_bytes
 from tandem.telemetry.process import ProcessTelemetry
 from tandem.vlm.embedder import Embedder
-from tandem.vlm.embedders.pick import load_embedder
-from tandem.vlm.load import load_model
 from tandem.vlm.model import VisionLanguageModel
 from tandem.wire.attach import Attachment, ServiceIdentity, ServiceLoad, make_boot_id, model_info
 from tandem.wire.channel import bind, make_server
@@ -75,7 +75,9 @@ class EncoderApp:
         embedder: Embedder | None = None,
         leaving: Leaving | None = None,
         host: DecoderHost | None = None,
+        cost: CostMeter | None = None,
     ) -> None:
+        """`cost` is what a trial told; without one `start` tries the model out."""
         self.config = config
         self.boot_id = make_boot_id()
         self.address = self.health_address = ""
@@ -105,6 +107,7 @@ class EncoderApp:
             ),
             embedder,
             telemetry.meters,
+            cost=cost,
         )
         self.links = LinkPool(
             make_dial(config, secret, model, self.boot_id, telemetry),
@@ -134,13 +137,14 @@ class EncoderApp:
 
     async def start(self) -> str:
         """Listen and attach; returns the address."""
+        if not self.loop.cost.batches:
+            await asyncio.to_thread(self.loop.try_out)
         encoder_pb2_grpc.add_EncoderServiceServicer_to_server(self.servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if self.config.reflection:
             reflection.enable_server_reflection((_SERVICE, reflection.SERVICE_NAME), self._server)
         self.address = bind(self._server, self.config.listen, self.config.tls)
         self.watched.listen()
-        await asyncio.to_thread(self.loop.try_out)
         self.loop.start()
         self.pacing.start()
         await self._server.start()
@@ -252,37 +256,21 @@ async def _serve(config: EncoderConfig, port: HealthPort, host: DecoderHost | No
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leaving.ask)
-    began_s = monotonic_clock()
-    model = await asyncio.to_thread(
-        load_model,
-        config.model,
-        load_format=config.load_format,
-        dtype=config.dtype or None,
-        device=config.device,
-        max_pixels=config.max_pixels or None,
-    )
-    embedder = await asyncio.to_thread(
-        load_embedder,
-        config.embedder,
-        config.model,
-        load_format=config.load_format,
-        device=config.device,
-    )
-    log.info("the model took %.1f s", monotonic_clock() - began_s)
+    loaded = await asyncio.to_thread(load, config)
     if config.standby:
         log.info("in reserve")
         if not await leaving.unless_asked(until_called()):
             return
     if leaving.is_asked:
         return
-    app = EncoderApp(config, model, secret, embedder, leaving, host)
+    app = EncoderApp(config, loaded.model, secret, loaded.embedder, leaving, host, loaded.cost)
     try:
         app.health_address = port.address
         address = await app.start()
         check_own_listeners(allowed=config.allow_wildcard)
         formatter = make_formatter(config.log_format, "encoder", config.name)
         port.follow(lambda: app.takes_work)
-        say(f"encoder {config.name} ready on {address} fingerprint {model.fingerprint}", formatter)
+        say(f"encoder {config.name} ready on {address} fingerprint {loaded.model.fingerprint}", formatter)
         await leaving.asked()
         log.info("draining")
     finally:

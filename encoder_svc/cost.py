@@ -17,6 +17,8 @@ WARM_UP = 2
 """First batches that say nothing: libraries load, memory is taken."""
 _KEEP_PAIRS = 0.97
 """What two batches of different sizes leave of the weight of those before them."""
+_PAIR_S = 1.0
+"""Longest pause between two batches that are compared: after it the machine may be another."""
 _LEAST_SLOPE = 0.1
 """Of what a token took in all, the least that is taken for its own part."""
 _BUSY_S = 3.0
@@ -36,10 +38,10 @@ class _Split:
     _seconds: float = 0.0
     _slope: float = 0.0
 
-    def add(self, tokens: int, seconds: float) -> None:
-        """A batch ran."""
+    def add(self, tokens: int, seconds: float, idle_s: float) -> None:
+        """A batch ran, so long after the end of the one before."""
         last, self._last = self._last, (tokens, seconds)
-        if last is None or last[0] == tokens:
+        if last is None or last[0] == tokens or idle_s > _PAIR_S:
             return
         more, longer_s = tokens - last[0], seconds - last[1]
         self._weight = self._weight * _KEEP_PAIRS + more * more
@@ -75,6 +77,7 @@ class CostMeter:
         """A batch ran."""
         seconds = ended_s - began_s
         since_s = seconds if self._ended_s is None else ended_s - self._ended_s
+        idle_s = since_s - seconds
         keep = min(max(math.exp(-since_s / _MEMORY_S), _LEAST_KEEP), _MOST_KEEP)
         self._note_busy(seconds, ended_s)
         self.batches += 1
@@ -84,7 +87,7 @@ class CostMeter:
         self._units = self._units * keep + units
         self._tokens = self._tokens * keep + tokens
         self._seconds = self._seconds * keep + seconds
-        self._split.add(tokens, seconds)
+        self._split.add(tokens, seconds, idle_s)
 
     @property
     def is_known(self) -> bool:

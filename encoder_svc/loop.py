@@ -49,6 +49,7 @@ class EncodeLoop:
         embedder: Embedder | None = None,
         meters: Meters = NO_METERS,
         clock: Clock = monotonic_clock,
+        cost: CostMeter | None = None,
     ) -> None:
         self._meters = meters
         self._clock = clock
@@ -63,7 +64,7 @@ class EncodeLoop:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._work, name="encoder-model", daemon=True)
         self.stats = LoopStats()
-        self.cost = CostMeter()
+        self.cost = cost if cost is not None else CostMeter()
 
     @property
     def window_units(self) -> int:

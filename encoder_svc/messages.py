@@ -101,7 +101,8 @@ class Report:
     """Why that is less than was asked for."""
     decoded: tuple[DecodedFrame, ...] = ()
     """Of an encoded stream: the frames since the last report."""
-    decoded_position: int = 0
+    decoded_position: int | None = None
+    """Of an encoded stream: every frame that begins before it has been decoded, or never will be."""
 
 
 def opening_from_proto(request: encoder_pb2.EncodeRequest) -> Opening:

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 PICTURE = (240, 320)
 """Height and width of what is tried."""
 LONGEST_S = 3.0
-"""A batch that is expected to take longer is not tried."""
+"""What is expected to end later than this after the first batches is not tried."""
 
 
 def try_out(
@@ -39,12 +39,17 @@ def try_out(
     cost: CostMeter,
     clock: Clock,
 ) -> None:
-    """Run a few batches in this thread, and tell `cost` of them. Needs the model for itself."""
+    """Run a few batches in this thread, and tell `cost` of them. Needs the model for itself.
+
+    However slow the model is, this takes no longer than four units and `LONGEST_S`: a killed encoder is back
+    only after it. Four batches of one unit always run, as with fewer nothing is known.
+    """
     sizes = [1] * WARM_UP + [batch_units, 1] * 2
-    unit_s = 0.0
+    unit_s = spent_s = 0.0
     for units in sizes:
-        if units > 1 and unit_s * units > LONGEST_S:
-            log.info("batches of %d units are not tried: one takes %.1f s", units, unit_s)
+        may_wait = units > 1 or cost.is_known
+        if may_wait and spent_s + unit_s * units > LONGEST_S:
+            log.info("no batch of %d is tried any more: a unit takes %.1f s", units, unit_s)
             continue
         runs, began_s = _runs(model, units), clock()
         prefill_runs(model, runs, see_runs(model, runs, embedder), codec)
@@ -52,6 +57,7 @@ def try_out(
         tokens = sum(unit_geometry(model, unit).tokens for run in runs for unit in run.units)
         cost.add(units, tokens, began_s, ended_s)
         unit_s = (ended_s - began_s) / units
+        spent_s += ended_s - began_s if cost.batches > WARM_UP else 0.0
     log.info("a unit takes %.1f ms in batches of %d", 1e3 * cost.unit_seconds(batch_units), batch_units)
 
 

@@ -171,7 +171,7 @@ def _no_place(e: EncoderRoom, r: ReasonerRoom, held: Sequence[Held], wait: _Wait
 
 def _ram_refusal(e: EncoderRoom, r: ReasonerRoom, held: Sequence[Held], wait: _Wait) -> Refused | None:
     there = [stream for stream in held if stream.reasoner == r.name]
-    need, room = e.window_bytes, MAX_RAM * r.ram_bytes
+    need, room = e.window_bytes, max(MAX_RAM * r.ram_bytes - r.notes_bytes, 0.0)
     if not there or not need or not r.ram_bytes or need * (len(there) + 1) <= room:
         return None
     missing = need * (len(there) + 1) - room

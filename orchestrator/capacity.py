@@ -76,6 +76,8 @@ class ReasonerRoom:
     fingerprint: str
     ram_bytes: float = 0.0
     """Its budget; 0: not told."""
+    notes_bytes: float = 0.0
+    """In RAM besides: notes that are on no disk."""
     questions: float = 0.0
     max_streams: float = 0.0
 
@@ -106,6 +108,7 @@ def reasoner_room(member: Member) -> ReasonerRoom:
         name=member.identity.name,
         fingerprint=member.identity.fingerprint,
         ram_bytes=_number(member.details, overload.RAM_BUDGET_BYTES),
+        notes_bytes=_number(member.details, overload.NOTES_BYTES),
         questions=_number(member.details, "questions"),
         max_streams=_number(member.details, MAX_STREAMS),
     )

@@ -23,6 +23,11 @@ class MediaShare:
     def __init__(self, cluster: Cluster, quotas: Quotas) -> None:
         self._cluster = cluster
         self._quotas = quotas
+        default = quotas.default
+        # Once, and not at each look: there may be 10,000 tenants.
+        self._is_needed = bool(default and default.bytes) or any(
+            each.bytes for each in quotas.tenants.values()
+        )
         self._looked_s = float("-inf")
         self._told: weakref.WeakKeyDictionary[Session, int] = weakref.WeakKeyDictionary()
         """How much of what each stream had to give up its client was told of."""
@@ -43,17 +48,12 @@ class MediaShare:
                 session.limit_media(bound)
                 self._tell(session, tenant, bound)
 
-    @property
-    def _is_needed(self) -> bool:
-        default = self._quotas.default
-        return bool(default and default.bytes) or any(each.bytes for each in self._quotas.tenants.values())
-
     def _tell(self, session: Session, tenant: str, bound: int) -> None:
         given_up = session.backlog.given_up
         if given_up <= self._told.get(session, 0) or bound >= session.settings.bounds.max_bytes:
             return
-        self._told[session] = given_up
-        if session.outbox is not None:
-            words = f"media of stream {session.stream_id} became a gap: by the bytes of tenant {tenant}"
-            error = LimitExceeded(f"{words} each of its streams may keep {bound}")
-            session.outbox.offer(refusal_of(error))
+        words = f"media of stream {session.stream_id} became a gap: by the bytes of tenant {tenant}"
+        error = LimitExceeded(f"{words} each of its streams may keep {bound}")
+        # A client that is away, or has much to read still, is told later.
+        if session.outbox is not None and session.outbox.offer(refusal_of(error)):
+            self._told[session] = given_up

@@ -117,7 +117,8 @@ async def open_moved(
         next_block_number=held.next_block_number,
         evicted=[range_to_proto(part) for part in held.evicted],
         blocks=held.blocks,
-        last_note=session.last_note,
+        # What it keeps, whoever was told: the session may not have heard of one since it is there.
+        last_note=held.last_note or session.last_note,
     )
     encoder = placed.encoder.name
     try:

@@ -20,5 +20,5 @@ def progress_from_proto(message: encoder_pb2.EncodeResponse.Progress) -> Encoder
         frames_waiting=message.frames_waiting,
         lag_ms=message.lag_ms,
         frames=tuple((frame.position, frame.time_us) for frame in message.decoded[-MAX_FRAMES:]),
-        decoded_position=message.decoded_position,
+        decoded_position=message.decoded_position if message.HasField("decoded_position") else None,
     )

@@ -171,4 +171,5 @@ def held_from_proto(state: reasoner_pb2.StreamState) -> Held:
         durable_us=state.durable_watermark_us if has_disk else None,
         evicted=tuple(TimeRange(part.start_us, part.end_us) for part in state.evicted),
         blocks=state.blocks,
+        last_note=state.last_note,
     )

@@ -30,6 +30,8 @@ class Held:
     """Intervals of it that had to be removed."""
     blocks: int = 0
     """Visual blocks that are left."""
+    last_note: int = 0
+    """Number of the last note that it keeps; 0 also from a reasoner of a release that does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,8 +22,9 @@ from tandem.core.timeline import Gap, GapReason, TimeRange
 MAX_GAPS = 4096
 """Gaps kept one by one. Beyond that the oldest two become one that covers what lies between them too: what
 is told is then more than what is missing, never less."""
-MAX_FRAMES = 4096
-"""Frames of an encoded stream whose places are remembered: those of a question's wait, many times over."""
+MAX_FRAMES = 512
+"""Frames of an encoded stream whose places are remembered: 17 s at 30 a second, about 64 KiB. A question that
+waits looks at them when the encoder says more, from the newest back, and finds its own among the first."""
 GONE_AGAIN = frozenset(
     {GapReason.EVICTED, GapReason.OVERLOAD, GapReason.REASONER_LOST, GapReason.ORCHESTRATOR_LOST}
 )
@@ -43,7 +44,7 @@ class EncoderProgress:
     lag_ms: float
     frames: tuple[tuple[int, int], ...] = ()
     """Of bytes: where each frame begins that was decoded since, and its time."""
-    decoded_position: int = 0
+    decoded_position: int | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,8 +66,8 @@ class Timeline:
     lag_ms: float = 0.0
     frames: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=MAX_FRAMES))
     """Of bytes: where frames begin, and their times."""
-    decoded_position: int = 0
-    """Of bytes: every frame that was complete before it is decoded; 0 from an encoder that does not say."""
+    decoded_position: int | None = None
+    """Of bytes: every frame that begins before it was told; None from an encoder that does not say."""
     gaps: list[Gap] = field(default_factory=list)
     """In order, never overlapping."""
     gap_changes: int = 0
@@ -96,7 +97,8 @@ class Timeline:
         self.frames_waiting = progress.frames_waiting
         self.lag_ms = progress.lag_ms
         self.frames += progress.frames
-        self.decoded_position = max(self.decoded_position, progress.decoded_position)
+        if progress.decoded_position is not None:
+            self.decoded_position = max(self.decoded_position or 0, progress.decoded_position)
 
     def restart(
         self, *, from_us: int, position: int, next_block_number: int, durable_us: int | None = None
@@ -107,7 +109,8 @@ class Timeline:
         self.watermark_us = from_us
         self.decoded_us = from_us
         self.safe_position = self.consumed_position = position
-        self.decoded_position = min(self.decoded_position, position)
+        if self.decoded_position is not None:
+            self.decoded_position = min(self.decoded_position, position)
         self.next_block_number = next_block_number
         self.frames_waiting = 0
 
@@ -149,14 +152,15 @@ class Timeline:
 
         What came later may be decoded by then too: whoever asked at `position` had not sent it yet.
         """
-        if not self.decoded_position:  # decoding is in order: the next was taken in, so this is done
+        if self.decoded_position is None:  # decoding is in order: the next was taken in, so this is done
             return self.received_us if self.consumed_position > position else None
-        before = [time_us for start, time_us in self.frames if start < position]
-        if self.decoded_position <= position and len(before) == len(self.frames):
+        if self.decoded_position < position:  # one that begins later may be decoded before one that does not
             return None
         if not self.frames:
             return self.received_us
-        return max(before, default=max(self.frames[0][1] - 1, 0))
+        # They are told in the order of their times, again after a loss: the last that fits is the newest.
+        newest = next((time_us for start, time_us in reversed(self.frames) if start < position), None)
+        return newest if newest is not None else max(self.frames[0][1] - 1, 0)
 
     def is_idle(self, position: int) -> bool:
         """True when the encoder has everything before `position` and waits for none of it.

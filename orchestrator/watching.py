@@ -46,8 +46,8 @@ class Watcher:
         self._request = reasoner_pb2.WatchStreamRequest(
             stream_id=session.stream_id, watching=session.watching
         )
-        self._at: Service | None = None
-        """Where the stream was watched last."""
+        self._begun = 0
+        """Number of the newest note of which anything came."""
         self._dropped = 0
         """Thoughts that the client was not sent since the last one that it was."""
 
@@ -75,9 +75,8 @@ class Watcher:
 
     async def _watch_at(self, service: Service) -> None:
         """Until the stream moves to another reasoner. Raises why the call ended before."""
-        if service is not self._at:
-            # Another reasoner may count notes anew: those of the former say nothing about its last.
-            self._at, self._session.last_note = service, 0
+        # Another reasoner would give a number again that was told already: of a note that did not come along.
+        self._request.last_note = max(self._session.last_note, self._begun)
         thoughts = asyncio.ensure_future(self._forward_all(service))
         moved = asyncio.ensure_future(self._until_moved(service))
         try:
@@ -102,6 +101,7 @@ class Watcher:
             self._dropped = 0
         else:
             self._dropped = dropped + 1
+        self._begun = max(self._begun, thought.note)
         if thought.done:
             self._session.last_note = thought.note
             self._session.changed.notify()

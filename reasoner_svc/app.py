@@ -150,7 +150,9 @@ class Reasoner:
             published=self.spiller.wake if self.spiller else lambda: None,
             in_order=disk is None,
         )
-        keeper = NoteKeeper(self.store, self.spiller, self.engine, self.inbox.report, notes_tokens)
+        self.keeper = keeper = NoteKeeper(
+            self.store, self.spiller, self.engine, self.inbox.report, notes_tokens
+        )
         self.inbox.lend_notes = keeper.lend
         self.model_info = model_info(
             config.model,
@@ -248,6 +250,7 @@ class Reasoner:
             overload.RAM_USED_BYTES: self.store.ram_used_bytes,
             "ram_allocated_bytes": self.store.ram_allocated_bytes,
             overload.RAM_BUDGET_BYTES: self.config.ram_bytes,
+            overload.NOTES_BYTES: self.keeper.unstored_bytes(),
             MAX_STREAMS: self.config.max_streams,
             "device_bytes": stats.run_bytes + stats.tail_bytes + stats.pool_bytes,
             "index_bytes": stats.index_bytes,
@@ -279,6 +282,7 @@ class Reasoner:
                 ram_blocks=store.directory.resident,
                 ram_bytes=store.ram_used_bytes,
                 ram_budget=self.config.ram_bytes,
+                notes_bytes=self.keeper.unstored_bytes(),
                 disk_bytes=disk.used_bytes if disk else 0,
                 disk_budget=self.config.disk_bytes if disk else 0,
                 unwritten=store.unwritten,

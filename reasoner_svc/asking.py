@@ -201,7 +201,9 @@ def _evidence(plan: ViewPlan, recall: RecallReport | None) -> types_pb2.Evidence
     )
 
 
-def state_to_proto(record: StreamRecord, ram_bytes: int, disk_bytes: int | None) -> reasoner_pb2.StreamState:
+def state_to_proto(
+    record: StreamRecord, ram_bytes: int, disk_bytes: int | None, last_note: int
+) -> reasoner_pb2.StreamState:
     """What is held of a stream, for the wire. `disk_bytes` is None without a disk tier."""
     return reasoner_pb2.StreamState(
         stream_id=record.stream,
@@ -214,6 +216,7 @@ def state_to_proto(record: StreamRecord, ram_bytes: int, disk_bytes: int | None)
         durable_watermark_us=None if disk_bytes is None else record.durable_us,
         disk_bytes=disk_bytes or 0,
         incarnation=record.incarnation,
+        last_note=last_note,
     )
 
 

@@ -28,7 +28,11 @@ WATCHED = gauge("tandem_reasoner_watched_streams", "Streams of which notes are t
 QUESTIONS = gauge("tandem_workers_active", "Lines of decoding: open questions, and notes being written.")
 LINKS = gauge("tandem_reasoner_links", "Encoders that are connected.")
 BLOCKS = gauge("tandem_kv_blocks", "Blocks held: in RAM, and in any tier.", "tier")
-BYTES = gauge("tandem_kv_bytes", "Bytes of blocks: on the device, in RAM and on disk.", "tier")
+BYTES = gauge(
+    "tandem_kv_bytes",
+    "Bytes of blocks: on the device, in RAM, on disk, and of notes on no disk.",
+    "tier",
+)
 BUDGET = gauge("tandem_kv_budget_bytes", "Most bytes that a tier may take.", "tier")
 INDEX = gauge("tandem_kv_index_bytes", "Bytes of the index that older blocks are chosen by.")
 UNWRITTEN = gauge("tandem_disk_waiting_blocks", "Published blocks that are not on disk yet.")
@@ -78,6 +82,8 @@ class State:
     ram_blocks: int
     ram_bytes: int
     ram_budget: int
+    notes_bytes: int
+    """Of notes that are on no disk; not in `ram_bytes`."""
     disk_bytes: int
     disk_budget: int
     """0: there is no disk tier."""
@@ -100,6 +106,7 @@ def read(state: State) -> Iterator[Sample]:
     yield Sample(BLOCKS, state.blocks, ("any",))
     yield Sample(BYTES, engine.run_bytes + engine.tail_bytes + engine.pool_bytes, ("device",))
     yield Sample(BYTES, state.ram_bytes, ("ram",))
+    yield Sample(BYTES, state.notes_bytes, ("notes",))
     yield Sample(BYTES, state.disk_bytes, ("disk",))
     yield Sample(BUDGET, state.ram_budget, ("ram",))
     yield Sample(BUDGET, state.disk_budget, ("disk",))

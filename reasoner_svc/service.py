@@ -293,8 +293,8 @@ class ReasonerServicer(reasoner_pb2_grpc.ReasonerServiceServicer):
                 self._idle.set()
 
     def _state(self, record: StreamRecord) -> reasoner_pb2.StreamState:
-        ids = (record.stream, notes_of(record.stream))
+        ids, keeper, spiller = (record.stream, notes_of(record.stream)), self._keeper, self._spiller
         ram_bytes = sum(self._store.directory.stream_bytes(each).ram for each in ids)
-        disk = self._spiller.disk if self._spiller is not None else None
-        disk_bytes = None if disk is None else sum(disk.stream_bytes(each) for each in ids)
-        return state_to_proto(record, ram_bytes, disk_bytes)
+        disk_bytes = None if spiller is None else sum(spiller.disk.stream_bytes(each) for each in ids)
+        held_bytes = ram_bytes + keeper.unstored_bytes(record.stream)
+        return state_to_proto(record, held_bytes, disk_bytes, keeper.last_note(record.stream))

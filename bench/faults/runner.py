@@ -29,6 +29,8 @@ START_S = 8.0
 its start did. What was measured is reported as it was."""
 BYSTANDER_FRAMES = 12
 DURABLE_S = 10.0
+LEFT_S = 5.0
+"""What is in shared memory for so long was left there: a socket to meet at goes when the two have met."""
 Say = Callable[[str], None]
 
 
@@ -50,7 +52,7 @@ async def _run_group(group: Sequence[Scenario], say: Say, patience: float) -> li
     if kind == "small-disk" and not await _can_mount():
         why = "no file system can be mounted here without being root"
         return [_skipped(scenario, why) for scenario in group]
-    shm = _shared_memory()
+    before = names_in(SHM)
     verdicts = []
     with tempfile.TemporaryDirectory(prefix="tandem-faults-", ignore_cleanup_errors=True) as folder:
         began_s = time.monotonic()
@@ -64,8 +66,7 @@ async def _run_group(group: Sequence[Scenario], say: Say, patience: float) -> li
                 verdict = judge(scenario, await _observe(system, scenario), patience)
                 say(_line(verdict))
                 verdicts.append(verdict)
-        left = [name for name in _shared_memory() - shm if name.startswith("tandem")]
-    if left:
+    if left := await left_in(SHM, before):
         finding = f"left in {SHM}: {', '.join(left)}"
         say(f"after {verdicts[-1].scenario}: {finding}")
         verdicts[-1] = replace(verdicts[-1], findings=(*verdicts[-1].findings, finding))
@@ -250,8 +251,19 @@ class _Watch:
         return _since(struck, min(noticed)) if noticed else None
 
 
-def _shared_memory() -> set[str]:
-    return {path.name for path in SHM.iterdir()} if SHM.is_dir() else set()
+def names_in(directory: Path) -> set[str]:
+    """What is there of ours, or of another system of ours on this machine."""
+    return {path.name for path in directory.glob("tandem*")}
+
+
+async def left_in(directory: Path, before: set[str], patience_s: float = LEFT_S) -> list[str]:
+    """What came since and stays; what other systems on this machine have there comes and goes."""
+    until_s = time.monotonic() + patience_s
+    left = names_in(directory) - before
+    while left and time.monotonic() < until_s:
+        await asyncio.sleep(0.1)
+        left &= names_in(directory)
+    return sorted(left)
 
 
 def _line(verdict: Verdict) -> str:

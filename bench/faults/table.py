@@ -97,13 +97,15 @@ _LISTED_KEYS = {"what", "expected", "scenarios", "inputs", "tests", "elsewhere"}
 
 def scenarios() -> dict[str, Scenario]:
     """All of them by name, in the order of the file. Raises `InvalidInput` for a row that is not one."""
-    return {name: _scenario(name, row) for name, row in _rows("scenarios.toml", _SCENARIO_KEYS).items()}
+    file = "scenarios.toml"
+    return {name: _scenario(file, name, row) for name, row in _rows(file, _SCENARIO_KEYS).items()}
 
 
 def apart() -> dict[str, Scenario]:
     """What is done to services that outlive the orchestrator, by name. Raises `InvalidInput`."""
     shared = {name: each for name, each in scenarios().items() if each.apart}
-    own = {name: _scenario(name, row) for name, row in _rows("apart.toml", _APART_KEYS).items()}
+    file = "apart.toml"
+    own = {name: _scenario(file, name, row) for name, row in _rows(file, _APART_KEYS).items()}
     if twice := set(own) & set(scenarios()):
         raise InvalidInput(f"apart.toml: {', '.join(sorted(twice))} is in scenarios.toml too")
     return shared | own
@@ -143,16 +145,18 @@ def _rows(file: str, keys: set[str]) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def _scenario(name: str, row: Mapping[str, Any]) -> Scenario:
+def _scenario(file: str, name: str, row: Mapping[str, Any]) -> Scenario:
     frames = int(row.get("frames", 40))
     steps = tuple(
         Step(step["do"], int(step.get("at", 20)), {k: v for k, v in step.items() if k not in {"do", "at"}})
         for step in row.get("steps", ())
     )
     if any(not 0 <= step.at <= frames for step in steps):
-        raise InvalidInput(f"scenarios.toml, {name}: a step after the last frame")
+        raise InvalidInput(f"{file}, {name}: a step after the last frame")
+    if (file == "apart.toml" or row.get("apart")) and any("at" in step for step in row.get("steps", ())):
+        raise InvalidInput(f"{file}, {name}: services apart are struck as frames come, and no step has `at`")
     if row.get("answers", RIGHT) not in {RIGHT, TOLD}:
-        raise InvalidInput(f"scenarios.toml, {name}: answers are {row['answers']!r}, not {RIGHT} or {TOLD}")
+        raise InvalidInput(f"{file}, {name}: answers are {row['answers']!r}, not {RIGHT} or {TOLD}")
     return Scenario(
         name=name,
         what=row["what"],

@@ -61,6 +61,11 @@ class AnnexBDemuxer:
         """What the decoder needs."""
         return CodecSetup(self._codec)
 
+    @property
+    def unfinished(self) -> int:
+        """See `Demuxer`."""
+        return self._begin
+
     def feed(self, data: bytes) -> list[Demuxed]:
         """Take the next bytes and return the frames that became complete."""
         out: list[Demuxed] = []

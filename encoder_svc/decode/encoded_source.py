@@ -23,6 +23,7 @@ from encoder_svc.decode.source import (
     Start,
 )
 from encoder_svc.decode.timing import FrameTimer
+from encoder_svc.decode.underway import Underway
 from encoder_svc.decode.video import Decoded
 from encoder_svc.ledger import SyncPoint
 from encoder_svc.sample import Sampler
@@ -33,8 +34,6 @@ _SLICE_S = 0.02
 """Longest piece of work before other streams' pieces get the thread."""
 _SLICE_UNITS = 4
 """Most sampled units that wait outside the service's budgets."""
-_REORDER_PACKETS = 64
-"""Packets whose times are remembered; decoders reorder by at most 16."""
 
 
 class EncodedSource:
@@ -71,11 +70,12 @@ class EncodedSource:
         self.decoded_us = sampler.covered_us or 0
         """Time of the latest frame."""
         self.decoded_position = position
+        """Every frame that begins before it has been decoded, or never will be."""
         self._frames: deque[DecodedFrame] = deque(maxlen=MAX_DECODED)
 
     def _forget_decoder(self) -> None:
         self._decoder: Video | None = None
-        self._packets: dict[int, EncodedPacket] = {}
+        self._underway = Underway()
 
     @property
     def consumed(self) -> int:
@@ -116,19 +116,26 @@ class EncodedSource:
         deadline_s = time.monotonic() + _SLICE_S
         while self._todo and len(self._events) < _SLICE_UNITS and time.monotonic() < deadline_s:
             self._use(self._todo.popleft())
-        if self._ended and not self._todo:
+        ends = self._ended and not self._todo
+        if ends:
             self._ended = False
             self._drain()
             self._complain_of_nothing()
             self._events += self._sampler.finish()
         if not self._todo:
-            self.decoded_position = self.consumed
+            # Behind a frame that is not complete, or is held back, others may be decoded already.
+            position = self.consumed if ends or self._dead else self._first_undecoded()
+            self.decoded_position = max(self.decoded_position, position)
         events, self._events = self._events, []
         return events, bool(self._todo)
 
     def take_decoded(self) -> list[DecodedFrame]:
         """The frames since the last call. Any thread: they come in the decoder's, and are told in another."""
         return [self._frames.popleft() for _ in range(len(self._frames))]
+
+    def _first_undecoded(self) -> int:
+        held, unfinished = self._underway.position, min(self._demuxer.unfinished, self.consumed)
+        return unfinished if held is None else min(held, unfinished)
 
     def _complain_of_nothing(self) -> None:
         """At the end: bytes that never gave a key frame were refused nowhere else."""
@@ -209,12 +216,11 @@ class EncodedSource:
         self._timer.lost()
 
     def _decode(self, decoder: Video, packet: EncodedPacket) -> None:
-        self._packets[self._tag] = packet
-        if len(self._packets) > _REORDER_PACKETS:
-            del self._packets[next(iter(self._packets))]
+        self._underway.give(self._tag, packet)
         try:
             frames = decoder.decode(packet.data, self._tag)
         except BadMedia as error:
+            self._underway.refused(self._tag)
             self._timer.lost()
             self._complain(error, self._order.next_offset, packet.time_us)
             return
@@ -225,9 +231,10 @@ class EncodedSource:
         if self._decoder is not None:
             for frame in self._decoder.drain():
                 self._show(self._decoder, frame)
+            self._underway.drained()
 
     def _show(self, decoder: Video, frame: Decoded) -> None:
-        packet = self._packets.pop(frame.tag, None)
+        packet = self._underway.came(frame.tag)
         container_us = packet.time_us if packet else None
         try:
             time_us = self._timer.time_us(frame.tag, container_us)

@@ -73,6 +73,11 @@ class Mp4Demuxer:
         """What the decoder needs, once the init segment is complete."""
         return self._track.setup if self._track else None
 
+    @property
+    def unfinished(self) -> int:
+        """See `Demuxer`."""
+        return self._begin
+
     def feed(self, data: bytes) -> list[Demuxed]:
         """Take the next bytes and return the samples that became complete."""
         self._buffer += data

@@ -72,6 +72,11 @@ class Demuxer(Protocol):
         """What the decoder needs; None until it is known, never later than the first packet."""
         ...
 
+    @property
+    def unfinished(self) -> int:
+        """Where the frame begins that is not complete, or the next one may: those before it were given."""
+        ...
+
     def feed(self, data: bytes) -> list[Demuxed]:
         """Take the next bytes and return what became complete."""
         ...

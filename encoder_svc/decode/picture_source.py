@@ -35,7 +35,7 @@ class PictureSource:
         """Time of the latest picture."""
         self.origin_us = 0
         """Pictures carry stream time itself."""
-        self.decoded_position = 0
+        self.decoded_position: int | None = None
 
     @property
     def consumed(self) -> int:

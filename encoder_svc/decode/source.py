@@ -73,8 +73,8 @@ class Source(Protocol):
         ...
 
     @property
-    def decoded_position(self) -> int:
-        """Position up to which every frame that was complete has been decoded; 0 for pictures."""
+    def decoded_position(self) -> int | None:
+        """Every frame that begins before it has been decoded, or never will be; None for pictures."""
         ...
 
     def take_decoded(self) -> list[DecodedFrame]:

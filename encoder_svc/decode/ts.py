@@ -60,6 +60,11 @@ class TsDemuxer:
         """What the decoder needs, once the PMT was seen."""
         return self._setup
 
+    @property
+    def unfinished(self) -> int:
+        """See `Demuxer`."""
+        return self._begin if self._pes_start is None else self._pes_at
+
     def feed(self, data: bytes) -> list[Demuxed]:
         """Take the next bytes and return the frames that became complete."""
         self._buffer += data

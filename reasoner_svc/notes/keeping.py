@@ -52,9 +52,16 @@ class NoteKeeper:
         self._notes_tokens = notes_tokens
         self._unstored: dict[StreamId, deque[Block]] = {}
         """By the notes' own stream id, oldest first."""
+        self._last: dict[StreamId, int] = {}
+        """Number of the last note, by the notes' own stream id."""
+
+    def last_note(self, stream: StreamId) -> int:
+        """Number of the last note of a stream; 0: it has none."""
+        return self._last.get(notes_of(stream), 0)
 
     def keep(self, block: Block) -> None:
         """Store a note. Where it cannot be, it is kept only for as long as the device has it."""
+        self._know(block.key.stream, block.key.number)
         if self._spiller is None or not self._spiller.disk.is_open(block.key.stream):
             self._keep_unstored(block)
             return
@@ -70,6 +77,11 @@ class NoteKeeper:
         self._store.publish(block.key)
         self._spiller.wake()
 
+    def unstored_bytes(self, *streams: StreamId) -> int:
+        """Bytes in memory, beside the store, of these streams' notes; of all without one."""
+        found = [self._unstored.get(notes_of(each), ()) for each in streams] or self._unstored.values()
+        return sum(block.header.payload_bytes for kept in found for block in kept)
+
     def lend(self, notes: StreamId, numbers: Sequence[int]) -> list[Block] | None:
         """Notes that are on no disk, for a reasoner that their stream moves to; None: not all are such."""
         held = {block.key.number: block for block in self._unstored.get(notes, ())}
@@ -82,6 +94,7 @@ class NoteKeeper:
                 raise InvalidInput(f"{block.key}, a {block.header.kind} block, came for a note of {stream!r}")
         for block in blocks:
             self.keep(block)
+        self._know(notes_of(stream), next_number - 1)
         self._shelves.shelve(run, blocks, next_number)
 
     async def find(self, stream: StreamId, claim: Claim) -> NotesFound | None:
@@ -93,6 +106,7 @@ class NoteKeeper:
         if found is None:
             return
         for header, slot in zip(found.headers, found.slots, strict=True):
+            self._know(header.key.stream, header.key.number)
             self._store.adopt(header, slot)
         self._shelves.shelve(run, found.newest, found.next_number)
 
@@ -107,6 +121,10 @@ class NoteKeeper:
         """Free what is in memory of a stream's notes; `Spiller.delete` frees the rest."""
         self._store.drop_stream(notes_of(stream))
         self._unstored.pop(notes_of(stream), None)
+        self._last.pop(notes_of(stream), None)
+
+    def _know(self, notes: StreamId, number: int) -> None:
+        self._last[notes] = max(self._last.get(notes, 0), number)
 
     def _keep_unstored(self, block: Block) -> None:
         kept = self._unstored.setdefault(block.key.stream, deque())

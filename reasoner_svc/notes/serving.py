@@ -79,6 +79,7 @@ class WatchCalls:
             raise self._why
         box = ThoughtBox(asyncio.get_running_loop(), self._config.outbox_chars)
         self._boxes.add(box)
+        self._engine.shelve(record.run, (), request.last_note + 1)
         self._engine.watch(record.run, record.stream, watching, box)
         try:
             await context.send_initial_metadata(())

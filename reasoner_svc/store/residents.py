@@ -5,6 +5,7 @@ A full store asks who leaves for every block that comes: a step costs the same h
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ class Residents:
     """Least recently used first; arriving is a use."""
     _read: dict[int, _Order] = field(default_factory=lambda: {0: OrderedDict()})
     """By how many questions retrieved them; among equals, who came to be so first."""
+    _counts: list[int] = field(default_factory=lambda: [0])
+    """The keys of `_read`, sorted: for each block that comes to a full store they are gone through."""
 
     def __len__(self) -> int:
         return len(self._sinks) + len(self._arrived)
@@ -40,7 +43,7 @@ class Residents:
             self._sinks[entry.key] = entry
             return
         self._arrived[entry.key] = self._used[entry.key] = entry
-        self._read.setdefault(entry.reads, OrderedDict())[entry.key] = entry
+        self._join(entry)
 
     def remove(self, entry: Entry) -> None:
         """It is no more."""
@@ -58,7 +61,7 @@ class Residents:
         self._used.move_to_end(entry.key)
         self._leave(entry)
         entry.reads += 1
-        self._read.setdefault(entry.reads, OrderedDict())[entry.key] = entry
+        self._join(entry)
 
     def by_arrival(self) -> Iterator[Entry]:
         """Those that may leave, oldest first. Like the others: not while entries come and go."""
@@ -70,7 +73,7 @@ class Residents:
 
     def by_reads(self) -> Iterator[Entry]:
         """Those that may leave, by how many questions retrieved them, fewest first."""
-        alike = (self._read[reads] for reads in sorted(self._read))
+        alike = (self._read[reads] for reads in self._counts)
         return (entry for entries in alike for entry in entries.values() if entry.evictable)
 
     def check_integrity(self, held: dict[BlockKey, Entry]) -> None:
@@ -80,11 +83,19 @@ class Residents:
         counted = [(reads, key) for reads, entries in self._read.items() for key in entries]
         expected = [(entry.reads, key) for key, entry in self._arrived.items()]
         assert sorted(counted) == sorted(expected), "reads are miscounted"
+        assert self._counts == sorted(self._read), "counts of reads are not those that there are"
         sequences = [entry.sequence for entry in self._arrived.values()]
         assert sequences == sorted(sequences), "not in order of arrival"
+
+    def _join(self, entry: Entry) -> None:
+        if entry.reads not in self._read:
+            self._read[entry.reads] = OrderedDict()
+            insort(self._counts, entry.reads)
+        self._read[entry.reads][entry.key] = entry
 
     def _leave(self, entry: Entry) -> None:
         alike = self._read[entry.reads]
         del alike[entry.key]
         if not alike and entry.reads:
             del self._read[entry.reads]
+            del self._counts[bisect_left(self._counts, entry.reads)]

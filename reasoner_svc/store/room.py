@@ -40,9 +40,12 @@ def plan_room(
 ) -> Room | NoRoom:
     """The fewest victims, in the policy's order, after which `length` bytes fit.
 
-    `trial` is used up. Sinks and pinned blocks are in no order of `residents`. Blocks that wait to be
-    written to disk stay: they will be there in moments, and leaving now they would be lost. What left the
-    disk to stay within its budget does not wait.
+    `trial` is used up. Blocks that wait to be written to disk stay: they will be there in moments, and
+    leaving now they would be lost. What left the disk to stay within its budget does not wait.
+
+    Sinks are in no order of `residents`. What is pinned or waits is, and is passed by each time: that is what
+    questions read now, and what the disk is behind with, which comes late in every order unless the disk is
+    behind by all of RAM. Then each try looks at all blocks, and the sender waits before it tries again.
     """
     if trial.fits(length):
         return Room((), "there is room")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 
 from reasoner_svc.store.directory import Entry
@@ -104,6 +107,29 @@ def test_making_room_costs_the_same_however_much_is_held(
     for number in range(2000, 3000):
         assert len(arrive(store, number)) == 1
     assert len(looks) <= 2 * 1000, "a full store looks at all of its blocks for each that comes"
+    store.check_integrity()
+
+
+def test_making_room_costs_the_same_however_differently_blocks_were_read(policy: str) -> None:
+    room = 200 * LENGTH
+    store = BlockStore(RamTier(room, slab_bytes=room), POLICIES[policy]())
+    for number in range(200):
+        arrive(store, number)
+    for number in range(1, 200):
+        store.use(CAM, range(number, 200))
+    looks = []
+
+    class Watched(dict[int, Any]):
+        def __iter__(self) -> Iterator[int]:
+            for reads in super().__iter__():
+                looks.append(reads)
+                yield reads
+
+    residents = store._directory.residents
+    residents._read = Watched(residents._read)
+    for number in range(200, 300):
+        assert len(arrive(store, number)) == 1
+    assert len(looks) <= 2 * 100, "all distinct counts are sorted for each block that comes"
     store.check_integrity()
 
 

@@ -67,6 +67,8 @@ class FakeReasoner(reasoner_pb2_grpc.ReasonerServiceServicer):
         """Open calls of `WatchStream`."""
         self.watch_error: TandemError | None = None
         self.note_text = " seen"
+        self.last_note = 0
+        """What it says to keep of every stream."""
         self.words = lambda view: [f"{t // 1000}" for t in view]
         """What it answers about blocks that start at these times."""
         self.durable_us: int | None = None
@@ -112,6 +114,7 @@ class FakeReasoner(reasoner_pb2_grpc.ReasonerServiceServicer):
             blocks=len(held.blocks),
             epoch=held.epoch,
             durable_watermark_us=self.durable_us,
+            last_note=self.last_note,
         )
         return reasoner_pb2.OpenStreamResponse(state=state, model=MODEL)
 

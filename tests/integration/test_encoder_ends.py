@@ -17,6 +17,7 @@ import pytest
 from encoder_svc.decode.make import MediaKind
 from encoder_svc.lanes import Lane
 from tandem.core.errors import DeadlineExceeded, Unavailable
+from tandem.core.lifetime import CALL
 from tandem.wire.gen.tandem.v1 import types_pb2
 from tests.unit.encoder_svc.media import cut, encode
 from tests.unit.encoder_svc.rig import END, Call, Rig, make_rig, send_pictures
@@ -132,6 +133,30 @@ def test_the_process_says_when_it_is_ready_and_ends_on_sigterm() -> None:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line.startswith("encoder e1 ready on 127.0.0.1:")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def test_one_in_reserve_has_tried_its_model_before_it_waits_and_before_it_listens() -> None:
+    command = [sys.executable, "-m", "encoder_svc", "--model", "dummy:tiny", "--threads", "1", "--standby"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        loading: list[str] = []
+        for line in process.stdout:
+            loading.append(line)
+            if line.endswith("in reserve\n"):
+                break
+        assert any("a unit takes" in line for line in loading), loading
+        process.stdin.write(CALL.decode())
+        process.stdin.flush()
+        called_s = time.monotonic()
+        line = process.stdout.readline()
+        assert "ready on" in line, line
+        print(f"ready {time.monotonic() - called_s:.3f} s after it was called")
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
 

@@ -171,3 +171,29 @@ async def test_a_restarted_orchestrator_goes_on_watching(tmp_path: Path) -> None
         assert world.reasoner.watches[0].watching == NOTES
         await again.pictures(500)
         await again.until(lambda: "500 seen" in texts(again))
+
+
+@pytest.mark.parametrize("kept", [7, 0], ids=["said", "not-said"])
+async def test_a_move_takes_the_notes_that_the_former_keeps_and_numbers_go_on(
+    tmp_path: Path, kept: int
+) -> None:
+    """Whatever this orchestrator was told; by a reasoner of a release that does not say, that is all."""
+    async with World(tmp_path) as world:
+        await world.add("reasoner-1")
+        await world.add("reasoner-2")
+        client = await world.watch(watching=NOTES)
+        await client.pictures(0, 500)
+        await client.until(lambda: len(client.thoughts) == 4)
+        session = world.app.streams.get("cam").session
+        for number in (0, 1):
+            former, later = (world.reasoners[f"reasoner-{n}"] for n in (number, number + 1))
+            assert session.reasoner == f"reasoner-{number}"
+            former.last_note = kept
+            attachment = world.hosted[f"reasoner-{number}"].attachment
+            assert attachment is not None
+            attachment.leave()
+            await world.until(lambda later=later: later.watching == 1)
+            assert later.opens[-1].source.last_note == (kept or 2)
+            assert later.watches[-1].last_note == 2, "told, and told again by nobody"
+        await client.pictures(1000)
+        await client.until(lambda: "1000 seen" in texts(client))

@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from kv_transfer.block import Block
+from reasoner_svc.metrics import BYTES
 from tandem.core.blocks import BlockKey
 from tandem.core.errors import InvalidInput, NotFound, TandemError, Unavailable, WrongState
 from tandem.core.ids import StreamId, notes_of
@@ -34,14 +35,16 @@ def blocks(model: VisionLanguageModel) -> list[Block]:
     return encode_clip(model, make_frames(model, UNITS))
 
 
-def watch(serving: Serving, stream: str = "cam", **options: Any) -> Any:
+def watch(serving: Serving, stream: str = "cam", *, last_note: int = 0, **options: Any) -> Any:
     settings = {
         "mode": types_pb2.WATCH_MODE_SEGMENT_NOTES,
         "segment_units": SEGMENT,
         "note_tokens": TOKENS,
         **options,
     }
-    request = reasoner_pb2.WatchStreamRequest(stream_id=stream, watching=types_pb2.Watching(**settings))
+    request = reasoner_pb2.WatchStreamRequest(
+        stream_id=stream, watching=types_pb2.Watching(**settings), last_note=last_note
+    )
     return serving.stub.WatchStream(request)
 
 
@@ -99,6 +102,23 @@ async def test_questions_see_notes_and_say_so(model: VisionLanguageModel, blocks
         assert serving.reasoner.store.directory.stream(NOTES) == [], "kept, with nothing to keep it on"
 
 
+async def test_notes_that_are_on_no_disk_are_told_beside_the_budget(
+    model: VisionLanguageModel, blocks: list[Block]
+) -> None:
+    async with serve(model) as serving:
+        await watched(serving, blocks)
+        reasoner = serving.reasoner
+        kept = sum(len(block.payload) for block in reasoner.keeper._unstored[NOTES])
+        assert kept > 0
+        assert reasoner._load().details["notes_bytes"] == str(kept)
+        told = {each.labels: each.value for each in reasoner._samples() if each.metric is BYTES}
+        in_ram = reasoner.store.ram_used_bytes
+        assert (told["ram",], told["notes",]) == (in_ram, kept)
+        assert (await serving.open()).state.ram_bytes == in_ram + kept
+        await serving.close()
+        assert reasoner._load().details["notes_bytes"] == "0"
+
+
 async def test_what_is_not_watched_is_as_before(model: VisionLanguageModel, blocks: list[Block]) -> None:
     said = []
     for settings in ({}, {"notes_tokens": 0}):
@@ -122,7 +142,7 @@ async def test_notes_are_there_again_after_a_restart(
         expected = await serving.ask()
     assert on_disk(tmp_path) == ["s-cam", "s-cam.notes"]
     async with serve(model, **settings) as serving:
-        await serving.open(epoch=2)
+        assert (await serving.open(epoch=2)).state.last_note == 3
         said = await serving.ask()
         assert in_view(said.final) == in_view(expected.final) == times
         assert said.tokens == expected.tokens

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from bench.faults import is_good, rows_of
 from bench.faults.proxy import Proxy
-from bench.faults.table import Scenario, chosen, scenarios
+from bench.faults.runner import left_in, names_in
+from bench.faults.table import Scenario, _scenario, chosen, scenarios
 from bench.faults.verdict import LOAD_S, Reply, Seen, judge, lost_durable
 from tandem.core.errors import InvalidInput
 from tandem.core.timeline import Gap, GapReason, TimeRange
+from tests.faults.fleet import free_port
 
 SECOND = 1_000_000
 RIGHT = Reply(
@@ -200,3 +204,51 @@ async def test_the_proxy_carries_stalls_and_resets() -> None:
     finally:
         await proxy.close()
         server.close()
+
+
+async def test_what_others_have_in_shared_memory_for_a_moment_is_not_left_there(tmp_path: Path) -> None:
+    (tmp_path / "tandem-before.sock").touch()
+    before = names_in(tmp_path)
+
+    async def others() -> None:
+        """Meet again and again; a name of its own each time."""
+        for number in range(100):
+            path = tmp_path / f"tandem-{number}.sock"
+            path.touch()
+            await asyncio.sleep(0.03)
+            path.unlink()
+
+    (tmp_path / "sem.somebody").touch()
+    beside = asyncio.create_task(others())
+    await asyncio.sleep(0.01)
+    assert await left_in(tmp_path, before) == []
+    (tmp_path / "tandem-left.nonce").touch()
+    assert await left_in(tmp_path, before, 0.5) == ["tandem-left.nonce"]
+    beside.cancel()
+
+
+def test_nobody_is_given_the_port_of_a_service_that_starts() -> None:
+    """The kernel gives ports of one range to whoever asks for any, and to every connection."""
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    for _ in range(20):
+        port = free_port()
+        assert not low <= port <= high
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+
+
+@pytest.mark.parametrize("file", ["scenarios.toml", "apart.toml"])
+def test_an_error_in_a_row_names_its_file(file: str) -> None:
+    with pytest.raises(InvalidInput, match=rf"^{file}, row: answers are 'perhaps'"):
+        _scenario(file, "row", {"what": "", "answers": "perhaps"})
+    with pytest.raises(InvalidInput, match=rf"^{file}, row: a step after"):
+        _scenario(file, "row", {"what": "", "steps": [{"do": "ask", "at": 41}]})
+
+
+def test_what_is_done_to_services_apart_has_no_frame() -> None:
+    late, at_once = {"what": "", "steps": [{"do": "ask", "at": 30}]}, {"what": "", "steps": [{"do": "ask"}]}
+    assert _scenario("scenarios.toml", "row", late).steps[0].at == 30
+    assert _scenario("apart.toml", "row", at_once).steps
+    for file, row in (("apart.toml", late), ("scenarios.toml", late | {"apart": True})):
+        with pytest.raises(InvalidInput, match=rf"^{file}, row: .* no step has `at`"):
+            _scenario(file, "row", row)

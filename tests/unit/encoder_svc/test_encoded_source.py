@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoder_svc.decode.make import Beginning, MediaKind
-from encoder_svc.decode.source import Refusal, Start
+from encoder_svc.decode.source import RawChunk, Refusal, Start
 from encoder_svc.resume import ResumeHeader
 from encoder_svc.sample import Hole
 from tests.unit.encoder_svc.media import CONTAINERS, cut, encode, open_source, reference_frames, run, units
@@ -70,8 +70,8 @@ def test_a_frame_begins_where_the_bytes_before_it_give_all_frames_before_it(kind
     source = open_source(kind)
     for chunk in cut(data, 5):
         run(source, [chunk], finish=False)
-        assert source.decoded_position == source.consumed
     run(source, [])
+    assert source.decoded_position == source.consumed
     frames = source.take_decoded()
     assert [frame.time_us for frame in frames] == [index * 40_000 for index in range(24)]
     assert source.take_decoded() == []
@@ -79,3 +79,25 @@ def test_a_frame_begins_where_the_bytes_before_it_give_all_frames_before_it(kind
         before = open_source(kind)
         run(before, list(cut(data[: frames[index].position], 6)))
         assert len(before.take_decoded()) == index, "no byte of it, and all of those before"
+
+
+@pytest.mark.parametrize("b_frames", [0, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_begins_before_the_decoded_position_was_told(kind: MediaKind, b_frames: int) -> None:
+    """However small the chunks, and whatever the decoder holds back."""
+    data = encode(kind, 40, b_frames=b_frames)
+    source = open_source(kind)
+    run(source, [RawChunk(0, data)])
+    frames = sorted((frame.position, frame.time_us) for frame in source.take_decoded())
+    source = open_source(kind)
+    told, behind = set(), 0
+    for at in range(0, len(data), 50):
+        run(source, [RawChunk(at, data[at : at + 50])], finish=False)
+        position = source.decoded_position
+        assert position is not None
+        told |= {(frame.position, frame.time_us) for frame in source.take_decoded()}
+        assert {frame for frame in frames if frame[0] < position} <= told
+        behind = max(behind, sum(position <= start for start, _ in frames if start < source.consumed))
+    assert behind <= (6 if b_frames else 2), "and it keeps up with them"
+    run(source, [])
+    assert source.decoded_position == len(data)

@@ -123,3 +123,12 @@ def test_a_batch_that_would_take_too_long_is_not_tried() -> None:
     cost, times = CostMeter(), iter(range(0, 1000, 5))
     try_out(model(), None, Codec.RAW, 64, cost, lambda: float(next(times)))
     assert cost.batches == 4, "those of one unit; each takes five seconds"
+    assert cost.is_known
+
+
+def test_all_batches_together_are_not_tried_for_long() -> None:
+    cost, spans = CostMeter(), [(0.25 * k, 0.25 * k + 0.25) for k in range(2)]
+    spans += [(0.5, 2.5), (2.5, 2.75), (2.75, 3.0)]
+    times = iter([time for span in spans for time in span])
+    try_out(model(), None, Codec.RAW, 8, cost, lambda: next(times))
+    assert cost.batches == 5, "the second of eight would end 4.25 s after the first batches"

@@ -204,6 +204,18 @@ def test_what_a_loaded_batch_saves_is_remembered_and_how_fast_it_is_now_is_not()
     assert CostMeter().saving(8) == 0.0
 
 
+def test_batches_with_hours_between_them_are_not_compared() -> None:
+    meter, now_s = CostMeter(), 0.0
+    for units in (1, 1, 16, 1, 16, 1):
+        meter.add(units, units * 64, now_s, now_s + 0.004 + 0.002 * units)
+        now_s += 0.1
+    now_s += 3 * 3600.0  # and from then on everything takes ten times as long, as in one large batch
+    for _ in range(100):
+        meter.add(16, 16 * 64, now_s, now_s + 10 * (0.004 + 0.002 * 16))
+        now_s += 0.4
+    assert meter.unit_seconds(1) == pytest.approx(0.06, rel=0.02), "a third of it is the part a batch"
+
+
 def test_batches_of_one_size_tell_only_of_that_size() -> None:
     meter = CostMeter()
     assert (meter.is_known, meter.unit_seconds(8), meter.busy(1.0)) == (False, 0.0, 0.0)

@@ -110,6 +110,18 @@ def test_an_encoder_that_leaves_frames_out_takes_no_new_streams() -> None:
     assert isinstance(ask(there=held(2), overload=Overload.RATES), Admitted)
 
 
+def test_notes_that_are_on_no_disk_leave_less_for_windows() -> None:
+    window = ENCODER.window_bytes
+    wish = Held(tenant="default", fps=0.0)
+    full = replace(REASONER, ram_bytes=3 * window / 0.8 + 2)
+    for notes_bytes, there, expected in ((0, 2, Admitted), (window, 1, Admitted), (window, 2, Refused)):
+        room = replace(full, notes_bytes=notes_bytes)
+        assert isinstance(admit(wish, [ENCODER], [room], held(there), now_s=0.0, life_s=60.0), expected)
+    over = admit(wish, [ENCODER], [replace(full, notes_bytes=1e12)], held(1), now_s=0.0, life_s=60.0)
+    assert isinstance(over, Refused)
+    assert "of the 0 MB" in over.reason
+
+
 def test_windows_must_fit_into_the_reasoners_memory() -> None:
     window = ENCODER.window_bytes
     assert window == 50 * 64 * 1000
@@ -194,6 +206,7 @@ def test_rooms_are_read_from_heartbeats_and_nonsense_is_nothing() -> None:
     assert not silly.is_known
     assert reasoner_room(member(Role.REASONER, ram_budget_bytes="x")).ram_bytes == 0.0
     assert reasoner_room(member(Role.REASONER, ram_budget_bytes="12")).ram_bytes == 12.0
+    assert reasoner_room(member(Role.REASONER, notes_bytes="5")).notes_bytes == 5.0
 
 
 def test_loads_are_what_was_measured_or_what_is_known_to_be_needed() -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import ValuesView
 from pathlib import Path
 
 from orchestrator.backlog import Backlog, Bounds, Media
 from orchestrator.cluster import Cluster
 from orchestrator.journal import Journal
 from orchestrator.limits import Limits
-from orchestrator.media_share import PERIOD_S
+from orchestrator.media_share import PERIOD_S, MediaShare
 from orchestrator.messages import progress_of
-from orchestrator.outbox import Outbox
+from orchestrator.outbox import MAX_OFFERED_BYTES, Outbox
 from orchestrator.quotas import LEAST_MEDIA_BYTES, Quota, Quotas, media_bytes
 from orchestrator.session import Session
 from orchestrator.settings import SessionSettings
@@ -87,3 +88,55 @@ async def test_a_running_stream_takes_nothing_from_the_others(tmp_path: Path) ->
         assert not other.outbox._queue
     finally:
         await streams.close()
+
+
+def refusals(outbox: Outbox) -> int:
+    return sum(message.HasField("refusal") for message in outbox._queue)
+
+
+async def test_a_client_that_cannot_be_told_now_is_told_later(tmp_path: Path) -> None:
+    now_s = [100.0]
+
+    def clock() -> float:
+        return now_s[0]
+
+    def tick() -> None:
+        now_s[0] += PERIOD_S
+        streams.tick()
+
+    quotas = Quotas(tenants={"acme": Quota(bytes=6 * MIB)})
+    settings = SessionSettings(limits=Limits(), bounds=Bounds())
+    streams = Streams(Cluster(b"s" * 32, 3, 1, clock), Journal(tmp_path), settings, clock, 8, quotas)
+    try:
+        away, behind = open_stream(streams, "away", "acme"), open_stream(streams, "behind", "acme")
+        assert away.outbox is not None
+        assert behind.outbox is not None
+        outbox, away.outbox = away.outbox, None
+        behind.outbox._bytes = MAX_OFFERED_BYTES + 1  # as if so much waited
+        streams.tick()
+        for number in range(10):
+            for session in (away, behind):
+                session.append(number, 1, number * 1_000_000, bytes(MIB), object())
+        tick()
+        assert refusals(behind.outbox) == 0
+        away.outbox, behind.outbox._bytes = outbox, 0
+        tick()
+        tick()
+        assert [refusals(each) for each in (away.outbox, behind.outbox)] == [1, 1]
+    finally:
+        await streams.close()
+
+
+def test_a_look_that_bounds_nobody_does_not_go_through_all_tenants() -> None:
+    walks = []
+
+    class Tenants(dict[str, Quota]):
+        def values(self) -> ValuesView[Quota]:
+            walks.append(1)
+            return super().values()
+
+    quotas = Quotas(tenants=Tenants({f"t{number}": Quota() for number in range(10)}))
+    share = MediaShare(Cluster(b"s" * 32, 3, 1, lambda: 0.0), quotas)
+    for number in range(20):
+        share.look([], float(number))
+    assert len(walks) == 1

@@ -1,5 +1,8 @@
 """Watermark, gaps, and what a question may be told."""
 
+import sys
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import replace
 
 from orchestrator.backlog import Bounds
@@ -145,18 +148,77 @@ def decoded(position: int, count: int, step: int = 500, step_us: int = 500_000) 
 def test_bytes_are_asked_about_as_of_the_newest_frame_that_was_sent_before() -> None:
     timeline = Timeline()
     timeline.apply(decoded(1000, 2))
-    assert timeline.time_at(1000) is None, "the frame that ends there may not be complete yet"
+    assert timeline.time_at(1000) == 500_000
+    assert timeline.time_at(1001) is None, "the frame that begins there is not told yet"
     timeline.apply(decoded(5000, 10))
     timeline.receive(4_500_000)
     assert timeline.time_at(1000) == 500_000, "what was sent later is decoded too, and was not seen"
     assert timeline.time_at(1001) == 1_000_000, "its first byte had been sent"
-    assert timeline.time_at(5000) is None
+    assert timeline.time_at(5000) == 4_500_000
+    assert timeline.time_at(5001) is None
     timeline.restart(from_us=0, position=0, next_block_number=0)
     assert timeline.time_at(5000) is None
+    timeline.apply(replace(decoded(4000, 2), decoded_position=0))
+    assert timeline.time_at(1000) is None, "taken in, and no frame of it is complete"
+
+
+def test_a_frame_that_is_shown_first_says_nothing_about_one_that_began_before_it() -> None:
+    timeline = Timeline()
+    timeline.apply(replace(decoded(3000, 0), frames=((0, 0), (1000, 40_000)), decoded_position=500))
+    assert timeline.time_at(1000) is None, "the frame at 500 is shown after the one at 1000"
+    timeline.apply(replace(decoded(3000, 0), frames=((500, 80_000),), decoded_position=1500))
+    assert timeline.time_at(1000) == 80_000
+
+
+def test_the_places_of_frames_are_bounded_and_what_is_older_is_dated_before_them() -> None:
+    timeline = Timeline()
+    for first in range(0, 10_000, 100):
+        frames = tuple((number * 500, number * 40_000) for number in range(first, first + 100))
+        position = frames[-1][0] + 500
+        timeline.apply(replace(decoded(position, 0), frames=frames, decoded_position=position))
+    places = sum(sys.getsizeof(place) + sum(map(sys.getsizeof, place)) for place in timeline.frames)
+    assert places + sys.getsizeof(timeline.frames) < 100_000, (
+        "a thousand streams hold less than 100 MB of them"
+    )
+    assert timeline.time_at(10_000 * 500) == 9_999 * 40_000
+    assert timeline.time_at(9_900 * 500) == 9_899 * 40_000
+    assert timeline.time_at(500) == timeline.frames[0][1] - 1
+
+
+def test_a_question_looks_at_the_newest_frames_first_and_stops_at_its_own() -> None:
+    looked = []
+
+    class Places(deque[tuple[int, int]]):
+        def __iter__(self) -> Iterator[tuple[int, int]]:
+            raise AssertionError("all of them are looked at")
+
+        def __reversed__(self) -> Iterator[tuple[int, int]]:
+            for place in super().__reversed__():
+                looked.append(place)
+                yield place
+
+    timeline = Timeline()
+    timeline.apply(decoded(50_000, 100))
+    timeline.frames = Places(timeline.frames)
+    assert timeline.time_at(50_001) is None
+    assert looked == [], "not decoded yet"
+    assert timeline.time_at(49_500) == 98 * 500_000
+    assert len(looked) == 2
+
+
+def test_frames_that_are_told_again_after_a_loss_are_those_that_they_were() -> None:
+    timeline = Timeline()
+    timeline.apply(decoded(5000, 10))
+    timeline.restart(from_us=0, position=2000, next_block_number=0)
+    assert timeline.time_at(2000) == 1_500_000
+    assert timeline.time_at(4000) is None
+    again = tuple((number * 500, number * 500_000) for number in range(4, 9))
+    timeline.apply(replace(decoded(4500, 0), frames=again, decoded_position=4500))
+    assert (timeline.time_at(1500), timeline.time_at(4000)) == (1_000_000, 3_500_000)
 
 
 def test_an_encoder_that_does_not_say_which_frames_it_decoded() -> None:
     timeline = Timeline()
     timeline.receive(700)
-    timeline.apply(replace(decoded(1000, 1), frames=(), decoded_position=0))
+    timeline.apply(replace(decoded(1000, 1), frames=(), decoded_position=None))
     assert (timeline.time_at(1000), timeline.time_at(999)) == (None, 700)

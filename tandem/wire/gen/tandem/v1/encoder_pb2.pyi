@@ -264,7 +264,9 @@ class EncodeResponse(_message.Message):
         rate_reason: _builtins.str
         """Why that is less than `media.sample_fps`; empty when it is not."""
         decoded_position: _builtins.int
-        """Of bytes: position up to which every frame that was complete has been decoded; 0 when it is not said."""
+        """Of bytes: every frame that begins before this position has been told, or never will be; unset when it is not
+        said.
+        """
         @_builtins.property
         def gaps(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Gap]:
             """Gaps that the encoder found since the last message."""
@@ -288,14 +290,19 @@ class EncodeResponse(_message.Message):
             sample_fps: _builtins.float = ...,
             rate_reason: _builtins.str = ...,
             decoded: _abc.Iterable[Global___EncodeResponse.DecodedFrame] | None = ...,
-            decoded_position: _builtins.int = ...,
+            decoded_position: _builtins.int | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["_decoder_header", b"_decoder_header", "decoder_header", b"decoder_header"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_decoded_position", b"_decoded_position", "_decoder_header", b"_decoder_header", "decoded_position", b"decoded_position", "decoder_header", b"decoder_header"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_decoder_header", b"_decoder_header", "consumed_position", b"consumed_position", "decoded", b"decoded", "decoded_position", b"decoded_position", "decoded_us", b"decoded_us", "decoder_header", b"decoder_header", "frames_waiting", b"frames_waiting", "gaps", b"gaps", "lag_ms", b"lag_ms", "next_block_number", b"next_block_number", "rate_reason", b"rate_reason", "safe_position", b"safe_position", "sample_fps", b"sample_fps", "watermark_us", b"watermark_us"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_decoded_position", b"_decoded_position", "_decoder_header", b"_decoder_header", "consumed_position", b"consumed_position", "decoded", b"decoded", "decoded_position", b"decoded_position", "decoded_us", b"decoded_us", "decoder_header", b"decoder_header", "frames_waiting", b"frames_waiting", "gaps", b"gaps", "lag_ms", b"lag_ms", "next_block_number", b"next_block_number", "rate_reason", b"rate_reason", "safe_position", b"safe_position", "sample_fps", b"sample_fps", "watermark_us", b"watermark_us"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__decoded_position: _TypeAlias = _typing.Literal["decoded_position"]  # noqa: Y015
+        _WhichOneofArgType__decoded_position: _TypeAlias = _typing.Literal["_decoded_position", b"_decoded_position"]  # noqa: Y015
         _WhichOneofReturnType__decoder_header: _TypeAlias = _typing.Literal["decoder_header"]  # noqa: Y015
         _WhichOneofArgType__decoder_header: _TypeAlias = _typing.Literal["_decoder_header", b"_decoder_header"]  # noqa: Y015
+        @_typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__decoded_position) -> _WhichOneofReturnType__decoded_position | None: ...
+        @_typing.overload
         def WhichOneof(self, oneof_group: _WhichOneofArgType__decoder_header) -> _WhichOneofReturnType__decoder_header | None: ...
 
     @_typing.final

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from tandem.wire.gen.tandem.v1 import types_pb2 as tandem_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18tandem/v1/reasoner.proto\x12\ttandem.v1\x1a\x15tandem/v1/types.proto\"\xbe\x02\n\x11OpenStreamRequest\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07\x65ncoder\x18\x03 \x01(\t\x12\r\n\x05\x66resh\x18\x04 \x01(\x08\x12\x13\n\x0bincarnation\x18\x05 \x01(\t\x12\x33\n\x06source\x18\x06 \x01(\x0b\x32#.tandem.v1.OpenStreamRequest.Source\x1a\x9c\x01\n\x06Source\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0e\n\x06ticket\x18\x03 \x01(\x0c\x12\x19\n\x11next_block_number\x18\x04 \x01(\x04\x12%\n\x07\x65victed\x18\x05 \x03(\x0b\x32\x14.tandem.v1.TimeRange\x12\x0e\n\x06\x62locks\x18\x06 \x01(\x04\x12\x11\n\tlast_note\x18\x07 \x01(\x04\"`\n\x12OpenStreamResponse\x12%\n\x05state\x18\x01 \x01(\x0b\x32\x16.tandem.v1.StreamState\x12#\n\x05model\x18\x02 \x01(\x0b\x32\x14.tandem.v1.ModelInfo\"\x8f\x02\n\x0bStreamState\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\x19\n\x11next_block_number\x18\x02 \x01(\x04\x12\x14\n\x0cwatermark_us\x18\x03 \x01(\x03\x12\x0e\n\x06\x62locks\x18\x04 \x01(\x04\x12\x11\n\tram_bytes\x18\x05 \x01(\x04\x12%\n\x07\x65victed\x18\x06 \x03(\x0b\x32\x14.tandem.v1.TimeRange\x12\r\n\x05\x65poch\x18\x07 \x01(\x04\x12!\n\x14\x64urable_watermark_us\x18\x08 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\ndisk_bytes\x18\t \x01(\x04\x12\x13\n\x0bincarnation\x18\n \x01(\tB\x17\n\x15_durable_watermark_us\":\n\x12\x43loseStreamRequest\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\x11\n\tkeep_disk\x18\x02 \x01(\x08\"\x15\n\x13\x43loseStreamResponse\"[\n\rAnswerRequest\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12%\n\x08question\x18\x02 \x01(\x0b\x32\x13.tandem.v1.Question\x12\x10\n\x08\x61s_of_us\x18\x03 \x01(\x03\"\x8b\x04\n\x0e\x41nswerResponse\x12\x0f\n\x05\x64\x65lta\x18\x01 \x01(\tH\x00\x12\x30\n\x05\x66inal\x18\x02 \x01(\x0b\x32\x1f.tandem.v1.AnswerResponse.FinalH\x00\x12\x34\n\x07thought\x18\x03 \x01(\x0b\x32!.tandem.v1.AnswerResponse.ThoughtH\x00\x1aH\n\x07Thought\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x0f\n\x07time_us\x18\x03 \x01(\x03\x12\x0c\n\x04text\x18\x04 \x01(\t\x1a\xac\x02\n\x05\x46inal\x12\x0c\n\x04text\x18\x01 \x01(\t\x12.\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x17.tandem.v1.FinishReason\x12%\n\x08\x65vidence\x18\x03 \x01(\x0b\x32\x13.tandem.v1.Evidence\x12\x14\n\x0cwatermark_us\x18\x04 \x01(\x03\x12\x1f\n\x05usage\x18\x05 \x01(\x0b\x32\x10.tandem.v1.Usage\x12\x10\n\x08queue_ms\x18\x06 \x01(\x01\x12\x12\n\nprefill_ms\x18\x07 \x01(\x01\x12\x11\n\ttoken_ids\x18\x08 \x03(\r\x12%\n\x07\x65victed\x18\t \x03(\x0b\x32\x14.tandem.v1.TimeRange\x12\'\n\x07workers\x18\n \x03(\x0b\x32\x16.tandem.v1.WorkerUsageB\x07\n\x05\x65vent\"N\n\x12WatchStreamRequest\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12%\n\x08watching\x18\x02 \x01(\x0b\x32\x13.tandem.v1.Watching\"\x85\x01\n\x13WatchStreamResponse\x12\x0c\n\x04note\x18\x01 \x01(\x04\x12#\n\x05range\x18\x02 \x01(\x0b\x32\x14.tandem.v1.TimeRange\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x0c\n\x04\x64one\x18\x04 \x01(\x08\x12\x0f\n\x07\x64ropped\x18\x05 \x01(\r\x12\x0e\n\x06\x66\x61iled\x18\x06 \x01(\x08\"\'\n\x12\x46inishNotesRequest\x12\x11\n\tstream_id\x18\x01 \x01(\t\"(\n\x13\x46inishNotesResponse\x12\x11\n\tlast_note\x18\x01 \x01(\x04\"\x0f\n\rFollowRequest\"7\n\x0e\x46ollowResponse\x12%\n\x05state\x18\x01 \x01(\x0b\x32\x16.tandem.v1.StreamState2\xca\x03\n\x0fReasonerService\x12I\n\nOpenStream\x12\x1c.tandem.v1.OpenStreamRequest\x1a\x1d.tandem.v1.OpenStreamResponse\x12L\n\x0b\x43loseStream\x12\x1d.tandem.v1.CloseStreamRequest\x1a\x1e.tandem.v1.CloseStreamResponse\x12?\n\x06\x41nswer\x12\x18.tandem.v1.AnswerRequest\x1a\x19.tandem.v1.AnswerResponse0\x01\x12N\n\x0bWatchStream\x12\x1d.tandem.v1.WatchStreamRequest\x1a\x1e.tandem.v1.WatchStreamResponse0\x01\x12L\n\x0b\x46inishNotes\x12\x1d.tandem.v1.FinishNotesRequest\x1a\x1e.tandem.v1.FinishNotesResponse\x12?\n\x06\x46ollow\x12\x18.tandem.v1.FollowRequest\x1a\x19.tandem.v1.FollowResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18tandem/v1/reasoner.proto\x12\ttandem.v1\x1a\x15tandem/v1/types.proto\"\xbe\x02\n\x11OpenStreamRequest\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07\x65ncoder\x18\x03 \x01(\t\x12\r\n\x05\x66resh\x18\x04 \x01(\x08\x12\x13\n\x0bincarnation\x18\x05 \x01(\t\x12\x33\n\x06source\x18\x06 \x01(\x0b\x32#.tandem.v1.OpenStreamRequest.Source\x1a\x9c\x01\n\x06Source\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0e\n\x06ticket\x18\x03 \x01(\x0c\x12\x19\n\x11next_block_number\x18\x04 \x01(\x04\x12%\n\x07\x65victed\x18\x05 \x03(\x0b\x32\x14.tandem.v1.TimeRange\x12\x0e\n\x06\x62locks\x18\x06 \x01(\x04\x12\x11\n\tlast_note\x18\x07 \x01(\x04\"`\n\x12OpenStreamResponse\x12%\n\x05state\x18\x01 \x01(\x0b\x32\x16.tandem.v1.StreamState\x12#\n\x05model\x18\x02 \x01(\x0b\x32\x14.tandem.v1.ModelInfo\"\xa2\x02\n\x0bStreamState\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\x19\n\x11next_block_number\x18\x02 \x01(\x04\x12\x14\n\x0cwatermark_us\x18\x03 \x01(\x03\x12\x0e\n\x06\x62locks\x18\x04 \x01(\x04\x12\x11\n\tram_bytes\x18\x05 \x01(\x04\x12%\n\x07\x65victed\x18\x06 \x03(\x0b\x32\x14.tandem.v1.TimeRange\x12\r\n\x05\x65poch\x18\x07 \x01(\x04\x12!\n\x14\x64urable_watermark_us\x18\x08 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\ndisk_bytes\x18\t \x01(\x04\x12\x13\n\x0bincarnation\x18\n \x01(\t\x12\x11\n\tlast_note\x18\x0b \x01(\x04\x42\x17\n\x15_durable_watermark_us\":\n\x12\x43loseStreamRequest\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\x11\n\tkeep_disk\x18\x02 \x01(\x08\"\x15\n\x13\x43loseStreamResponse\"[\n\rAnswerRequest\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12%\n\x08question\x18\x02 \x01(\x0b\x32\x13.tandem.v1.Question\x12\x10\n\x08\x61s_of_us\x18\x03 \x01(\x03\"\x8b\x04\n\x0e\x41nswerResponse\x12\x0f\n\x05\x64\x65lta\x18\x01 \x01(\tH\x00\x12\x30\n\x05\x66inal\x18\x02 \x01(\x0b\x32\x1f.tandem.v1.AnswerResponse.FinalH\x00\x12\x34\n\x07thought\x18\x03 \x01(\x0b\x32!.tandem.v1.AnswerResponse.ThoughtH\x00\x1aH\n\x07Thought\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x0f\n\x07time_us\x18\x03 \x01(\x03\x12\x0c\n\x04text\x18\x04 \x01(\t\x1a\xac\x02\n\x05\x46inal\x12\x0c\n\x04text\x18\x01 \x01(\t\x12.\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x17.tandem.v1.FinishReason\x12%\n\x08\x65vidence\x18\x03 \x01(\x0b\x32\x13.tandem.v1.Evidence\x12\x14\n\x0cwatermark_us\x18\x04 \x01(\x03\x12\x1f\n\x05usage\x18\x05 \x01(\x0b\x32\x10.tandem.v1.Usage\x12\x10\n\x08queue_ms\x18\x06 \x01(\x01\x12\x12\n\nprefill_ms\x18\x07 \x01(\x01\x12\x11\n\ttoken_ids\x18\x08 \x03(\r\x12%\n\x07\x65victed\x18\t \x03(\x0b\x32\x14.tandem.v1.TimeRange\x12\'\n\x07workers\x18\n \x03(\x0b\x32\x16.tandem.v1.WorkerUsageB\x07\n\x05\x65vent\"a\n\x12WatchStreamRequest\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12%\n\x08watching\x18\x02 \x01(\x0b\x32\x13.tandem.v1.Watching\x12\x11\n\tlast_note\x18\x03 \x01(\x04\"\x85\x01\n\x13WatchStreamResponse\x12\x0c\n\x04note\x18\x01 \x01(\x04\x12#\n\x05range\x18\x02 \x01(\x0b\x32\x14.tandem.v1.TimeRange\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x0c\n\x04\x64one\x18\x04 \x01(\x08\x12\x0f\n\x07\x64ropped\x18\x05 \x01(\r\x12\x0e\n\x06\x66\x61iled\x18\x06 \x01(\x08\"\'\n\x12\x46inishNotesRequest\x12\x11\n\tstream_id\x18\x01 \x01(\t\"(\n\x13\x46inishNotesResponse\x12\x11\n\tlast_note\x18\x01 \x01(\x04\"\x0f\n\rFollowRequest\"7\n\x0e\x46ollowResponse\x12%\n\x05state\x18\x01 \x01(\x0b\x32\x16.tandem.v1.StreamState2\xca\x03\n\x0fReasonerService\x12I\n\nOpenStream\x12\x1c.tandem.v1.OpenStreamRequest\x1a\x1d.tandem.v1.OpenStreamResponse\x12L\n\x0b\x43loseStream\x12\x1d.tandem.v1.CloseStreamRequest\x1a\x1e.tandem.v1.CloseStreamResponse\x12?\n\x06\x41nswer\x12\x18.tandem.v1.AnswerRequest\x1a\x19.tandem.v1.AnswerResponse0\x01\x12N\n\x0bWatchStream\x12\x1d.tandem.v1.WatchStreamRequest\x1a\x1e.tandem.v1.WatchStreamResponse0\x01\x12L\n\x0b\x46inishNotes\x12\x1d.tandem.v1.FinishNotesRequest\x1a\x1e.tandem.v1.FinishNotesResponse\x12?\n\x06\x46ollow\x12\x18.tandem.v1.FollowRequest\x1a\x19.tandem.v1.FollowResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,31 +39,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPENSTREAMRESPONSE']._serialized_start=383
   _globals['_OPENSTREAMRESPONSE']._serialized_end=479
   _globals['_STREAMSTATE']._serialized_start=482
-  _globals['_STREAMSTATE']._serialized_end=753
-  _globals['_CLOSESTREAMREQUEST']._serialized_start=755
-  _globals['_CLOSESTREAMREQUEST']._serialized_end=813
-  _globals['_CLOSESTREAMRESPONSE']._serialized_start=815
-  _globals['_CLOSESTREAMRESPONSE']._serialized_end=836
-  _globals['_ANSWERREQUEST']._serialized_start=838
-  _globals['_ANSWERREQUEST']._serialized_end=929
-  _globals['_ANSWERRESPONSE']._serialized_start=932
-  _globals['_ANSWERRESPONSE']._serialized_end=1455
-  _globals['_ANSWERRESPONSE_THOUGHT']._serialized_start=1071
-  _globals['_ANSWERRESPONSE_THOUGHT']._serialized_end=1143
-  _globals['_ANSWERRESPONSE_FINAL']._serialized_start=1146
-  _globals['_ANSWERRESPONSE_FINAL']._serialized_end=1446
-  _globals['_WATCHSTREAMREQUEST']._serialized_start=1457
-  _globals['_WATCHSTREAMREQUEST']._serialized_end=1535
-  _globals['_WATCHSTREAMRESPONSE']._serialized_start=1538
-  _globals['_WATCHSTREAMRESPONSE']._serialized_end=1671
-  _globals['_FINISHNOTESREQUEST']._serialized_start=1673
-  _globals['_FINISHNOTESREQUEST']._serialized_end=1712
-  _globals['_FINISHNOTESRESPONSE']._serialized_start=1714
-  _globals['_FINISHNOTESRESPONSE']._serialized_end=1754
-  _globals['_FOLLOWREQUEST']._serialized_start=1756
-  _globals['_FOLLOWREQUEST']._serialized_end=1771
-  _globals['_FOLLOWRESPONSE']._serialized_start=1773
-  _globals['_FOLLOWRESPONSE']._serialized_end=1828
-  _globals['_REASONERSERVICE']._serialized_start=1831
-  _globals['_REASONERSERVICE']._serialized_end=2289
+  _globals['_STREAMSTATE']._serialized_end=772
+  _globals['_CLOSESTREAMREQUEST']._serialized_start=774
+  _globals['_CLOSESTREAMREQUEST']._serialized_end=832
+  _globals['_CLOSESTREAMRESPONSE']._serialized_start=834
+  _globals['_CLOSESTREAMRESPONSE']._serialized_end=855
+  _globals['_ANSWERREQUEST']._serialized_start=857
+  _globals['_ANSWERREQUEST']._serialized_end=948
+  _globals['_ANSWERRESPONSE']._serialized_start=951
+  _globals['_ANSWERRESPONSE']._serialized_end=1474
+  _globals['_ANSWERRESPONSE_THOUGHT']._serialized_start=1090
+  _globals['_ANSWERRESPONSE_THOUGHT']._serialized_end=1162
+  _globals['_ANSWERRESPONSE_FINAL']._serialized_start=1165
+  _globals['_ANSWERRESPONSE_FINAL']._serialized_end=1465
+  _globals['_WATCHSTREAMREQUEST']._serialized_start=1476
+  _globals['_WATCHSTREAMREQUEST']._serialized_end=1573
+  _globals['_WATCHSTREAMRESPONSE']._serialized_start=1576
+  _globals['_WATCHSTREAMRESPONSE']._serialized_end=1709
+  _globals['_FINISHNOTESREQUEST']._serialized_start=1711
+  _globals['_FINISHNOTESREQUEST']._serialized_end=1750
+  _globals['_FINISHNOTESRESPONSE']._serialized_start=1752
+  _globals['_FINISHNOTESRESPONSE']._serialized_end=1792
+  _globals['_FOLLOWREQUEST']._serialized_start=1794
+  _globals['_FOLLOWREQUEST']._serialized_end=1809
+  _globals['_FOLLOWRESPONSE']._serialized_start=1811
+  _globals['_FOLLOWRESPONSE']._serialized_end=1866
+  _globals['_REASONERSERVICE']._serialized_start=1869
+  _globals['_REASONERSERVICE']._serialized_end=2327
 # @@protoc_insertion_point(module_scope)

@@ -51,7 +51,7 @@ class OpenStreamRequest(_message.Message):
         blocks: _builtins.int
         """Visual blocks that it holds."""
         last_note: _builtins.int
-        """Number of the last note of the stream that was told to its end; 0 when there is none."""
+        """Number of the last note of the stream that it keeps; 0 when there is none."""
         @_builtins.property
         def evicted(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.TimeRange]:
             """Intervals that it held and had to remove."""
@@ -168,6 +168,7 @@ class StreamState(_message.Message):
     DURABLE_WATERMARK_US_FIELD_NUMBER: _builtins.int
     DISK_BYTES_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
+    LAST_NOTE_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
     """The stream."""
     next_block_number: _builtins.int
@@ -177,7 +178,7 @@ class StreamState(_message.Message):
     blocks: _builtins.int
     """Visual blocks held."""
     ram_bytes: _builtins.int
-    """Bytes held in RAM."""
+    """Bytes held in RAM, notes that are on no disk included."""
     epoch: _builtins.int
     """Placement epoch."""
     durable_watermark_us: _builtins.int
@@ -188,6 +189,8 @@ class StreamState(_message.Message):
     """Bytes of its data files."""
     incarnation: _builtins.str
     """Which of the streams of this id it is, as `OpenStreamRequest.incarnation`; empty: not known."""
+    last_note: _builtins.int
+    """Number of the last note of it that is kept here, whoever is watching; 0 when there is none."""
     @_builtins.property
     def evicted(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.TimeRange]:
         """Intervals removed to stay within the budget."""
@@ -205,10 +208,11 @@ class StreamState(_message.Message):
         durable_watermark_us: _builtins.int | None = ...,
         disk_bytes: _builtins.int = ...,
         incarnation: _builtins.str = ...,
+        last_note: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_durable_watermark_us", b"_durable_watermark_us", "durable_watermark_us", b"durable_watermark_us"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_durable_watermark_us", b"_durable_watermark_us", "blocks", b"blocks", "disk_bytes", b"disk_bytes", "durable_watermark_us", b"durable_watermark_us", "epoch", b"epoch", "evicted", b"evicted", "incarnation", b"incarnation", "next_block_number", b"next_block_number", "ram_bytes", b"ram_bytes", "stream_id", b"stream_id", "watermark_us", b"watermark_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_durable_watermark_us", b"_durable_watermark_us", "blocks", b"blocks", "disk_bytes", b"disk_bytes", "durable_watermark_us", b"durable_watermark_us", "epoch", b"epoch", "evicted", b"evicted", "incarnation", b"incarnation", "last_note", b"last_note", "next_block_number", b"next_block_number", "ram_bytes", b"ram_bytes", "stream_id", b"stream_id", "watermark_us", b"watermark_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__durable_watermark_us: _TypeAlias = _typing.Literal["durable_watermark_us"]  # noqa: Y015
     _WhichOneofArgType__durable_watermark_us: _TypeAlias = _typing.Literal["_durable_watermark_us", b"_durable_watermark_us"]  # noqa: Y015
@@ -433,8 +437,11 @@ class WatchStreamRequest(_message.Message):
 
     STREAM_ID_FIELD_NUMBER: _builtins.int
     WATCHING_FIELD_NUMBER: _builtins.int
+    LAST_NOTE_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
     """The stream; it must be open. REQUIRED."""
+    last_note: _builtins.int
+    """Number of the last note of which anything was told, by any reasoner: new ones get greater numbers. 0: none."""
     @_builtins.property
     def watching(self) -> _types_pb2.Watching:
         """How it is watched; WATCH_MODE_OFF is refused. REQUIRED."""
@@ -444,10 +451,11 @@ class WatchStreamRequest(_message.Message):
         *,
         stream_id: _builtins.str = ...,
         watching: _types_pb2.Watching | None = ...,
+        last_note: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["watching", b"watching"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["stream_id", b"stream_id", "watching", b"watching"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_note", b"last_note", "stream_id", b"stream_id", "watching", b"watching"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
