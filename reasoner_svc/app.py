@@ -13,12 +13,11 @@ from grpc_reflection.v1alpha import reflection
 
 from kv_transfer.base import LinkConfig, LocalEnd
 from reasoner_svc import metrics
-from reasoner_svc.assembling import link_config, make_disk, make_recaller
+from reasoner_svc.assembling import link_config, make_disk, make_recaller, schedule_limits
 from reasoner_svc.changes import Changes
 from reasoner_svc.config import ReasonerConfig
 from reasoner_svc.decode.engine import Engine
 from reasoner_svc.decode.measuring import MeasuredPasses
-from reasoner_svc.decode.schedule import ScheduleLimits
 from reasoner_svc.inbox import Inbox
 from reasoner_svc.links import TransferServicer
 from reasoner_svc.moving import Here, Mover
@@ -115,11 +114,7 @@ class Reasoner:
         )
         self.engine = Engine(
             model,
-            limits=ScheduleLimits(
-                max_running=config.max_running,
-                prefill_chunk=config.prefill_chunk,
-                tick_tokens=config.tick_tokens,
-            ),
+            limits=schedule_limits(config),
             view_tokens=view_tokens,
             clock=clock,
             loop=loop,

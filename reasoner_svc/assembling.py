@@ -7,6 +7,7 @@ from pathlib import Path
 from kv_transfer.base import LinkConfig
 from reasoner_svc.config import ReasonerConfig
 from reasoner_svc.decode.recaller import Recaller
+from reasoner_svc.decode.schedule import ScheduleLimits
 from reasoner_svc.retrieve.select import Limits
 from reasoner_svc.store.disk.measured import MeasuredDisk
 from reasoner_svc.store.disk.slots import Fsync, FsyncPolicy
@@ -28,6 +29,15 @@ def link_config(config: ReasonerConfig) -> LinkConfig:
         lanes=tuple(LaneKind(lane) for lane in config.lanes),
         gloo_host=config.gloo_host,
         device=config.device,
+    )
+
+
+def schedule_limits(config: ReasonerConfig) -> ScheduleLimits:
+    """How much the model does at a time."""
+    return ScheduleLimits(
+        max_running=config.max_running,
+        prefill_chunk=config.prefill_chunk,
+        tick_tokens=config.tick_tokens,
     )
 
 
