@@ -58,19 +58,24 @@ class KubernetesBackend:
 
     @property
     def wanted(self) -> tuple[Wanted, ...]:
-        """The pods that there should be; empty while that is not known."""
+        """The services that there should be; empty while that is not known.
+
+        Of pairs nobody reads the number, as nobody here changes it: there should be those that have a pod.
+        """
         replicas = self.scaler.replicas if self.scaler is not None else {}
-        return tuple(
-            each
-            for role, count in sorted(replicas.items())
-            for each in names(self._settings.release, role, count)
-        )
+        numbered = (names(self._settings.release, role, count) for role, count in sorted(replicas.items()))
+        pairs = (pod.services for pod in self._pods if pod.role is None and not pod.is_leaving)
+        return tuple(each for services in (*numbered, *pairs) for each in services)
 
     @property
     def endings(self) -> Mapping[str, str]:
         """Why pods do not run, or how their last container ended."""
-        pods = self._watch.table.pods if self._watch is not None else ()
-        return {pod.name: words for pod in pods if (words := _words(pod))}
+        found = ((pod, _words(pod)) for pod in self._pods)
+        return {each.name: words for pod, words in found if words for each in pod.services}
+
+    @property
+    def _pods(self) -> tuple[Pod, ...]:
+        return self._watch.table.pods if self._watch is not None else ()
 
     async def start(self, orchestrator: str) -> None:
         """Follow the pods, and stand for the lead.
@@ -130,10 +135,10 @@ class KubernetesBackend:
 
     def _changed(self, pod: Pod | None) -> None:
         """What the watch says of a pod: one that was deleted loses its streams before it is told to end."""
-        assert self._watch is not None
-        for each in (pod,) if pod is not None else self._watch.table.pods:
-            if each.is_leaving:
-                self._cluster.cordon(each.name, "its pod was deleted")
+        leaving = (each for each in ((pod,) if pod is not None else self._pods) if each.is_leaving)
+        for each in leaving:
+            for service in each.services:
+                self._cluster.cordon(service.name, "its pod was deleted")
         self._cluster.changed.notify()
 
 

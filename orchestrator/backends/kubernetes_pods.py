@@ -16,6 +16,8 @@ from orchestrator.membership import Role
 from tandem.core.ids import is_valid_id
 
 INSTANCE, COMPONENT = "app.kubernetes.io/instance", "app.kubernetes.io/component"
+PAIR = "pair"
+"""Component of pods that run one service of each role."""
 MAX_PODS = 10_000
 """More of one release are not followed."""
 _MAX_WORDS = 200
@@ -26,7 +28,8 @@ class Pod:
     """What is of use of one."""
 
     name: str
-    role: Role
+    role: Role | None
+    """None: it runs a service of each."""
     uid: str
     version: int
     phase: str = ""
@@ -41,6 +44,13 @@ class Pod:
     restarts: int = 0
 
     @property
+    def services(self) -> tuple[Wanted, ...]:
+        """What runs in it: under its own name, or with the role behind that where there are two."""
+        if self.role is not None:
+            return (Wanted(self.name, self.role),)
+        return tuple(Wanted(f"{self.name}-{role.value}", role) for role in Role)
+
+    @property
     def number(self) -> int:
         """Its number in its StatefulSet; -1: it is not of one."""
         tail = self.name.rpartition("-")[2]
@@ -48,9 +58,9 @@ class Pod:
 
 
 def selector(release: str) -> str:
-    """Of the pods that are encoders and reasoners of a release."""
-    roles = ",".join(role.value for role in Role)
-    return f"{INSTANCE}={release},{COMPONENT} in ({roles})"
+    """Of the pods that run encoders and reasoners of a release."""
+    components = ",".join((*(role.value for role in Role), PAIR))
+    return f"{INSTANCE}={release},{COMPONENT} in ({components})"
 
 
 def workload(release: str, role: Role) -> str:
@@ -66,14 +76,16 @@ def names(release: str, role: Role, replicas: int) -> tuple[Wanted, ...]:
 def pod_of(item: Mapping[str, Any]) -> Pod | None:
     """What an object of the API says, or None where it is no pod of ours."""
     meta, status = _part(item, "metadata"), _part(item, "status")
-    name, role = meta.get("name"), _part(meta, "labels").get(COMPONENT)
-    if not isinstance(name, str) or not is_valid_id(name) or role not in set(Role):
+    name, component = meta.get("name"), _part(meta, "labels").get(COMPONENT)
+    if not isinstance(name, str) or not is_valid_id(name) or not isinstance(component, str):
+        return None
+    if component not in {*Role, PAIR}:
         return None
     conditions = _parts(status, "conditions")
     containers = _parts(status, "containerStatuses")
     return Pod(
         name=name,
-        role=Role(role),
+        role=None if component == PAIR else Role(component),
         uid=str(meta.get("uid", "")),
         version=version_of(item),
         phase=str(status.get("phase", "")),

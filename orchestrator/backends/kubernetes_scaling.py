@@ -43,6 +43,7 @@ class Scaler:
         """Decisions by role and action."""
         self.replicas: dict[Role, int] = {}
         """How many pods there should be, as last read."""
+        self._trouble: dict[Role, str] = {}
 
     async def look(self, pods: PodTable, *, is_current: bool) -> None:
         """Read both numbers, and change them where that is on; `is_current`: `pods` is the present."""
@@ -56,8 +57,11 @@ class Scaler:
         try:
             scale = await self._api.read_scale(name)
             replicas, version = _replicas(scale)
+            self._trouble.pop(role, None)
         except TandemError as error:
-            log.info("scaling: %s", error)
+            if self._trouble.get(role) != error.message:  # said once: a release of pairs has none of these
+                log.info("scaling: %s", error)
+            self._trouble[role] = error.message
         if replicas is not None:
             self.replicas[role] = replicas
         if not self._settings.autoscale or not self._cluster.fence.leads:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.backends.kubernetes_pods import COMPONENT, INSTANCE, workload
+from orchestrator.backends.kubernetes_pods import COMPONENT, INSTANCE, pod_of, workload
 from orchestrator.backends.kubernetes_settings import KubernetesSettings
 from orchestrator.membership import Role
 from tests.chart.rendering import CHART, CI_FILES, RELEASE, Object, Rendered, read, render_file
@@ -55,12 +55,20 @@ def test_selectors_select_their_own_pods(path: Path) -> None:
 def test_the_names_that_the_orchestrator_goes_by(path: Path) -> None:
     """Its backend finds pods by these labels, and scales and leads under these names."""
     rendered = render_file(path)
-    for name, labels, _ in rendered.pods():
+    for name, labels, spec in rendered.pods():
         component = labels[COMPONENT]
         assert name == f"{RELEASE}-{component}"
         assert labels[INSTANCE] == RELEASE
         if component in set(Role):
             assert name == workload(RELEASE, Role(component))
+        pod = pod_of({"metadata": {"name": "POD_NAME", "labels": labels}})
+        named = {
+            word.partition("=")[2].replace("$(POD_NAME)", "POD_NAME"): each["name"]
+            for each in spec["containers"]
+            for word in each.get("args", [])
+            if word.startswith("--name=")
+        }
+        assert named == ({each.name: each.role.value for each in pod.services} if pod else {})
     kinds = {labels[COMPONENT] for _, labels, _ in rendered.pods()} - {"test"}
     colocated = read(path).get("mode") == "colocated"
     assert kinds == ({"orchestrator", "pair"} if colocated else {"orchestrator", "encoder", "reasoner"})

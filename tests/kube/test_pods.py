@@ -59,6 +59,22 @@ def test_what_is_read_of_a_pod() -> None:
     assert pod_of(item("Not/a name", 1)) is None
 
 
+def test_a_pod_of_a_pair_runs_a_service_of_each_role() -> None:
+    """As the chart names them, with mode colocated."""
+    pair, alone = pod_of(item("d-pair-2", 1, role="pair")), pod_of(item("d-encoder-0", 1))
+    assert pair is not None
+    assert alone is not None
+    assert pair.role is None
+    assert {each.name: each.role for each in pair.services} == {
+        "d-pair-2-encoder": Role.ENCODER,
+        "d-pair-2-reasoner": Role.REASONER,
+    }
+    assert [each.name for each in alone.services] == ["d-encoder-0"]
+    table = PodTable()
+    table.listed([item("d-pair-2", 1, role="pair")], 1)
+    assert table.top(Role.ENCODER) is None, "pairs are not scaled by role"
+
+
 junk = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3)
