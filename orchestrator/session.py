@@ -46,8 +46,8 @@ class Session:
         """Of this incarnation: a token of a former stream of this id does not have it."""
         self.media = media
         self.watching = types_pb2.Watching()
-        self.last_note = 0
-        """Number of the last note that was told to its end."""
+        self.last_note = self.begun_note = 0
+        """Numbers of the last note that was told to its end, and of the newest of which anything was told."""
         self.settings = settings
         self.clock = clock
         self.changed = Signal()

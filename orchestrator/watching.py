@@ -46,8 +46,6 @@ class Watcher:
         self._request = reasoner_pb2.WatchStreamRequest(
             stream_id=session.stream_id, watching=session.watching
         )
-        self._begun = 0
-        """Number of the newest note of which anything came."""
         self._dropped = 0
         """Thoughts that the client was not sent since the last one that it was."""
 
@@ -76,7 +74,7 @@ class Watcher:
     async def _watch_at(self, service: Service) -> None:
         """Until the stream moves to another reasoner. Raises why the call ended before."""
         # Another reasoner would give a number again that was told already: of a note that did not come along.
-        self._request.last_note = max(self._session.last_note, self._begun)
+        self._request.last_note = self._session.begun_note
         thoughts = asyncio.ensure_future(self._forward_all(service))
         moved = asyncio.ensure_future(self._until_moved(service))
         try:
@@ -101,7 +99,7 @@ class Watcher:
             self._dropped = 0
         else:
             self._dropped = dropped + 1
-        self._begun = max(self._begun, thought.note)
+        self._session.begun_note = max(self._session.begun_note, thought.note)
         if thought.done:
             self._session.last_note = thought.note
             self._session.changed.notify()

@@ -67,6 +67,9 @@ class FakeReasoner(reasoner_pb2_grpc.ReasonerServiceServicer):
         """Open calls of `WatchStream`."""
         self.watch_error: TandemError | None = None
         self.note_text = " seen"
+        self.note_gate = asyncio.Event()
+        self.note_gate.set()
+        """Notes come to their end while it is set."""
         self.last_note = 0
         """What it says to keep of every stream."""
         self.words = lambda view: [f"{t // 1000}" for t in view]
@@ -178,6 +181,8 @@ class FakeReasoner(reasoner_pb2_grpc.ReasonerServiceServicer):
                     done += 1
                     span = types_pb2.TimeRange(start_us=start_us, end_us=start_us + PERIOD_US)
                     for text, over in ((f"{start_us // 1000}", False), (self.note_text, True)):
+                        if over:
+                            await self.note_gate.wait()
                         yield reasoner_pb2.WatchStreamResponse(note=done, range=span, text=text, done=over)
                 await asyncio.sleep(0.01)
             await abort_with(context, NotFound("closed"))

@@ -197,3 +197,23 @@ async def test_a_move_takes_the_notes_that_the_former_keeps_and_numbers_go_on(
             assert later.watches[-1].last_note == 2, "told, and told again by nobody"
         await client.pictures(1000)
         await client.until(lambda: "1000 seen" in texts(client))
+
+
+async def test_a_note_that_was_told_in_part_is_not_told_again_under_its_number(tmp_path: Path) -> None:
+    """Not even when other options came between: then another watches."""
+    async with World(tmp_path) as world:
+        await world.add("reasoner-1")
+        client = await world.watch(watching=NOTES)
+        world.reasoner.note_gate.clear()
+        await client.pictures(0)
+        await client.until(lambda: len(client.thoughts) == 1)
+        await client.vanish()
+        other = types_pb2.Watching(mode=types_pb2.WATCH_MODE_SEGMENT_NOTES, segment_units=2)
+        await world.watch(token=client.welcome.resume_token, watching=other)
+        await world.until(lambda: len(world.reasoner.watches) == 2)
+        attachment = world.hosted["reasoner-0"].attachment
+        assert attachment is not None
+        attachment.leave()
+        await world.until(lambda: world.reasoners["reasoner-1"].watching == 1)
+        assert world.reasoners["reasoner-1"].watches[0].last_note == 1
+        assert world.app.streams.get("cam").session.last_note == 0
