@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tandem.commands.base import Command, Exit, add_address, positive, security_of
-from tandem.core.errors import InvalidInput
+from tandem.core.errors import InvalidInput, NotLeader
 
 if TYPE_CHECKING:
     from tandem.client.security import Security
@@ -94,19 +94,32 @@ async def ask_to_leave(
     Whoever asks shows the secret, or a token that may administer.
 
     It is the start of the service that is there now: one that replaces it meanwhile stays (`WrongState`).
+    An orchestrator that stands by says who leads: then that one is asked.
     Raises `NotFound`, `PermissionRefused`, `Unavailable`, and `InvalidInput` for a file that is no secret.
     """
-    import grpc
-
     from tandem.client.security import NO_SECURITY
     from tandem.core.secret_file import read_secret
+
+    secret = read_secret(secret_file) if secret_file else b""
+    wish = (name, secret, round(grace_s * 1000), security or NO_SECURITY)
+    try:
+        return await _ask(address, *wish)
+    except NotLeader as error:
+        if not error.leader:
+            raise
+        return await _ask(error.leader, *wish)
+
+
+async def _ask(
+    address: str, name: str, secret: bytes, grace_ms: int, security: Security
+) -> registry_pb2.DrainServiceResponse:
+    import grpc
+
     from tandem.wire.attach import drain_proof
     from tandem.wire.calls import CallingChannel
     from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc, registry_pb2, registry_pb2_grpc
     from tandem.wire.status import error_from_rpc
 
-    secret, grace_ms = read_secret(secret_file) if secret_file else b"", round(grace_s * 1000)
-    security = security or NO_SECURITY
     not_after_s = int(time.time()) + REQUEST_LIFE_S
     async with CallingChannel(address, security.tls, security.metadata) as channel:
         door: Any = client_pb2_grpc.TandemServiceStub(channel)  # type: ignore[call-overload]

@@ -21,6 +21,7 @@ from orchestrator.limits import Limits
 from orchestrator.reasoner_link import ReasonerLink
 from orchestrator.waiting import Gone
 from tandem.client import Security
+from tandem.commands.drain import ask_to_leave
 from tandem.core.errors import NotLeader, PermissionRefused, WrongState
 from tandem.core.ids import StreamId
 from tandem.core.tls_files import NO_TLS, TlsFiles
@@ -242,6 +243,9 @@ async def test_over_tls_with_tokens_all_go_to_who_leads_and_others_learn_nothing
             assert (await t.status()).term == second.cluster.fence.term
         third = await it.orchestrator("o-2")
         await until(lambda: bool(third.cluster.fence.leader))
+        ops, name = Security(tls=tls, token="t" * 32), f"{RELEASE}-reasoner-0"
+        assert (await ask_to_leave(third.address, name, it.secret_file, 0.0, ops)).boot_id
+        await until(lambda: name not in ready(second))
         async with tandem.connect(third.address, security=Security(tls=tls, token="x" * 32)) as t:
             with pytest.raises(PermissionRefused) as refused:
                 await t.status()
