@@ -162,10 +162,11 @@ def _no_place(e: EncoderRoom, r: ReasonerRoom, held: Sequence[Held], wait: _Wait
     """A service that was started with a `--max-streams` of its own would refuse one more."""
     at_encoder = [stream for stream in held if stream.encoder == e.name]
     at_reasoner = [stream for stream in held if stream.reasoner == r.name]
-    for room, there in ((e, at_encoder), (r, at_reasoner)):
+    for role, room, there in ((Role.ENCODER, e, at_encoder), (Role.REASONER, r, at_reasoner)):
         if room.max_streams and len(there) >= room.max_streams:
             wait_s = wait(len(there) + 1 - room.max_streams, [(1.0, stream) for stream in there])
-            return Refused(f"{room.name} takes {room.max_streams:.0f} streams and has {len(there)}", wait_s)
+            words = f"{room.name} takes {room.max_streams:.0f} streams and has {len(there)}"
+            return Refused(words, wait_s, role)
     return None
 
 

@@ -229,11 +229,13 @@ def test_a_service_with_a_limit_of_its_own_takes_no_more_than_that() -> None:
     assert isinstance(refused, Refused)
     assert refused.reason == "encoder-0 takes 3 streams and has 3"
     assert refused.retry_after_s == pytest.approx(60 / 3)
+    assert refused.lacks is Role.ENCODER
     small = replace(REASONER, max_streams=2)
     wish = Held(tenant="default", fps=0.0)
     found = admit(wish, [ENCODER], [small], held(2), now_s=1000.0, life_s=60.0)
     assert isinstance(found, Refused)
     assert found.reason == "reasoner-0 takes 2 streams and has 2"
+    assert found.lacks is Role.REASONER, "more encoders would not help"
     other = replace(REASONER, name="reasoner-1")
     elsewhere = admit(wish, [ENCODER], [small, other], held(2), now_s=1000.0, life_s=60.0)
     assert isinstance(elsewhere, Admitted)
