@@ -17,8 +17,8 @@ from reasoner_svc.config import ReasonerConfig
 from tandem.core.ids import Epoch
 from tandem.core.tickets import Ticket, sign_ticket
 from tandem.vlm.model import VisionLanguageModel
-from tandem.wire.channel import make_channel
 from tandem.wire.gen.tandem.v1 import reasoner_pb2, reasoner_pb2_grpc
+from tandem.wire.proof import ProvenChannel
 from tests.integration.test_reasoner_notes import (  # noqa: F401 (fixtures)
     NOTES,
     SEGMENT,
@@ -41,7 +41,7 @@ async def beside(model: VisionLanguageModel, **settings: Any) -> AsyncIterator[S
     reasoner = Reasoner(config, model)
     address = await reasoner.start()
     try:
-        async with make_channel(address) as channel:
+        async with ProvenChannel(address, SECRET, config.name) as channel:
             yield Serving(reasoner, address, reasoner_pb2_grpc.ReasonerServiceStub(channel), channel)
     finally:
         await reasoner.stop(grace_s=0.0)
