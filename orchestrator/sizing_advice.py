@@ -49,14 +49,19 @@ def up_options(plan: Sizing, model: str, dtype: str) -> list[str]:
     return [f"--{name}={value}" for name, value in options.items()]
 
 
-def helm_values(plan: Sizing, model: str, dtype: str) -> dict[str, Any]:
+def helm_values(plan: Sizing, model: str, dtype: str, max_pixels: int = 0) -> dict[str, Any]:
     """Of the chart in helm/."""
     wish, on_gpu = plan.wish, plan.wish.device_bytes > 0
     gpu: dict[str, Any] = {"gpu": {"count": 1}} if on_gpu else {}
     share = plan.streams_a_reasoner / wish.streams
     volume = share * (plan.value("disk_bytes") + plan.value("catalogue_bytes")) / VOLUME_SHARE
     return {
-        "model": {"name": model, "dtype": dtype, "blockCodec": wish.codec.value},
+        "model": {
+            "name": model,
+            "dtype": dtype,
+            "maxPixels": max_pixels,
+            "blockCodec": wish.codec.value,
+        },
         "orchestrator": {"maxStreams": max(256, wish.streams)},
         "encoder": {
             "replicas": plan.encoders,

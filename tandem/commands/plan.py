@@ -121,25 +121,25 @@ def _run(arguments: argparse.Namespace) -> int:
         ),
     )
     options = up_options(plan, arguments.model, shape.layout.dtype)
-    values = helm_values(plan, arguments.model, shape.layout.dtype)
+    values = helm_values(plan, arguments.model, shape.layout.dtype, arguments.max_pixels)
     if arguments.json:
-        print(json.dumps(_as_json(plan, options, values), ensure_ascii=False))
+        print(json.dumps(_as_json(plan, options, values, arguments.max_pixels), ensure_ascii=False))
         return Exit.OK
     print("\n".join(_table(plan, explain=arguments.explain)))
-    print("\non one machine:\n  tandem up " + " ".join(options))
+    print("\non one machine, all services together:\n  tandem up " + " ".join(options))
     print("\non Kubernetes, values of the chart:")
     print("\n".join(_yaml(values, "  ")))
-    print("\n" + "\n".join(_notes(plan)))
+    print("\n" + "\n".join(_notes(plan, arguments.max_pixels)))
     return Exit.OK
 
 
-def _as_json(plan: Sizing, options: list[str], values: dict[str, Any]) -> dict[str, Any]:
+def _as_json(plan: Sizing, options: list[str], values: dict[str, Any], max_pixels: int) -> dict[str, Any]:
     numbers = {
         line.key: {"value": line.value, "unit": line.unit, "tier": line.tier, "formula": line.formula}
         for line in plan.lines
     }
     services = {"encoders": plan.encoders, "reasoners": plan.reasoners, "gpus": plan.gpus}
-    return {"numbers": numbers, **services, "up": options, "helm": values, "notes": _notes(plan)}
+    return {"numbers": numbers, **services, "up": options, "helm": values, "notes": _notes(plan, max_pixels)}
 
 
 def _table(plan: Sizing, *, explain: bool) -> list[str]:
@@ -176,8 +176,10 @@ def _yaml(values: dict[str, Any], indent: str) -> list[str]:
     return lines
 
 
-def _notes(plan: Sizing) -> list[str]:
+def _notes(plan: Sizing, max_pixels: int) -> list[str]:
     notes = []
+    if max_pixels:
+        notes.append("`tandem up` has no --max-pixels: start encoders and reasoners by themselves with it")
     if not plan.wish.unit_ms:
         notes.append("encoders are counted by memory alone: measure what a unit costs and give --unit-ms")
     if not plan.wish.device_bytes:

@@ -291,11 +291,12 @@ def test_the_options_are_those_of_up(tmp_path: Path) -> None:
 def test_the_values_are_those_of_the_chart(device_bytes: int) -> None:
     rendering = pytest.importorskip("tests.chart.rendering", reason="needs the extra `chart`")
     plan = size(shape_of_model("default"), Wish(streams=20, fps=1.0, device_bytes=device_bytes))
-    values = helm_values(plan, "default", "float32")
+    values = helm_values(plan, "default", "float32", 3136)
     rendered = rendering.render_texts({**values, "insecure": True})
     text = "\n".join(rendered.values())
     assert f"--ram-bytes={ram_bytes(plan)}" in text
     assert f"--view-tokens={plan.view_tokens}" in text
+    assert text.count("--max-pixels=3136") == 2
     assert ("nvidia.com/gpu: 1" in text) == bool(device_bytes)
 
 
@@ -311,6 +312,9 @@ def test_it_is_told_to_people_and_machines(capsys: pytest.CaptureFixture[str]) -
     assert "34.56 kB" in out
     values = out.partition("values of the chart:\n")[2].partition("\n\n")[0]
     assert yaml.safe_load(values) == told["helm"]
+    assert not any("--max-pixels" in note for note in told["notes"])
+    assert cli.main([*line, "--max-pixels", "3136"]) == 0
+    assert "has no --max-pixels" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
