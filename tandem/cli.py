@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from tandem import __version__
-from tandem.commands import ask, bench, demo, doctor, drain, load, streams, watch
+from tandem.commands import ask, bench, demo, doctor, drain, forget, load, plan, streams, watch
 from tandem.commands.base import Command, Exit, exit_code
 from tandem.core.errors import TandemError
 
@@ -18,8 +18,10 @@ COMMANDS: tuple[Command, ...] = (
     watch.COMMAND,
     ask.COMMAND,
     streams.COMMAND,
+    forget.COMMAND,
     drain.COMMAND,
     doctor.COMMAND,
+    plan.COMMAND,
     load.COMMAND,
     bench.COMMAND,
 )
