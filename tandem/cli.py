@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from tandem import __version__
-from tandem.commands import ask, bench, demo, doctor, drain, load, streams, token, watch
+from tandem.commands import ask, bench, demo, doctor, drain, forget, load, plan, streams, token, watch
 from tandem.commands.base import Command, Exit, exit_code
 from tandem.core.errors import TandemError
 
@@ -18,9 +18,11 @@ COMMANDS: tuple[Command, ...] = (
     watch.COMMAND,
     ask.COMMAND,
     streams.COMMAND,
+    forget.COMMAND,
     drain.COMMAND,
     token.COMMAND,
     doctor.COMMAND,
+    plan.COMMAND,
     load.COMMAND,
     bench.COMMAND,
 )

@@ -17,7 +17,6 @@ Shapes: U units, P frames per unit, H height, W width; h, w after resizing.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tandem.core.errors import BadMedia, Incompatible
+from tandem.core.errors import Incompatible
+from tandem.core.pictures import DEFAULT_MAX_PIXELS, DEFAULT_MIN_PIXELS, smart_resize
 from tandem.vlm.resize import pillow_bicubic
 
 Resampling = Literal["torchvision", "pillow"]
@@ -35,9 +35,6 @@ RESAMPLINGS: tuple[str, ...] = get_args(Resampling)
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-DEFAULT_MIN_PIXELS, DEFAULT_MAX_PIXELS = 128 * 28 * 28, 768 * 28 * 28
-"""Of `Qwen2VLVideoProcessor`, when a checkpoint has no processor files."""
-MAX_ASPECT = 200
 BICUBIC = 3
 """Pillow's number of the filter, as processor configurations have it."""
 CONFIG_FILES = ("video_preprocessor_config.json", "preprocessor_config.json")
@@ -99,21 +96,6 @@ class Preprocessor:
         mean = torch.tensor(self.mean, device=frames_NCHW.device) / self.rescale
         std = torch.tensor(self.std, device=frames_NCHW.device) / self.rescale
         return (frames_NCHW.float() - mean[:, None, None]) / std[:, None, None]
-
-
-def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """Nearest size with sides in multiples of `factor` and area within the budget; keeps the aspect."""
-    if min(height, width) < 1 or max(height, width) > MAX_ASPECT * min(height, width):
-        raise BadMedia(f"a picture of {width}x{height} cannot be used: its aspect ratio is over {MAX_ASPECT}")
-    h, w = round(height / factor) * factor, round(width / factor) * factor
-    if h * w > max_pixels:
-        shrink = math.sqrt(height * width / max_pixels)
-        h = max(factor, math.floor(height / shrink / factor) * factor)
-        w = max(factor, math.floor(width / shrink / factor) * factor)
-    elif h * w < min_pixels:
-        grow = math.sqrt(min_pixels / (height * width))
-        h, w = math.ceil(height * grow / factor) * factor, math.ceil(width * grow / factor) * factor
-    return h, w
 
 
 def _resize(frames_NCHW: Tensor, height: int, width: int, resampling: Resampling) -> Tensor:

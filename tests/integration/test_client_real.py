@@ -12,8 +12,11 @@ import pytest
 from PIL import Image, ImageDraw
 
 import tandem
+from orchestrator.sizing import size
+from orchestrator.sizing_wish import Wish
 from tandem.client import (
     Answer,
+    Client,
     EventReader,
     GapNoticed,
     MediaKind,
@@ -29,6 +32,7 @@ from tandem.client import (
 )
 from tandem.client.sources import feed, open_source
 from tandem.commands.local import local_services
+from tandem.commands.plan_model import read_shape
 from tandem.core.errors import (
     AlreadyExists,
     BadMedia,
@@ -82,6 +86,33 @@ async def wait_until(true: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not true():  # noqa: ASYNC110 (what is waited for has no event)
             await asyncio.sleep(0.02)
+
+
+async def test_services_report_what_was_planned(address: str) -> None:
+    """`tandem plan`, held against what heartbeats say of the only stream: no test comes before."""
+    shape = read_shape("default", dtype="", device="cpu", max_pixels=0, text_tokens=None)
+    plan = size(shape, Wish(streams=1, fps=1.0, height=224, width=224, hours=20 / 3600))
+    planned = {line.key: line.value for line in plan.lines}
+    async with tandem.connect(address) as t, t.watch(MediaKind.PICTURES) as stream:
+        await push(stream, 20)
+        await stream.ask("what is shown now?")
+        async with asyncio.timeout(20):
+            while not await _is_as_planned(t, planned, plan.window_units):  # noqa: ASYNC110
+                await asyncio.sleep(0.2)  # a heartbeat tells it
+        await stream.end(forget=True)
+
+
+async def _is_as_planned(t: Client, planned: dict[str, float], window_units: int) -> bool:
+    told = {service.role: service.details for service in (await t.status()).services}
+    encoder, reasoner = told["encoder"], told["reasoner"]
+    sink_bytes = 6 * planned["token_bytes"]
+    return (
+        float(encoder["unit_tokens"]) == planned["unit_tokens"]
+        and float(encoder["token_bytes"]) == planned["token_bytes"]
+        and float(encoder["window_units"]) == window_units
+        and float(reasoner["ram_used_bytes"]) == 20 * planned["block_bytes"] + sink_bytes
+        and float(reasoner["index_bytes"]) == planned["index_bytes"]
+    )
 
 
 async def test_pictures_of_every_format_are_seen(address: str) -> None:

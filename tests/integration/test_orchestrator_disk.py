@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import asyncio
 import os
 import re
 import signal
@@ -10,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tandem.commands.forget import COMMAND, forget
+from tandem.core.errors import PermissionRefused
 from tandem.wire.gen.tandem.v1 import client_pb2, types_pb2
 from tests.integration.orchestrator_fakes import Client
 from tests.integration.up_processes import PERIOD_MS, START_S, Front, Up, ask, front_of, push
@@ -221,3 +225,49 @@ async def test_without_a_disk_the_gap_is_told(tmp_path: Path) -> None:
             await client.finished(30)
     finally:
         up.stop()
+
+
+def forgetting(up: Up, stream: str, *more: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    COMMAND.add_arguments(parser)
+    return parser.parse_args([stream, "--address", up.address(), "--run-dir", str(up.run_dir), *more])
+
+
+async def test_an_operator_forgets_streams_with_what_is_on_disk(
+    on_disk: Up, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that is fed, one that has ended, and one that only the disk knows; the neighbour keeps its own."""
+    folder = on_disk.run_dir.parent / "blocks"
+    names = ("fed", "ended", "lost", "neighbour")
+    async with front_of(on_disk) as front:
+        clients = {name: await front.watch(name) for name in names}
+        for client in clients.values():
+            await push(client, 0, 8)
+        for name in names:
+            await durable(clients[name], BLOCK_US)
+            assert list((folder / f"s-{name}").glob("*.tkv"))
+        await clients["ended"].end()
+        await clients["ended"].finished(30)
+        await clients["lost"].end(forget=True)
+        await clients["lost"].finished(30)
+        await gone(folder / "s-lost")
+        (folder / "s-lost").mkdir()
+        (folder / "s-lost" / "00000001.tkv").write_bytes(b"of a stream that nobody remembers")
+        for name in ("fed", "ended", "lost"):
+            assert await forget(forgetting(on_disk, name)) == 0
+            await gone(folder / f"s-{name}")
+            assert not (on_disk.run_dir / "streams" / f"{name}.json").exists()
+        out = capsys.readouterr().out.splitlines()
+        assert out[:3] == [f"stream {name} is forgotten" for name in ("fed", "ended", "lost")]
+        assert out[3].startswith("nobody knew it")
+        assert list((folder / "s-neighbour").glob("*.tkv"))
+        with pytest.raises(PermissionRefused):
+            await forget(forgetting(on_disk, "neighbour", "--token", "made.up"))
+        await clients["neighbour"].end(forget=True)
+        await clients["neighbour"].finished(30)
+
+
+async def gone(path: Path) -> None:
+    async with asyncio.timeout(20):
+        while path.exists():  # noqa: ASYNC110, ASYNC240
+            await asyncio.sleep(0.05)
