@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -167,6 +167,8 @@ class System:
         names = {pid: name for name, pid in (await self.ready()).items()}
         assert self._process is not None
         found = descendants(self._process.pid)
+        # A host of decoders is the encoder's; what it forked off for streams is not there at rest.
+        names |= {pid: "decoder host" for pid in found if is_decoder_host(pid, names)}
         return [Process(names.get(pid, f"stranger {pid}"), pid, descriptors(pid)) for pid in found]
 
     async def at_rest(self, patience_s: float = 10.0) -> list[str]:
@@ -205,6 +207,16 @@ def pids_of(status: Status) -> dict[str, int]:
     """Process ids of the orchestrator and of every service that is ready."""
     ready = {service.name: service.build.pid for service in status.services if service.state == "ready"}
     return {ORCHESTRATOR: status.build.pid, **ready}
+
+
+def is_decoder_host(pid: int, services: Collection[int]) -> bool:
+    """True for the process that a service of these forks decoders off; those have the same command line."""
+    try:
+        line = Path(f"/proc/{pid}/cmdline").read_bytes()
+        parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, ValueError):
+        return False  # it has ended
+    return b"encoder_svc.decode.host" in line and parent in services
 
 
 def descendants(pid: int) -> list[int]:
