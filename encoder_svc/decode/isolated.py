@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +37,7 @@ class IsolatedDecoders:
         self._host = host
         self._child: Child | None = None
         self._closed = False
+        self._asking = threading.Lock()
         self.losses = 0
         """Processes of this stream that are gone, with all that was in them."""
 
@@ -85,11 +87,35 @@ class IsolatedDecoders:
         self._closed = True
         if (child := self._child) is not None:
             child.kill()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Of the process and what is open to it, now, not when memory is tidied; who asks does it afterwards."""
+        if self._asking.acquire(blocking=False):
+            try:
+                self._end()
+            finally:
+                self._asking.release()
+
+    def _end(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.end()
 
     def ask(
         self, message: Sequence[object], data: bytes | memoryview, max_bytes: int
     ) -> tuple[list[Any], bytearray]:
         """What the process answers. Raises BadMedia, DecoderLost."""
+        try:
+            with self._asking:
+                return self._ask(message, data, max_bytes)
+        finally:
+            if self._closed:
+                self._let_go()
+
+    def _ask(
+        self, message: Sequence[object], data: bytes | memoryview, max_bytes: int
+    ) -> tuple[list[Any], bytearray]:
         if self._closed:
             raise BadMedia("the stream has ended")
         if self.losses >= MAX_LOSSES:
@@ -102,9 +128,7 @@ class IsolatedDecoders:
             raise self._lost(error) from error
 
     def _lost(self, error: DecoderLost) -> DecoderLost:
-        if self._child is not None:
-            self._child.end()
-            self._child = None
+        self._end()
         if self._closed:
             return error  # nobody waits for it any more
         self.losses += 1

@@ -268,3 +268,18 @@ def test_a_picture_that_is_none_is_not_taken(host: DecoderHost, said: list[objec
         send(there, said, data)
         with pytest.raises(DecoderLost):
             decoders.picture(png(), LIMITS)
+
+
+def test_what_a_stream_had_open_is_closed_with_it(host: DecoderHost) -> None:
+    """Whoever still refers to it: descriptors do not wait for memory to be tidied."""
+    kept = []
+    before = len(os.listdir("/proc/self/fd"))
+    for index in range(5):
+        decoders = IsolatedDecoders(host)
+        decoders.picture(png(index), LIMITS)
+        decoders.close()
+        kept.append((decoders, decoders.picture))
+        assert decoders.process is None
+    assert len(os.listdir("/proc/self/fd")) <= before + 1  # the host's control, where it was only started now
+    with pytest.raises(BadMedia, match="has ended"):
+        kept[0][0].picture(png(), LIMITS)
