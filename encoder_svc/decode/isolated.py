@@ -90,7 +90,7 @@ class IsolatedDecoders:
         self._let_go()
 
     def _let_go(self) -> None:
-        """Of the process and what is open to it, now, not when memory is tidied; who asks does it afterwards."""
+        """Of what is open to the process, now, not when memory is tidied. Whoever asks does it afterwards."""
         if self._asking.acquire(blocking=False):
             try:
                 self._end()
