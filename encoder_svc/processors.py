@@ -7,12 +7,12 @@ both services in one Pod) these are used up before the model is: every stream co
 
     own, other = share of the processors that this process uses, that all others use; 1 is all of them
     loaded     = own - model * saving     the model's thread needs less in the batches of a loaded encoder
-    unit cost  = loaded / units a second * MAX_SHARE / (MAX_SHARE - min(other, MAX_OTHER))
+    unit cost  = loaded / units a second * MAX_SHARE / (FULL - min(other, MAX_OTHER))
 
-With U units a second this is MAX_SHARE / U where own + other = MAX_SHARE: what may be promised ends where
-nine tenths of the processors are in use. Below it the others are taken to stay as they are; they grow with
-the streams, and the cost with them, so it is right where it matters. Others that have nothing to do with the
-streams (a build, a test) take at most `MAX_OTHER`: the kernel shares out what both want.
+With U units a second this is MAX_SHARE / U where own + other = FULL: what may be promised ends where so much
+of the processors is in use. Below it the others are taken to stay as they are; they grow with the streams,
+and the cost with them, so it is right where it matters. Others that have nothing to do with the streams (a
+build, a test) take at most `MAX_OTHER`: the kernel shares out what both want.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from dataclasses import dataclass
 
 from tandem.core.overload import MAX_SHARE
 
+FULL = 0.82
+"""Of the processors that may be used: many processes that come in bursts wait for each other long before all
+of them are always busy."""
 MAX_OTHER = 0.6
 """Of the processors, the most that others are taken to use."""
 _MEMORY_S = 2.5
@@ -96,4 +99,4 @@ class ProcessorMeter:
     @property
     def unit_seconds(self) -> float:
         """Seconds of all processors that a unit takes beside what others use now; 0 while not known."""
-        return self._unit * MAX_SHARE / (MAX_SHARE - min(self.other, MAX_OTHER))
+        return self._unit * MAX_SHARE / (FULL - min(self.other, MAX_OTHER))
