@@ -16,6 +16,7 @@ from typing import Any
 import msgpack
 import xxhash
 
+from tandem.core.block_fields import header_fields
 from tandem.core.blocks import (
     DTYPE_BYTES,
     EMBEDDER_DIGITS,
@@ -74,29 +75,9 @@ class HeaderInvalid(InvalidInput):
 def encode_header(header: BlockHeader) -> bytes:
     """The header as bytes. Raises HeaderInvalid when a field is out of range."""
     check_header(header)
-    geometry, layout = header.geometry, header.layout
+    checksums = struct.pack(f"<{header.layout.layers}Q", *header.layer_checksums)
     body: bytes = msgpack.packb(
-        {
-            "stream": header.key.stream,
-            "number": header.key.number,
-            "kind": int(header.kind),
-            "text_before": geometry.text_before,
-            "grid": [geometry.grid_t, geometry.grid_h, geometry.grid_w],
-            "text_after": geometry.text_after,
-            "layers": layout.layers,
-            "kv_heads": layout.kv_heads,
-            "head_dim": layout.head_dim,
-            "dtype": layout.dtype,
-            "fingerprint": header.fingerprint,
-            "start_us": header.time.start_us,
-            "end_us": header.time.end_us,
-            "tokens": header.tokens,
-            "payload_bytes": header.payload_bytes,
-            "codec": header.codec.value,
-            "layer_xxh3": struct.pack(f"<{layout.layers}Q", *header.layer_checksums),
-            "embedding": header.embedding,
-            "embedder": header.embedder,
-        },
+        header_fields(header, checksums),
         use_bin_type=True,
     )
     data = _PREFIX.pack(MAGIC, VERSION, 0, len(body)) + body

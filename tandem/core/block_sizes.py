@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tandem.core.block_fields import header_fields
 from tandem.core.blocks import EMBEDDER_DIGITS, EMBEDDING_NUMBER_BYTES, BlockHeader, KVLayout
 
 PREFIX_AND_CHECKSUM_BYTES = 12 + 8
@@ -28,28 +29,7 @@ def aligned(length: int) -> int:
 
 def header_bytes(header: BlockHeader) -> int:
     """Bytes of an encoded header (docs/kv-format.md)."""
-    geometry, layout = header.geometry, header.layout
-    fields: dict[str, Any] = {
-        "stream": header.key.stream,
-        "number": header.key.number,
-        "kind": int(header.kind),
-        "text_before": geometry.text_before,
-        "grid": [geometry.grid_t, geometry.grid_h, geometry.grid_w],
-        "text_after": geometry.text_after,
-        "layers": layout.layers,
-        "kv_heads": layout.kv_heads,
-        "head_dim": layout.head_dim,
-        "dtype": layout.dtype,
-        "fingerprint": header.fingerprint,
-        "start_us": header.time.start_us,
-        "end_us": header.time.end_us,
-        "tokens": header.tokens,
-        "payload_bytes": header.payload_bytes,
-        "codec": header.codec.value,
-        "layer_xxh3": bytes(8 * layout.layers),
-        "embedding": header.embedding,
-        "embedder": header.embedder,
-    }
+    fields = header_fields(header, bytes(8 * header.layout.layers))
     return PREFIX_AND_CHECKSUM_BYTES + packed_bytes(fields)
 
 
