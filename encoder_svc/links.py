@@ -111,19 +111,24 @@ class _Peer:
     async def _connect(self) -> OpenLink:
         deadline_s = self._clock() + self._patience_s
         backoff_s = _BACKOFF_FIRST_S
+        former: TandemError | None = None
         while True:
             try:
                 link = await self._dial(self.target.address, self._ticket)
             except (Unavailable, DeadlineExceeded) as error:
+                former = error
                 wait_s = (error.retry_after_s or backoff_s) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
                 if self._clock() + wait_s > deadline_s:
                     raise
                 log.info("reasoner %s: %s; trying again in %.1f s", self.target.name, error, wait_s)
                 await asyncio.sleep(wait_s)
                 backoff_s = min(backoff_s * 2, _BACKOFF_MAX_S)
-            except TandemError:
+            except TandemError as error:
                 self._spent = True
-                raise
+                if former is None:
+                    raise
+                # A ticket that was used up by the try before says nothing of why that one failed.
+                raise type(former)(f"{former.message} (and then: {error.message})") from error
             else:
                 self._spent = True
                 return link
