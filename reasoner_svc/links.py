@@ -77,7 +77,8 @@ class TransferServicer(transfer_pb2_grpc.TransferServiceServicer):
             if older is not None:
                 # The encoder came back before its old call was seen to end: nothing of that may land now.
                 await older.close(f"superseded by epoch {link.ticket.epoch}")
-            log.info("encoder %s connected over %s", link.ticket.encoder_id, link.lane_kinds)
+            lanes = ", ".join(f"{way.value} by {kind.value}" for way, kind in link.lane_kinds.items())
+            log.info("encoder %s is connected: %s", link.ticket.encoder_id, lanes)
             closed = await asyncio.shield(link.closed)
             log.info("encoder %s left: %s", link.ticket.encoder_id, closed.reason)
         finally:

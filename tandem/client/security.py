@@ -24,8 +24,10 @@ class Security:
     """The token itself, where it is not in a file."""
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What goes with each call. Raises `InvalidInput` when there is no token in the file."""
+        """What goes with each call. Raises `InvalidInput` for what is no token."""
         token = read_token(Path(self.token_file)) if self.token_file else self.token
+        if token:
+            token = _checked(token.encode(), "the token that was given")
         return (("authorization", f"Bearer {token}"),) if token else ()
 
 
@@ -39,6 +41,13 @@ def read_token(path: Path) -> str:
             data = file.read(MAX_TOKEN_BYTES + 3).strip()
     except OSError as error:
         raise InvalidInput(f"cannot read the token file {path}: {error.strerror or error}") from error
+    return _checked(data, f"the token file {path}")
+
+
+def _checked(data: bytes, where: str) -> str:
+    """Without this, gRPC would say no more than that a header is illegal."""
     if not data or len(data) > MAX_TOKEN_BYTES or not all(0x21 <= byte <= 0x7E for byte in data):
-        raise InvalidInput(f"the token file {path} must hold one token, of 1 to {MAX_TOKEN_BYTES} characters")
+        raise InvalidInput(
+            f"{where} must hold one token, of 1 to {MAX_TOKEN_BYTES} characters, and no white space"
+        )
     return data.decode("ascii")

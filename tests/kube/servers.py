@@ -6,6 +6,7 @@ a namespace that is made for the run and removed.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from pathlib import Path
 import yaml
 
 from orchestrator.backends.kubernetes_api import KubeApi
+from tandem.core.errors import PermissionRefused, Unavailable
 from tests.kube.server import fake_kube
 
 REAL = os.environ.get("TANDEM_KUBE_SERVER", "")
@@ -47,11 +49,24 @@ async def connected(url: str, token: str, folder: Path, namespace: str = "") -> 
     try:
         if not namespace:
             await api.call("POST", "/api/v1/namespaces", body={"metadata": {"name": api.namespace}})
+            await _takes_pods(api)
         yield api
         if not namespace:
             await api.call("DELETE", f"/api/v1/namespaces/{api.namespace}")
     finally:
         await api.close()
+
+
+async def _takes_pods(api: KubeApi) -> None:
+    """A real server first makes a new namespace an account, and until 1.24 a token: no pod before them."""
+    dry = {"metadata": {"name": "dry"}, "spec": {"containers": [{"name": "main", "image": "none"}]}}
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await api.call("POST", f"/api/v1/namespaces/{api.namespace}/pods", {"dryRun": "All"}, dry)
+                return
+            except (Unavailable, PermissionRefused):
+                await asyncio.sleep(0.05)
 
 
 @asynccontextmanager

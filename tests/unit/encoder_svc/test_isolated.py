@@ -310,7 +310,7 @@ print("the same")
 
 
 def test_of_an_account_without_rights_it_works_too() -> None:
-    """Of root the kernel counts no processes and threads: a decoder that starts some fails elsewhere alone."""
+    """Of root the kernel counts no processes and threads: one that starts some fails elsewhere alone."""
     line = [sys.executable, "-c", UNPRIVILEGED]
     ran = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
     assert ran.stdout == "the same\n", ran.stderr

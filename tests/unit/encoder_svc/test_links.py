@@ -170,7 +170,7 @@ async def test_patience_ends_and_refusals_are_final() -> None:
 async def test_a_ticket_that_its_first_try_used_up_does_not_hide_why_that_failed() -> None:
     dialer = Dialer(Unavailable("no lane is left"), WrongState("the epoch has passed"))
     lease = make_pool(dialer).lease(TARGET, Tickets().next())
-    with pytest.raises(Unavailable, match="no lane is left.*the epoch has passed"):
+    with pytest.raises(Unavailable, match=r"no lane is left.*the epoch has passed"):
         await lease.ready()
 
 
