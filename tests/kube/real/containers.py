@@ -29,23 +29,11 @@ class Spec:
     gid: int
     groups: Sequence[int]
     read_only_root: bool
-    scratch: str
+    root: str
+    """The file system under the container's own layer."""
     open: Sequence[str]
-    cgroup: str
-
-
-def image_path() -> str:
-    """`PATH` of the images: where `tandem` and its Python are."""
-    return f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
-
-
-def image_folders() -> list[str]:
-    """Folders that an image's user must be able to enter, and that another account may have closed here."""
-    import tandem
-
-    places = (Path(sys.executable).parent, Path(sys.base_prefix), Path(tandem.__file__).parent)
-    found = {str(parent) for place in places for parent in (place, *place.parents)}
-    return sorted(each for each in found if (os.stat(each).st_mode & 0o055) != 0o055)
+    scratch: str = ""
+    cgroup: str = ""
 
 
 class Container:

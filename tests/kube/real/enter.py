@@ -1,8 +1,8 @@
 """Becomes one container: `python -I enter.py SPEC`, run in mount and process namespaces of its own.
 
-The image is this machine: its files, with a layer in memory over them that ends with the container. Volumes
-lie where the pod wants them, the root may be read only, and the command runs as the user that the pod names,
-without capabilities, as process 1. The network is the cluster's. Nothing outside of the container is changed.
+The image is a folder, or this machine: over its files lies a layer in memory that ends with the container.
+Volumes lie where the pod wants them, the root may be read only, and the command runs as the user that the
+pod names, without capabilities, as process 1. The network is the cluster's; nothing outside is changed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main(path: str) -> None:
     spec: dict[str, Any] = json.loads(Path(path).read_text())
     if spec["cgroup"]:
         (Path(spec["cgroup"]) / "cgroup.procs").write_text("0")
-    root = layered(Path(spec["scratch"]), spec["open"])
+    root = layered(Path(spec["scratch"]), spec["root"], spec["open"])
     devices(root)
     mount("-t", "proc", "proc", root / "proc")
     mount("--rbind", "-o", "ro", "/sys", root / "sys")
@@ -46,12 +46,12 @@ def main(path: str) -> None:
     os.execvpe(spec["argv"][0], spec["argv"], spec["env"])
 
 
-def layered(scratch: Path, opened: list[str]) -> Path:
-    """This machine's files under a layer of its own. `opened`: folders that everyone may enter in it."""
+def layered(scratch: Path, image: str, opened: list[str]) -> Path:
+    """An image's files under a layer of its own. `opened`: folders that everyone may enter in it."""
     mount("-t", "tmpfs", "-o", "mode=755,size=256m", "layer", scratch)
     for name in ("upper", "work", "root"):
         (scratch / name).mkdir()
-    layers = f"lowerdir=/,upperdir={scratch / 'upper'},workdir={scratch / 'work'}"
+    layers = f"lowerdir={image},upperdir={scratch / 'upper'},workdir={scratch / 'work'}"
     mount("-t", "overlay", "-o", layers, "overlay", scratch / "root")
     for folder in opened:
         inside = scratch / "root" / folder.lstrip("/")

@@ -13,14 +13,14 @@ from orchestrator.backends.kubernetes_api import MERGE_PATCH, KubeApi
 from tandem.core.errors import NotFound, TandemError
 from tests.kube.real import probes
 from tests.kube.real.commands import command, environment, quantity
-from tests.kube.real.containers import Container, Spec, image_folders, image_path
+from tests.kube.real.containers import Container, Spec
+from tests.kube.real.images import image
 from tests.kube.real.volumes import Volumes
 from tests.kube.store import now_text
 
 Item = dict[str, Any]
 BACK_OFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 """Before a container that ended starts again; a kubelet waits from ten seconds to five minutes."""
-IMAGE = {"PATH": image_path(), "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 class RunningPod:
@@ -163,18 +163,18 @@ class RunningPod:
             (str(places[each["name"]]), each["mountPath"], each.get("readOnly", False))
             for each in container.get("volumeMounts", [])
         ]
+        made_of = image(container["image"])
         group = security.get("runAsGroup", pod.get("runAsGroup", 0))
         return Spec(
             argv=command(container, own),
-            env={**IMAGE, "HOSTNAME": self.name, **self._variables, **own},
+            env={**made_of.env, "HOSTNAME": self.name, **self._variables, **own},
             mounts=mounts,
             uid=security.get("runAsUser", pod.get("runAsUser", 0)),
             gid=group,
             groups=[pod["fsGroup"]] if "fsGroup" in pod else [],
             read_only_root=security.get("readOnlyRootFilesystem", False),
-            scratch="",
-            open=image_folders(),
-            cgroup="",
+            root=made_of.root,
+            open=made_of.open,
         )
 
     def _waiting(self, why: str) -> None:
