@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,9 +17,15 @@ from tandem.client import MediaKind, PictureFormat, Security, connect
 from tandem.commands.drain import ask_to_leave
 from tandem.core.errors import NotFound, PermissionRefused, TandemError
 from tandem.wire.calls import CallingChannel
-from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc, registry_pb2, registry_pb2_grpc
+from tandem.wire.gen.tandem.v1 import (
+    client_pb2,
+    client_pb2_grpc,
+    registry_pb2,
+    registry_pb2_grpc,
+    types_pb2,
+)
 from tandem.wire.status import error_from_rpc
-from tests.integration.orchestrator_fakes import World
+from tests.integration.orchestrator_fakes import Client, World
 
 TOKENS = {
     "acme": 'tenant = "acme"',
@@ -37,13 +44,16 @@ class Guarded(World):
     """A world whose front door asks for tokens."""
 
     def __init__(self, folder: Path, **changes: Any) -> None:
-        file = folder / "tokens.toml"
-        text = (f'[[token]]\nsha256 = "{digest(token(who))}"\n{rest}\n' for who, rest in TOKENS.items())
-        file.write_text("".join(text))
+        self._folder, self._file = folder, folder / "tokens.toml"
+        self.let_in(*TOKENS)
         for who in (*TOKENS, "nobody"):
             (folder / who).write_text(token(who))
-        super().__init__(folder / "run", tokens=file, **changes)
-        self._folder = folder
+        super().__init__(folder / "run", tokens=self._file, **changes)
+
+    def let_in(self, *names: str) -> None:
+        """These, and nobody else from now on."""
+        text = (f'[[token]]\nsha256 = "{digest(token(who))}"\n{TOKENS[who]}\n' for who in names)
+        self._file.write_text("".join(text))
 
     def by(self, who: str) -> Security:
         return Security(token_file=str(self._folder / who) if who else "")
@@ -67,9 +77,14 @@ async def error_of(call: Any) -> TandemError | None:
     except grpc.aio.AioRpcError as error:
         return error_from_rpc(error, "calling")
     except grpc.aio.UsageError:
-        code, details = await call.code(), await call.details()
-        return error_from_rpc(grpc.aio.AioRpcError(code, (), await call.trailing_metadata(), details, ""), "")
+        return await end_of(call)
     return None
+
+
+async def end_of(call: Any) -> TandemError:
+    """What a call that is over, or soon will be, has ended with."""
+    code, details = await call.code(), await call.details()
+    return error_from_rpc(grpc.aio.AioRpcError(code, (), await call.trailing_metadata(), details, ""), "")
 
 
 CALLS: dict[str, Callable[[Any], Any]] = {
@@ -161,3 +176,40 @@ async def test_only_who_administers_or_has_the_secret_can_drain(tmp_path: Path) 
             assert type(await error_of(call)) is PermissionRefused
         told = await ask_to_leave(address, "encoder-0", None, 1.0, world.by("admin"))
         assert told.boot_id == world.hosted["encoder-0"].boot_id
+
+
+async def test_an_open_call_ends_with_its_token(tmp_path: Path) -> None:
+    """Within seconds, whatever it is; calls of other tokens go on, also of the same tenant."""
+    async with (
+        Guarded(tmp_path, reflection=True) as world,
+        world.door("eyes") as eyes,
+        world.door("mouth") as mouth,
+        world.door("acme") as acme,
+        CallingChannel(world.app.address, metadata=world.by("eyes").metadata) as seeing,
+    ):
+        watching = Client(eyes.Watch())
+        await watching.open("gate", "", types_pb2.MEDIA_KIND_PICTURES)
+        await watching.pictures(0, 500, 1000)
+        await watching.until(lambda: watching.progress.blocks)
+        world.reasoner.gate.clear()
+        question = types_pb2.Question(question_id="q", text="What?", answer_from_published=True)
+        asking = mouth.Ask(client_pb2.AskRequest(stream_id="gate", question=question))
+        question.question_id = "kept"
+        kept = acme.Ask(client_pb2.AskRequest(stream_id="gate", question=question))
+        listing = reflection_pb2_grpc.ServerReflectionStub(seeing).ServerReflectionInfo()  # type: ignore[arg-type]
+        await listing.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+        for call in (asking, kept, listing):
+            assert await call.read()
+
+        world.let_in("acme", "other", "admin")
+        await watching.finished(5)
+        assert watching.error is not None
+        async with asyncio.timeout(5):
+            ends = [error_from_rpc(watching.error, ""), await end_of(asking), await end_of(listing)]
+        for end in ends:
+            assert isinstance(end, PermissionRefused), end
+            assert end.message == "the token of this call was taken back"
+        world.reasoner.gate.set()
+        assert await error_of(kept) is None
+        listed = await acme.ListStreams(client_pb2.ListStreamsRequest())
+        assert [each.stream_id for each in listed.streams] == ["gate"], "it is its tenant's, not its token's"
