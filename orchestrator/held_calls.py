@@ -50,7 +50,7 @@ class HeldCalls:
                 held.task.cancel()
 
     def holding(self, handler: Any, authorization: str, caller: Caller) -> Any:
-        """The same handler of a call, ended when its token is. Calls with one answer are over by themselves."""
+        """The same handler of a call, ended when its token is. Calls with one answer end by themselves."""
         if handler is None or not handler.response_streaming:
             return handler
         behave = handler.stream_stream if handler.request_streaming else handler.unary_stream

@@ -83,7 +83,8 @@ class VideoDecoder:
         """The frame as upright RGB. Raises BadMedia when it cannot be converted."""
         frame = decoded.frame
         try:
-            rgb = frame.to_ndarray(format="rgb24")
+            # One thread: who decodes may start none, and would be refused every frame.
+            rgb = frame.to_ndarray(format="rgb24", threads=1)
         except (av.FFmpegError, ValueError) as error:
             raise BadMedia(f"a {frame.format.name} frame cannot be converted: {error}") from error
         turns = (frame.rotation or self._setup.rotation_degrees) // 90 % 4

@@ -66,7 +66,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     options = [*tls.flags(), "--tokens", str(tokens), "--health", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent / "no_unpickling"), prepend=os.pathsep)
-        patch.setenv("TANDEM_UNPICKLED", str(folder / "unpickled"))
+        patch.setenv("PYTHON_UNPICKLED", str(folder / "unpickled"))
         with running_up(run_dir, *options, "--log-level", "debug", "--decode-in", "process") as up:
             yield Guarded(up, ca, folder, Security(tls=ca.issue("client")))
 
@@ -179,7 +179,7 @@ def test_unpickling_is_noticed(guarded: Guarded, tmp_path: Path) -> None:
     """What the test above stands on."""
     report = tmp_path / "unpickled"
     code = "import pickle, fractions; pickle.loads(pickle.dumps(fractions.Fraction(1, 2)))"
-    environment = {**os.environ, "TANDEM_UNPICKLED": str(report)}
+    environment = {**os.environ, "PYTHON_UNPICKLED": str(report)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
     assert b"nothing here is unpickled" in done.stderr
     assert "unpickled fractions.Fraction" in report.read_text()
