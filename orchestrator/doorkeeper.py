@@ -51,6 +51,13 @@ class Doorkeeper(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             return False
         return self._caller(metadata).is_admin
 
+    def knows(self, metadata: Any) -> bool:
+        """True for the metadata of a call with a good token; without tokens nobody is known."""
+        try:
+            return self._file is not None and bool(self._caller(metadata))
+        except TandemError:
+            return False
+
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         """The handler, or one that refuses."""
         if handler_call_details.method.startswith(_OPEN):
