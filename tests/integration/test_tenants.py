@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from orchestrator.access import digest
 from tandem.client import MediaKind, PictureFormat, Security, connect
 from tandem.commands.drain import ask_to_leave
-from tandem.core.errors import NotFound, PermissionRefused, TandemError
+from tandem.core.errors import InvalidInput, LimitExceeded, NotFound, PermissionRefused, TandemError
 from tandem.wire.calls import CallingChannel
 from tandem.wire.gen.tandem.v1 import (
     client_pb2,
@@ -25,7 +25,7 @@ from tandem.wire.gen.tandem.v1 import (
     types_pb2,
 )
 from tandem.wire.status import error_from_rpc
-from tests.integration.orchestrator_fakes import Client, World
+from tests.integration.orchestrator_fakes import PERIOD_US, Client, World
 
 TOKENS = {
     "acme": 'tenant = "acme"',
@@ -33,6 +33,7 @@ TOKENS = {
     "eyes": 'tenant = "acme"\nrights = ["watch"]',
     "mouth": 'tenant = "acme"\nrights = ["ask"]',
     "admin": 'rights = ["admin"]',
+    "plain": "",
 }
 
 
@@ -213,3 +214,92 @@ async def test_an_open_call_ends_with_its_token(tmp_path: Path) -> None:
         assert await error_of(kept) is None
         listed = await acme.ListStreams(client_pb2.ListStreamsRequest())
         assert [each.stream_id for each in listed.streams] == ["gate"], "it is its tenant's, not its token's"
+
+
+def opening(tenant: str = "", stream_id: str = "gate", token: str = "") -> client_pb2.WatchRequest.Open:
+    media = types_pb2.MediaOptions(kind=types_pb2.MEDIA_KIND_PICTURES)
+    return client_pb2.WatchRequest.Open(stream_id=stream_id, resume_token=token, media=media, tenant=tenant)
+
+
+async def test_names_are_each_tenants_own(tmp_path: Path) -> None:
+    """Whoever opens and forgets a stream of a name that others use learns and does nothing of theirs."""
+    async with (
+        Guarded(tmp_path) as world,
+        world.door("acme") as acme,
+        world.door("other") as other,
+        connect(world.app.address, security=world.by("acme")) as by_acme,
+        connect(world.app.address, security=world.by("other")) as by_other,
+        connect(world.app.address, security=world.by("admin")) as by_admin,
+    ):
+        mine, theirs = Client(acme.Watch()), Client(other.Watch())
+        await mine.open("gate", "", types_pb2.MEDIA_KIND_PICTURES)
+        await mine.pictures(0, 500, 1000, 1500)
+        await mine.until(lambda: mine.progress.blocks == 4)
+        for token in (mine.welcome.resume_token, "x." + "0" * 64):
+            for held_as in ("gate", next(iter(world.reasoner.streams))):
+                call = other.Watch()
+                await call.write(client_pb2.WatchRequest(open=opening("", held_as, token)))
+                refused = await end_of(call)
+                assert isinstance(refused, PermissionRefused)
+                assert refused.message == f"the resume token does not belong to stream {held_as}"
+        await theirs.open("gate", "", types_pb2.MEDIA_KIND_PICTURES)
+        await theirs.pictures(0, 500)
+        await theirs.until(lambda: theirs.progress.blocks == 2)
+        assert (mine.welcome.stream_id, theirs.welcome.stream_id) == ("gate", "gate")
+        assert not theirs.welcome.resumed
+        assert sorted(len(each.blocks) for each in world.reasoner.streams.values()) == [2, 4]
+        assert [each.tenant for each in await by_acme.streams()] == ["acme"]
+        counts = [(await each.ask("gate", "What?")).watermark_us // PERIOD_US for each in (by_acme, by_other)]
+        assert counts == [4, 2]
+        assert {(each.stream_id, each.tenant) for each in await by_admin.streams()} == {
+            ("gate", "acme"),
+            ("gate", "other"),
+        }
+        with pytest.raises(NotFound, match="TENANT/NAME"):
+            await by_admin.ask("gate", "What?")
+        assert (await by_admin.ask("other/gate", "What?")).watermark_us == 2 * PERIOD_US
+        with pytest.raises(NotFound, match="no stream"):
+            await by_other.ask("acme/gate", "What?")
+
+        await theirs.end(forget=True)
+        await theirs.finished()
+        await world.until(lambda: world.reasoner.closed)
+        assert [len(each.blocks) for each in world.reasoner.streams.values()] == [4], "acme's is untouched"
+        await mine.vanish()
+        again = Client(acme.Watch())
+        await again.open("gate", mine.welcome.resume_token, types_pb2.MEDIA_KIND_PICTURES)
+        assert again.welcome.resumed
+        await again.end(forget=True)
+        await again.finished()
+
+
+async def test_nobody_opens_a_stream_under_an_id_of_anothers(tmp_path: Path) -> None:
+    async with Guarded(tmp_path) as world, world.door("acme") as acme, world.door("plain") as plain:
+        mine = Client(acme.Watch())
+        await mine.open("gate", "", types_pb2.MEDIA_KIND_PICTURES)
+        await mine.pictures(0)
+        await mine.until(lambda: mine.progress.blocks)
+        (held_as,) = world.reasoner.streams
+        call = plain.Watch()
+        await call.write(client_pb2.WatchRequest(open=opening(stream_id=held_as)))
+        refused = await end_of(call)
+        assert isinstance(refused, InvalidInput)
+        call = plain.Watch()
+        await call.write(client_pb2.WatchRequest(open=opening(stream_id="free." + "0" * 20)))
+        free = await end_of(call)
+        assert free.message.replace("free." + "0" * 20, held_as) == refused.message, "taken or not"
+
+
+async def test_how_many_others_have_is_not_told(tmp_path: Path) -> None:
+    async with Guarded(tmp_path, max_streams=1) as world, world.door("acme") as acme:
+        told = Client(acme.Watch())
+        await told.open("gate", "", types_pb2.MEDIA_KIND_PICTURES)
+        assert told.welcome.admission == ""
+        for who, words in (("other", "there is no room for the stream now"), ("admin", "1 streams are open")):
+            async with connect(world.app.address, security=world.by(who)) as t:
+                with pytest.raises(LimitExceeded, match=words) as refused:
+                    async with t.watch(MediaKind.PICTURES):
+                        pass
+                assert refused.value.retry_after_s
+                (last, *_) = (await t.status()).decisions[::-1]
+                assert bool(last.reason) is (who == "admin")
