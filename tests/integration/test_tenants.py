@@ -288,6 +288,12 @@ async def test_nobody_opens_a_stream_under_an_id_of_anothers(tmp_path: Path) -> 
         await call.write(client_pb2.WatchRequest(open=opening(stream_id="free." + "0" * 20)))
         free = await end_of(call)
         assert free.message.replace("free." + "0" * 20, held_as) == refused.message, "taken or not"
+        ours = Client(plain.Watch())
+        await ours.open("porch", "", types_pb2.MEDIA_KIND_PICTURES)
+        for door, name in ((acme, "porch"), (plain, held_as), (plain, "acme/gate")):
+            question = types_pb2.Question(text="What?")
+            asked = door.Ask(client_pb2.AskRequest(stream_id=name, question=question))
+            assert isinstance(await error_of(asked), NotFound), name
 
 
 async def test_how_many_others_have_is_not_told(tmp_path: Path) -> None:
