@@ -13,8 +13,9 @@ from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any, cast
 
 import grpc
+from google.protobuf.message import DecodeError
 
-from tandem.core.errors import DeadlineExceeded, LimitExceeded, TandemError
+from tandem.core.errors import DeadlineExceeded, InvalidInput, LimitExceeded, TandemError
 from tandem.wire.status import abort_with
 
 _EOF = cast("Any", grpc.aio).EOF
@@ -80,6 +81,8 @@ class Lobby(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
                 self._turns.release()
         except TimeoutError:
             raise DeadlineExceeded("the first message did not come in time") from None
+        except DecodeError:  # gRPC would log a traceback for it
+            raise InvalidInput("the first message cannot be read") from None
         finally:
             self._waiting -= 1
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2
 
-from tandem.core.errors import DeadlineExceeded, LimitExceeded, TandemError
+from tandem.core.errors import DeadlineExceeded, InvalidInput, LimitExceeded, TandemError
 from tandem.wire import lobby
 from tandem.wire.channel import bind, make_channel, make_server
 from tandem.wire.lobby import Lobby
@@ -51,6 +52,9 @@ async def serving() -> AsyncIterator[tuple[grpc.aio.Channel, Lobby]]:
         "one_many": grpc.unary_stream_rpc_method_handler(hall.one_many),
         "many_one": grpc.stream_unary_rpc_method_handler(hall.many_one),
         "many_many": grpc.stream_stream_rpc_method_handler(hall.many_many),
+        "read": grpc.unary_unary_rpc_method_handler(
+            hall.one_one, request_deserializer=health_pb2.HealthCheckRequest.FromString
+        ),
         "yielding": grpc.stream_stream_rpc_method_handler(hall.yielding),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("hall", handlers),))
@@ -113,6 +117,15 @@ async def test_when_many_wait_others_are_refused_at_once(monkeypatch: pytest.Mon
         assert refused.retry_after_s == 1.0
         for call in silent:
             call.cancel()
+
+
+async def test_what_cannot_be_read_is_refused_without_a_line_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving() as (channel, _):
+        refused = await end_of(channel.unary_unary("/hall/read")(b"\xff\xff", timeout=5))
+        assert isinstance(refused, InvalidInput)
+        assert caplog.text == ""
 
 
 async def test_those_who_were_heard_and_stay_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
