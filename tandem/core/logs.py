@@ -18,8 +18,9 @@ FORMATS = ("text", "json")
 _TEXT = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
 _MAX_CHARS = 16_384
 """Of one message or traceback: a line that nobody can read costs disks and collectors."""
-_GRPC_S = 1.0
-"""Between two records of gRPC itself: it logs a traceback for each message that cannot be read."""
+_SELDOM_S = 1.0
+"""Between two records of what strangers bring about, and of gRPC: it logs a traceback for each message that
+it cannot read."""
 
 _stream: ContextVar[str] = ContextVar("tandem_stream", default="")
 _epoch: ContextVar[int] = ContextVar("tandem_epoch", default=0)
@@ -40,6 +41,14 @@ def is_about(stream: str, epoch: int = 0) -> None:
     """The same until the task that calls this ends."""
     _stream.set(stream)
     _epoch.set(epoch)
+
+
+def seldom(name: str) -> logging.Logger:
+    """A logger of what strangers bring about: it tells once a second at most."""
+    logger = logging.getLogger(f"{name}.seldom")
+    if not logger.filters:
+        logger.addFilter(Seldom(name.partition(".")[0], _SELDOM_S))
+    return logger
 
 
 class Seldom(logging.Filter):
@@ -99,7 +108,7 @@ def set_up(
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(make_formatter(log_format, role, name))
     handler.setLevel(level if shown is None else shown)
-    handler.addFilter(Seldom("grpc", _GRPC_S))
+    handler.addFilter(Seldom("grpc", _SELDOM_S))
     logging.basicConfig(level=level, handlers=[handler])
 
 

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import logging
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import grpc
 
 from tandem.core.errors import PermissionRefused, TandemError
+from tandem.core.logs import seldom
 from tandem.core.tickets import verify_ticket
 from tandem.core.tls_files import NO_TLS, TlsFiles
 from tandem.wire.calls import CallingChannel
@@ -29,11 +28,8 @@ MEMBER_KEY = "tandem-member"
 """Of calls to the orchestrator by whoever knows the secret."""
 TICKET_KEY = "tandem-ticket-bin"
 """Of calls that begin a transfer pair: its ticket."""
-_TELL_S = 1.0
-_told_s = [float("-inf")]
-"""When a refusal was last logged: whoever tries without end must not fill a disk."""
 
-log = logging.getLogger(__name__)
+log = seldom(__name__)
 
 
 def call_proof(secret: bytes, service: str, boot_id: str = "") -> str:
@@ -122,10 +118,7 @@ def refusing(error: TandemError, method: str) -> Any:
     """A handler that ends any call with `error` and reads nothing of it; logs that once a second at most."""
 
     async def refuse(request_iterator: Any, context: Any) -> None:
-        now_s = time.monotonic()
-        if now_s - _told_s[0] > _TELL_S:
-            _told_s[0] = now_s
-            log.warning("%s of %s is refused: %s", method[:100], context.peer(), error.message)
+        log.warning("%r of %s is refused: %s", method[:100], context.peer(), error.message)
         await abort_with(context, error)
 
     return grpc.stream_stream_rpc_method_handler(refuse)

@@ -102,6 +102,13 @@ def test_a_library_that_anybody_can_have_log_is_let_through_once_in_a_while() ->
     assert passes("grpc")
 
 
+def test_what_strangers_bring_about_is_told_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        logs.seldom("tests.of.strangers").warning("refused")
+    logging.getLogger("tests.of.strangers").warning("else")
+    assert caplog.messages == ["refused", "else"]
+
+
 def test_it_is_so_wherever_logs_are_set_up(monkeypatch: pytest.MonkeyPatch) -> None:
     root = logging.Logger("root of the test")
     monkeypatch.setattr(logging, "root", root)
