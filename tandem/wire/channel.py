@@ -38,7 +38,7 @@ _SERVER_OPTIONS: tuple[tuple[str, Any], ...] = (
     # What gRPC takes of a call that nobody reads yet, fixed: it would grow to megabytes, for strangers too. A
     # message that is being read has as much as it needs.
     ("grpc.http2.bdp_probe", 0),
-    ("grpc.http2.lookahead_bytes", 256 * 1024),
+    ("grpc.http2.lookahead_bytes", 1024 * 1024),
     ("grpc.server_handshake_timeout_ms", 20_000),  # two minutes by default, for who connects and says nothing
     ("grpc.keepalive_time_ms", KEEPALIVE_MS),
     ("grpc.keepalive_permit_without_calls", 1),

@@ -23,7 +23,7 @@ HEARD = 2
 """First messages that are read at the same time."""
 HEAR_S = 2.0
 """For one of them: it is small, unless somebody means harm."""
-WAITING = 128
+WAITING = 64
 """Callers that wait for their turn; more are refused at once, and cost nothing."""
 PATIENCE_S = 10.0
 """Of those that wait."""
