@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, cast
 
 import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -51,14 +50,17 @@ from tandem.vlm.model import VisionLanguageModel
 from tandem.wire.attach import Attachment, ServiceIdentity, ServiceLoad, make_boot_id, model_info
 from tandem.wire.channel import bind, make_server
 from tandem.wire.gen.tandem.v1 import encoder_pb2, encoder_pb2_grpc
-from tandem.wire.health import HealthPort
+from tandem.wire.health import HealthPort, make_health
 from tandem.wire.leaving import Leaving
+from tandem.wire.lobby import Lobby
 from tandem.wire.proof import RequireProof, call_proof
 from tandem.wire.terms import TermGuard, guarded
 
 log = logging.getLogger(__name__)
 
 _SERVICE = encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name
+_OPEN = (health.SERVICE_NAME, reflection.SERVICE_NAME)
+"""Told to everybody."""
 
 DEFAULT_WINDOW_UNITS = 64
 """For checkpoints that do not say: about a minute at one unit a second."""
@@ -129,8 +131,8 @@ class EncoderApp:
         self.pacing = Pacing(self.loop, lambda: self.servicer.sessions, monotonic_clock)
         self.terms = TermGuard(secret)
         proof = call_proof(secret, config.name, self.boot_id if config.orchestrator else "")
-        self._server = make_server([RequireProof(proof, [_SERVICE]), guarded(self.terms)])
-        self._health = cast("Any", health).aio.HealthServicer()
+        self._server = make_server([Lobby(_OPEN), RequireProof(proof, _OPEN), guarded(self.terms)])
+        self._health = make_health()
         self._attachment: Attachment | None = None
         self.leaving = leaving or Leaving(config.drain_s)
         """Whether somebody wants it to end."""

@@ -13,6 +13,7 @@ from tandem.core.telemetry import NO_TELEMETRY, Telemetry
 from tandem.core.transfer import LaneKind
 from tandem.vlm.model import VisionLanguageModel
 from tandem.wire.channel import make_channel
+from tandem.wire.proof import ticket_metadata
 from tandem.wire.transfer import ClientControlChannel
 
 
@@ -42,7 +43,7 @@ def make_dial(
         channel = make_channel(address, config.tls)
         try:
             link = Link(
-                ClientControlChannel(channel),
+                ClientControlChannel(channel, ticket_metadata(ticket)),
                 hello=local,
                 sink=NoSink(),
                 source=None,

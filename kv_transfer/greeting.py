@@ -47,12 +47,14 @@ async def welcome(channel: ControlChannel, local: LocalEnd, config: LinkConfig) 
     if not isinstance(hello, Hello):
         raise InvalidInput(f"the peer begins with a {type(hello).__name__}")
     proofs: dict[LaneKind, bytes] = {}
-    for offer in hello.lanes:
-        if offer.kind in config.lanes and offer.kind not in proofs:  # nobody has shown a ticket yet
+
+    def can_use(offer: LaneOffer) -> bool:
+        """Asked only of who has shown a ticket: it looks at a file."""
+        if offer.kind in config.lanes and offer.kind not in proofs:
             proofs[offer.kind] = _prove(offer, config)
-    verdict = judge_hello(
-        hello, local, now_unix_s=time.time(), can_use=lambda offer: bool(proofs.get(offer.kind))
-    )
+        return bool(proofs.get(offer.kind))
+
+    verdict = judge_hello(hello, local, now_unix_s=time.time(), can_use=can_use)
     if isinstance(verdict, Nack):
         await channel.send(verdict)
         raise error_of(verdict)

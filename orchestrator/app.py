@@ -7,9 +7,9 @@ import logging
 from collections.abc import Callable, Iterable
 from functools import partial
 from operator import attrgetter
+from typing import Any
 
 import grpc
-from grpc_health.v1 import _async as health_aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -42,7 +42,9 @@ from tandem.core.secret_file import read_secret
 from tandem.wire.attach import build_info, make_boot_id
 from tandem.wire.channel import bind, make_server
 from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc, registry_pb2, registry_pb2_grpc
-from tandem.wire.health import HealthPort
+from tandem.wire.health import HealthPort, make_health
+from tandem.wire.lobby import Lobby
+from tandem.wire.proof import is_member
 from tandem.wire.terms import Asked
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,8 @@ STOP_GRACE_S = 2.0
 
 FRONT_DOOR = client_pb2.DESCRIPTOR.services_by_name["TandemService"].full_name
 REGISTRY = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
+_OPEN = (REGISTRY, health.SERVICE_NAME)
+"""What proves the cluster secret by itself, and what is told to everybody."""
 
 
 class Orchestrator:
@@ -84,7 +88,7 @@ class Orchestrator:
         self.backend = self._make_backend(say)
         self.cluster.wanted = lambda: tuple(service.name for service in self.backend.wanted)
         self._supervisor = Supervisor(self.cluster, self.streams, self.backend)
-        self._health = health_aio.HealthServicer()
+        self._health = make_health()
         self._begins: asyncio.Task[None] | None = None
         self.address = ""
         self._server: grpc.aio.Server | None = None
@@ -98,7 +102,8 @@ class Orchestrator:
         config, keeper, fence = self.config, self._doorkeeper, self.cluster.fence
         await self._port.start()
         # The keeper first: who leads is told to those alone who may call. The registry asks for itself.
-        server = self._server = make_server([keeper, Asked([FRONT_DOOR], lambda _: fence.check())])
+        lobby = Lobby(_OPEN, self._is_known)
+        server = self._server = make_server([lobby, keeper, Asked([FRONT_DOOR], lambda _: fence.check())])
         times = {"heartbeat_s": config.heartbeat_s, "lease_s": config.lease_s}
         registry = Registry(self.cluster, **times, doorkeeper=keeper)
         gateway = Gateway(self.streams, self.cluster, self.status, self._clock, doorkeeper=keeper)
@@ -119,6 +124,9 @@ class Orchestrator:
         self._supervisor.start()
         await self.backend.start(self.address)
         return self.address
+
+    def _is_known(self, _: str, metadata: Any) -> bool:
+        return is_member(self.cluster.secret, metadata) or self._doorkeeper.knows(metadata)
 
     async def _begin(self) -> None:
         """Take work, once it leads."""

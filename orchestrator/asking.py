@@ -160,7 +160,7 @@ def _is_published(asked: Asked, session: Session, now_s: float) -> bool:
 
 def _check_alive(session: Session) -> None:
     if session.state is State.CLOSED:
-        raise session.error or NotFound(f"stream {session.stream_id} was closed")
+        raise session.error or NotFound(f"stream {session.name} was closed")
 
 
 async def _ask_until_answered(asked: Asked, session: Session, cluster: Cluster, clock: Clock) -> Events:

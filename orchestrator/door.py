@@ -33,6 +33,10 @@ _KEEP = 0.9
 """What a stream that ends, or an answer, leaves of the mean of those before it."""
 
 
+class NoRoom(LimitExceeded):
+    """For want of room, in words that tell of all tenants: `messages.told_to` has others for them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """What became of one attempt to open a stream."""
@@ -151,10 +155,10 @@ class Door:
         self._count(session.stream_id, replace(wish, encoder=found.encoder, reasoner=found.reasoner))
         return _terms(found, tenant, quota.weight)
 
-    def _refusal(self, tenant: str, why: str, wait_s: float) -> LimitExceeded:
+    def _refusal(self, tenant: str, why: str, wait_s: float) -> NoRoom:
         """For want of room; refusals by a quota are not counted here, they are the tenant's own."""
         wait_s += self._crowd.refuse(tenant, self._clock())
-        return LimitExceeded(why, retry_after_s=wait_s)
+        return NoRoom(why, retry_after_s=wait_s)
 
     def refused(self, role: Role) -> tuple[int, float]:
         """How many are expected again who found no room at this role, and what they would add to its load."""
@@ -214,7 +218,7 @@ class Door:
         log.log(level, "stream %s of %s %s: %s", session.stream_id, tenant, outcome, reason)
         self.decisions.append(
             Decision(
-                stream_id=session.stream_id,
+                stream_id=session.name,
                 tenant=tenant,
                 outcome=outcome,
                 reason=reason,

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 
 from orchestrator.access import Caller, Tokens, caller_of, parse_tokens
+from orchestrator.held_calls import HeldCalls
 from tandem.core.errors import InvalidInput, TandemError
 from tandem.wire.proof import refusing, value_of
 
@@ -18,7 +19,8 @@ log = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 4 << 20
 _LOOK_S = 1.0
-"""Between looks at the file: a token that was taken out of it is good no longer than this."""
+"""Between looks at the file: a token that was taken out of it is good no longer than this, for new calls and
+for open ones."""
 _OPEN = ("/grpc.health.v1.Health/", "/tandem.v1.RegistryService/")
 """Told to everybody, and what proves the cluster secret by itself."""
 
@@ -36,6 +38,7 @@ class Doorkeeper(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         self._looked_s = clock()
         self._stamp = self._stat()
         self._tokens: Tokens | None = None if file is None else read_tokens(file)
+        self._calls = HeldCalls(self._look, _LOOK_S)
 
     def caller(self, context: Any) -> Caller:
         """Who calls. Raises `PermissionRefused`."""
@@ -48,14 +51,26 @@ class Doorkeeper(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             return False
         return self._caller(metadata).is_admin
 
+    def knows(self, metadata: Any) -> bool:
+        """True for the metadata of a call with a good token; without tokens nobody is known."""
+        try:
+            return self._file is not None and bool(self._caller(metadata))
+        except TandemError:
+            return False
+
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         """The handler, or one that refuses."""
-        if not handler_call_details.method.startswith(_OPEN):
-            try:
-                self._caller(handler_call_details.invocation_metadata)
-            except TandemError as error:
-                return refusing(error, handler_call_details.method)
-        return await continuation(handler_call_details)
+        if handler_call_details.method.startswith(_OPEN):
+            return await continuation(handler_call_details)
+        metadata = handler_call_details.invocation_metadata
+        try:
+            caller = self._caller(metadata)
+        except TandemError as error:
+            return refusing(error, handler_call_details.method)
+        handler = await continuation(handler_call_details)
+        if self._file is None:
+            return handler
+        return self._calls.holding(handler, value_of(metadata, "authorization"), caller)
 
     def _caller(self, metadata: Any) -> Caller:
         self._look()
@@ -72,8 +87,17 @@ class Doorkeeper(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         try:
             self._tokens = read_tokens(self._file)
             log.info("the tokens were read anew: %d", len(self._tokens))
+            self._calls.end_unless(self._is_still)
         except InvalidInput as error:
             log.error("the tokens stay as they were: %s", error)
+
+    def _is_still(self, authorization: str, caller: Caller) -> bool:
+        """True when a token is what it was when its call was let in, whatever it is named by now."""
+        try:
+            now = caller_of(self._tokens, authorization)
+        except TandemError:
+            return False
+        return (now.tenant, now.rights) == (caller.tenant, caller.rights)
 
     def _stat(self) -> tuple[int, int, int]:
         try:

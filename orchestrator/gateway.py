@@ -21,7 +21,15 @@ from orchestrator.doorkeeper import Doorkeeper
 from orchestrator.held_stream import Stream
 from orchestrator.intake import receive_chunk, receive_picture
 from orchestrator.last_words import wait_for_last_words
-from orchestrator.messages import goodbye_of, progress_of, refusal_of, seen_by, summary_of, welcome_of
+from orchestrator.messages import (
+    goodbye_of,
+    progress_of,
+    refusal_of,
+    seen_by,
+    summary_of,
+    told_to,
+    welcome_of,
+)
 from orchestrator.observer import Observer
 from orchestrator.opening import first_message, let_in, until_open
 from orchestrator.outbox import Outbox, pump
@@ -103,7 +111,8 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
             # Sent here, where nothing cancels it: a call whose first write is cancelled while the headers are
             # on their way can neither be written to nor ended any more.
             await context.send_initial_metadata(())
-            outbox.welcome(welcome_of(session, self._cluster.secret, is_resumed=stream.is_resumed))
+            again, secret = stream.is_resumed, self._cluster.secret
+            outbox.welcome(welcome_of(session, secret, is_resumed=again, caller=caller))
             outbox.mark_progress()
             stream.standing.tell()
             is_new, stream.is_resumed = False, True
@@ -116,12 +125,12 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
     def _open(self, opening: client_pb2.WatchRequest.Open, caller: Caller) -> Stream:
         observer = self._cluster.observer
         try:
-            let_in(opening, caller, self._streams.owner)
-            stream = self._streams.open(opening)
+            let_in(opening, caller)
+            stream = self._streams.open(opening, caller)
         except TandemError as error:
             observer.opened("refused", error)
             observer.refused("stream", error)
-            raise
+            raise told_to(caller, error) from error
         observer.opened("resumed" if opening.resume_token else "new")
         return stream
 

@@ -46,6 +46,8 @@ class Record:
     """What is written of one stream."""
 
     stream_id: StreamId
+    name: str = ""
+    """What its client calls it; empty: its id."""
     nonce: str
     """Of the incarnation that the resume token is for."""
     epoch: int
@@ -101,6 +103,11 @@ class Journal:
         except (OSError, ValueError, KeyError, TypeError, TandemError) as error:
             log.warning("the journal of stream %s cannot be used: %s", stream_id, error)
             return None
+
+    def named(self, name: str) -> list[Record]:
+        """What is written of streams that their clients call so, of all tenants."""
+        found = (self.load(stream_id) for stream_id, _ in self._files())
+        return [record for record in found if record is not None and record.name == name]
 
     def is_younger_than(self, age_s: float, stream_id: StreamId) -> bool:
         """True when something was written of a stream less than `age_s` ago."""
@@ -172,6 +179,7 @@ def _to_json(record: Record) -> dict[str, object]:
         "standing": standing_to_json(record.standing),
         "alerts": alerts_to_json(record.alerts),
         "tenant": record.tenant,
+        "name": record.name,
         "min_fps": record.min_fps,
         "max_lag_ms": record.max_lag_ms,
         "gaps": [[gap.range.start_us, gap.range.end_us, gap.reason.value] for gap in record.gaps],
@@ -200,7 +208,8 @@ def _from_json(stream_id: StreamId, data: dict[str, object]) -> Record:
         watching=base64.b64decode(str(data.get("watching", "")), validate=True),
         standing=standing_from_json(data.get("standing", [])),
         alerts=alerts_from_json(data.get("alerts", [])),
-        tenant=_tenant(data.get("tenant", DEFAULT_TENANT)),
+        tenant=_id(data, "tenant", DEFAULT_TENANT),
+        name=_id(data, "name", stream_id),
         min_fps=float(str(data.get("min_fps", 0.0))),
         max_lag_ms=_lag(data.get("max_lag_ms", 0)),
     )
@@ -226,7 +235,8 @@ def _lag(value: object) -> int:
     return value
 
 
-def _tenant(value: object) -> str:
+def _id(data: dict[str, object], key: str, unset: str) -> str:
+    value = data.get(key, "") or unset
     if not isinstance(value, str) or not is_valid_id(value):
-        raise ValueError(f"tenant is {value!r}")
+        raise ValueError(f"{key} is {value!r}")
     return value

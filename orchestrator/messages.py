@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from orchestrator.access import Caller
+from orchestrator.access import ANYONE, Caller
 from orchestrator.autoscaling import Told
 from orchestrator.cluster import Cluster
-from orchestrator.door import Door
+from orchestrator.door import Door, NoRoom
 from orchestrator.membership import Member, Role
 from orchestrator.observer import Seen
 from orchestrator.session import Session
 from orchestrator.tokens import resume_token
-from tandem.core.errors import TandemError
+from tandem.core.errors import LimitExceeded, TandemError
 from tandem.wire.convert import gap_to_proto
 from tandem.wire.gen.tandem.v1 import client_pb2, reasoner_pb2, types_pb2
 from tandem.wire.status import error_to_proto
@@ -21,12 +21,17 @@ MAX_GAPS_TOLD = 256
 """Gaps in one progress message, the newest; an answer has all of those before it."""
 
 
-def welcome_of(session: Session, secret: bytes, *, is_resumed: bool) -> client_pb2.WatchResponse:
+def welcome_of(
+    session: Session, secret: bytes, *, is_resumed: bool, caller: Caller = ANYONE
+) -> client_pb2.WatchResponse:
     """The stream is open."""
-    limits = session.settings.limits
+    limits, terms = session.settings.limits, session.terms
+    admission = terms.reason
+    if not caller.is_admin:  # the reason tells of all streams
+        admission = f"it begins with {terms.start_fps:g} frames per second" if terms.start_fps else ""
     return client_pb2.WatchResponse(
         welcome=client_pb2.WatchResponse.Welcome(
-            stream_id=session.stream_id,
+            stream_id=session.name,
             resume_token=resume_token(secret, session.stream_id, session.nonce),
             resumed=is_resumed or session.timeline.blocks > 0,
             next_position=session.next_position,
@@ -39,7 +44,7 @@ def welcome_of(session: Session, secret: bytes, *, is_resumed: bool) -> client_p
                 max_picture_pixels=limits.max_picture_pixels,
                 resume_seconds=limits.resume_seconds,
             ),
-            admission="" if is_resumed else session.terms.reason,
+            admission="" if is_resumed else admission,
         )
     )
 
@@ -85,7 +90,7 @@ def summary_of(
 ) -> client_pb2.StreamSummary:
     """One line of `tandem streams`; so many questions stand for it. `seen`: what was noticed of it."""
     summary = client_pb2.StreamSummary(
-        stream_id=session.stream_id,
+        stream_id=session.name,
         state=session.state,
         progress=_progress(session),
         encoder=session.encoder,
@@ -136,6 +141,13 @@ def status_of(
     return client_pb2.GetStatusResponse(build=build, services=by_name.values(), listeners=listeners)
 
 
+def told_to(caller: Caller, error: TandemError) -> TandemError:
+    """The error in words that a caller may read: how much room others take is for who administers."""
+    if isinstance(error, NoRoom) and not caller.is_admin:
+        return LimitExceeded("there is no room for the stream now", retry_after_s=error.retry_after_s)
+    return error
+
+
 def seen_by(caller: Caller, status: client_pb2.GetStatusResponse) -> client_pb2.GetStatusResponse:
     """What of it a caller may know: without the right to administer whether there are services, no more."""
     if caller.is_admin:
@@ -145,6 +157,8 @@ def seen_by(caller: Caller, status: client_pb2.GetStatusResponse) -> client_pb2.
         for each in status.services
     ]
     decisions = [each for each in status.decisions if caller.sees(each.tenant)]
+    for each in decisions:
+        each.reason = ""  # it tells of all streams
     build = types_pb2.BuildInfo(version=status.build.version)
     return client_pb2.GetStatusResponse(build=build, services=services, decisions=decisions)
 

@@ -129,7 +129,7 @@ def admit(session: Session, question: types_pb2.Question) -> None:
         for sampling in workers.sampling:
             check_sampling(_values(sampling))
     if session.state is State.CLOSED:
-        raise WrongState(f"stream {session.stream_id} is closed")
+        raise WrongState(f"stream {session.name} is closed")
     if session.is_empty:
         raise WrongState("no video has been sent yet; ask after the first picture")
     if session.questions >= limits.max_open_questions:

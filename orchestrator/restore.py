@@ -19,6 +19,7 @@ def to_record(session: Session) -> Record:
     place = session.checkpoints.safe(session.timeline.durable_us, is_bytes=session.is_bytes)
     return Record(
         stream_id=session.stream_id,
+        name=session.name,
         nonce=session.nonce,
         epoch=session.epoch,
         media_kind=session.media.kind,
@@ -75,7 +76,7 @@ def restore(session: Session, record: Record) -> None:
     hear_again(session, wish)
     with contextlib.suppress(DecodeError):
         session.watching.ParseFromString(record.watching)
-    session.nonce = record.nonce
+    session.nonce, session.name = record.nonce, record.name or record.stream_id
     session.epoch = record.epoch
     session.reasoner = record.reasoner
     session.loss = GapReason.ORCHESTRATOR_LOST

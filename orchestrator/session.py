@@ -42,6 +42,8 @@ class Session:
         clock: Clock,
     ) -> None:
         self.stream_id = stream_id
+        self.name: str = stream_id
+        """What its client calls it."""
         self.nonce = make_nonce()
         """Of this incarnation: a token of a former stream of this id does not have it."""
         self.media = media
@@ -71,8 +73,7 @@ class Session:
         self.terms = Terms()
         self.sample_fps, self.rate_reason = 0.0, ""
         """What is watched, and why that is less than was asked for."""
-        self.encoder = ""
-        self.reasoner = ""
+        self.encoder, self.reasoner = "", ""
         self.going_to = ("", "")
         """Encoder and reasoner that it was given last, from the decision on; empty while it has no place."""
         self.outbox: Outbox | None = None
@@ -82,8 +83,7 @@ class Session:
         self.questions = 0
         """Questions being answered, of all askers."""
         self.journal_due = False
-        self.last_pts_us = 0
-        self._refused_before = 0
+        self.last_pts_us = self._refused_before = 0
         self.pace = Pace(clock(), settings.bounds.max_wait_s)
         self.progress_s = clock()
         """When an encoder last said anything."""

@@ -15,8 +15,9 @@ from orchestrator.driver import OPEN_TIMEOUT_S, Driver
 from orchestrator.held_stream import Stream
 from orchestrator.inventory import Holding, Inventory
 from orchestrator.journal import Journal, Record
-from orchestrator.limits import check_stream_id
+from orchestrator.meant import to_ask_about, to_resume
 from orchestrator.media_share import MediaShare
+from orchestrator.naming import check_name, id_of
 from orchestrator.opening import check_request
 from orchestrator.outbox import SAFE_S
 from orchestrator.questions import Questions
@@ -113,12 +114,9 @@ class Streams:
         stream.session.happen(Event.CLIENT_LOST)
         self._watch(stream, stream.session.watching)
 
-    def get(self, stream_id: str, caller: Caller = ANYONE) -> Stream:
-        """Raises `NotFound` when no stream of that id is held that the caller may know of."""
-        stream = self._streams.get(StreamId(stream_id))
-        if stream is None or not caller.sees(stream.session.terms.tenant):
-            raise NotFound(f"no stream {stream_id[:80]!r}; `tandem streams` lists those that are held")
-        return stream
+    def get(self, name: str, caller: Caller = ANYONE) -> Stream:
+        """Raises `NotFound` when no stream of that name is held that the caller may know of."""
+        return to_ask_about(self._streams, name, caller)
 
     def owner(self, stream_id: StreamId) -> str | None:
         """Whose a stream is, held or in the journal; None: in neither."""
@@ -130,26 +128,26 @@ class Streams:
         stream = self._streams.get(stream_id)
         return None if stream is None else stream.session
 
-    def open(self, request: client_pb2.WatchRequest.Open) -> Stream:
+    def open(self, request: client_pb2.WatchRequest.Open, caller: Caller = ANYONE) -> Stream:
         """Open a new stream or find the one to resume. Raises what the client is told."""
         if self._stopping:
             raise Unavailable("the orchestrator stops", retry_after_s=2.0)
         check_request(request)
-        stream = self._find_or_open(request)
+        stream = self._find_or_open(request, caller)
         self._watch(stream, request.watching if request.HasField("watching") else stream.session.watching)
         return stream
 
-    def _find_or_open(self, request: client_pb2.WatchRequest.Open) -> Stream:
+    def _find_or_open(self, request: client_pb2.WatchRequest.Open, caller: Caller) -> Stream:
         if not request.resume_token:
             return self._open_new(request)
-        check_stream_id(request.stream_id)
-        stream_id = StreamId(request.stream_id)
+        secret, name, token = self._cluster.secret, request.stream_id, request.resume_token
+        tenant = check_tenant(request.tenant)
+        stream_id = to_resume(self._streams, self.owner, secret, tenant, name, token, caller)
         stream = self._streams.get(stream_id)
         if stream is not None and stream.session.state is not State.CLOSED:
-            nonce = stream.session.nonce
-            check_token(self._cluster.secret, stream_id, request.resume_token, nonce)
+            check_token(secret, stream_id, token, stream.session.nonce, name)
             if stream.session.media.kind != request.media.kind:
-                raise InvalidInput(f"stream {stream_id} is fed with another kind of media")
+                raise InvalidInput(f"stream {name} is fed with another kind of media")
             hear_again(stream.session, request.media)
             return stream
         return self._open_again(stream_id, request)
@@ -158,7 +156,7 @@ class Streams:
         """Close a stream and free what is held for it, here and at its reasoner."""
         stream.session.happen(event)
         self._journal.forget(stream.session.stream_id)
-        self._release(stream, NotFound(f"stream {stream.session.stream_id} was closed"))
+        self._release(stream, NotFound(f"stream {stream.session.name} was closed"))
 
     def tick(self) -> None:
         """What time brings: late media, expired streams, the journal."""
@@ -195,24 +193,27 @@ class Streams:
         await asyncio.gather(*self._releasing, return_exceptions=True)
 
     def _open_new(self, request: client_pb2.WatchRequest.Open) -> Stream:
-        stream_id = StreamId(request.stream_id or f"s-{secrets.token_hex(6)}")
-        check_stream_id(stream_id)
+        name, tenant = request.stream_id or f"s-{secrets.token_hex(6)}", check_tenant(request.tenant)
+        check_name(name)
+        stream_id = id_of(tenant, name)
         if stream_id in self._streams:
-            raise AlreadyExists(f"stream {stream_id} exists; resume it with its token, or take another id")
+            raise AlreadyExists(f"stream {name} exists; resume it with its token, or take another id")
         if self._journal.is_younger_than(self._settings.limits.resume_seconds, stream_id):
             raise AlreadyExists(
-                f"stream {stream_id} is kept for its former client; resume it with its token, "
+                f"stream {name} is kept for its former client; resume it with its token, "
                 "take another id, or come again later"
             )
         session = Session(stream_id, request.media, self._settings, self._clock)
-        return self._start(session, check_tenant(request.tenant), is_new=True)
+        session.name = name
+        return self._start(session, tenant, is_new=True)
 
     def _open_again(self, stream_id: StreamId, request: client_pb2.WatchRequest.Open) -> Stream:
         """With a token, and the stream is unknown: a former orchestrator watched it."""
         media, record = request.media, self._journal.load(stream_id)
         known = None if record is None else record.nonce
         session = Session(stream_id, media, self._settings, self._clock)
-        session.nonce = check_token(self._cluster.secret, stream_id, request.resume_token, known)
+        name = session.name = request.stream_id
+        session.nonce = check_token(self._cluster.secret, stream_id, request.resume_token, known, name)
         session.loss = GapReason.ORCHESTRATOR_LOST
         if record is None or record.media_kind != media.kind:
             session.lost_start = session.is_restored = True

@@ -26,7 +26,13 @@ def resume_token(secret: bytes, stream_id: StreamId, nonce: str) -> str:
     return f"{nonce}.{hmac.new(secret, message, hashlib.sha256).hexdigest()}"
 
 
-def check_token(secret: bytes, stream_id: StreamId, token: str, nonce: str | None) -> str:
+def is_token_of(secret: bytes, stream_id: StreamId, token: str) -> bool:
+    """True for the token of any incarnation of a stream of that id."""
+    expected = resume_token(secret, stream_id, token.partition(".")[0])
+    return hmac.compare_digest(expected.encode(), token.encode())
+
+
+def check_token(secret: bytes, stream_id: StreamId, token: str, nonce: str | None, name: str = "") -> str:
     """The nonce in `token`. Takes the same time for every wrong one.
 
     Args:
@@ -34,6 +40,7 @@ def check_token(secret: bytes, stream_id: StreamId, token: str, nonce: str | Non
         stream_id: whose token it should be.
         token: what the client showed.
         nonce: of the stream that is held or in the journal; None when none is, and any nonce will do.
+        name: what its client calls it, where that is not its id.
 
     Raises:
         PermissionRefused: `token` is not the stream's.
@@ -41,5 +48,5 @@ def check_token(secret: bytes, stream_id: StreamId, token: str, nonce: str | Non
     shown = token.partition(".")[0]
     expected = resume_token(secret, stream_id, shown if nonce is None else nonce)
     if not hmac.compare_digest(expected.encode(), token.encode()):
-        raise PermissionRefused(f"the resume token does not belong to stream {stream_id}")
+        raise PermissionRefused(f"the resume token does not belong to stream {name or stream_id}")
     return shown

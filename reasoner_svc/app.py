@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, cast
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -51,7 +50,9 @@ from tandem.wire.gen.tandem.v1 import (
     transfer_pb2,
     transfer_pb2_grpc,
 )
+from tandem.wire.health import make_health
 from tandem.wire.leaving import Leaving
+from tandem.wire.lobby import Lobby
 from tandem.wire.proof import RequireProof, call_proof
 from tandem.wire.terms import TermGuard, guarded
 
@@ -65,6 +66,7 @@ _SERVICES = (
     reasoner_pb2.DESCRIPTOR.services_by_name["ReasonerService"].full_name,
     transfer_pb2.DESCRIPTOR.services_by_name["TransferService"].full_name,
 )
+_OPEN = (_SERVICES[1], health.SERVICE_NAME, reflection.SERVICE_NAME)  # pairs bring tickets
 
 
 class Reasoner:
@@ -183,11 +185,11 @@ class Reasoner:
             telemetry=telemetry,
         )
         self.transfer = TransferServicer(self.inbox, local, links, telemetry)
-        # The stubs of grpc_health do not know its asyncio half.
-        self._health = cast("Any", health).aio.HealthServicer()
+        self._health = make_health()
         self.terms = TermGuard(config.secret)
         proof = call_proof(config.secret, config.name, self.boot_id if config.orchestrator else "")
-        self._server = make_server([RequireProof(proof, _SERVICES[:1]), guarded(self.terms)])
+        lobby = Lobby(_OPEN, self.transfer.expects)
+        self._server = make_server([lobby, RequireProof(proof, _OPEN), guarded(self.terms)])
         self.attachment: Attachment | None = None
         """To the orchestrator, once it has begun."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import Any
 
 import grpc
@@ -12,11 +13,13 @@ from kv_transfer.base import LinkConfig, LocalEnd
 from kv_transfer.link import Link
 from reasoner_svc.inbox import Inbox, LinkInbox
 from tandem.core.errors import TandemError
+from tandem.core.logs import seldom
 from tandem.core.telemetry import NO_TELEMETRY, Telemetry
 from tandem.wire.gen.tandem.v1 import transfer_pb2_grpc
+from tandem.wire.proof import has_ticket
 from tandem.wire.transfer import ServerControlChannel
 
-log = logging.getLogger(__name__)
+log, refused = logging.getLogger(__name__), seldom(__name__)
 
 
 class TransferServicer(transfer_pb2_grpc.TransferServiceServicer):
@@ -37,6 +40,10 @@ class TransferServicer(transfer_pb2_grpc.TransferServiceServicer):
     def links(self) -> int:
         """Encoders that are connected."""
         return len(self._pairs)
+
+    def expects(self, method: str, metadata: Any) -> bool:
+        """True for a call that shows a ticket to this reasoner before anything of it is read."""
+        return has_ticket(self._local.cluster_secret, metadata, self._local.node_id, time.time())
 
     async def close(self) -> None:
         """Close every link; their calls end."""
@@ -63,7 +70,7 @@ class TransferServicer(transfer_pb2_grpc.TransferServiceServicer):
             await link.start()
             await self._serve(link)
         except TandemError as error:
-            log.warning("an encoder was not connected: %s", error)
+            refused.warning("an encoder was not connected: %s", error)
         finally:
             await link.close("the call ended")
             self._links.discard(link)

@@ -30,6 +30,7 @@ from tandem.core.tls_files import NO_TLS, TlsFiles
 from tandem.wire.channel import make_channel
 from tandem.wire.convert import range_from_proto
 from tandem.wire.gen.tandem.v1 import reasoner_pb2
+from tandem.wire.proof import ticket_metadata
 from tandem.wire.transfer import ClientControlChannel
 
 log = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ class Mover:
             ticket=source.ticket,
         )
         async with make_channel(source.address, here.tls) as channel:
-            control = ClientControlChannel(channel)
+            control = ClientControlChannel(channel, ticket_metadata(source.ticket))
             link = Link(
                 control,
                 hello=local,

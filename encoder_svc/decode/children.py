@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from encoder_svc.admit import MediaLimits
@@ -29,6 +29,10 @@ ANSWER_S = 60.0
 STOP_S = 2.0
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 """A process with threads must not be forked."""
+_INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+_INHERITED_PREFIXES = ("PYTHON", "LC_")
+_told: list[bool] = []
+"""Whether it was said that the kernel has no filters."""
 
 
 class DecoderHost:
@@ -87,7 +91,7 @@ class DecoderHost:
                     line,
                     stdin=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
-                    env=os.environ | _ONE_THREAD,
+                    env=environment(os.environ),
                 )
         return self._control
 
@@ -101,6 +105,16 @@ class DecoderHost:
                 process.wait(STOP_S)
             process.kill()
             process.wait()
+
+
+def environment(own: Mapping[str, str]) -> dict[str, str]:
+    """Of `own` what Python needs to start: the rest may be secrets, and foreign bytes are decoded there."""
+    needed = {
+        name: value
+        for name, value in own.items()
+        if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
+    }
+    return needed | _ONE_THREAD
 
 
 class Child:
@@ -158,7 +172,10 @@ class Child:
     def _greet(self) -> None:
         greeting = receive(self._at, 0, START_S)
         match greeting and greeting[0]:
-            case ["ready", int(pid)] if pid > 1:
+            case ["ready", int(pid), bool(is_held)] if pid > 1:
+                if not is_held and not _told:
+                    _told.append(True)
+                    log.warning("decoding processes are held by limits alone: no seccomp filters here")
                 self._handle, self.pid = os.pidfd_open(pid), pid
                 self._free = weakref.finalize(self, os.close, self._handle)
             case _:

@@ -61,12 +61,11 @@ def load_everything() -> None:
 def _decode(stream: socket.socket, limits: MediaLimits, memory_bytes: int, cpu_s: int) -> None:
     """In the fork. Does not return."""
     try:
-        confine(memory_bytes)
-        send(stream, ["ready", os.getpid()])
-        with contextlib.suppress(OSError):
+        is_held = confine(memory_bytes, stream.fileno())
+        send(stream, ["ready", os.getpid(), is_held])
+        with contextlib.suppress(Exception):  # the encoder sees that it is gone
             serve(stream, limits, cpu_s)
     except Exception as error:
-        # One line, by its kind alone: what it says may have come with the media.
         os.write(2, f"a decoding process ends by {type(error).__name__}\n".encode())
     finally:
         os._exit(0)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from encoder_svc.admit import MediaLimits, check_bytes, check_raw, check_size
+from encoder_svc.decode.picture_header import jpeg_size, png_size
 from tandem.core.errors import BadMedia
 
 Rgb = NDArray[np.uint8]
@@ -46,13 +47,13 @@ class RawPicture:
 
 
 def check_picture(picture: RawPicture, limits: MediaLimits) -> None:
-    """Judge a picture by its bytes and header. Raises BadMedia; decodes nothing."""
+    """Judge a picture by its bytes and header. Raises BadMedia; decodes nothing, and asks no codec."""
     check_bytes(len(picture.data), limits, "picture")
     if picture.format is PictureFormat.RGB24:
         check_raw(len(picture.data), picture.width, picture.height, limits)
     else:
-        with _open(picture) as image:
-            check_size(*image.size, limits)
+        size_of = png_size if picture.format is PictureFormat.PNG else jpeg_size
+        check_size(*size_of(picture.data), limits)
 
 
 def decode_picture(picture: RawPicture, limits: MediaLimits) -> Rgb:
@@ -61,6 +62,7 @@ def decode_picture(picture: RawPicture, limits: MediaLimits) -> Rgb:
     if picture.format is PictureFormat.RGB24:
         return np.frombuffer(picture.data, np.uint8).reshape(picture.height, picture.width, 3)
     with _open(picture) as image:
+        check_size(*image.size, limits)  # a file may say two, and Pillow choose the other
         try:
             return _to_rgb(image)
         except (OSError, ValueError, SyntaxError, struct.error, IndexError, EOFError) as error:

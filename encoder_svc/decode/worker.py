@@ -1,13 +1,13 @@
 """Shell. The process in which the media of one stream is decoded: confined first, then told what to do.
 
 It is forked off `encoder_svc.decode.host` with everything loaded. From then on it can open no file and no
-socket, start no process, and has so much memory, and so much of a processor for each request.
+socket, start no process and touch none, and has so much memory, and so much of a processor for each request.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import os
 import resource
 import socket
 from collections.abc import Sequence
@@ -19,28 +19,41 @@ from encoder_svc.admit import MediaLimits
 from encoder_svc.decode.packets import CodecSetup
 from encoder_svc.decode.pictures import PictureFormat, RawPicture, Rgb, decode_picture
 from encoder_svc.decode.splitting import FrameSplitter, codec_of_mp4
+from encoder_svc.decode.syscalls import forbid_others
 from encoder_svc.decode.talk import receive, send
 from encoder_svc.decode.video import Decoded, VideoDecoder
 from tandem.core.errors import BadMedia
 
-_PR_SET_NO_NEW_PRIVS = 38
+_MOST_DESCRIPTORS = 1 << 30
 MAX_MESSAGE = 500
 """Characters of what is said of media that cannot be used."""
 
 Reply = tuple[Sequence[object], bytes | memoryview]
 
 
-def confine(memory_bytes: int) -> None:
-    """From here on this process gets nothing more of the machine than `memory_bytes` of memory."""
-    ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+def confine(memory_bytes: int, keep: int) -> bool:
+    """From here on this process gets nothing more of the machine than `memory_bytes` of memory.
+
+    Of what it has open the descriptor `keep` alone stays. False where the kernel cannot refuse it all else
+    that it may ask for.
+    """
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("1000")  # where memory runs out this one goes, not the encoder
+    address_space = _address_space()
+    with open(os.devnull, "r+b", buffering=0) as nothing:
+        for standard in range(3):
+            os.dup2(nothing.fileno(), standard)
+    os.closerange(3, keep)
+    os.closerange(keep + 1, _MOST_DESCRIPTORS)
     for what, most in (
-        (resource.RLIMIT_AS, _address_space() + memory_bytes),
+        (resource.RLIMIT_AS, address_space + memory_bytes),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_NPROC, 0),
         (resource.RLIMIT_NOFILE, 0),
     ):
         resource.setrlimit(what, (most, most))
+    return forbid_others()
 
 
 def _address_space() -> int:

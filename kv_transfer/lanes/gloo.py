@@ -45,7 +45,7 @@ from kv_transfer.lanes.base import (
 from kv_transfer.lanes.gloo_device import (
     decode_address,
     encode_address,
-    find_socket,
+    find_sockets,
     gloo_options,
     make_device,
     shut,
@@ -83,7 +83,7 @@ class GlooLane(Lane):
         """Of the oldest in flight, how many are known to be done."""
         self._group: Any = None
         self._device: Any = None
-        self._socket: socket.socket | None = None
+        self._sockets: list[socket.socket] = []
         self._interrupted = False
         self._flight: deque[_Posted] = deque()
         self._spare: dict[int, list[torch.Tensor]] = {}
@@ -102,10 +102,10 @@ class GlooLane(Lane):
             raise LaneBroken(f"the Gloo pair could not be made: {error}") from error
         peer = decode_address(context.store.get(f"address/{1 - context.rank}", context.open_timeout_s))
         with self._guard:
-            self._socket = find_socket(own, peer)
-            if self._interrupted and self._socket is not None:
-                shut(self._socket)
-        if self._socket is None:
+            self._sockets = find_sockets(own, peer)
+            if self._interrupted:
+                self._shut()
+        if not self._sockets:
             raise LaneBroken("the Gloo pair has no connection any more")
 
     @override
@@ -145,8 +145,7 @@ class GlooLane(Lane):
         with self._guard:
             self._interrupted = True
             self.context.store.abort("the lane was interrupted")
-            if self._socket is not None:
-                shut(self._socket)
+            self._shut()
 
     @override
     def close(self) -> None:
@@ -158,9 +157,9 @@ class GlooLane(Lane):
         self._device = None
         self._spare.clear()
         with self._guard:
-            if self._socket is not None:
-                self._socket.close()
-                self._socket = None
+            for each in self._sockets:
+                each.close()
+            self._sockets = []
 
     def _fly(self, verb: str, frame: WireFrame) -> None:
         is_staged = len(frame.pieces) > 1 or check_frame(frame) < frame.size_bytes
@@ -217,10 +216,14 @@ class GlooLane(Lane):
         except RuntimeError as error:
             raise self._fail(f"Gloo: {str(error).splitlines()[0]}") from error
 
+    def _shut(self) -> None:
+        for each in self._sockets:
+            shut(each)
+
     def _await_end(self) -> None:
         """Until Gloo knows that the connection has ended: it reads and writes no memory from then on."""
         probe = torch.zeros(1, dtype=torch.uint8)
-        while self._group is not None and self._socket is not None:
+        while self._group is not None and self._sockets:
             try:
                 self._group.recv([probe], 1 - self.context.rank, _PROBE_TAG)
             except RuntimeError:

@@ -62,8 +62,13 @@ def _listening_on(fd: int) -> Address | None:
     return None
 
 
-def find_socket(own: Address, peer: Address) -> socket.socket | None:
-    """A duplicate of the pair's connection: accepted on our listener's address, or made to the peer's."""
+def find_sockets(own: Address, peer: Address) -> list[socket.socket]:
+    """Duplicates of the pair's connection: accepted on our listener's address, or made to the peer's.
+
+    Strangers may have connected to the listener too. Which of them is the peer cannot be told; the device has
+    one pair, so nobody is in want of theirs.
+    """
+    found: list[socket.socket] = []
     for fd, _ in _socket_fds():
         try:
             candidate = socket.socket(fileno=os.dup(fd))
@@ -73,11 +78,12 @@ def find_socket(own: Address, peer: Address) -> socket.socket | None:
             if candidate.family in _TCP and (
                 candidate.getpeername()[:2] == peer or candidate.getsockname()[:2] == own
             ):
-                return candidate
+                found.append(candidate)
+                continue
         except OSError:
             pass
         candidate.close()
-    return None
+    return found
 
 
 def encode_address(address: Address) -> bytes:

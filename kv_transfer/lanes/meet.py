@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import secrets
+import stat
 import time
 from pathlib import Path
 
@@ -42,9 +43,12 @@ def prove_nonce(directory: str, name: str) -> bytes:
     if not _NAME.fullmatch(name):
         return b""
     with contextlib.suppress(OSError):
-        fd = os.open(Path(directory, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # Others may write to the directory: opening a pipe of theirs would wait for ever.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(Path(directory, name), flags)
         try:
-            content = os.read(fd, _CONTENT_BYTES + 1)
+            is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+            content = os.read(fd, _CONTENT_BYTES + 1) if is_file else b""
         finally:
             os.close(fd)
         if len(content) == _CONTENT_BYTES:

@@ -115,9 +115,10 @@ async def _ask(
 ) -> registry_pb2.DrainServiceResponse:
     import grpc
 
-    from tandem.wire.attach import drain_proof
+    from tandem.wire.attach import drain_proof, make_boot_id
     from tandem.wire.calls import CallingChannel
     from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc, registry_pb2, registry_pb2_grpc
+    from tandem.wire.proof import member_metadata
     from tandem.wire.status import error_from_rpc
 
     not_after_s = int(time.time()) + REQUEST_LIFE_S
@@ -135,8 +136,9 @@ async def _ask(
                 not_after_unix_s=not_after_s,
                 proof=drain_proof(secret, name, boot_id, grace_ms, not_after_s) if secret else "",
             )
+            shown = member_metadata(secret, make_boot_id()) if secret else ()
             told: registry_pb2.DrainServiceResponse = await stub.DrainService(
-                request, timeout=_CALL_TIMEOUT_S
+                request, timeout=_CALL_TIMEOUT_S, metadata=shown
             )
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error, f"draining {name}") from error

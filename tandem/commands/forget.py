@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _EXAMPLE = """\
 tandem forget door
 tandem forget door --data-dir /var/lib/tandem
+tandem forget door --tenant acme --token-file admin.token --tls-ca ca.crt
 tandem forget door --run-dir /var/lib/tandem/run --secret-file /etc/tandem/secret/secret"""
 
 _ENDED_S = 120.0
@@ -44,6 +45,7 @@ class Claim:
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("stream", metavar="STREAM", help="the stream, as `tandem streams` shows it")
     add_address(parser)
+    parser.add_argument("--tenant", default="", metavar="NAME", help="whose it is, where several call one so")
     parser.add_argument("--token", default="", help="its resume token (default: made of secret and journal)")
     parser.add_argument(
         "--run-dir",
@@ -65,7 +67,10 @@ async def forget(arguments: argparse.Namespace) -> int:
 
     claim = claim_of(arguments)
     async with connect(arguments.address, security=security_of(arguments)) as t:
-        held = any(each.stream_id == arguments.stream for each in await t.streams())
+        owners = {each.tenant for each in await t.streams() if each.stream_id == arguments.stream}
+        if len(owners) > 1 and not arguments.tenant:
+            raise _ambiguous(arguments.stream, owners)
+        held = bool(owners) and claim.tenant in {"", *owners}
         if held and not claim.is_known:
             raise NotFound(
                 f"stream {arguments.stream} is held, and the journal has no record of it: "
@@ -74,7 +79,7 @@ async def forget(arguments: argparse.Namespace) -> int:
         try:
             async with asyncio.timeout(_ENDED_S):
                 await _end(t, arguments.stream, claim)
-                while any(each.stream_id == arguments.stream for each in await t.streams()):  # noqa: ASYNC110
+                while await _is_held(t, arguments.stream, claim.tenant):  # noqa: ASYNC110
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
             raise DeadlineExceeded(
@@ -87,20 +92,30 @@ async def forget(arguments: argparse.Namespace) -> int:
     return Exit.OK
 
 
+def _ambiguous(name: str, owners: set[str]) -> InvalidInput:
+    return InvalidInput(f"streams of {', '.join(sorted(owners))} are called {name}: name one with --tenant")
+
+
+async def _is_held(t: Client, name: str, tenant: str) -> bool:
+    return any(each.stream_id == name and tenant in ("", each.tenant) for each in await t.streams())
+
+
 def claim_of(arguments: argparse.Namespace) -> Claim:
     """The token of a stream, given or made. Raises InvalidInput where there is no secret, or a bad name."""
     from orchestrator.arguments import default_run_dir
     from orchestrator.journal import Journal
+    from orchestrator.naming import id_of
+    from orchestrator.terms import DEFAULT_TENANT
     from orchestrator.tokens import make_nonce, resume_token
     from tandem.client import MediaKind
-    from tandem.core.ids import StreamId, is_valid_id
+    from tandem.core.ids import is_valid_id
     from tandem.core.secret_file import read_secret
     from tandem.wire.gen.tandem.v1 import types_pb2
 
     if not is_valid_id(arguments.stream):
         raise InvalidInput(f"{arguments.stream!r} is no stream: 1 to 64 characters of [A-Za-z0-9._-]")
     if arguments.token:
-        return Claim(arguments.token, tuple(MediaKind), "", is_known=True)
+        return Claim(arguments.token, tuple(MediaKind), arguments.tenant, is_known=True)
     run_dir = arguments.run_dir or default_run_dir(arguments.address, arguments.data_dir)
     secret_file = arguments.secret_file or run_dir / "secret"
     if not secret_file.is_file():
@@ -108,15 +123,20 @@ def claim_of(arguments: argparse.Namespace) -> Claim:
             f"no secret in {secret_file}: name the --run-dir or the --data-dir of the orchestrator, "
             "the --secret-file, or give the stream's --token"
         )
-    secret, stream, journal = read_secret(secret_file), StreamId(arguments.stream), run_dir / "streams"
-    record = Journal(journal).load(stream) if journal.is_dir() else None
-    if record is None:
+    secret, tenant, directory = read_secret(secret_file), arguments.tenant, run_dir / "streams"
+    records = Journal(directory).named(arguments.stream) if directory.is_dir() else []
+    records = [record for record in records if tenant in ("", record.tenant)]
+    if len(records) > 1:
+        raise _ambiguous(arguments.stream, {record.tenant for record in records})
+    if not records:
         # Of a stream that nobody knows any nonce will do: what is on disk is set aside, and goes with it.
-        return Claim(resume_token(secret, stream, make_nonce()), tuple(MediaKind), "", is_known=False)
+        token = resume_token(secret, id_of(tenant or DEFAULT_TENANT, arguments.stream), make_nonce())
+        return Claim(token, tuple(MediaKind), tenant, is_known=False)
+    (record,) = records
     names: dict[int, str] = {number: name for name, number in types_pb2.MediaKind.items()}
     named = names.get(record.media_kind, "").removeprefix("MEDIA_KIND_").lower()
     kinds = tuple(kind for kind in MediaKind if kind == named) or tuple(MediaKind)
-    return Claim(resume_token(secret, stream, record.nonce), kinds, record.tenant, is_known=True)
+    return Claim(resume_token(secret, record.stream_id, record.nonce), kinds, record.tenant, is_known=True)
 
 
 async def _end(t: Client, stream_id: str, claim: Claim) -> None:

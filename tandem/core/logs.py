@@ -10,13 +10,17 @@ import datetime
 import json
 import logging
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
 FORMATS = ("text", "json")
 _TEXT = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
 _MAX_CHARS = 16_384
 """Of one message or traceback: a line that nobody can read costs disks and collectors."""
+_SELDOM_S = 1.0
+"""Between two records of what strangers bring about, and of gRPC: it logs a traceback for each message that
+it cannot read."""
 
 _stream: ContextVar[str] = ContextVar("tandem_stream", default="")
 _epoch: ContextVar[int] = ContextVar("tandem_epoch", default=0)
@@ -37,6 +41,33 @@ def is_about(stream: str, epoch: int = 0) -> None:
     """The same until the task that calls this ends."""
     _stream.set(stream)
     _epoch.set(epoch)
+
+
+def seldom(name: str) -> logging.Logger:
+    """A logger of what strangers bring about: it tells once a second at most."""
+    logger = logging.getLogger(f"{name}.seldom")
+    if not logger.filters:
+        logger.addFilter(Seldom(name.partition(".")[0], _SELDOM_S))
+    return logger
+
+
+class Seldom(logging.Filter):
+    """Lets what one library logs through once in a while: whoever can have it log must not fill a disk."""
+
+    def __init__(self, library: str, period_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._library, self._period_s, self._clock = library, period_s, clock
+        self._at_s = float("-inf")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """False for a record that came too soon after another of that library."""
+        if record.name.partition(".")[0] != self._library:
+            return True
+        now_s = self._clock()
+        if now_s - self._at_s < self._period_s:
+            return False
+        self._at_s = now_s
+        return True
 
 
 class JsonFormatter(logging.Formatter):
@@ -77,6 +108,7 @@ def set_up(
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(make_formatter(log_format, role, name))
     handler.setLevel(level if shown is None else shown)
+    handler.addFilter(Seldom("grpc", _SELDOM_S))
     logging.basicConfig(level=level, handlers=[handler])
 
 

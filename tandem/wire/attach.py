@@ -26,6 +26,7 @@ from tandem.core.errors import InvalidInput, NotLeader, PermissionRefused, Tande
 from tandem.core.tls_files import NO_TLS, TlsFiles
 from tandem.wire.channel import make_channel
 from tandem.wire.gen.tandem.v1 import registry_pb2, registry_pb2_grpc, types_pb2
+from tandem.wire.proof import member_metadata
 from tandem.wire.status import error_from_rpc
 from tandem.wire.terms import TermGuard
 
@@ -194,7 +195,9 @@ class Attachment:
         # A channel of its own for each try: one that failed waits longer and longer by itself.
         channel = make_channel(self._target, self._tls)
         heartbeat_s: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-        call = registry_pb2_grpc.RegistryServiceStub(channel).Attach(self._requests(heartbeat_s))
+        stub: Any = registry_pb2_grpc.RegistryServiceStub(channel)
+        shown = member_metadata(self._secret, self._identity.boot_id)
+        call = stub.Attach(self._requests(heartbeat_s), metadata=shown)
         is_silent = False
         try:
             await self._listen(call, heartbeat_s)

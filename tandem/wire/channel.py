@@ -7,6 +7,7 @@ and let two servers share a port silently; the options below are why ours do not
 from __future__ import annotations
 
 import ipaddress
+import resource
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,11 @@ _COMMON_OPTIONS: tuple[tuple[str, Any], ...] = (
 _SERVER_OPTIONS: tuple[tuple[str, Any], ...] = (
     *_COMMON_OPTIONS,
     ("grpc.so_reuseport", 0),
+    # What gRPC takes of a call that nobody reads yet, fixed: it would grow to megabytes, for strangers too. A
+    # message that is being read has as much as it needs.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 1024 * 1024),
+    ("grpc.server_handshake_timeout_ms", 20_000),  # two minutes by default, for who connects and says nothing
     ("grpc.keepalive_time_ms", KEEPALIVE_MS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
@@ -54,6 +60,7 @@ _CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 
+_CONNECTIONS = "grpc.max_allowed_incoming_connections"
 
 _kept: list[object] = []
 """Credentials of servers: gRPC asks them for certificates at each connection, and keeps no reference."""
@@ -85,9 +92,17 @@ def is_loopback(address: str) -> bool:
         return host == "localhost"
 
 
-def make_server(interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]] = ()) -> grpc.aio.Server:
-    """A server with the project's options; not yet bound or started."""
-    return grpc.aio.server(options=_SERVER_OPTIONS, interceptors=list(interceptors))
+def make_server(
+    interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]] = (), options: Sequence[tuple[str, Any]] = ()
+) -> grpc.aio.Server:
+    """A server with the project's options; not yet bound or started.
+
+    Of the descriptors that this process may have, connections leave a quarter for files and lanes.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    room = {} if soft == resource.RLIM_INFINITY else {_CONNECTIONS: max(soft * 3 // 4, 1)}
+    chosen = dict(_SERVER_OPTIONS) | room | dict(options)
+    return grpc.aio.server(options=list(chosen.items()), interceptors=list(interceptors))
 
 
 def bind(server: grpc.aio.Server, listen: str, tls: TlsFiles = NO_TLS) -> str:

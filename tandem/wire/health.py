@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
+import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from tandem.wire.channel import bind, make_server
@@ -16,7 +17,24 @@ from tandem.wire.channel import bind, make_server
 READY = "ready"
 """Name of the service that serves while the process takes work."""
 _STOP_S, _LOOK_S = 0.5, 0.2
+_OPTIONS = (
+    ("grpc.max_receive_message_length", 4096),
+    ("grpc.max_concurrent_streams", 16),
+    ("grpc.max_allowed_incoming_connections", 64),
+)
+"""Nobody shows anything here: what may be asked is small, and few ask."""
 _Status: Any = health_pb2.HealthCheckResponse
+
+
+def make_health() -> Any:
+    """A servicer of grpc.health.v1: what is set of a service is told to whoever asks."""
+    return _Health()
+
+
+class _Health(cast("Any", health).aio.HealthServicer):  # type: ignore[misc]  # absent from the type stubs
+    async def List(self, request: Any, context: Any) -> None:
+        """Not offered. Without this each call of it, by anybody, would log a traceback."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Check and Watch are offered")
 
 
 class HealthPort:
@@ -24,8 +42,8 @@ class HealthPort:
 
     def __init__(self, listen: str) -> None:
         self._listen = listen
-        self._server = make_server() if listen else None
-        self._health = cast("Any", health).aio.HealthServicer()
+        self._server = make_server(options=_OPTIONS) if listen else None
+        self._health = make_health()
         self._follower: asyncio.Task[None] | None = None
         self.address = ""
 

@@ -16,6 +16,8 @@ from tandem.wire.block_headers import header_from_proto, header_to_proto, member
 from tandem.wire.gen.tandem.v1 import transfer_pb2 as pb
 from tandem.wire.gen.tandem.v1 import types_pb2
 
+MAX_LANES = 16
+"""Most lanes of a hello: it is read before its ticket is judged."""
 MAX_VALUE_BYTES = 65_536
 """Longest rendezvous value that is accepted."""
 
@@ -60,6 +62,8 @@ def _hello(m: core.Hello) -> pb.Hello:
 
 def _hello_back(m: pb.Hello) -> core.Hello:
     # Kinds that this version does not know are left out: a newer peer may offer them.
+    if len(m.lanes) > MAX_LANES:
+        raise InvalidInput(f"a hello with {len(m.lanes)} lanes, at most {MAX_LANES} are accepted")
     known = set(_LANE.values())
     offers = [
         core.LaneOffer(kind=member_of(_LANE, o.kind), token=o.token) for o in m.lanes if o.kind in known

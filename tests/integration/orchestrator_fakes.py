@@ -33,7 +33,7 @@ from tandem.wire.gen.tandem.v1 import (
 from tandem.wire.leaving import Leaving
 from tandem.wire.proof import RequireProof, call_proof
 from tandem.wire.status import abort_with, error_to_proto
-from tandem.wire.terms import SERVICES, TermGuard, guarded
+from tandem.wire.terms import TermGuard, guarded
 
 PERIOD_US = 500_000
 MODEL = types_pb2.ModelInfo(source="fake", fingerprint="f" * 32, native_fps=2.0)
@@ -304,7 +304,7 @@ class Hosted:
     async def start(self) -> None:
         secret = self._orchestrator.cluster.secret
         self.terms, self.boot_id = TermGuard(secret), make_boot_id()
-        proof = RequireProof(call_proof(secret, self.name, self.boot_id), SERVICES)
+        proof = RequireProof(call_proof(secret, self.name, self.boot_id))
         self.server = make_server([proof, guarded(self.terms)])
         if self.role == "encoder":
             encoder_pb2_grpc.add_EncoderServiceServicer_to_server(self.servicer, self.server)

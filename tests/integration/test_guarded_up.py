@@ -5,6 +5,7 @@ The secrets are marked, so that they are found wherever they should not be.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import re
@@ -22,10 +23,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import tandem
 from orchestrator.access import digest
+from orchestrator.naming import id_of
 from tandem.client import MediaKind, MediaOptions, PictureFormat, Security, Status
 from tandem.commands.doctor import _describe
-from tandem.core.errors import PermissionRefused, TandemError, Unavailable
-from tandem.core.tls_files import NO_TLS
+from tandem.commands.forget import COMMAND, forget
+from tandem.core.errors import InvalidInput, PermissionRefused, TandemError, Unavailable
+from tandem.core.tls_files import NO_TLS, TlsFiles
 from tandem.wire.channel import make_channel
 from tandem.wire.gen.tandem.v1 import reasoner_pb2, reasoner_pb2_grpc
 from tandem.wire.proof import ProvenChannel
@@ -64,9 +67,10 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     (run_dir / "secret").write_text(SECRET)
     (run_dir / "secret").chmod(0o600)
     options = [*tls.flags(), "--tokens", str(tokens), "--health", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]
+    options += ["--data-dir", str(folder / "blocks")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent / "no_unpickling"), prepend=os.pathsep)
-        patch.setenv("TANDEM_UNPICKLED", str(folder / "unpickled"))
+        patch.setenv("PYTHON_UNPICKLED", str(folder / "unpickled"))
         with running_up(run_dir, *options, "--log-level", "debug", "--decode-in", "process") as up:
             yield Guarded(up, ca, folder, Security(tls=ca.issue("client")))
 
@@ -175,11 +179,65 @@ def check_nothing_is_unpickled(guarded: Guarded) -> None:
     assert [line for line in lines if not line.startswith("watched ")] == []
 
 
+async def test_an_administrator_forgets_a_tenants_stream_and_no_other(
+    guarded: Guarded, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Over TLS, with tokens: two tenants have a stream of one name; what is on disk of one of them goes."""
+    address, blocks = guarded.up.address(), guarded.folder / "blocks"
+    await until_ready(address, guarded.by(ADMIN))
+    folders = {tenant: blocks / f"s-{id_of(tenant, 'door')}" for tenant in ("acme", "other")}
+    for token, folder in ((CAMERA, folders["acme"]), (STRANGER, folders["other"])):
+        await leave_a_stream(address, guarded.by(token), folder)
+
+    def forgetting(token: str, tls: TlsFiles, *more: str) -> argparse.Namespace:
+        parser = argparse.ArgumentParser()
+        COMMAND.add_arguments(parser)
+        shown = ["--token-file", guarded.by(token).token_file] if token else []
+        line = ["door", "--address", address, "--run-dir", str(guarded.up.run_dir), *tls.flags(), *shown]
+        return parser.parse_args([*line, *more])
+
+    tls = guarded.trusted.tls
+    # Whoever can read the run directory has the secret; the front door asks for a token all the same.
+    for token, why in (("", "--token-file"), (STRANGER, "not of 'acme'")):
+        with pytest.raises(PermissionRefused, match=why):
+            await forget(forgetting(token, tls, "--tenant", "acme"))
+    with pytest.raises(Unavailable):
+        await forget(forgetting(ADMIN, NO_TLS, "--tenant", "acme"))
+    with pytest.raises(InvalidInput, match="acme, other are called door"):
+        await forget(forgetting(ADMIN, tls))
+    assert all(list(folder.glob("*.tkv")) for folder in folders.values())
+
+    assert await forget(forgetting(ADMIN, tls, "--tenant", "acme")) == 0
+    assert capsys.readouterr().out == "stream door is forgotten\n"
+    async with asyncio.timeout(20):
+        while folders["acme"].exists():  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    async with tandem.connect(address, security=guarded.by(ADMIN)) as t:
+        assert [each.tenant for each in await t.streams() if each.stream_id == "door"] == ["other"]
+    assert list(folders["other"].glob("*.tkv"))
+    # One's own stream needs no right to administer.
+    assert await forget(forgetting(STRANGER, tls)) == 0
+
+
+async def leave_a_stream(address: str, security: Security, folder: Path) -> None:
+    """Something of it is on disk."""
+    media = MediaOptions(kind=MediaKind.PICTURES, sample_fps=1000 / PERIOD_MS)
+    async with tandem.connect(address, security=security) as t, t.watch(media, stream_id="door") as stream:
+        for index in range(8):
+            await stream.push_picture(
+                picture(index), pts_us=index * PERIOD_MS * 1000, picture_format=PictureFormat.PNG
+            )
+        await stream.end()
+        async with asyncio.timeout(60):
+            while not list(folder.glob("*.tkv")):  # noqa: ASYNC110, ASYNC240
+                await asyncio.sleep(0.05)
+
+
 def test_unpickling_is_noticed(guarded: Guarded, tmp_path: Path) -> None:
     """What the test above stands on."""
     report = tmp_path / "unpickled"
     code = "import pickle, fractions; pickle.loads(pickle.dumps(fractions.Fraction(1, 2)))"
-    environment = {**os.environ, "TANDEM_UNPICKLED": str(report)}
+    environment = {**os.environ, "PYTHON_UNPICKLED": str(report)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
     assert b"nothing here is unpickled" in done.stderr
     assert "unpickled fractions.Fraction" in report.read_text()

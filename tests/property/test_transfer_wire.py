@@ -16,6 +16,7 @@ from tandem.core.ids import StreamId
 from tandem.core.transfer import Direction, FrameClass, LaneKind, NackCode
 from tandem.wire.gen.tandem.v1 import transfer_pb2 as pb
 from tandem.wire.transfer import message_from_proto, message_to_proto
+from tandem.wire.transfer_messages import MAX_LANES
 
 u32 = st.integers(0, (1 << 32) - 1)
 u64 = st.integers(0, (1 << 64) - 1)
@@ -37,7 +38,9 @@ MESSAGES = {
         "fingerprint": text,
         "boot_id": text,
         "ticket": st.binary(max_size=50),
-        "lanes": st.lists(st.builds(core.LaneOffer, kind=st.sampled_from(LaneKind), token=text)).map(tuple),
+        "lanes": st.lists(
+            st.builds(core.LaneOffer, kind=st.sampled_from(LaneKind), token=text), max_size=MAX_LANES
+        ).map(tuple),
     },
     core.HelloAck: {
         "major": u32,

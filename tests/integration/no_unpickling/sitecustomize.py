@@ -1,7 +1,7 @@
 """Forbids unpickling in a process: Python imports this at start where it is on the path.
 
 What a pickle can do begins with finding a class or function by its name. A process that tries it, whatever
-library does it and wherever the bytes come from, fails there, and writes into ``$TANDEM_UNPICKLED`` what it
+library does it and wherever the bytes come from, fails there, and writes into ``$PYTHON_UNPICKLED`` what it
 wanted; each process that is watched writes that it is. Only tests put this directory on a path.
 """
 
@@ -12,7 +12,7 @@ import sys
 import traceback
 from typing import Any
 
-_REPORT = os.environ.get("TANDEM_UNPICKLED", "")
+_REPORT = os.environ.get("PYTHON_UNPICKLED", "")
 
 
 def _write(line: str) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.journal import Journal, Record
-from orchestrator.tokens import check_token, resume_token
+from orchestrator.naming import id_of
+from orchestrator.tokens import check_token, is_token_of, resume_token
 from tandem.client import MediaKind
 from tandem.commands.forget import COMMAND, claim_of
 from tandem.core.errors import InvalidInput
@@ -30,9 +31,10 @@ def arguments(run_dir: Path, *more: str, stream: str = STREAM) -> argparse.Names
     return parser.parse_args([stream, "--run-dir", str(run_dir), *more])
 
 
-def write_record(run_dir: Path, kind: int) -> None:
+def write_record(run_dir: Path, kind: int, stream: StreamId = STREAM, tenant: str = "acme") -> None:
     record = Record(
-        stream_id=STREAM,
+        stream_id=stream,
+        name=STREAM,
         nonce=NONCE,
         epoch=3,
         media_kind=kind,
@@ -44,7 +46,7 @@ def write_record(run_dir: Path, kind: int) -> None:
         reasoner="reasoner-0",
         decoder_header=b"",
         gaps=(),
-        tenant="acme",
+        tenant=tenant,
     )
     Journal(run_dir / "streams").save(record)
 
@@ -59,6 +61,18 @@ def test_the_token_is_made_of_secret_and_record(run_dir: Path) -> None:
 def test_a_record_of_no_known_kind_is_tried_as_all(run_dir: Path) -> None:
     write_record(run_dir, 77)
     assert claim_of(arguments(run_dir)).kinds == tuple(MediaKind)
+
+
+def test_of_two_tenants_with_one_name_one_is_named(run_dir: Path) -> None:
+    for tenant in ("acme", "other"):
+        write_record(run_dir, types_pb2.MEDIA_KIND_PICTURES, id_of(tenant, STREAM), tenant)
+    with pytest.raises(InvalidInput, match=r"acme, other .*--tenant"):
+        claim_of(arguments(run_dir))
+    claim = claim_of(arguments(run_dir, "--tenant", "other"))
+    assert (claim.token, claim.tenant) == (resume_token(SECRET, id_of("other", STREAM), NONCE), "other")
+    unknown = claim_of(arguments(run_dir, "--tenant", "third"))
+    assert not unknown.is_known
+    assert is_token_of(SECRET, id_of("third", STREAM), unknown.token)
 
 
 def test_what_nobody_knows_is_claimed_with_the_secret_alone(run_dir: Path) -> None:

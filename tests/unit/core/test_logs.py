@@ -86,3 +86,32 @@ def test_what_is_said_is_a_record_too(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_message_is_cut_where_nobody_reads_on(lines: io.StringIO) -> None:
     logging.getLogger("tests.logs").info("x" * 100_000)
     assert len(str(read(lines)[0]["message"])) == 16_384
+
+
+def test_a_library_that_anybody_can_have_log_is_let_through_once_in_a_while() -> None:
+    now_s = [0.0]
+    seldom = logs.Seldom("grpc", 1.0, lambda: now_s[0])
+
+    def passes(name: str) -> bool:
+        return bool(seldom.filter(logging.LogRecord(name, logging.ERROR, "", 0, "x", None, None)))
+
+    assert passes("grpc._cython.cygrpc")
+    assert not any(passes(name) for name in ("grpc._cython.cygrpc", "grpc"))
+    assert all(passes(name) for name in ("orchestrator.door", "grpcmock", "root"))
+    now_s[0] = 1.0
+    assert passes("grpc")
+
+
+def test_what_strangers_bring_about_is_told_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        logs.seldom("tests.of.strangers").warning("refused")
+    logging.getLogger("tests.of.strangers").warning("else")
+    assert caplog.messages == ["refused", "else"]
+
+
+def test_it_is_so_wherever_logs_are_set_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = logging.Logger("root of the test")
+    monkeypatch.setattr(logging, "root", root)
+    logs.set_up("text", "encoder")
+    (handler,) = root.handlers
+    assert any(isinstance(each, logs.Seldom) for each in handler.filters)

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import hashlib
 import math
+import os
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from kv_transfer.base import LinkConfig
 from kv_transfer.lanes.base import LaneBroken
 from kv_transfer.lanes.loopback import LoopbackLane
+from kv_transfer.lanes.meet import prove_nonce
 from kv_transfer.memory import random_block
-from tandem.core.errors import Incompatible, InvalidInput
+from tandem.core.errors import Incompatible, InvalidInput, PermissionRefused
 from tandem.core.ids import StreamId
 from tandem.core.transfer import Fetch, LaneKind, Offer
+from tandem.wire.gen.tandem.v1 import transfer_pb2 as pb
+from tandem.wire.transfer_messages import MAX_LANES, message_from_proto
 from tests.contract.lane_pairs import LinkPair, link_pair
 
 LOOPBACK = LinkConfig(lanes=(LaneKind.LOOPBACK,), frame_timeout_s=1.0)
@@ -79,3 +86,40 @@ async def test_close_outlasts_a_lane_that_is_being_opened(caplog: pytest.LogCapt
     await asyncio.gather(pair.encoder.close("enough"), pair.reasoner.close("enough"))
     await starts
     assert "abandoned" not in caplog.text
+
+
+def test_a_pipe_in_the_shared_directory_is_no_proof_and_holds_nobody_up(tmp_path: Path) -> None:
+    name = f"tandem-{'0' * 24}.nonce"
+    os.mkfifo(tmp_path / name)
+    with ThreadPoolExecutor(1) as thread:
+        proof = thread.submit(prove_nonce, str(tmp_path), name)
+        try:
+            assert proof.result(5) == b""
+        finally:
+            os.close(os.open(tmp_path / name, os.O_RDWR | os.O_NONBLOCK))  # whoever waits for it goes on
+    (tmp_path / name).unlink()
+    (tmp_path / name).write_bytes(b"x" * 32)
+    assert prove_nonce(str(tmp_path), name) == hashlib.sha256(b"x" * 32).digest()
+
+
+async def test_no_file_is_looked_at_for_who_has_no_ticket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ticket of another cluster: its lanes are not tried."""
+    looked: list[str] = []
+    monkeypatch.setattr(
+        "kv_transfer.greeting.prove_nonce", lambda directory, name: looked.append(name) or b""
+    )
+    config = LinkConfig(lanes=(LaneKind.SHM,))
+    pair = LinkPair(config)
+    monkeypatch.setattr("kv_transfer.greeting.verify_ticket", lambda secret, ticket, now_s: None)
+    foreign = pair.encoder._local.ticket[:-1] + bytes([pair.encoder._local.ticket[-1] ^ 1])
+    pair.encoder._local = dataclasses.replace(pair.encoder._local, ticket=foreign)
+    ends = await asyncio.gather(pair.encoder.start(), pair.reasoner.start(), return_exceptions=True)
+    assert all(isinstance(end, PermissionRefused) for end in ends), ends
+    assert looked == []
+
+
+def test_a_hello_may_offer_a_few_lanes_only() -> None:
+    offers = [pb.LaneOffer(kind=pb.LANE_KIND_GLOO)] * (MAX_LANES + 1)
+    with pytest.raises(InvalidInput, match="lanes"):
+        message_from_proto(pb.ControlMessage(hello=pb.Hello(lanes=offers)))
+    assert message_from_proto(pb.ControlMessage(hello=pb.Hello(lanes=offers[1:])))

@@ -24,6 +24,7 @@ STOOD = ["cQ==", 9, 600, True, 2, 3, 400]
 """One standing question, as it is written."""
 RECORD = Record(
     stream_id=StreamId("cam"),
+    name="the-name",
     nonce="f00d",
     epoch=3,
     media_kind=2,

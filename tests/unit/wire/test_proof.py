@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from tandem.core.errors import PermissionRefused
 from tandem.wire.channel import bind, make_channel, make_server
@@ -15,7 +16,6 @@ from tandem.wire.gen.tandem.v1 import encoder_pb2, encoder_pb2_grpc, reasoner_pb
 from tandem.wire.proof import ProvenChannel, RequireProof, call_proof, check_call
 
 SECRET, NAME, BOOT = b"sixteen bytes or more", "reasoner-0", "0123456789abcdef"
-SERVICE = reasoner_pb2.DESCRIPTOR.services_by_name["ReasonerService"].full_name
 
 
 def test_a_proof_is_of_one_secret_for_one_start_of_one_service() -> None:
@@ -47,7 +47,7 @@ class Reasoner(reasoner_pb2_grpc.ReasonerServiceServicer):
 
 @asynccontextmanager
 async def serving() -> AsyncIterator[str]:
-    server = make_server([RequireProof(call_proof(SECRET, NAME, BOOT), [SERVICE])])
+    server = make_server([RequireProof(call_proof(SECRET, NAME, BOOT), [health.SERVICE_NAME])])
     reasoner_pb2_grpc.add_ReasonerServiceServicer_to_server(Reasoner(), server)
     address = bind(server, "127.0.0.1:0")
     await server.start()
@@ -87,7 +87,11 @@ async def test_only_calls_with_a_proof_are_taken() -> None:
             assert await calls(late) == "PERMISSION_DENIED"
         async with make_channel(address) as plain:
             assert await calls(plain) == "PERMISSION_DENIED"
+            # What is not named as open to all needs a proof, whatever it is.
             stub: Any = encoder_pb2_grpc.EncoderServiceStub(plain)
             with pytest.raises(grpc.aio.AioRpcError) as unknown:
                 await stub.Encode(iter([encoder_pb2.EncodeRequest()])).read()
-            assert unknown.value.code() is grpc.StatusCode.UNIMPLEMENTED
+            assert unknown.value.code() is grpc.StatusCode.PERMISSION_DENIED
+            with pytest.raises(grpc.aio.AioRpcError) as open_to_all:
+                await health_pb2_grpc.HealthStub(plain).Check(health_pb2.HealthCheckRequest())  # type: ignore[call-overload]
+            assert open_to_all.value.code() is grpc.StatusCode.UNIMPLEMENTED

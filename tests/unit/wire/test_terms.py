@@ -117,7 +117,7 @@ async def test_who_does_not_prove_the_secret_shows_no_term() -> None:
     """As services have both: who has seen a term cannot use it, and the proof alone is not enough."""
     guard, proof = TermGuard(SECRET), (PROOF_KEY, call_proof(SECRET, "reasoner-0", "boot"))
     first, later = ((TERM_KEY, sign_term(SECRET, term)) for term in (4, 9))
-    async with served(RequireProof(proof[1], SERVICES), guarded(guard)) as channel:
+    async with served(RequireProof(proof[1]), guarded(guard)) as channel:
         assert await every_kind(channel, (proof, first)) == ["ok"] * 3
         assert await every_kind(channel, (later,)) == ["PermissionRefused"] * 3
         assert guard.highest == 4

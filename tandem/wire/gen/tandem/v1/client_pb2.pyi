@@ -37,7 +37,9 @@ class WatchRequest(_message.Message):
         WATCHING_FIELD_NUMBER: _builtins.int
         TENANT_FIELD_NUMBER: _builtins.int
         stream_id: _builtins.str
-        """1 to 64 characters of [A-Za-z0-9._-]; empty lets the server choose. REQUIRED to resume."""
+        """1 to 64 characters of [A-Za-z0-9._-]; empty lets the server choose. REQUIRED to resume. Each tenant has
+        its own: others may use the same.
+        """
         resume_token: _builtins.str
         """Token of an earlier Welcome; empty opens a new stream."""
         tenant: _builtins.str
@@ -652,7 +654,7 @@ class AskRequest(_message.Message):
     STREAM_ID_FIELD_NUMBER: _builtins.int
     QUESTION_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
-    """The stream. REQUIRED."""
+    """The stream; of administrators also TENANT/STREAM. REQUIRED."""
     @_builtins.property
     def question(self) -> _types_pb2.Question:
         """The question; question_id may be empty here. REQUIRED."""
