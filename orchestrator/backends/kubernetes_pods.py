@@ -120,9 +120,12 @@ class PodTable:
         """The pod of that name."""
         return self._pods.get(name)
 
-    def listed(self, items: Iterable[Mapping[str, Any]], version: int) -> bool:
-        """A whole list. False when it is older than what is known: then nothing changes."""
-        if version < self.version:
+    def listed(self, items: Iterable[Mapping[str, Any]], version: int, *, anew: bool = False) -> bool:
+        """A whole list. False when it is older than what is known: then nothing changes.
+
+        `anew`: it is the present whatever its version, because the server's own went back.
+        """
+        if version < self.version and not anew:
             return False
         found = (pod_of(item) for item in items)
         self._pods = {pod.name: pod for pod in found if pod is not None}
