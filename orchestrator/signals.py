@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from orchestrator.autoscaling import Seen, Top, slope
 from orchestrator.cluster import Cluster
 from orchestrator.door import Door
 from orchestrator.membership import Role
 from orchestrator.observer import lag_us
+from orchestrator.scaling_needs import Seen, Top, slope
 from orchestrator.session import Session
 from orchestrator.stream import State
 from tandem.core.clock import Clock

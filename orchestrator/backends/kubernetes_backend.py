@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from orchestrator.backends.base import Wanted
 from orchestrator.backends.kubernetes_api import KubeApi
 from orchestrator.backends.kubernetes_leader import Leader
-from orchestrator.backends.kubernetes_pods import Pod, names, selector
+from orchestrator.backends.kubernetes_pods import Pod, selector
 from orchestrator.backends.kubernetes_scaling import Look, Scaler, scale_forever
 from orchestrator.backends.kubernetes_settings import KubernetesSettings
 from orchestrator.backends.kubernetes_watch import PodWatch
@@ -58,14 +58,8 @@ class KubernetesBackend:
 
     @property
     def wanted(self) -> tuple[Wanted, ...]:
-        """The services that there should be; empty while that is not known.
-
-        Of pairs nobody reads the number, as nobody here changes it: there should be those that have a pod.
-        """
-        replicas = self.scaler.replicas if self.scaler is not None else {}
-        numbered = (names(self._settings.release, role, count) for role, count in sorted(replicas.items()))
-        pairs = (pod.services for pod in self._pods if pod.role is None and not pod.is_leaving)
-        return tuple(each for services in (*numbered, *pairs) for each in services)
+        """The services that there should be; empty while that is not known."""
+        return self.scaler.wanted if self.scaler is not None else ()
 
     @property
     def endings(self) -> Mapping[str, str]:

@@ -116,9 +116,7 @@ class PodWatch:
         if not self.table.listed(items, int(version), anew=anew):
             raise Stale(f"a list of version {version}, {self.table.version} was seen already")
         if anew:
-            log.warning(
-                "pods: versions went back to %s, as after a restore; that is the present", version
-            )
+            log.warning("pods: versions went back to %s, as after a restore; that is the present", version)
         self._old_lists = 0
         self._heard()
         self._changed(None)
