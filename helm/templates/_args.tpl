@@ -19,10 +19,15 @@
 - --advertise=$(POD_NAME).{{ .Release.Name }}-orchestrator-pods.{{ .Release.Namespace }}.svc:7420
 {{- end }}
 - --leader-seconds={{ $own.leaderSeconds }}
-{{- if eq .Values.encoder.autoscaling.mode "orchestrator" }}
+{{- if eq .Values.mode "colocated" }}
+- --pairs
+{{- end }}
+{{- if eq .Values.reasoner.autoscaling.mode "orchestrator" }}
 - --autoscale
+{{- if ne .Values.mode "colocated" }}
 - --min-encoders={{ int .Values.encoder.autoscaling.minReplicas }}
 - --max-encoders={{ int .Values.encoder.autoscaling.maxReplicas }}
+{{- end }}
 - --min-reasoners={{ int .Values.reasoner.autoscaling.minReplicas }}
 - --max-reasoners={{ int .Values.reasoner.autoscaling.maxReplicas }}
 - --lag-goal-seconds={{ $own.goals.lagSeconds }}
@@ -32,7 +37,7 @@
 - --health={{ include "tandem.ip" . }}:7440
 - --run-dir=/var/lib/tandem/run
 - --secret-file=/etc/tandem/secret/secret
-- --model={{ .Values.model.name }}
+- {{ printf "--model=%s" .Values.model.name | toJson }}
 - --max-streams={{ int $own.maxStreams }}
 - --resume-seconds={{ int $own.resumeSeconds }}
 - --backlog-bytes={{ int64 $own.backlogBytes }}
@@ -87,14 +92,20 @@
 {{- if ne .root.Values.metrics.scrape "none" }}
 - --metrics={{ $ip }}:{{ .metrics }}
 {{- end }}
-- --model={{ .root.Values.model.name }}
+- {{ printf "--model=%s" .root.Values.model.name | toJson }}
+{{- with .root.Values.model.revision }}
+- --revision={{ . }}
+{{- end }}
 - --load-format={{ .root.Values.model.loadFormat }}
 {{- with .root.Values.model.dtype }}
 - --dtype={{ . }}
 {{- end }}
 - --device={{ include "tandem.device" . }}
 - --max-pixels={{ int64 .root.Values.model.maxPixels }}
-- --embedder={{ .root.Values.model.embedder }}
+- {{ printf "--embedder=%s" .root.Values.model.embedder | toJson }}
+{{- with .root.Values.model.embedderRevision }}
+- --embedder-revision={{ . }}
+{{- end }}
 - --threads={{ int $own.threads }}
 - --max-streams={{ int $own.maxStreams }}
 - --log-level={{ .root.Values.log.level }}
@@ -107,6 +118,8 @@
 {{- include "tandem.serviceArgs" (merge (dict "role" "encoder" "port" 7431) .) }}
 - --window-units={{ int $own.windowUnits }}
 - --block-codec={{ .root.Values.model.blockCodec }}
+- --decode-memory-bytes={{ int64 $own.decode.memoryBytes }}
+- --decode-cpu-s={{ int $own.decode.cpuSeconds }}
 - --drain-s={{ $own.drainSeconds }}
 {{- with $own.extraArgs }}
 {{- toYaml . | nindent 0 }}
@@ -119,7 +132,7 @@
 - --ram-bytes={{ int64 $own.ramBytes }}
 - --pool-bytes={{ int64 $own.poolBytes }}
 - --view-tokens={{ int64 $own.viewTokens }}
-- --retrieval={{ $own.retrieval }}
+- {{ printf "--retrieval=%s" $own.retrieval | toJson }}
 - --max-workers={{ int $own.maxWorkers }}
 - --drain-seconds={{ $own.drainSeconds }}
 {{- if ne $own.disk.mode "none" }}

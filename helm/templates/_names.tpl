@@ -15,7 +15,7 @@ app.kubernetes.io/part-of: tandem
 {{/* What selectors select by; it can never change. Without a component: all pods of the release. */}}
 {{- define "tandem.selector" -}}
 app.kubernetes.io/name: {{ .root.Chart.Name }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 {{- with .component }}
 app.kubernetes.io/component: {{ . }}
 {{- end }}

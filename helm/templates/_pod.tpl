@@ -26,10 +26,10 @@ seccompProfile:
 {{- define "tandem.scheduling" -}}
 {{- $role := index .root.Values .role -}}
 {{- with $role.runtimeClassName }}
-runtimeClassName: {{ . }}
+runtimeClassName: {{ . | quote }}
 {{- end }}
 {{- with $role.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with $role.nodeSelector }}
 nodeSelector:
@@ -46,7 +46,7 @@ affinity:
 {{- with $role.spreadTopologyKey }}
 topologySpreadConstraints:
   - maxSkew: 1
-    topologyKey: {{ . }}
+    topologyKey: {{ . | quote }}
     whenUnsatisfiable: ScheduleAnyway
     labelSelector:
       matchLabels:
@@ -79,7 +79,13 @@ annotations:
 {{- end -}}
 
 {{- define "tandem.env" -}}
-{{- $role := index .root.Values .role -}}
+{{- include "tandem.chartEnv" . }}
+{{- with (index .root.Values .role).extraEnv }}
+{{- toYaml . | nindent 0 }}
+{{- end }}
+{{- end -}}
+
+{{- define "tandem.chartEnv" -}}
 - name: POD_IP
   valueFrom:
     fieldRef:
@@ -94,6 +100,9 @@ annotations:
       fieldPath: metadata.namespace
 - name: HOME
   value: /tmp
+# Of a user whom the image does not know; libraries name their caches after it.
+- name: USER
+  value: tandem
 {{- with .root.Values.tracing.endpoint }}
 - name: OTEL_EXPORTER_OTLP_ENDPOINT
   value: {{ . | quote }}
@@ -112,21 +121,19 @@ annotations:
 - name: HF_TOKEN
   valueFrom:
     secretKeyRef:
-      name: {{ .existingSecret }}
-      key: {{ .key }}
+      name: {{ .existingSecret | quote }}
+      key: {{ .key | quote }}
 {{- end }}
 {{- end }}
-{{- end }}
-{{- with $role.extraEnv }}
-{{- toYaml . | nindent 0 }}
 {{- end }}
 {{- end -}}
 
-{{/* Ready: takes work. Alive: the process answers at all, so that no load ever has it killed. */}}
+{{/* Started: has its model. Ready: takes work. Alive: the process answers at all, so that no load has it killed. */}}
 {{- define "tandem.probes" -}}
 startupProbe:
   grpc:
     port: {{ .health }}
+    service: started
   periodSeconds: 5
   timeoutSeconds: 3
   failureThreshold: {{ max 1 (div (int .startupSeconds) 5) }}
@@ -176,10 +183,10 @@ resourceClaims:
   {{- if $template }}
   - name: {{ . }}-gpu
     {{- if semverCompare ">=1.31-0" $.root.Capabilities.KubeVersion.Version }}
-    resourceClaimTemplateName: {{ $template }}
+    resourceClaimTemplateName: {{ $template | quote }}
     {{- else }}
     source:
-      resourceClaimTemplateName: {{ $template }}
+      resourceClaimTemplateName: {{ $template | quote }}
     {{- end }}
   {{- end }}
   {{- end }}
@@ -212,16 +219,16 @@ resourceClaims:
     sizeLimit: 1Gi
 - name: cluster-secret
   secret:
-    secretName: {{ include "tandem.secretName" .root }}
+    secretName: {{ include "tandem.secretName" .root | quote }}
     defaultMode: 0400
     items:
-      - key: {{ ternary .root.Values.clusterSecret.key "secret" (ne .root.Values.clusterSecret.existingSecret "") }}
+      - key: {{ ternary .root.Values.clusterSecret.key "secret" (ne .root.Values.clusterSecret.existingSecret "") | quote }}
         path: secret
 {{- if ne .root.Values.tls.mode "disabled" }}
 {{- range .roles }}
 - name: {{ . }}-tls
   secret:
-    secretName: {{ include "tandem.tlsSecret" (dict "root" $.root "role" .) }}
+    secretName: {{ include "tandem.tlsSecret" (dict "root" $.root "role" .) | quote }}
     defaultMode: 0400
 {{- end }}
 {{- end }}
@@ -236,7 +243,7 @@ resourceClaims:
     readOnly: {{ .root.Values.model.cache.offline }}
   {{- else }}
   persistentVolumeClaim:
-    claimName: {{ .root.Values.model.cache.existingClaim }}
+    claimName: {{ .root.Values.model.cache.existingClaim | quote }}
     readOnly: {{ .root.Values.model.cache.offline }}
   {{- end }}
 {{- end }}

@@ -69,7 +69,9 @@ async def test_a_release_lives(helm: Helm) -> None:
     }
     assert first["StatefulSet", "video-encoder"]["spec"]["replicas"] == 1
 
-    await helm.upgrade({"insecure": True, "encoder": {"replicas": 3}, "metrics": {"scrape": "podMonitor"}})
+    watched = {"scrape": "podMonitor"}, {"metrics": {"from": [{"podSelector": {}}]}}
+    more = {"encoder": {"replicas": 3}, "metrics": watched[0], "networkPolicy": watched[1]}
+    await helm.upgrade({"insecure": True, **more})
     second = helm.objects()
     assert helm.secret() == secret, "an upgrade must not make another secret"
     assert second["StatefulSet", "video-encoder"]["spec"]["replicas"] == 3

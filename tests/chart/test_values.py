@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,19 @@ from typing import Any
 import helm_python
 import jsonschema
 import pytest
+import yaml
 
-from tests.chart.rendering import CHART, CI_FILES, Object, defaults, merged, read, render, render_texts
+from tests.chart.rendering import (
+    _LOADER,
+    CHART,
+    CI_FILES,
+    Object,
+    defaults,
+    merged,
+    read,
+    render,
+    render_texts,
+)
 
 SCHEMA: Object = json.loads((CHART / "values.schema.json").read_text())
 WITHOUT_EFFECT = {("global",), ("insecure",)}
@@ -68,6 +80,7 @@ SAMPLES = (
         "http://other:1",
         "97m",
         "sha256:" + "a" * 64,
+        "b" * 40,
         "cpu",
         "cuda",
         "float32",
@@ -111,13 +124,32 @@ class Quick:
             self._known[key] = self._render(values)
         return self._known[key]
 
+    def render_as(self, values: Object, name: str, namespace: str) -> str:
+        """One text, of another release and namespace."""
+        texts = render_texts(values, name=name, path=self._path, namespace=namespace)
+        return "\n---\n".join(text for path, text in texts.items() if not path.endswith("/secret.yaml"))
+
     def _render(self, values: Object) -> str | None:
         try:
             texts = render_texts(values, path=self._path)
         except helm_python.HelmError:
             return None
         # The made secret is another one each time.
-        return "\n".join(text for path, text in texts.items() if not path.endswith("/secret.yaml"))
+        return "\n---\n".join(text for path, text in texts.items() if not path.endswith("/secret.yaml"))
+
+
+def objects(text: str) -> list[str]:
+    """The objects in it, each as text; the notes are none."""
+    found = re.split(r"^---$", re.sub(r" *checksum/.*", "", text), flags=re.MULTILINE)
+    return [each for each in found if "apiVersion:" in each]
+
+
+def compare(plain: str, found: str, odd: str) -> None:
+    """What has the plain text in it has the odd one there, and nothing else is different."""
+    for before, after in zip(objects(plain), objects(found), strict=True):
+        if PLAIN in before or before != after:
+            values = (yaml.load(each, Loader=_LOADER) for each in (before, after))
+            assert with_odd(next(values), odd) == next(values), odd
 
 
 @pytest.fixture(scope="module")
@@ -218,10 +250,6 @@ BAD = {
         "reasoner.autoscaling.keda.prometheus:",
     ),
     "a scaler without metrics": ({"encoder": {"autoscaling": {"mode": "hpa"}}}, "metrics.scrape:"),
-    "pairs that are scaled apart": (
-        {"mode": "colocated", "reasoner": {"autoscaling": {"mode": "orchestrator"}}},
-        "reasoner.autoscaling.mode:",
-    ),
     "pairs scaled by their encoders": (
         {
             "mode": "colocated",
@@ -283,6 +311,33 @@ BAD = {
         {"tracing": {"endpoint": "http://collector:4317"}},
         "networkPolicy.extraEgress: tracing.endpoint",
     ),
+    "a key that is taken away": ({"podSecurity": {"id": None}}, "missing property 'id'"),
+    "a part that is taken away": ({"encoder": {"autoscaling": None}}, "missing property 'autoscaling'"),
+    "metrics that nobody can fetch": ({"metrics": {"scrape": "podMonitor"}}, "networkPolicy.metrics.from:"),
+    "a model that may change": (
+        {"model": {"name": "org/model", "cache": {"mode": "emptyDir"}}, "networkPolicy": {"enabled": False}},
+        "model.revision:",
+    ),
+    "a model at a branch": ({"model": {"name": "org/model", "revision": "main"}}, "/model/revision"),
+    "a commit of no hub": ({"model": {"revision": "a" * 40}}, 'model.revision: model.name, "default"'),
+    "an embedder that may change": ({"model": {"embedder": "org/siglip"}}, "model.embedderRevision:"),
+    "a decoder above its container": (
+        {"encoder": {"decode": {"memoryBytes": 4294967296}}},
+        "encoder.resources.limits.memory:",
+    ),
+    "a decoder without time": ({"encoder": {"decode": {"cpuSeconds": 0}}}, "/encoder/decode/cpuSeconds"),
+    "a variable of the chart": (
+        {"encoder": {"extraEnv": [{"name": "POD_IP", "value": "10.0.0.1"}]}},
+        "encoder.extraEnv: POD_IP",
+    ),
+    "an option that probes go by": (
+        {"reasoner": {"extraArgs": ["--health=127.0.0.1:1"]}},
+        "reasoner.extraArgs: --health:",
+    ),
+    "a service that asks nobody": (
+        {"orchestrator": {"service": {"externalTrafficPolicy": "Nearest"}}},
+        "/orchestrator/service/externalTrafficPolicy",
+    ),
     "alerts without metrics": ({"metrics": {"rules": {"enabled": True}}}, "metrics.rules.enabled:"),
 }
 
@@ -293,6 +348,51 @@ def test_values_that_cannot_work_are_refused_by_name(what: str) -> None:
     with pytest.raises(helm_python.HelmError) as caught:
         render(merged({"insecure": True}, values))
     assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["2024", "my.app"])
+def test_a_name_that_no_service_may_have_is_refused(name: str) -> None:
+    """Helm itself takes these."""
+    with pytest.raises(helm_python.HelmError, match="release name:"):
+        render(defaults(), name=name)
+
+
+ODD = ("1e3", "true", "null", "007", "~", "a: b # c", """it's "quoted" {{ .Release.Name }}""", "two\n- lines")
+PLAIN = "plain7"
+
+
+def with_odd(value: Any, odd: str) -> Any:
+    """`value` with the odd text for the plain one."""
+    if isinstance(value, dict):
+        return {key.replace(PLAIN, odd): with_odd(each, odd) for key, each in value.items()}
+    if isinstance(value, list):
+        return [with_odd(each, odd) for each in value]
+    return value.replace(PLAIN, odd) if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("path", [p for p in LEAVES if isinstance(at(DEFAULTS, p), str)], ids=".".join)
+def test_no_text_is_taken_for_something_else(path: tuple[str, ...], quick: Quick) -> None:
+    """A storage class called "true" is a text, and a question with a colon in it is one word."""
+    schema = schema_of(path)
+    allowed = jsonschema.Draft202012Validator({"$defs": SCHEMA["$defs"], **schema})
+    if not allowed.is_valid(PLAIN):
+        return  # one of a few, or of a form of its own
+    for context in sorted(CONTEXTS, key=lambda each: -nearest(path, each)):
+        plain = quick.render(merged(context, nested(path, PLAIN)))
+        if plain is None or PLAIN not in plain:
+            continue
+        for odd in (each for each in ODD if allowed.is_valid(each)):
+            found = quick.render(merged(context, nested(path, odd)))
+            assert found is not None
+            compare(plain, found, odd)
+        return
+
+
+def test_a_release_or_namespace_that_looks_like_no_text(quick: Quick) -> None:
+    values = read(CHART / "ci/observed-values.yaml")
+    plain = quick.render_as(values, PLAIN, PLAIN)
+    for odd in ("true", "null", "y", "no"):
+        compare(plain, quick.render_as(values, odd, odd), odd)
 
 
 def test_a_long_name_of_a_release_is_refused() -> None:
