@@ -249,10 +249,24 @@ resourceClaims:
 {{- end }}
 {{- end -}}
 
-{{/* Whether something else than the chart says how many pods of a role there are. */}}
+{{/*
+How many pods of a role there are, unless something else than the chart says so. When a scaler is turned on the number
+is still the chart's: left out it would fall to 1, before the scaler has said anything. It stays as it is until
+somebody else has set it, as scalers do, through the scale of the workload.
+*/}}
 {{- define "tandem.replicas" -}}
 {{- $role := index .root.Values .role -}}
 {{- if eq $role.autoscaling.mode "none" }}
 replicas: {{ int $role.replicas }}
+{{- else }}
+{{- with lookup "apps/v1" "StatefulSet" .root.Release.Namespace (include "tandem.name" .) }}
+{{- $scaled := false }}
+{{- range .metadata.managedFields }}
+{{- if and (eq (default "" .subresource) "scale") (hasKey (dig "fieldsV1" "f:spec" (dict) .) "f:replicas") }}{{ $scaled = true }}{{ end }}
+{{- end }}
+{{- if not $scaled }}
+replicas: {{ int (dig "spec" "replicas" 1 .) }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end -}}

@@ -419,3 +419,23 @@ def test_the_notes_say_what_is_weak() -> None:
     assert "no tokens" not in secure
     assert "image.digest" not in secure
     assert "video-orchestrator.cameras.svc:7420" in secure
+
+
+def test_the_notes_say_what_stands_idle_or_is_overcommitted() -> None:
+    values = {"insecure": True, "encoder": {"gpu": {"count": 2}}, "networkPolicy": {"enabled": False}}
+    notes = render(values).notes
+    assert "encoder.gpu.count is 2" in notes
+    assert "reasoner.gpu.count" not in notes
+    assert "orchestrator.resources.limits.memory is 2Gi, and maxStreams × backlogBytes 17179869184" in notes
+    assert "backlogBytes" not in render(merged(values, {"orchestrator": {"maxStreams": 32}})).notes
+
+
+def test_the_test_runs_where_the_orchestrator_does() -> None:
+    """On nodes that are set aside nothing else is scheduled."""
+    on = {
+        "nodeSelector": {"kubernetes.io/arch": "arm64"},
+        "tolerations": [{"key": "x", "operator": "Exists"}],
+    }
+    spec = render(merged(defaults(), {"orchestrator": on})).named("Pod", "video-test")["spec"]
+    assert {key: spec[key] for key in on} == on
+    assert spec["activeDeadlineSeconds"] > 0
