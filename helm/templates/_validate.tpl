@@ -18,6 +18,12 @@ What cannot work together, and why. What one value may be by itself the schema s
 {{- if and (eq $own.image.tag "latest") (not $own.image.digest) -}}
 {{- $found = append $found (printf "%s.image.tag: latest names another image tomorrow, and pods of one role would differ: give a version or a digest" $role) -}}
 {{- end -}}
+{{- range $kind, $asked := $own.resources.requests -}}
+{{- $most := index $own.resources.limits $kind -}}
+{{- if and $most (gt (include "tandem.amount" $asked | float64) (include "tandem.amount" $most | float64)) -}}
+{{- $found = append $found (printf "%s.resources.requests.%s: %v is more than the limit, %v, and no pod would be made" $role $kind $asked $most) -}}
+{{- end -}}
+{{- end -}}
 {{- range $label, $_ := $own.podLabels -}}
 {{- if regexMatch "^(app[.]kubernetes[.]io|helm[.]sh)/" $label -}}
 {{- $found = append $found (printf "%s.podLabels: selectors and the orchestrator go by %s, which is the chart's own" $role $label) -}}

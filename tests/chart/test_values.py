@@ -311,6 +311,14 @@ BAD = {
         {"tracing": {"endpoint": "http://collector:4317"}},
         "networkPolicy.extraEgress: tracing.endpoint",
     ),
+    "more memory asked for than allowed": (
+        {"encoder": {"resources": {"limits": {"memory": "2G"}}, "decode": {"memoryBytes": 67108864}}},
+        "encoder.resources.requests.memory: 2Gi is more than the limit, 2G",
+    ),
+    "more of a processor asked for than allowed": (
+        {"orchestrator": {"resources": {"requests": {"cpu": 2}, "limits": {"cpu": "1500m"}}}},
+        "orchestrator.resources.requests.cpu: 2 is more than the limit, 1500m",
+    ),
     "a key that is taken away": ({"podSecurity": {"id": None}}, "missing property 'id'"),
     "a part that is taken away": ({"encoder": {"autoscaling": None}}, "missing property 'autoscaling'"),
     "metrics that nobody can fetch": ({"metrics": {"scrape": "podMonitor"}}, "networkPolicy.metrics.from:"),

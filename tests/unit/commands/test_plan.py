@@ -279,7 +279,7 @@ def test_the_options_are_those_of_up(tmp_path: Path) -> None:
     plan = size(shape, Wish(streams=300, fps=1.0, hours=2.5))
     parser = argparse.ArgumentParser()
     add_arguments(parser, encoders=1, reasoners=1)
-    options = [each.replace("=DIR", f"={tmp_path}") for each in up_options(plan, "default", "float32")]
+    options = [each.replace("=DIR", f"={tmp_path}") for each in up_options(plan, "default", "", "float32")]
     config = to_config(parser.parse_args(options))
     assert config.services.memory.ram_bytes == ram_bytes(plan)
     assert config.services.memory.keep_hours == 2.5
@@ -291,13 +291,29 @@ def test_the_options_are_those_of_up(tmp_path: Path) -> None:
 def test_the_values_are_those_of_the_chart(device_bytes: int) -> None:
     rendering = pytest.importorskip("tests.chart.rendering", reason="needs the extra `chart`")
     plan = size(shape_of_model("default"), Wish(streams=20, fps=1.0, device_bytes=device_bytes))
-    values = helm_values(plan, "default", "float32", 3136)
+    values = helm_values(plan, "default", "", "float32", 3136)
     rendered = rendering.render_texts({**values, "insecure": True})
     text = "\n".join(rendered.values())
     assert f"--ram-bytes={ram_bytes(plan)}" in text
     assert f"--view-tokens={plan.view_tokens}" in text
     assert text.count("--max-pixels=3136") == 2
     assert ("nvidia.com/gpu: 1" in text) == bool(device_bytes)
+    for role in ("encoder", "reasoner"):
+        resources = values[role]["resources"]
+        assert resources["requests"]["memory"] == resources["limits"]["memory"], "a node keeps its promises"
+
+
+def test_the_commit_of_a_hub_is_in_all_that_it_advises() -> None:
+    """The chart refuses a hub's model without one."""
+    rendering = pytest.importorskip("tests.chart.rendering", reason="needs the extra `chart`")
+    plan = size(shape_of_model("default"), Wish(streams=20, fps=1.0))
+    commit = "c" * 40
+    assert f"--revision={commit}" in up_options(plan, "acme/tiny", commit, "float32")
+    values = helm_values(plan, "acme/tiny", commit, "float32")
+    values["model"] |= {"cache": {"mode": "emptyDir"}}
+    open_hub = {"networkPolicy": {"extraEgress": [{"ports": [{"port": 443}]}]}, "insecure": True}
+    text = "\n".join(rendering.render_texts({**values, **open_hub}).values())
+    assert text.count(f"--revision={commit}") == 2
 
 
 def test_it_is_told_to_people_and_machines(capsys: pytest.CaptureFixture[str]) -> None:
