@@ -106,7 +106,7 @@
 {{- with .root.Values.model.embedderRevision }}
 - --embedder-revision={{ . }}
 {{- end }}
-- --threads={{ int $own.threads }}
+- --threads={{ include "tandem.threads" $own }}
 - --max-streams={{ int $own.maxStreams }}
 - --log-level={{ .root.Values.log.level }}
 - --log-format={{ .root.Values.log.format }}
@@ -151,5 +151,18 @@
 {{- int64 $disk.bytes -}}
 {{- else -}}
 {{- mulf (float64 (include "tandem.bytes" $disk.size)) 0.9 | floor | int64 -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+Threads of torch: as many as the container may use. Torch counts the node's processors, and what it starts beyond the
+limit waits for its turn.
+*/}}
+{{- define "tandem.threads" -}}
+{{- $limit := .resources.limits.cpu -}}
+{{- if and (eq (int .threads) 0) $limit -}}
+{{- max 1 (include "tandem.amount" $limit | float64 | ceil | int) -}}
+{{- else -}}
+{{- int .threads -}}
 {{- end -}}
 {{- end -}}

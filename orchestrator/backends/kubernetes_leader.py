@@ -50,7 +50,7 @@ class Leader:
     async def run(self, won: Callable[[int], None]) -> str:
         """Until the lead is lost; returns why. `won` is told the term when it is won."""
         while True:
-            reason = ""
+            reason, pause = "", random.uniform(0.8, 1.2)  # noqa: S311 - jitter
             try:
                 # Renewed or not, it is known before the lead ends.
                 async with asyncio.timeout(self._lease_s * RENEW_SHARE / 2):
@@ -58,9 +58,8 @@ class Leader:
             except TimeoutError:
                 self._say("the Kubernetes API does not answer")
             except (Conflict, AlreadyExists):
-                self._say("another candidate was faster")
-                await asyncio.sleep(self._lease_s * RETRY_SHARE * random.random())  # noqa: S311 - jitter
-                continue
+                self._say("somebody else wrote the Lease meanwhile")
+                pause = random.random()  # noqa: S311 - jitter
             except TandemError as error:
                 self._say(error.message)
             if self._term and (reason or self._clock() >= self._until_s):
@@ -70,7 +69,7 @@ class Leader:
                 )
                 self._fence.lose(self._fence.leader)
                 return reason
-            await asyncio.sleep(self._lease_s * RETRY_SHARE * random.uniform(0.8, 1.2))  # noqa: S311
+            await asyncio.sleep(self._lease_s * RETRY_SHARE * pause)
 
     async def resign(self) -> None:
         """Let another lead at once. Best effort: the lease runs out otherwise."""

@@ -447,3 +447,16 @@ def test_the_test_runs_where_the_orchestrator_does() -> None:
     spec = render(merged(defaults(), {"orchestrator": on})).named("Pod", "video-test")["spec"]
     assert {key: spec[key] for key in on} == on
     assert spec["activeDeadlineSeconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("limit", "threads", "told"),
+    [(None, 0, 0), ("4", 0, 4), ("2500m", 0, 3), (0.5, 0, 1), ("4", 2, 2)],
+)
+def test_torch_has_as_many_threads_as_it_may_use(limit: object, threads: int, told: int) -> None:
+    """It counts the node's processors: 64 threads on 4 of them wait for each other."""
+    limits = {"cpu": limit} if limit else {}
+    own = {"threads": threads, "resources": {"requests": {"cpu": "100m"}, "limits": limits}}
+    rendered = render(merged(defaults(), {"encoder": own}))
+    (container,) = rendered.named("StatefulSet", "video-encoder")["spec"]["template"]["spec"]["containers"]
+    assert f"--threads={told}" in container["args"]
