@@ -116,14 +116,10 @@ annotations:
 - name: HF_HUB_OFFLINE
   value: "1"
 {{- end }}
-{{- with .root.Values.model.hubToken }}
-{{- if .existingSecret }}
-- name: HF_TOKEN
-  valueFrom:
-    secretKeyRef:
-      name: {{ .existingSecret | quote }}
-      key: {{ .key | quote }}
-{{- end }}
+{{- if .root.Values.model.hubToken.existingSecret }}
+# A file: what is in the environment is in that of the processes that decode foreign video, too.
+- name: HF_TOKEN_PATH
+  value: /etc/tandem/hub/token
 {{- end }}
 {{- end }}
 {{- end -}}
@@ -210,6 +206,11 @@ resourceClaims:
   mountPath: /models
   readOnly: {{ .root.Values.model.cache.offline }}
 {{- end }}
+{{- if and (ne .role "orchestrator") .root.Values.model.hubToken.existingSecret }}
+- name: hub-token
+  mountPath: /etc/tandem/hub
+  readOnly: true
+{{- end }}
 {{- end -}}
 
 {{/* Volumes behind them: root, roles (in the pod). */}}
@@ -231,6 +232,15 @@ resourceClaims:
     secretName: {{ include "tandem.tlsSecret" (dict "root" $.root "role" .) | quote }}
     defaultMode: 0400
 {{- end }}
+{{- end }}
+{{- if and (not (has "orchestrator" .roles)) .root.Values.model.hubToken.existingSecret }}
+- name: hub-token
+  secret:
+    secretName: {{ .root.Values.model.hubToken.existingSecret | quote }}
+    defaultMode: 0400
+    items:
+      - key: {{ .root.Values.model.hubToken.key | quote }}
+        path: token
 {{- end }}
 {{- if and (not (has "orchestrator" .roles)) (ne .root.Values.model.cache.mode "none") }}
 - name: models

@@ -316,3 +316,21 @@ def test_no_secret_is_in_a_pod_or_a_config_map() -> None:
             value = each["data"]["secret"]
             assert len(value) >= 64
             assert value not in str([o for o in rendered.objects if o is not each])
+
+
+def test_no_secret_is_in_an_environment() -> None:
+    """Processes that decode foreign video have their parent's environment, and can open no file."""
+    for path in CI_FILES:
+        for name, each in containers(render_file(path)):
+            for variable in each.get("env", []):
+                assert not {"secretKeyRef", "secretRef"} & set(variable.get("valueFrom", {})), name
+            assert "envFrom" not in each
+    rendered = render_file(CHART / "ci/gpu-values.yaml")
+    for role in ("encoder", "reasoner"):
+        spec = rendered.named("StatefulSet", f"{RELEASE}-{role}")["spec"]["template"]["spec"]
+        (container,) = spec["containers"]
+        (path_of_token,) = (each["value"] for each in container["env"] if each["name"] == "HF_TOKEN_PATH")
+        (mount,) = (each for each in container["volumeMounts"] if each["name"] == "hub-token")
+        (volume,) = (each for each in spec["volumes"] if each["name"] == "hub-token")
+        (item,) = volume["secret"]["items"]
+        assert path_of_token == f"{mount['mountPath']}/{item['path']}"

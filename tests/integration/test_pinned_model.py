@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,3 +56,12 @@ def test_an_embedder_has_a_revision_of_its_own(hub: Path) -> None:
         load(parse_config([*words, f"--embedder-revision={OTHER}"]))
     with pytest.raises(Incompatible):
         load(parse_config([*words, f"--embedder-revision={COMMIT}"]))
+
+
+def test_a_token_of_the_hub_is_read_from_a_file(tmp_path: Path) -> None:
+    """As the chart hands it over: not in the environment, which decoding processes have, too."""
+    (tmp_path / "token").write_text("hf_secret\n")
+    environment = {"HF_TOKEN_PATH": str(tmp_path / "token"), "HF_HOME": str(tmp_path / "home")}
+    line = [sys.executable, "-c", "from huggingface_hub import get_token; print(get_token())"]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "hf_secret\n"
