@@ -50,6 +50,8 @@ class KubernetesBackend:
         self._watch: PodWatch | None = None
         self._leader: Leader | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._deleted: dict[str, str] = {}
+        """Ids of pods that were deleted, by the services that were cordoned for it."""
         self.scaler: Scaler | None = None
         self.won = asyncio.Event()
         """Set when this orchestrator leads."""
@@ -129,11 +131,19 @@ class KubernetesBackend:
 
     def _changed(self, pod: Pod | None) -> None:
         """What the watch says of a pod: one that was deleted loses its streams before it is told to end."""
-        leaving = (each for each in ((pod,) if pod is not None else self._pods) if each.is_leaving)
-        for each in leaving:
+        for each in (pod,) if pod is not None else self._pods:
             for service in each.services:
-                self._cluster.cordon(service.name, "its pod was deleted")
+                self._tell(service.name, each)
         self._cluster.changed.notify()
+
+    def _tell(self, service: str, pod: Pod) -> None:
+        if pod.is_leaving:
+            self._deleted[service] = pod.uid
+            self._cluster.cordon(service, "its pod was deleted")
+        elif self._deleted.get(service, pod.uid) != pod.uid:
+            # News of a deletion may come late, when the next pod of that name has attached already.
+            del self._deleted[service]
+            self._cluster.uncordon(service)
 
 
 def _words(pod: Pod) -> str:

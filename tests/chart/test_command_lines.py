@@ -53,6 +53,13 @@ def lines() -> list[tuple[str, Object]]:
 def test_the_program_takes_its_command_line(
     name: str, container: Object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    takes(name, container, tmp_path, monkeypatch)
+    is_paired = name.startswith(("colocated", "claims"))
+    assert ("--pairs" in container["args"]) == (is_paired and container["name"] == "orchestrator")
+
+
+def takes(name: str, container: Object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a container's command line to the program's own parser and checks."""
     assert container["command"] == ["tandem"]
     for file in ("secret/secret", "quotas/quotas.toml", "tls/tls.crt", "tls/tls.key", "tls/ca.crt",
                  "tokens/tokens.toml", "token/token"):  # fmt: skip
@@ -76,7 +83,6 @@ def test_the_program_takes_its_command_line(
         assert is_reachable_address(kube.advertise)
         assert kube.autoscale == any(word.startswith("--min-reasoners") for word in words)
         assert kube.pairs != any(word.startswith("--min-encoders") for word in words) or not kube.autoscale
-        assert kube.pairs == name.startswith(("colocated", "claims"))
     elif command == "encoder":
         settings = parse_config(words)
         assert settings.max_streams >= 2 * 256, "those that move and those that ended just now count, too"
