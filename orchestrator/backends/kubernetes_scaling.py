@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from orchestrator.autoscaling import Action, Autoscaler, Decision, Told
 from orchestrator.backends.base import Wanted
-from orchestrator.backends.kubernetes_api import KubeApi
+from orchestrator.backends.kubernetes_api import Conflict, KubeApi
 from orchestrator.backends.kubernetes_pods import PodTable, names, services_of, workload
 from orchestrator.backends.kubernetes_settings import KubernetesSettings
 from orchestrator.cluster import Cluster
@@ -121,11 +121,21 @@ class Scaler:
                 self._uncordon(role, decision.pod)
             case Action.UP | Action.DOWN:
                 assert decision.replicas >= 1, decision
-                self._cluster.fence.check()
-                await self._api.set_scale(name, decision.replicas, version)
+                try:
+                    await self._set(name, decision.replicas, version)
+                except Conflict:
+                    # Its status changes all the time; only another number is another's decision.
+                    before, version = _replicas(await self._api.read_scale(name))
+                    if before != self.replicas.get(_roles(role)[0]):
+                        raise
+                    await self._set(name, decision.replicas, version)
                 self.replicas |= dict.fromkeys(_roles(role), decision.replicas)
             case Action.HOLD:
                 pass
+
+    async def _set(self, name: str, replicas: int, version: str) -> None:
+        self._cluster.fence.check()
+        await self._api.set_scale(name, replicas, version)
 
     def _cordon(self, role: Role | None, pod: str, reason: str) -> None:
         for service in services_of(pod, role) if pod else ():

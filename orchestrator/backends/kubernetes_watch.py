@@ -16,8 +16,9 @@ from tandem.core.errors import Internal, TandemError, Unavailable
 
 log = logging.getLogger(__name__)
 
-WATCH_S = 300
-"""After which a watch ends in order, and the next one goes on where it ended."""
+WATCH_S = 120
+"""After which a watch ends in order, and the next one goes on where it ended. A dead connection, which says
+nothing, is found out soon after."""
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.2, 30.0
 RETRY_AFTER_MAX_S = 60.0
 """A server that asks to wait for longer is asked again after this."""

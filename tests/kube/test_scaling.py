@@ -143,6 +143,28 @@ async def test_who_was_slower_is_told_and_decides_anew(tmp_path: Path) -> None:
         assert it.found.replicas("encoder") == 4
 
 
+async def test_a_change_of_something_else_is_no_reason_to_decide_anew(tmp_path: Path) -> None:
+    """The status of a StatefulSet has its version, too, and changes whenever a pod does."""
+    async with bench(tmp_path) as it:
+        it.says[Role.ENCODER] = {"load": 2.0}
+        await it.pass_s(10)
+        plain, changes = it.found.api.set_scale, [True]
+
+        async def slower(name: str, replicas: int, version: str) -> Any:
+            if changes:
+                changes.pop()
+                note = {"annotations": {"note": "changed"}}
+                it.found.kube.store.edit(
+                    it.found.sets, NAMESPACE, name, lambda item: item["metadata"].update(note)
+                )
+            return await plain(name, replicas, version)
+
+        it.found.api.set_scale = slower  # type: ignore[method-assign]  # between read and write
+        await it.pass_s(10)
+        assert it.found.replicas("encoder") == 3
+        assert it.scaler.counts["encoder", "up"] == 1
+
+
 async def test_who_does_not_lead_scales_nothing(tmp_path: Path) -> None:
     async with bench(tmp_path) as it:
         it.cluster.fence._elected = True
