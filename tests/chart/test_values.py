@@ -365,7 +365,7 @@ def test_a_name_that_no_service_may_have_is_refused(name: str) -> None:
         render(defaults(), name=name)
 
 
-ODD = ("1e3", "true", "null", "007", "~", "a: b # c", """it's "quoted" {{ .Release.Name }}""", "two\n- lines")
+ODD = ("1e3", "true", """it's "quoted": {{ .Release.Name }} # c""", "two\n- lines")
 PLAIN = "plain7"
 
 

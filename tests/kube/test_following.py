@@ -41,7 +41,7 @@ async def test_a_server_whose_watches_all_end_at_once_is_not_hammered(
         found.kube.faults.add(path="watch=", times=-1, **fault)
         before = len(found.kube.seen)
         async with following(found, chance=1.0) as watch:
-            await asyncio.sleep(1.2)
+            await asyncio.sleep(0.6)
             assert len(found.kube.seen) - before <= 10
             assert not watch.is_current
             assert watch.trouble
