@@ -132,6 +132,9 @@ What cannot work together, and why. What one value may be by itself the schema s
 {{- $found = append $found (printf "reasoner.resources.limits.memory: %v is less than reasoner.ramBytes, the pool and 1 GiB for model and Python (%d bytes): the kernel would kill it" . $need) -}}
 {{- end -}}
 {{- end -}}
+{{- if and (eq $r.retrieval "external") (eq $v.model.embedder "off") -}}
+{{- $found = append $found "reasoner.retrieval: external goes by an embedder, and model.embedder is off" -}}
+{{- end -}}
 {{- if ne $r.disk.mode "none" -}}
 {{- if gt (int64 $r.disk.bytes) (int64 (include "tandem.bytes" $r.disk.size)) -}}
 {{- $found = append $found (printf "reasoner.disk.bytes: %d do not fit into reasoner.disk.size, %s" (int64 $r.disk.bytes) $r.disk.size) -}}

@@ -14,6 +14,11 @@ import jsonschema
 import pytest
 import yaml
 
+from encoder_svc.config import LOG_LEVELS
+from tandem.core.blocks import Codec
+from tandem.core.choices import RETRIEVAL
+from tandem.core.logs import FORMATS
+from tandem.vlm.checkpoint import DTYPES
 from tests.chart.rendering import (
     _LOADER,
     CHART,
@@ -319,6 +324,11 @@ BAD = {
         {"orchestrator": {"resources": {"requests": {"cpu": 2}, "limits": {"cpu": "1500m"}}}},
         "orchestrator.resources.requests.cpu: 2 is more than the limit, 1500m",
     ),
+    "a way of retrieval that is none": ({"reasoner": {"retrieval": "best"}}, "/reasoner/retrieval"),
+    "external retrieval without an embedder": (
+        {"reasoner": {"retrieval": "external"}, "model": {"embedder": "off"}},
+        "reasoner.retrieval: external",
+    ),
     "a key that is taken away": ({"podSecurity": {"id": None}}, "missing property 'id'"),
     "a part that is taken away": ({"encoder": {"autoscaling": None}}, "missing property 'autoscaling'"),
     "metrics that nobody can fetch": ({"metrics": {"scrape": "podMonitor"}}, "networkPolicy.metrics.from:"),
@@ -460,3 +470,16 @@ def test_torch_has_as_many_threads_as_it_may_use(limit: object, threads: int, to
     rendered = render(merged(defaults(), {"encoder": own}))
     (container,) = rendered.named("StatefulSet", "video-encoder")["spec"]["template"]["spec"]["containers"]
     assert f"--threads={told}" in container["args"]
+
+
+def test_what_may_be_chosen_is_what_the_programs_know() -> None:
+    """What the schema lets through and the program refuses is a pod that starts again and again."""
+
+    def choices(*path: str) -> set[str]:
+        return set(schema_of(path)["enum"])
+
+    assert choices("reasoner", "retrieval") == set(RETRIEVAL)
+    assert choices("model", "blockCodec") == {str(each) for each in Codec}
+    assert choices("log", "level") == set(LOG_LEVELS)
+    assert choices("log", "format") == set(FORMATS)
+    assert choices("model", "dtype") == {"", *DTYPES}
