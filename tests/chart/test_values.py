@@ -15,10 +15,9 @@ import pytest
 import yaml
 
 from encoder_svc.config import LOG_LEVELS
-from tandem.core.blocks import Codec
+from tandem.core.blocks import DTYPE_BYTES, Codec
 from tandem.core.choices import RETRIEVAL
 from tandem.core.logs import FORMATS
-from tandem.vlm.checkpoint import DTYPES
 from tests.chart.rendering import (
     _LOADER,
     CHART,
@@ -482,4 +481,4 @@ def test_what_may_be_chosen_is_what_the_programs_know() -> None:
     assert choices("model", "blockCodec") == {str(each) for each in Codec}
     assert choices("log", "level") == set(LOG_LEVELS)
     assert choices("log", "format") == set(FORMATS)
-    assert choices("model", "dtype") == {"", *DTYPES}
+    assert choices("model", "dtype") == {"", *DTYPE_BYTES}
