@@ -93,10 +93,11 @@ def _resources(memory: int) -> dict[str, Any]:
 
 
 def _encoder_memory(plan: Sizing, *, on_gpu: bool) -> int:
-    outbox = plan.value("outbox_bytes") / plan.wish.streams * plan.streams_an_encoder
+    of_streams = plan.value("outbox_bytes") + plan.value("decoder_bytes")
+    streams = of_streams / plan.wish.streams * plan.streams_an_encoder
     windows = plan.value("encoder_window_bytes") * plan.streams_an_encoder
     on_device = 0.0 if on_gpu else plan.value("weights_bytes") + windows
-    return _whole(REST_BYTES + outbox + on_device, GIB)
+    return _whole(REST_BYTES + streams + on_device, GIB)
 
 
 def _reasoner_memory(plan: Sizing, *, on_gpu: bool) -> int:

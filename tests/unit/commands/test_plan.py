@@ -13,8 +13,12 @@ import torch
 import yaml
 from transformers import AutoConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from bench import isolation
+from bench.isolation import LIMITS
 from encoder_svc.app import DEFAULT_WINDOW_UNITS
 from encoder_svc.config import EncoderConfig
+from encoder_svc.decode.children import DecoderHost
+from encoder_svc.decode.isolated import IsolatedDecoders
 from encoder_svc.encode import Run, encode_sink, prefill_runs, see_runs
 from encoder_svc.sample import Unit
 from encoder_svc.window import Window
@@ -301,6 +305,24 @@ def test_the_values_are_those_of_the_chart(device_bytes: int) -> None:
     for role in ("encoder", "reasoner"):
         resources = values[role]["resources"]
         assert resources["requests"]["memory"] == resources["limits"]["memory"], "a node keeps its promises"
+
+
+@pytest.mark.parametrize("height", [240, 720])
+def test_a_process_that_decodes_takes_about_what_is_planned_for_it(height: int) -> None:
+    """Of all streams it is what an encoder has most of, where pictures are large."""
+    host = DecoderHost(LIMITS, memory_bytes=1 << 30, cpu_s=10)
+    try:
+        width = isolation.SIZES[height]
+        decoders = IsolatedDecoders(host)
+        isolation._video([isolation._picture(index, width, height) for index in range(12)])(decoders)
+        private, _ = isolation._memory_mib(isolation._pid(decoders))
+    finally:
+        host.close()
+    plan = size(shape_of_model("default"), Wish(streams=3, fps=1.0, height=height, width=width))
+    assert 0.6 <= private * 2**20 / (plan.value("decoder_bytes") / 3) <= 1.2
+    large = size(shape_of_model("default"), Wish(streams=300, fps=1.0, height=2160, width=3840))
+    limit = helm_values(large, "default", "", "float32")["encoder"]["resources"]["limits"]["memory"]
+    assert int(limit.removesuffix("Gi")) << 30 > large.value("decoder_bytes") * large.streams_an_encoder / 300
 
 
 def test_the_commit_of_a_hub_is_in_all_that_it_advises() -> None:
