@@ -25,7 +25,7 @@ from tandem.core.logs import FORMATS, make_formatter, say, set_up
 from tandem.core.secret_file import read_secret
 from tandem.core.tls_files import add_tls_arguments, tls_from_arguments
 from tandem.wire.health import HealthPort
-from tandem.wire.leaving import Leaving
+from tandem.wire.leaving import RETURN_S, Leaving
 from tandem.wire.tls import check_files
 
 if TYPE_CHECKING:
@@ -53,24 +53,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = _config(args)
         check_files(config.tls)
-        return asyncio.run(_serve(config, formatter))
+        leaving = Leaving(config.drain_s, returns_s=0.0 if args.die_with_parent else RETURN_S)
+        return asyncio.run(_serve(config, formatter, leaving))
     except TandemError as error:
         for line in error.message.splitlines():
             say(f"tandem reasoner: {line}", formatter, level=logging.ERROR)
         return 2
 
 
-async def _serve(config: ReasonerConfig, formatter: logging.Formatter) -> int:
+async def _serve(config: ReasonerConfig, formatter: logging.Formatter, leaving: Leaving) -> int:
     port = HealthPort(config.health)
     try:
         await port.start()
-        return await _serve_watched(config, formatter, port)
+        return await _serve_watched(config, formatter, port, leaving)
     finally:
         await port.close()
 
 
-async def _serve_watched(config: ReasonerConfig, formatter: logging.Formatter, port: HealthPort) -> int:
-    leaving = Leaving(config.drain_s)
+async def _serve_watched(
+    config: ReasonerConfig, formatter: logging.Formatter, port: HealthPort, leaving: Leaving
+) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leaving.ask)
