@@ -19,6 +19,9 @@
 - --advertise=$(POD_NAME).{{ .Release.Name }}-orchestrator-pods.{{ .Release.Namespace }}.svc:7420
 {{- end }}
 - --leader-seconds={{ $own.leaderSeconds }}
+{{- if eq (int $own.replicas) 1 }}
+- --alone
+{{- end }}
 {{- if eq .Values.mode "colocated" }}
 - --pairs
 {{- end }}

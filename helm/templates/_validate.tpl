@@ -54,7 +54,7 @@ What cannot work together, and why. What one value may be by itself the schema s
 {{- end -}}
 {{- range (index $v $role).extraArgs -}}
 {{- $option := trimPrefix "--" (first (splitList "=" .)) -}}
-{{- if has $option (list "advertise" "backend" "data-dir" "drain-s" "drain-seconds" "health" "listen" "metrics" "name" "orchestrator" "pairs" "release" "run-dir" "secret-file") -}}
+{{- if has $option (list "advertise" "alone" "backend" "data-dir" "drain-s" "drain-seconds" "health" "listen" "metrics" "name" "orchestrator" "pairs" "release" "run-dir" "secret-file") -}}
 {{- $found = append $found (printf "%s.extraArgs: --%s: probes, policies, certificates or grace follow from what the chart says there" $role $option) -}}
 {{- end -}}
 {{- end -}}

@@ -91,6 +91,7 @@ class KubernetesBackend:
             identity=self._identity,
             address=settings.advertise or orchestrator,
             lease_s=settings.lease_s,
+            alone=settings.alone,
         )
         self._tasks = [
             asyncio.create_task(self._stand(self._leader), name="lead"),

@@ -35,6 +35,8 @@ class KubernetesSettings:
     """host:port where others reach this orchestrator; empty: where it listens."""
     lease_s: float = 10.0
     """A leader that was not heard of for so long is replaced."""
+    alone: bool = False
+    """No other orchestrator stands by: this one keeps the lead while the API does not answer."""
     pairs: bool = False
     """Each pod runs one encoder and one reasoner; bounds are those of reasoners then."""
     autoscale: bool = False
@@ -67,6 +69,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=own.lease_s,
         help="a leader that was not heard of for so long is replaced by another orchestrator (%(default)s)",
+    )
+    add(
+        "--alone",
+        action="store_true",
+        help="no other orchestrator stands by: keep the lead while the Kubernetes API does not answer",
     )
     add("--pairs", action="store_true", help="pods run an encoder and a reasoner each, as RELEASE-pair")
     add("--autoscale", action="store_true", help="set the number of pods by load (docs/autoscaling.md)")
@@ -101,6 +108,7 @@ def from_arguments(
         pod=args.pod_name or environment.get("POD_NAME", "") or environment.get("HOSTNAME", ""),
         advertise=args.advertise,
         lease_s=args.leader_seconds,
+        alone=args.alone,
         pairs=args.pairs,
         autoscale=args.autoscale,
         encoders=Bounds(least=args.min_encoders, most=args.max_encoders),
@@ -119,7 +127,8 @@ def _text(path: Path) -> str:
 def problems(backend: str, kube: KubernetesSettings, *, standby: bool = False) -> list[str]:
     """What is wrong, each with the option's name and what to do."""
     if backend != "kubernetes":
-        given = {"--release": kube.release, "--kubeconfig": kube.kubeconfig, "--pairs": kube.pairs,
+        given = {"--release": kube.release, "--kubeconfig": kube.kubeconfig, "--alone": kube.alone,
+                 "--pairs": kube.pairs,
                  "--autoscale": kube.autoscale}  # fmt: skip
         return [
             f"{option} is about Kubernetes: give --backend kubernetes too"

@@ -81,6 +81,7 @@ def takes(name: str, container: Object, tmp_path: Path, monkeypatch: pytest.Monk
         assert (config.backend, kube.release) == ("kubernetes", RELEASE)
         assert (kube.pod, kube.namespace) == ("video-x-0", "cameras")
         assert is_reachable_address(kube.advertise)
+        assert kube.alone == ("--alone" in words)
         assert kube.autoscale == any(word.startswith("--min-reasoners") for word in words)
         assert kube.pairs != any(word.startswith("--min-encoders") for word in words) or not kube.autoscale
     elif command == "encoder":

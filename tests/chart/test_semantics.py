@@ -334,3 +334,11 @@ def test_no_secret_is_in_an_environment() -> None:
         (volume,) = (each for each in spec["volumes"] if each["name"] == "hub-token")
         (item,) = volume["secret"]["items"]
         assert path_of_token == f"{mount['mountPath']}/{item['path']}"
+
+
+@every_file
+def test_one_orchestrator_knows_that_it_is_alone(path: Path) -> None:
+    """It leads on while the API is away; of several each would believe that."""
+    spec = render_file(path).named("StatefulSet", f"{RELEASE}-orchestrator")["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    assert ("--alone" in container["args"]) == (spec["replicas"] == 1)
