@@ -211,6 +211,9 @@ resourceClaims:
   mountPath: /etc/tandem/hub
   readOnly: true
 {{- end }}
+{{- with (index .root.Values .role).extraVolumeMounts }}
+{{- toYaml . | nindent 0 }}
+{{- end }}
 {{- end -}}
 
 {{/* Volumes behind them: root, roles (in the pod). */}}
@@ -256,6 +259,11 @@ resourceClaims:
     claimName: {{ .root.Values.model.cache.existingClaim | quote }}
     readOnly: {{ .root.Values.model.cache.offline }}
   {{- end }}
+{{- end }}
+{{- $more := list }}
+{{- range .roles }}{{ $more = concat $more (index $.root.Values .).extraVolumes }}{{ end }}
+{{- with uniq $more }}
+{{- toYaml . | nindent 0 }}
 {{- end }}
 {{- end -}}
 

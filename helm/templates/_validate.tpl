@@ -52,6 +52,11 @@ What cannot work together, and why. What one value may be by itself the schema s
 {{- $found = append $found (printf "%s.extraEnv: %s is set by the chart" $role .name) -}}
 {{- end -}}
 {{- end -}}
+{{- range (index $v $role).extraVolumes -}}
+{{- if or (has .name (list "tmp" "shm" "models" "blocks" "journal" "tokens" "quotas" "cluster-secret" "hub-token")) (hasSuffix "-tls" .name) -}}
+{{- $found = append $found (printf "%s.extraVolumes: %s is a volume of the chart" $role .name) -}}
+{{- end -}}
+{{- end -}}
 {{- range (index $v $role).extraArgs -}}
 {{- $option := trimPrefix "--" (first (splitList "=" .)) -}}
 {{- if has $option (list "advertise" "alone" "backend" "data-dir" "drain-s" "drain-seconds" "health" "listen" "metrics" "name" "orchestrator" "pairs" "release" "run-dir" "secret-file") -}}

@@ -90,6 +90,7 @@ SAMPLES = (
         "float32",
     ),
     *(2, 3, 97, 40_000, 65_537, 20_000_000, {"kept": "1"}, {"cpu": "3", "memory": "9Gi"}),
+    [{"name": "other", "mountPath": "/other"}],
     *([{"name": "other"}], [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "other"}}]),
     *([{"ipBlock": {"cidr": "192.0.2.0/28"}}], ["--other-option=1"], ["192.0.2.0/28"], [999]),
 )
@@ -347,6 +348,10 @@ BAD = {
         {"encoder": {"extraEnv": [{"name": "POD_IP", "value": "10.0.0.1"}]}},
         "encoder.extraEnv: POD_IP",
     ),
+    "a volume of the chart": (
+        {"encoder": {"extraVolumes": [{"name": "tmp", "emptyDir": {}}]}},
+        "encoder.extraVolumes: tmp",
+    ),
     "an option that probes go by": (
         {"reasoner": {"extraArgs": ["--health=127.0.0.1:1"]}},
         "reasoner.extraArgs: --health:",
@@ -482,3 +487,16 @@ def test_what_may_be_chosen_is_what_the_programs_know() -> None:
     assert choices("log", "level") == set(LOG_LEVELS)
     assert choices("log", "format") == set(FORMATS)
     assert choices("model", "dtype") == {"", *DTYPE_BYTES}
+
+
+def test_volumes_of_both_roles_are_in_a_pair_and_each_once() -> None:
+    """Of two containers that mount the same certificates the pod has one volume."""
+    extra = {
+        "extraVolumes": [{"name": "proxy-ca", "configMap": {"name": "company-ca"}}],
+        "extraVolumeMounts": [{"name": "proxy-ca", "mountPath": "/etc/company"}],
+    }
+    values = {"mode": "colocated", "encoder": extra, "reasoner": extra}
+    spec = render(merged(defaults(), values)).named("StatefulSet", "video-pair")["spec"]["template"]["spec"]
+    assert [each["name"] for each in spec["volumes"]].count("proxy-ca") == 1
+    for each in spec["containers"]:
+        assert {"name": "proxy-ca", "mountPath": "/etc/company"} in each["volumeMounts"]
