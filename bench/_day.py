@@ -13,8 +13,9 @@ import math
 import random
 
 from bench._fleet import DAY_S, STEP_S, Fleet, Outcome, Scenario
-from orchestrator.autoscaling import Goals, Pace
+from orchestrator.autoscaling import Pace
 from orchestrator.membership import Role
+from orchestrator.scaling_needs import Goals
 
 
 class Day:

@@ -10,8 +10,9 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 
-from orchestrator.autoscaling import Action, Autoscaler, Bounds, Goals, Pace, Seen, Top, slope
+from orchestrator.autoscaling import Action, Autoscaler, Bounds, Pace
 from orchestrator.membership import Role
+from orchestrator.scaling_needs import Goals, Seen, Top, slope
 from tandem.core.overload import MAX_SHARE
 
 STEP_S = 5.0

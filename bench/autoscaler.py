@@ -14,8 +14,9 @@ from typing import Any
 
 from bench._day import Day
 from bench._fleet import Outcome, Scenario
-from orchestrator.autoscaling import Goals, Pace
+from orchestrator.autoscaling import Pace
 from orchestrator.membership import Role
+from orchestrator.scaling_needs import Goals
 
 SCENARIOS = (
     Scenario(name="steady", streams_low=20, streams_high=20),

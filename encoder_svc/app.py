@@ -51,7 +51,7 @@ from tandem.wire.attach import Attachment, ServiceIdentity, ServiceLoad, make_bo
 from tandem.wire.channel import bind, make_server
 from tandem.wire.gen.tandem.v1 import encoder_pb2, encoder_pb2_grpc
 from tandem.wire.health import HealthPort, make_health
-from tandem.wire.leaving import Leaving
+from tandem.wire.leaving import RETURN_S, Leaving
 from tandem.wire.lobby import Lobby
 from tandem.wire.proof import RequireProof, call_proof
 from tandem.wire.terms import TermGuard, guarded
@@ -254,7 +254,7 @@ async def _serve(config: EncoderConfig, port: HealthPort, host: DecoderHost | No
     secret = config.read_secret() if config.secret_file else secrets.token_bytes(32)
     if config.threads:
         torch.set_num_threads(config.threads)
-    leaving = Leaving(config.drain_s)
+    leaving = Leaving(config.drain_s, returns_s=0.0 if config.die_with_parent else RETURN_S)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leaving.ask)

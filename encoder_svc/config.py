@@ -47,6 +47,8 @@ class EncoderConfig:
     secret_file: str = ""
     """File with the cluster secret."""
     model: str = "default"
+    revision: str = ""
+    """Commit, tag or branch of the hub that the model is loaded at; empty: the newest."""
     load_format: str = "auto"
     dtype: str = ""
     """Empty: float32 on CPUs, the checkpoint's own elsewhere."""
@@ -58,6 +60,8 @@ class EncoderConfig:
     embedder: str = "auto"
     """What embeds pictures for external retrieval: "pooled" (the checkpoint's own features), a directory or
     hub name of a SigLIP or CLIP checkpoint, "auto" (pooled where offered), "off" or empty."""
+    embedder_revision: str = ""
+    """Of the hub, where the embedder is loaded from there; empty: the newest."""
     window_units: int = 0
     """Sliding window; 0: what the checkpoint was trained for, else `DEFAULT_WINDOW_UNITS`."""
     run_units: int = 8
@@ -181,6 +185,7 @@ _FLAGS = {
     "orchestrator": "address of the orchestrator; without it the encoder runs on its own",
     "secret_file": "file with the cluster secret",
     "model": "directory, hub name, 'default', or 'dummy:CONFIG' for random weights",
+    "revision": "commit, tag or branch of the hub that the model is loaded at; default: the newest",
     "load_format": "'auto', or 'dummy' for random weights",
     "dtype": "float32, bfloat16 or float16; default: float32 on CPUs, else the checkpoint's",
     "device": "torch device, for example cpu or cuda:0",
@@ -189,6 +194,7 @@ _FLAGS = {
     "a little lossy: bfloat16, float16, int8",
     "embedder": "embeds pictures for external retrieval: 'pooled' (the checkpoint's own), a directory or "
     "hub name of a SigLIP or CLIP checkpoint, 'auto' (pooled where offered), 'off'",
+    "embedder_revision": "of the hub, where the embedder is loaded from there; default: the newest",
     "window_units": "sliding window in units; 0: what the checkpoint was trained for",
     "run_units": "most units of one stream in one forward pass; 1: results do not depend on load",
     "batch_units": "most units of all streams in one forward pass",

@@ -36,6 +36,7 @@ def load(config: EncoderConfig) -> Loaded:
     began_s = monotonic_clock()
     model = load_model(
         config.model,
+        revision=config.revision or None,
         load_format=config.load_format,
         dtype=config.dtype or None,
         device=config.device,
@@ -46,6 +47,8 @@ def load(config: EncoderConfig) -> Loaded:
         config.model,
         load_format=config.load_format,
         device=config.device,
+        revision=config.embedder_revision or None,
+        model_revision=config.revision or None,
     )
     loaded_s, cost = monotonic_clock(), CostMeter()
     log.info("the model took %.1f s", loaded_s - began_s)

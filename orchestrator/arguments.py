@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, encoders: int, reasoners: 
         help="secret, logs and journal (default: run-PORT in --data-dir, else below the temporary directory)",
     )
     add("--model", default="default", help="path, hub name, 'default' or 'dummy:...' (%(default)s)")
+    add("--revision", default="", help="commit, tag or branch of a hub's model (default: the newest)")
     add("--encoders", type=int, default=encoders, help="encoder processes to start (%(default)s)")
     add("--reasoners", type=int, default=reasoners, help="reasoner processes to start (%(default)s)")
     add(
@@ -181,6 +182,7 @@ def to_config(args: argparse.Namespace) -> OrchestratorConfig:
         secret_file=args.secret_file,
         services=ServiceSettings(
             model=args.model,
+            revision=args.revision,
             device=args.device,
             dtype=args.dtype,
             memory=memory.from_arguments(args),

@@ -1,16 +1,9 @@
-"""Pure. How many encoders, or reasoners, there should be, from what streams and questions say.
+"""Pure. How many encoders, reasoners, or pairs of them there should be, from what streams and questions say.
 
-::
-
-    needed for load      = sum of the services' loads / TARGET                     both roles
-    needed for lag       = ready / (1 - slope) / TARGET    encoders: lag grows by `slope` seconds a second
-    needed for refusals  = (sum of loads + what was refused) / TARGET, at least one more
-    needed for questions = ready * goal / attainment       reasoners: too few answers begin in time
-
-Upwards counts what was needed at every moment of the last `up_s`; downwards only what would have been enough
-at every moment of the last `down_s`, with room to spare. On the way down the highest pod is drained first,
-because a StatefulSet removes that one, and the number changes when nothing is on it any more. What is not
-known is never a reason to remove a pod.
+What is needed at one moment is in `scaling_needs.py`. Upwards counts what was needed at every moment of the
+last `up_s`; downwards only what would have been enough at every moment of the last `down_s`, with room to
+spare. On the way down the highest pod is drained first, because a StatefulSet removes that one, and the
+number changes when nothing is on it any more. What is not known is never a reason to remove a pod.
 """
 
 from __future__ import annotations
@@ -20,15 +13,10 @@ from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
 
-from orchestrator.membership import Role
+from orchestrator.scaling_needs import MAX_GROWTH, Goals, Seen, Top, enough, need
 
-MAX_GROWTH = 2.0
-"""At most so many times the pods in one step, and at least `MIN_STEP` more."""
 MIN_STEP = 2
-STEEPEST = 0.75
-"""A lag that grows faster than this asks for no more than four times what is there."""
-FLAT = 0.02
-"""Seconds of lag a second: measurements below this say nothing."""
+"""More in one step, where `MAX_GROWTH` would allow fewer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,22 +25,6 @@ class Bounds:
 
     least: int = 1
     most: int = 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Goals:
-    """What is promised, and how full services may be for that."""
-
-    lag_s: float = 5.0
-    """How far streams may be behind the live edge."""
-    first_token_s: float = 2.0
-    """In which the answer to a question should begin, frames it waits for not counted."""
-    attainment: float = 0.95
-    """Share of the questions of which that should be so."""
-    load: float = 0.7
-    """Of a service that may be used before another is added."""
-    spare_load: float = 0.55
-    """Of the services that are left, after one is removed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,41 +37,6 @@ class Pace:
     """What a new pod takes to be ready: lag is looked at so far ahead."""
     drain_s: float = 300.0
     """A pod that is not empty by then takes streams again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Top:
-    """The pod that a StatefulSet would remove first."""
-
-    name: str
-    is_ready: bool
-    streams: int
-    """On it, or on their way there or away; also those that it holds without a client."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """One role, at one moment."""
-
-    role: Role
-    replicas: int | None
-    """Pods that there should be now; None: not known."""
-    ready: int
-    """Services that are attached and take streams, or would but for being drained here."""
-    load: float = 0.0
-    """Sum over the services that are attached; 1 is all of one."""
-    refused_load: float = 0.0
-    """What streams would have needed that were refused since the last look because this role had no room."""
-    refusals: int = 0
-    lag_s: float = 0.0
-    """That nine of ten streams are not further behind."""
-    lag_slope: float = 0.0
-    """How fast that grows, in seconds a second."""
-    attainment: float | None = None
-    """Share of the questions of late whose answer began in time; None: too few questions to say."""
-    top: Top | None = None
-    is_settled: bool = True
-    """What services hold is known: not so in the first moments of an orchestrator."""
 
 
 class Action(StrEnum):
@@ -138,7 +75,7 @@ class Told:
 
 
 class Autoscaler:
-    """Of one role. What it remembers is what was needed lately, and whom it drains; time is an argument."""
+    """Of one workload. It remembers what was needed lately, and whom it drains; time is an argument."""
 
     def __init__(self, bounds: Bounds, goals: Goals | None = None, pace: Pace | None = None) -> None:
         self._bounds = bounds
@@ -160,11 +97,9 @@ class Autoscaler:
         """What to do now. `DRAIN` and `UNDO` are taken to be done when this returns; changes of the number
         count once `Seen.replicas` says so."""
         if seen.replicas is None:
-            self._forget()
-            return self._hold(seen, "how many pods there should be is not known")
+            return self._know_nothing(seen, "how many pods there should be is not known", now_s)
         if not seen.is_settled:
-            self._forget()
-            return self._hold(seen, "services are still expected to attach")
+            return self._know_nothing(seen, "services are still expected to attach", now_s)
         if seen.replicas == 0:
             self._forget()
             return self._hold(seen, "somebody set it to 0, which turns scaling off")
@@ -173,6 +108,12 @@ class Autoscaler:
         if self._draining:
             return self._go_on_draining(seen, seen.replicas, needed, why, now_s)
         return self._decide(seen, seen.replicas, why, now_s)
+
+    def _know_nothing(self, seen: Seen, reason: str, now_s: float) -> Decision:
+        self._forget()
+        if self._draining and now_s - self._drained_s > self._pace.drain_s:
+            return self._undo(seen, f"it was not removed in {self._pace.drain_s:g} s: {reason}")
+        return self._hold(seen, reason)
 
     def _decide(self, seen: Seen, replicas: int, why: str, now_s: float) -> Decision:
         bounds = self._bounds
@@ -243,53 +184,3 @@ class Autoscaler:
         kept_s = max(self._pace.down_s, self._pace.up_s)
         while len(self._needs) > 1 and self._needs[1][0] <= now_s - kept_s:
             self._needs.popleft()
-
-
-def need(seen: Seen, goals: Goals, start_s: float) -> tuple[int, str]:
-    """How many are needed now, and for what; at least 1."""
-    found = [(_up(seen.load / goals.load), f"a load of {seen.load:.2f}, {goals.load:g} of each may be used")]
-    coming = (seen.replicas or 0) - seen.ready
-    if seen.refusals:
-        more = _up((seen.load + seen.refused_load) / goals.load)
-        if coming <= 0:
-            more = max(more, seen.ready + 1)
-        found.append((more, f"{seen.refusals} refused that would have needed {seen.refused_load:.2f}"))
-    if seen.role is Role.ENCODER and seen.ready:
-        found += _for_lag(seen, goals, start_s, coming)
-    share = seen.attainment
-    counts = seen.role is Role.REASONER and seen.ready and coming <= 0
-    if counts and share is not None and share < goals.attainment:
-        more = max(_up(seen.ready * min(goals.attainment / max(share, 0.01), MAX_GROWTH)), seen.ready + 1)
-        found.append((more, f"only {share:.0%} of answers begin within {goals.first_token_s:g} s"))
-    return max(found, key=lambda pair: pair[0])
-
-
-def _for_lag(seen: Seen, goals: Goals, start_s: float, coming: int) -> list[tuple[int, str]]:
-    if seen.lag_slope > FLAT and seen.lag_s + seen.lag_slope * start_s > goals.lag_s:
-        demand = seen.ready / (1 - min(seen.lag_slope, STEEPEST))
-        words = f"lag is {seen.lag_s:.1f} s and grows by {seen.lag_slope:.2f} s a second"
-        return [(max(_up(demand / goals.load), seen.ready + 1), words)]
-    if seen.lag_s > goals.lag_s and seen.lag_slope > -FLAT and coming <= 0:
-        return [(seen.ready + 1, f"lag is {seen.lag_s:.1f} s and does not shrink")]
-    return []
-
-
-def enough(seen: Seen, needed: int, goals: Goals) -> int:
-    """With how many there would be room to spare: never fewer than are needed for anything but load."""
-    by_load = _up(seen.load / goals.spare_load)
-    return max(needed, by_load)
-
-
-def slope(samples: list[tuple[float, float]]) -> float:
-    """How fast (time, value) pairs grow, by least squares; 0 for fewer than three."""
-    if len(samples) < 3:
-        return 0.0
-    middle_s = sum(at_s for at_s, _ in samples) / len(samples)
-    middle = sum(value for _, value in samples) / len(samples)
-    spread = sum((at_s - middle_s) ** 2 for at_s, _ in samples)
-    return sum((at_s - middle_s) * (value - middle) for at_s, value in samples) / spread if spread else 0.0
-
-
-def _up(value: float) -> int:
-    """Rounded up, but for what is only a rounding error above a whole number."""
-    return max(math.ceil(value - 1e-9), 1)

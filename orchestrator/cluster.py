@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import secrets
 import time
@@ -19,7 +20,7 @@ from orchestrator.session import Session
 from orchestrator.waiting import Gone, Signal, stop
 from tandem.core.clock import Clock
 from tandem.core.errors import NotFound
-from tandem.core.ids import Epoch
+from tandem.core.ids import Epoch, is_valid_id
 from tandem.core.tickets import Ticket, sign_ticket
 from tandem.core.tls_files import NO_TLS, TlsFiles
 from tandem.wire.gen.tandem.v1 import types_pb2
@@ -32,6 +33,15 @@ RETURN_S = 5.0
 TICKET_LIFE_S = 3600
 """A pair that breaks later than this gets a new ticket when the stream is placed again."""
 _CLOSE_GRACE_S = 2.0
+
+
+def pair_id(encoder: str, reasoner: str) -> str:
+    """Names a pair and no other: of two links of one pair a reasoner ends the older.
+
+    What makes names of pods differ stands at their end, so long ones are never cut.
+    """
+    name = f"{encoder}.{reasoner}"
+    return name if is_valid_id(name) else hashlib.sha256(name.encode()).hexdigest()
 
 
 class Cluster:
@@ -238,8 +248,8 @@ class Cluster:
 
     def ticket(self, placed: Placed) -> bytes:
         """Permission for a pair to connect. Each rises above all earlier ones, restarts of ours included."""
-        pair = f"{placed.encoder.name[:31]}.{placed.reasoner.name[:31]}"
-        return self._sign(pair, placed.encoder.name, placed.reasoner.name)
+        encoder, reasoner = placed.encoder.name, placed.reasoner.name
+        return self._sign(pair_id(encoder, reasoner), encoder, reasoner)
 
     def _sign(self, pair_id: str, initiator: str, acceptor: str) -> bytes:
         self.fence.check()

@@ -28,6 +28,8 @@ class ServiceSettings:
     """What the services are started with, whatever starts them."""
 
     model: str = "default"
+    revision: str = ""
+    """Commit, tag or branch of the hub that the model is loaded at; empty: the newest."""
     device: str = "cpu"
     dtype: str = ""
     memory: Memory = field(default_factory=Memory)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from orchestrator.autoscaling import Seen, Top, slope
 from orchestrator.cluster import Cluster
 from orchestrator.door import Door
 from orchestrator.membership import Role
 from orchestrator.observer import lag_us
+from orchestrator.scaling_needs import Seen, Top, slope
 from orchestrator.session import Session
 from orchestrator.stream import State
 from tandem.core.clock import Clock
@@ -68,20 +68,18 @@ class Signals:
         self._cluster, self._door, self._sessions = cluster, door, sessions
         self._goal_s, self._clock = goal_s, clock
         self._lags = Lags()
-        self._looked_s = float("-inf")
-        self._lag = (0.0, 0.0)
 
     def look(self, role: Role, replicas: int | None, top: str) -> Seen:
         """One role as it is now; `top`: name of the pod that would be removed first, empty: not known."""
         now_s = self._clock()
-        if now_s > self._looked_s:  # both roles are looked at in one moment
-            self._looked_s, self._lag = now_s, self._lags.look(now_s, self._sessions())
+        # For encoders alone: another look a moment later would find that nothing came since.
+        is_encoder = role is Role.ENCODER
+        lag_s, lag_slope = self._lags.look(now_s, self._sessions()) if is_encoder else (0.0, 0.0)
         loads = self._cluster.loads()
         mine = [
             m for m in self._cluster.members if m.identity.role is role and m.is_live and not m.is_leaving
         ]
         refusals, refused_load = self._door.refused(role)
-        lag_s, lag_slope = self._lag if role is Role.ENCODER else (0.0, 0.0)
         answers = self._cluster.observer.answers
         return Seen(
             role=role,

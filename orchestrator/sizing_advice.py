@@ -27,11 +27,12 @@ def disk_bytes(plan: Sizing) -> int:
     return _whole(plan.value("disk_bytes"), GIB)
 
 
-def up_options(plan: Sizing, model: str, dtype: str) -> list[str]:
+def up_options(plan: Sizing, model: str, revision: str, dtype: str) -> list[str]:
     """Of `tandem up`, on a machine that has all of it."""
     wish = plan.wish
     options: dict[str, Any] = {
         "model": model,
+        **({"revision": revision} if revision else {}),
         "device": "cuda" if wish.device_bytes else "cpu",
         "dtype": dtype,
         "encoders": plan.encoders,
@@ -49,7 +50,7 @@ def up_options(plan: Sizing, model: str, dtype: str) -> list[str]:
     return [f"--{name}={value}" for name, value in options.items()]
 
 
-def helm_values(plan: Sizing, model: str, dtype: str, max_pixels: int = 0) -> dict[str, Any]:
+def helm_values(plan: Sizing, model: str, revision: str, dtype: str, max_pixels: int = 0) -> dict[str, Any]:
     """Of the chart in helm/."""
     wish, on_gpu = plan.wish, plan.wish.device_bytes > 0
     gpu: dict[str, Any] = {"gpu": {"count": 1}} if on_gpu else {}
@@ -58,6 +59,7 @@ def helm_values(plan: Sizing, model: str, dtype: str, max_pixels: int = 0) -> di
     return {
         "model": {
             "name": model,
+            **({"revision": revision} if revision else {}),
             "dtype": dtype,
             "maxPixels": max_pixels,
             "blockCodec": wish.codec.value,
@@ -67,7 +69,7 @@ def helm_values(plan: Sizing, model: str, dtype: str, max_pixels: int = 0) -> di
             "replicas": plan.encoders,
             "windowUnits": plan.window_units,
             **gpu,
-            "resources": {"limits": {"memory": _binary(_encoder_memory(plan, on_gpu=on_gpu))}},
+            "resources": _resources(_encoder_memory(plan, on_gpu=on_gpu)),
         },
         "reasoner": {
             "replicas": plan.reasoners,
@@ -80,16 +82,22 @@ def helm_values(plan: Sizing, model: str, dtype: str, max_pixels: int = 0) -> di
                 "size": _binary(_whole(volume, GIB)),
                 "keepHours": wish.hours,
             },
-            "resources": {"limits": {"memory": _binary(_reasoner_memory(plan, on_gpu=on_gpu))}},
+            "resources": _resources(_reasoner_memory(plan, on_gpu=on_gpu)),
         },
     }
 
 
+def _resources(memory: int) -> dict[str, Any]:
+    """All of it is reserved: what a node promised to others, too, is not there when it is needed."""
+    return {each: {"memory": _binary(memory)} for each in ("requests", "limits")}
+
+
 def _encoder_memory(plan: Sizing, *, on_gpu: bool) -> int:
-    outbox = plan.value("outbox_bytes") / plan.wish.streams * plan.streams_an_encoder
+    of_streams = plan.value("outbox_bytes") + plan.value("decoder_bytes")
+    streams = of_streams / plan.wish.streams * plan.streams_an_encoder
     windows = plan.value("encoder_window_bytes") * plan.streams_an_encoder
     on_device = 0.0 if on_gpu else plan.value("weights_bytes") + windows
-    return _whole(REST_BYTES + outbox + on_device, GIB)
+    return _whole(REST_BYTES + streams + on_device, GIB)
 
 
 def _reasoner_memory(plan: Sizing, *, on_gpu: bool) -> int:

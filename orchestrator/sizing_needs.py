@@ -27,6 +27,8 @@ DEFAULT_WINDOW_UNITS, DEFAULT_VIEW_TOKENS, DEFAULT_RECALLED_BLOCKS = 64, 32_768,
 RUN_UNITS = 8
 """Most units of one stream in one forward pass."""
 OUTBOX_BLOCKS, OUTBOX_BYTES = 64, 256 << 20
+DECODER_BYTES, DECODER_PIXEL_BYTES = 5 << 20, 8
+"""Of the process that decodes one stream: its own, and for each pixel of a frame (docs/operating.md)."""
 MAX_QUESTION_TOKENS, ANSWER_TOKENS = 2048, 256
 
 
@@ -217,6 +219,14 @@ class Needs:
             outbox,
             "B",
             f"{streams} streams · min({OUTBOX_BLOCKS} · {self.block_bytes} B, 256 MiB)",
+        )
+        self.add(
+            "decoder_bytes",
+            "RAM",
+            "encoders: processes that decode, about",
+            streams * (DECODER_BYTES + DECODER_PIXEL_BYTES * wish.width * wish.height),
+            "B",
+            f"{streams} streams · (5 MiB + {DECODER_PIXEL_BYTES} B · {wish.width} · {wish.height})",
         )
         self._disk()
 

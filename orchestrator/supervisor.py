@@ -71,15 +71,21 @@ class Supervisor:
 
     async def _watch_members(self) -> None:
         while True:
-            ready = frozenset(m.identity.name for m in self._cluster.members if m.is_ready)
-            for name in ready - self._ready:
-                self._backend.ready(name)
-            for name in self._ready - ready:
-                log.info("%s is not ready any more", name)
-            self._ready = ready
-            self.changed.notify()
-            self._follow_reasoners()
+            try:
+                self._look_at_members()
+            except Exception:
+                log.exception("a look at who is there failed; the next one comes")
             await self._cluster.changed.wait()
+
+    def _look_at_members(self) -> None:
+        ready = frozenset(m.identity.name for m in self._cluster.members if m.is_ready)
+        before, self._ready = self._ready, ready
+        self.changed.notify()
+        self._follow_reasoners()
+        for name in before - ready:
+            log.info("%s is not ready any more", name)
+        for name in ready - before:
+            self._backend.ready(name)
 
     def _follow_reasoners(self) -> None:
         for member in self._cluster.members:

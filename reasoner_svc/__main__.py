@@ -25,10 +25,11 @@ from tandem.core.logs import FORMATS, make_formatter, say, set_up
 from tandem.core.secret_file import read_secret
 from tandem.core.tls_files import add_tls_arguments, tls_from_arguments
 from tandem.wire.health import HealthPort
-from tandem.wire.leaving import Leaving
+from tandem.wire.leaving import RETURN_S, Leaving
 from tandem.wire.tls import check_files
 
 if TYPE_CHECKING:
+    from tandem.vlm.embedder import TextEmbedder
     from tandem.vlm.model import VisionLanguageModel
 
 log = logging.getLogger("reasoner_svc")
@@ -52,36 +53,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = _config(args)
         check_files(config.tls)
-        return asyncio.run(_serve(config, formatter))
+        leaving = Leaving(config.drain_s, returns_s=0.0 if args.die_with_parent else RETURN_S)
+        return asyncio.run(_serve(config, formatter, leaving))
     except TandemError as error:
         for line in error.message.splitlines():
             say(f"tandem reasoner: {line}", formatter, level=logging.ERROR)
         return 2
 
 
-async def _serve(config: ReasonerConfig, formatter: logging.Formatter) -> int:
+async def _serve(config: ReasonerConfig, formatter: logging.Formatter, leaving: Leaving) -> int:
     port = HealthPort(config.health)
     try:
         await port.start()
-        return await _serve_watched(config, formatter, port)
+        return await _serve_watched(config, formatter, port, leaving)
     finally:
         await port.close()
 
 
-async def _serve_watched(config: ReasonerConfig, formatter: logging.Formatter, port: HealthPort) -> int:
-    leaving = Leaving(config.drain_s)
+async def _serve_watched(
+    config: ReasonerConfig, formatter: logging.Formatter, port: HealthPort, leaving: Leaving
+) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leaving.ask)
-    model = await asyncio.to_thread(_load, config)
+    model, embedder = await asyncio.to_thread(_load, config)
     if leaving.is_asked:
         return 0
     from reasoner_svc.app import Reasoner
-    from tandem.vlm.embedders.pick import load_text_embedder
 
-    embedder = load_text_embedder(
-        config.embedder, config.model, load_format=config.load_format, device=config.device
-    )
     if config.standby:
         log.info("in reserve")
         if not await leaving.unless_asked(until_called()):
@@ -100,11 +99,13 @@ async def _serve_watched(config: ReasonerConfig, formatter: logging.Formatter, p
     return 1 if reasoner.failed.is_set() else 0
 
 
-def _load(config: ReasonerConfig) -> VisionLanguageModel:
+def _load(config: ReasonerConfig) -> tuple[VisionLanguageModel, TextEmbedder | None]:
+    """All that takes long, a hub's answers included: whoever probes this process hears of it meanwhile."""
     began_s = time.monotonic()
     import torch
 
     import reasoner_svc.app  # noqa: F401 - all that is heavy, in this thread
+    from tandem.vlm.embedders.pick import load_text_embedder
     from tandem.vlm.load import load_model
 
     loaded_s = time.monotonic()
@@ -113,13 +114,22 @@ def _load(config: ReasonerConfig) -> VisionLanguageModel:
         torch.set_num_threads(config.threads)
     model = load_model(
         config.model,
+        revision=config.revision or None,
         load_format=config.load_format,
         dtype=config.dtype or None,
         device=config.device,
         max_pixels=config.max_pixels or None,
     )
+    embedder = load_text_embedder(
+        config.embedder,
+        config.model,
+        load_format=config.load_format,
+        device=config.device,
+        revision=config.embedder_revision or None,
+        model_revision=config.revision or None,
+    )
     log.info("the model took %.1f s", time.monotonic() - loaded_s)
-    return model
+    return model, embedder
 
 
 def _config(args: argparse.Namespace) -> ReasonerConfig:
@@ -132,6 +142,7 @@ def _config(args: argparse.Namespace) -> ReasonerConfig:
         orchestrator=args.orchestrator,
         secret=read_secret(Path(args.secret_file)),
         model=args.model,
+        revision=args.revision,
         load_format=args.load_format,
         dtype=args.dtype,
         device=args.device,
@@ -151,6 +162,7 @@ def _config(args: argparse.Namespace) -> ReasonerConfig:
         retrieve_blocks=args.retrieve_blocks,
         pool_bytes=args.pool_bytes,
         embedder=args.embedder,
+        embedder_revision=args.embedder_revision,
         max_streams=args.max_streams,
         max_workers=args.max_workers,
         worker_templates=args.worker_templates,
@@ -183,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--orchestrator", default="", help="address of the orchestrator; empty: serve alone")
     add("--secret-file", required=True, help="file with the cluster secret, at least 16 bytes")
     add("--model", default="default", help="path, hub name, 'default' or 'dummy:...' (%(default)s)")
+    add("--revision", default="", help="commit, tag or branch of the hub; empty: the newest")
     add("--load-format", default="auto", help="'auto', or 'dummy' for random weights (%(default)s)")
     add("--dtype", default="", help="float32, bfloat16 or float16; empty: the model's own for the device")
     add("--device", default="cpu", help="cpu or cuda:N (%(default)s)")
@@ -213,6 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--retrieve-blocks", type=int, default=-1, help="older blocks in view; 0: none; -1: the model's own")
     add("--pool-bytes", type=int, default=_DEFAULTS["pool_bytes"], help="device pool (%(default)s)")
     add("--embedder", default="auto", help="as the encoders have it, for external retrieval (%(default)s)")
+    add("--embedder-revision", default="", help="the same, of an embedder that is loaded from there")
     add("--max-workers", type=int, default=_DEFAULTS["max_workers"], help="workers a question (%(default)s)")
     add("--worker-templates", default="", help="file with more prompts for workers; see docs/workers.md")
     add(

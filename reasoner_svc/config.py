@@ -39,6 +39,8 @@ class ReasonerConfig:
     """Let tools list the services of this process."""
 
     model: str = "default"
+    revision: str = ""
+    """Commit, tag or branch of the hub that the model is loaded at; empty: the newest."""
     load_format: str = "auto"
     dtype: str = ""
     """Empty: float32 on CPUs, the checkpoint's own elsewhere."""
@@ -77,6 +79,8 @@ class ReasonerConfig:
     """Device memory for retrieved blocks: allocated once."""
     embedder: str = "auto"
     """What embeds questions for external retrieval, as the encoders have it."""
+    embedder_revision: str = ""
+    """Of the hub, where the embedder is loaded from there; empty: the newest."""
 
     max_streams: int = 1024
     max_questions: int = 256

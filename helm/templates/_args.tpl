@@ -19,10 +19,18 @@
 - --advertise=$(POD_NAME).{{ .Release.Name }}-orchestrator-pods.{{ .Release.Namespace }}.svc:7420
 {{- end }}
 - --leader-seconds={{ $own.leaderSeconds }}
-{{- if eq .Values.encoder.autoscaling.mode "orchestrator" }}
+{{- if eq (int $own.replicas) 1 }}
+- --alone
+{{- end }}
+{{- if eq .Values.mode "colocated" }}
+- --pairs
+{{- end }}
+{{- if eq .Values.reasoner.autoscaling.mode "orchestrator" }}
 - --autoscale
+{{- if ne .Values.mode "colocated" }}
 - --min-encoders={{ int .Values.encoder.autoscaling.minReplicas }}
 - --max-encoders={{ int .Values.encoder.autoscaling.maxReplicas }}
+{{- end }}
 - --min-reasoners={{ int .Values.reasoner.autoscaling.minReplicas }}
 - --max-reasoners={{ int .Values.reasoner.autoscaling.maxReplicas }}
 - --lag-goal-seconds={{ $own.goals.lagSeconds }}
@@ -32,7 +40,7 @@
 - --health={{ include "tandem.ip" . }}:7440
 - --run-dir=/var/lib/tandem/run
 - --secret-file=/etc/tandem/secret/secret
-- --model={{ .Values.model.name }}
+- {{ printf "--model=%s" .Values.model.name | toJson }}
 - --max-streams={{ int $own.maxStreams }}
 - --resume-seconds={{ int $own.resumeSeconds }}
 - --backlog-bytes={{ int64 $own.backlogBytes }}
@@ -87,15 +95,21 @@
 {{- if ne .root.Values.metrics.scrape "none" }}
 - --metrics={{ $ip }}:{{ .metrics }}
 {{- end }}
-- --model={{ .root.Values.model.name }}
+- {{ printf "--model=%s" .root.Values.model.name | toJson }}
+{{- with .root.Values.model.revision }}
+- --revision={{ . }}
+{{- end }}
 - --load-format={{ .root.Values.model.loadFormat }}
 {{- with .root.Values.model.dtype }}
 - --dtype={{ . }}
 {{- end }}
 - --device={{ include "tandem.device" . }}
 - --max-pixels={{ int64 .root.Values.model.maxPixels }}
-- --embedder={{ .root.Values.model.embedder }}
-- --threads={{ int $own.threads }}
+- {{ printf "--embedder=%s" .root.Values.model.embedder | toJson }}
+{{- with .root.Values.model.embedderRevision }}
+- --embedder-revision={{ . }}
+{{- end }}
+- --threads={{ include "tandem.threads" $own }}
 - --max-streams={{ int $own.maxStreams }}
 - --log-level={{ .root.Values.log.level }}
 - --log-format={{ .root.Values.log.format }}
@@ -107,6 +121,8 @@
 {{- include "tandem.serviceArgs" (merge (dict "role" "encoder" "port" 7431) .) }}
 - --window-units={{ int $own.windowUnits }}
 - --block-codec={{ .root.Values.model.blockCodec }}
+- --decode-memory-bytes={{ int64 $own.decode.memoryBytes }}
+- --decode-cpu-s={{ int $own.decode.cpuSeconds }}
 - --drain-s={{ $own.drainSeconds }}
 {{- with $own.extraArgs }}
 {{- toYaml . | nindent 0 }}
@@ -119,7 +135,7 @@
 - --ram-bytes={{ int64 $own.ramBytes }}
 - --pool-bytes={{ int64 $own.poolBytes }}
 - --view-tokens={{ int64 $own.viewTokens }}
-- --retrieval={{ $own.retrieval }}
+- {{ printf "--retrieval=%s" $own.retrieval | toJson }}
 - --max-workers={{ int $own.maxWorkers }}
 - --drain-seconds={{ $own.drainSeconds }}
 {{- if ne $own.disk.mode "none" }}
@@ -138,5 +154,18 @@
 {{- int64 $disk.bytes -}}
 {{- else -}}
 {{- mulf (float64 (include "tandem.bytes" $disk.size)) 0.9 | floor | int64 -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+Threads of torch: as many as the container may use. Torch counts the node's processors, and what it starts beyond the
+limit waits for its turn.
+*/}}
+{{- define "tandem.threads" -}}
+{{- $limit := .resources.limits.cpu -}}
+{{- if and (eq (int .threads) 0) $limit -}}
+{{- max 1 (include "tandem.amount" $limit | float64 | ceil | int) -}}
+{{- else -}}
+{{- int .threads -}}
 {{- end -}}
 {{- end -}}

@@ -130,7 +130,7 @@ spec:
       spec:
         accessModes: [ReadWriteOnce]
         {{- with $v.reasoner.disk.storageClass }}
-        storageClassName: {{ . }}
+        storageClassName: {{ . | quote }}
         {{- end }}
         resources:
           requests:

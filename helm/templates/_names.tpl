@@ -15,7 +15,7 @@ app.kubernetes.io/part-of: tandem
 {{/* What selectors select by; it can never change. Without a component: all pods of the release. */}}
 {{- define "tandem.selector" -}}
 app.kubernetes.io/name: {{ .root.Chart.Name }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 {{- with .component }}
 app.kubernetes.io/component: {{ . }}
 {{- end }}
@@ -65,15 +65,15 @@ app.kubernetes.io/component: {{ . }}
 {{- default (ternary "cuda" "cpu" (or (gt (int $role.gpu.count) 0) (ne $role.gpu.claimTemplate ""))) $role.device -}}
 {{- end -}}
 
-{{/* Bytes of a Kubernetes quantity such as 4Gi, 500M or 1073741824. */}}
-{{- define "tandem.bytes" -}}
+{{/* The number that a Kubernetes quantity such as 4Gi, 250m or 1073741824 stands for; 0: none that is known. */}}
+{{- define "tandem.amount" -}}
 {{- $text := toString . -}}
-{{- $units := dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 -}}
+{{- $units := dict "" 1 "m" 0.001 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 -}}
 {{- $unit := regexFind "[A-Za-z]*$" $text -}}
-{{- $number := trimSuffix $unit $text -}}
-{{- if $unit -}}
-{{- mulf (float64 $number) (index $units $unit) | floor | int64 -}}
-{{- else -}}
-{{- float64 $number | int64 -}}
+{{- mulf (float64 (trimSuffix $unit $text)) (get $units $unit | default 0) -}}
 {{- end -}}
+
+{{/* The same of bytes, whole. */}}
+{{- define "tandem.bytes" -}}
+{{- include "tandem.amount" . | float64 | floor | int64 -}}
 {{- end -}}

@@ -26,10 +26,10 @@ seccompProfile:
 {{- define "tandem.scheduling" -}}
 {{- $role := index .root.Values .role -}}
 {{- with $role.runtimeClassName }}
-runtimeClassName: {{ . }}
+runtimeClassName: {{ . | quote }}
 {{- end }}
 {{- with $role.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with $role.nodeSelector }}
 nodeSelector:
@@ -46,7 +46,7 @@ affinity:
 {{- with $role.spreadTopologyKey }}
 topologySpreadConstraints:
   - maxSkew: 1
-    topologyKey: {{ . }}
+    topologyKey: {{ . | quote }}
     whenUnsatisfiable: ScheduleAnyway
     labelSelector:
       matchLabels:
@@ -79,7 +79,13 @@ annotations:
 {{- end -}}
 
 {{- define "tandem.env" -}}
-{{- $role := index .root.Values .role -}}
+{{- include "tandem.chartEnv" . }}
+{{- with (index .root.Values .role).extraEnv }}
+{{- toYaml . | nindent 0 }}
+{{- end }}
+{{- end -}}
+
+{{- define "tandem.chartEnv" -}}
 - name: POD_IP
   valueFrom:
     fieldRef:
@@ -94,6 +100,9 @@ annotations:
       fieldPath: metadata.namespace
 - name: HOME
   value: /tmp
+# Of a user whom the image does not know; libraries name their caches after it.
+- name: USER
+  value: tandem
 {{- with .root.Values.tracing.endpoint }}
 - name: OTEL_EXPORTER_OTLP_ENDPOINT
   value: {{ . | quote }}
@@ -107,26 +116,20 @@ annotations:
 - name: HF_HUB_OFFLINE
   value: "1"
 {{- end }}
-{{- with .root.Values.model.hubToken }}
-{{- if .existingSecret }}
-- name: HF_TOKEN
-  valueFrom:
-    secretKeyRef:
-      name: {{ .existingSecret }}
-      key: {{ .key }}
+{{- if .root.Values.model.hubToken.existingSecret }}
+# A file: what is in the environment is in that of the processes that decode foreign video, too.
+- name: HF_TOKEN_PATH
+  value: /etc/tandem/hub/token
 {{- end }}
-{{- end }}
-{{- end }}
-{{- with $role.extraEnv }}
-{{- toYaml . | nindent 0 }}
 {{- end }}
 {{- end -}}
 
-{{/* Ready: takes work. Alive: the process answers at all, so that no load ever has it killed. */}}
+{{/* Started: has its model. Ready: takes work. Alive: the process answers at all, so that no load has it killed. */}}
 {{- define "tandem.probes" -}}
 startupProbe:
   grpc:
     port: {{ .health }}
+    service: started
   periodSeconds: 5
   timeoutSeconds: 3
   failureThreshold: {{ max 1 (div (int .startupSeconds) 5) }}
@@ -176,10 +179,10 @@ resourceClaims:
   {{- if $template }}
   - name: {{ . }}-gpu
     {{- if semverCompare ">=1.31-0" $.root.Capabilities.KubeVersion.Version }}
-    resourceClaimTemplateName: {{ $template }}
+    resourceClaimTemplateName: {{ $template | quote }}
     {{- else }}
     source:
-      resourceClaimTemplateName: {{ $template }}
+      resourceClaimTemplateName: {{ $template | quote }}
     {{- end }}
   {{- end }}
   {{- end }}
@@ -203,6 +206,14 @@ resourceClaims:
   mountPath: /models
   readOnly: {{ .root.Values.model.cache.offline }}
 {{- end }}
+{{- if and (ne .role "orchestrator") .root.Values.model.hubToken.existingSecret }}
+- name: hub-token
+  mountPath: /etc/tandem/hub
+  readOnly: true
+{{- end }}
+{{- with (index .root.Values .role).extraVolumeMounts }}
+{{- toYaml . | nindent 0 }}
+{{- end }}
 {{- end -}}
 
 {{/* Volumes behind them: root, roles (in the pod). */}}
@@ -212,18 +223,27 @@ resourceClaims:
     sizeLimit: 1Gi
 - name: cluster-secret
   secret:
-    secretName: {{ include "tandem.secretName" .root }}
+    secretName: {{ include "tandem.secretName" .root | quote }}
     defaultMode: 0400
     items:
-      - key: {{ ternary .root.Values.clusterSecret.key "secret" (ne .root.Values.clusterSecret.existingSecret "") }}
+      - key: {{ ternary .root.Values.clusterSecret.key "secret" (ne .root.Values.clusterSecret.existingSecret "") | quote }}
         path: secret
 {{- if ne .root.Values.tls.mode "disabled" }}
 {{- range .roles }}
 - name: {{ . }}-tls
   secret:
-    secretName: {{ include "tandem.tlsSecret" (dict "root" $.root "role" .) }}
+    secretName: {{ include "tandem.tlsSecret" (dict "root" $.root "role" .) | quote }}
     defaultMode: 0400
 {{- end }}
+{{- end }}
+{{- if and (not (has "orchestrator" .roles)) .root.Values.model.hubToken.existingSecret }}
+- name: hub-token
+  secret:
+    secretName: {{ .root.Values.model.hubToken.existingSecret | quote }}
+    defaultMode: 0400
+    items:
+      - key: {{ .root.Values.model.hubToken.key | quote }}
+        path: token
 {{- end }}
 {{- if and (not (has "orchestrator" .roles)) (ne .root.Values.model.cache.mode "none") }}
 - name: models
@@ -236,16 +256,35 @@ resourceClaims:
     readOnly: {{ .root.Values.model.cache.offline }}
   {{- else }}
   persistentVolumeClaim:
-    claimName: {{ .root.Values.model.cache.existingClaim }}
+    claimName: {{ .root.Values.model.cache.existingClaim | quote }}
     readOnly: {{ .root.Values.model.cache.offline }}
   {{- end }}
 {{- end }}
+{{- $more := list }}
+{{- range .roles }}{{ $more = concat $more (index $.root.Values .).extraVolumes }}{{ end }}
+{{- with uniq $more }}
+{{- toYaml . | nindent 0 }}
+{{- end }}
 {{- end -}}
 
-{{/* Whether something else than the chart says how many pods of a role there are. */}}
+{{/*
+How many pods of a role there are, unless something else than the chart says so. When a scaler is turned on the number
+is still the chart's: left out it would fall to 1, before the scaler has said anything. It stays as it is until
+somebody else has set it, as scalers do, through the scale of the workload.
+*/}}
 {{- define "tandem.replicas" -}}
 {{- $role := index .root.Values .role -}}
 {{- if eq $role.autoscaling.mode "none" }}
 replicas: {{ int $role.replicas }}
+{{- else }}
+{{- with lookup "apps/v1" "StatefulSet" .root.Release.Namespace (include "tandem.name" .) }}
+{{- $scaled := false }}
+{{- range .metadata.managedFields }}
+{{- if and (eq (default "" .subresource) "scale") (hasKey (dig "fieldsV1" "f:spec" (dict) .) "f:replicas") }}{{ $scaled = true }}{{ end }}
+{{- end }}
+{{- if not $scaled }}
+replicas: {{ int (dig "spec" "replicas" 1 .) }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end -}}

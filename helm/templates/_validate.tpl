@@ -7,6 +7,9 @@ What cannot work together, and why. What one value may be by itself the schema s
 {{- if gt (len .Release.Name) 39 -}}
 {{- $found = append $found (printf "release name: %q has %d characters; names of pods and their labels leave room for 39" .Release.Name (len .Release.Name)) -}}
 {{- end -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" .Release.Name) -}}
+{{- $found = append $found (printf "release name: %q: Services are named after it, so it begins with a letter and has letters, digits and dashes alone" .Release.Name) -}}
+{{- end -}}
 {{- if and (eq $v.tls.mode "disabled") (not $v.tokens.existingSecret) (not $v.insecure) -}}
 {{- $found = append $found "insecure: anyone who reaches the front door could watch and ask: set tls.mode or tokens.existingSecret, or insecure=true if the network may" -}}
 {{- end -}}
@@ -14,6 +17,12 @@ What cannot work together, and why. What one value may be by itself the schema s
 {{- $own := index $v $role -}}
 {{- if and (eq $own.image.tag "latest") (not $own.image.digest) -}}
 {{- $found = append $found (printf "%s.image.tag: latest names another image tomorrow, and pods of one role would differ: give a version or a digest" $role) -}}
+{{- end -}}
+{{- range $kind, $asked := $own.resources.requests -}}
+{{- $most := index $own.resources.limits $kind -}}
+{{- if and $most (gt (include "tandem.amount" $asked | float64) (include "tandem.amount" $most | float64)) -}}
+{{- $found = append $found (printf "%s.resources.requests.%s: %v is more than the limit, %v, and no pod would be made" $role $kind $asked $most) -}}
+{{- end -}}
 {{- end -}}
 {{- range $label, $_ := $own.podLabels -}}
 {{- if regexMatch "^(app[.]kubernetes[.]io|helm[.]sh)/" $label -}}
@@ -34,10 +43,39 @@ What cannot work together, and why. What one value may be by itself the schema s
 {{- if and (eq $v.tls.mode "certManager") (not $v.tls.certManager.issuerRef.name) -}}
 {{- $found = append $found "tls.certManager.issuerRef.name: tls.mode is certManager; name the issuer that signs" -}}
 {{- end -}}
+{{- range $role := list "orchestrator" "encoder" "reasoner" -}}
+{{- /* Of a variable that is there twice the API server says only that it is. */}}
+{{- $set := list -}}
+{{- range (include "tandem.chartEnv" (dict "root" $ "role" $role) | fromYamlArray) }}{{ $set = append $set .name }}{{ end -}}
+{{- range (index $v $role).extraEnv -}}
+{{- if has .name $set -}}
+{{- $found = append $found (printf "%s.extraEnv: %s is set by the chart" $role .name) -}}
+{{- end -}}
+{{- end -}}
+{{- range (index $v $role).extraVolumes -}}
+{{- if or (has .name (list "tmp" "shm" "models" "blocks" "journal" "tokens" "quotas" "cluster-secret" "hub-token")) (hasSuffix "-tls" .name) -}}
+{{- $found = append $found (printf "%s.extraVolumes: %s is a volume of the chart" $role .name) -}}
+{{- end -}}
+{{- end -}}
+{{- range (index $v $role).extraArgs -}}
+{{- $option := trimPrefix "--" (first (splitList "=" .)) -}}
+{{- if has $option (list "advertise" "alone" "backend" "data-dir" "drain-s" "drain-seconds" "health" "listen" "metrics" "name" "orchestrator" "pairs" "release" "run-dir" "secret-file") -}}
+{{- $found = append $found (printf "%s.extraArgs: --%s: probes, policies, certificates or grace follow from what the chart says there" $role $option) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- $policed := and $v.networkPolicy.enabled (not $v.networkPolicy.extraEgress) -}}
 {{- range $key, $name := dict "model.name" $v.model.name "model.embedder" $v.model.embedder -}}
+{{- $pin := ternary "revision" "embedderRevision" (eq $key "model.name") -}}
 {{- /* ORG/NAME of a hub; a path begins with a slash, and random weights with "dummy:". */ -}}
-{{- if and (regexMatch "^[A-Za-z0-9][^:]*/" $name) (eq $v.model.loadFormat "auto") -}}
+{{- $isHub := and (regexMatch "^[A-Za-z0-9][^:]*/" $name) (eq $v.model.loadFormat "auto") -}}
+{{- if and $isHub (not (index $v.model $pin)) -}}
+{{- $found = append $found (printf "model.%s: %s, %q, is loaded from a hub, where it may be another one tomorrow, and pods would refuse each other: name the commit, 40 hex digits" $pin $key $name) -}}
+{{- end -}}
+{{- if and (not $isHub) (index $v.model $pin) -}}
+{{- $found = append $found (printf "model.%s: %s, %q, is not loaded from a hub and has no commits" $pin $key $name) -}}
+{{- end -}}
+{{- if $isHub -}}
 {{- if eq $v.model.cache.mode "none" -}}
 {{- $found = append $found (printf "model.cache.mode: %s, %q, is loaded from a hub, and with none there is no room for it" $key $name) -}}
 {{- end -}}
@@ -79,15 +117,18 @@ What cannot work together, and why. What one value may be by itself the schema s
 {{- if and (has $scaling.mode (list "hpa" "keda")) (eq $v.metrics.scrape "none") -}}
 {{- $found = append $found (printf "metrics.scrape: %s.autoscaling.mode is %s, which needs metrics" $role $scaling.mode) -}}
 {{- end -}}
-{{- if and $colocated (eq $scaling.mode "orchestrator") -}}
-{{- $found = append $found (printf "%s.autoscaling.mode: the orchestrator scales encoders and reasoners apart, which mode colocated does not have; use hpa or keda" $role) -}}
-{{- end -}}
 {{- end -}}
 {{- if and (not $colocated) (ne (eq $v.encoder.autoscaling.mode "orchestrator") (eq $v.reasoner.autoscaling.mode "orchestrator")) -}}
 {{- $found = append $found "reasoner.autoscaling.mode: the orchestrator scales both roles or neither, and encoder.autoscaling.mode says otherwise" -}}
 {{- end -}}
 {{- if and $colocated (ne $v.encoder.autoscaling.mode "none") -}}
 {{- $found = append $found "encoder.autoscaling.mode: with mode colocated pods have both roles, and reasoner.autoscaling counts" -}}
+{{- end -}}
+{{- with $v.encoder.resources.limits.memory -}}
+{{- $need := add (int64 $v.encoder.decode.memoryBytes) 1073741824 -}}
+{{- if lt (int64 (include "tandem.bytes" .)) $need -}}
+{{- $found = append $found (printf "encoder.resources.limits.memory: %v is less than encoder.decode.memoryBytes and 1 GiB for model and Python (%d bytes): one stream could have the kernel kill it" . $need) -}}
+{{- end -}}
 {{- end -}}
 {{- $r := $v.reasoner -}}
 {{- with $r.resources.limits.memory -}}
@@ -96,10 +137,16 @@ What cannot work together, and why. What one value may be by itself the schema s
 {{- $found = append $found (printf "reasoner.resources.limits.memory: %v is less than reasoner.ramBytes, the pool and 1 GiB for model and Python (%d bytes): the kernel would kill it" . $need) -}}
 {{- end -}}
 {{- end -}}
+{{- if and (eq $r.retrieval "external") (eq $v.model.embedder "off") -}}
+{{- $found = append $found "reasoner.retrieval: external goes by an embedder, and model.embedder is off" -}}
+{{- end -}}
 {{- if ne $r.disk.mode "none" -}}
 {{- if gt (int64 $r.disk.bytes) (int64 (include "tandem.bytes" $r.disk.size)) -}}
 {{- $found = append $found (printf "reasoner.disk.bytes: %d do not fit into reasoner.disk.size, %s" (int64 $r.disk.bytes) $r.disk.size) -}}
 {{- end -}}
+{{- end -}}
+{{- if and $v.networkPolicy.enabled (ne $v.metrics.scrape "none") (not $v.networkPolicy.metrics.from) -}}
+{{- $found = append $found (printf "networkPolicy.metrics.from: metrics.scrape is %s, and the policy admits nobody who could scrape: say where Prometheus is" $v.metrics.scrape) -}}
 {{- end -}}
 {{- $outside := or $v.ingress.enabled $v.gateway.enabled (ne $v.orchestrator.service.type "ClusterIP") -}}
 {{- if and $outside $v.networkPolicy.enabled (not $v.networkPolicy.frontDoor.from) -}}

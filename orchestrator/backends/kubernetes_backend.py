@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from orchestrator.backends.base import Wanted
 from orchestrator.backends.kubernetes_api import KubeApi
 from orchestrator.backends.kubernetes_leader import Leader
-from orchestrator.backends.kubernetes_pods import Pod, names, selector
+from orchestrator.backends.kubernetes_pods import Pod, selector
 from orchestrator.backends.kubernetes_scaling import Look, Scaler, scale_forever
 from orchestrator.backends.kubernetes_settings import KubernetesSettings
 from orchestrator.backends.kubernetes_watch import PodWatch
@@ -50,6 +50,8 @@ class KubernetesBackend:
         self._watch: PodWatch | None = None
         self._leader: Leader | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._deleted: dict[str, str] = {}
+        """Ids of pods that were deleted, by the services that were cordoned for it."""
         self.scaler: Scaler | None = None
         self.won = asyncio.Event()
         """Set when this orchestrator leads."""
@@ -58,14 +60,8 @@ class KubernetesBackend:
 
     @property
     def wanted(self) -> tuple[Wanted, ...]:
-        """The services that there should be; empty while that is not known.
-
-        Of pairs nobody reads the number, as nobody here changes it: there should be those that have a pod.
-        """
-        replicas = self.scaler.replicas if self.scaler is not None else {}
-        numbered = (names(self._settings.release, role, count) for role, count in sorted(replicas.items()))
-        pairs = (pod.services for pod in self._pods if pod.role is None and not pod.is_leaving)
-        return tuple(each for services in (*numbered, *pairs) for each in services)
+        """The services that there should be; empty while that is not known."""
+        return self.scaler.wanted if self.scaler is not None else ()
 
     @property
     def endings(self) -> Mapping[str, str]:
@@ -95,6 +91,7 @@ class KubernetesBackend:
             identity=self._identity,
             address=settings.advertise or orchestrator,
             lease_s=settings.lease_s,
+            alone=settings.alone,
         )
         self._tasks = [
             asyncio.create_task(self._stand(self._leader), name="lead"),
@@ -135,11 +132,19 @@ class KubernetesBackend:
 
     def _changed(self, pod: Pod | None) -> None:
         """What the watch says of a pod: one that was deleted loses its streams before it is told to end."""
-        leaving = (each for each in ((pod,) if pod is not None else self._pods) if each.is_leaving)
-        for each in leaving:
+        for each in (pod,) if pod is not None else self._pods:
             for service in each.services:
-                self._cluster.cordon(service.name, "its pod was deleted")
+                self._tell(service.name, each)
         self._cluster.changed.notify()
+
+    def _tell(self, service: str, pod: Pod) -> None:
+        if pod.is_leaving:
+            self._deleted[service] = pod.uid
+            self._cluster.cordon(service, "its pod was deleted")
+        elif self._deleted.get(service, pod.uid) != pod.uid:
+            # News of a deletion may come late, when the next pod of that name has attached already.
+            del self._deleted[service]
+            self._cluster.uncordon(service)
 
 
 def _words(pod: Pod) -> str:

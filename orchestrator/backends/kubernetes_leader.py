@@ -37,11 +37,14 @@ class Leader:
         identity: str,
         address: str,
         lease_s: float,
+        alone: bool = False,
         clock: Clock = boot_clock,
     ) -> None:
-        """`lease`: its name. `address`: host:port where others reach this one. `clock`: that of `fence`."""
+        """`lease`: its name. `address`: host:port where others reach this one. `clock`: that of `fence`.
+        `alone`: nobody else stands for the lead, so that it is kept while the API says nothing."""
         self._api, self._fence, self._lease, self._identity = api, fence, lease, identity
         self._address, self._lease_s, self._clock = address, lease_s, clock
+        self._alone = alone
         self._candidate = Candidate(identity, lease_s)
         self._from_s = self._until_s = float("-inf")
         self._term = 0
@@ -50,19 +53,18 @@ class Leader:
     async def run(self, won: Callable[[int], None]) -> str:
         """Until the lead is lost; returns why. `won` is told the term when it is won."""
         while True:
-            reason = ""
+            reason, pause = "", random.uniform(0.8, 1.2)  # noqa: S311 - jitter
             try:
                 # Renewed or not, it is known before the lead ends.
                 async with asyncio.timeout(self._lease_s * RENEW_SHARE / 2):
                     reason = await self._try(won)
             except TimeoutError:
-                self._say("the Kubernetes API does not answer")
+                self._unheard("the Kubernetes API does not answer")
             except (Conflict, AlreadyExists):
-                self._say("another candidate was faster")
-                await asyncio.sleep(self._lease_s * RETRY_SHARE * random.random())  # noqa: S311 - jitter
-                continue
+                self._say("somebody else wrote the Lease meanwhile")
+                pause = random.random()  # noqa: S311 - jitter
             except TandemError as error:
-                self._say(error.message)
+                self._unheard(error.message)
             if self._term and (reason or self._clock() >= self._until_s):
                 reason = (
                     reason
@@ -70,7 +72,14 @@ class Leader:
                 )
                 self._fence.lose(self._fence.leader)
                 return reason
-            await asyncio.sleep(self._lease_s * RETRY_SHARE * random.uniform(0.8, 1.2))  # noqa: S311
+            await asyncio.sleep(self._lease_s * RETRY_SHARE * pause)
+
+    def _unheard(self, words: str) -> None:
+        """Who is alone goes on: should another lead all the same, the services refuse the lower term."""
+        self._say(words)
+        if self._alone and self._term:
+            self._until_s = self._clock() + self._lease_s * RENEW_SHARE
+            self._fence.lead(self._term, self._until_s)
 
     async def resign(self) -> None:
         """Let another lead at once. Best effort: the lease runs out otherwise."""

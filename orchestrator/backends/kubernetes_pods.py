@@ -46,9 +46,7 @@ class Pod:
     @property
     def services(self) -> tuple[Wanted, ...]:
         """What runs in it: under its own name, or with the role behind that where there are two."""
-        if self.role is not None:
-            return (Wanted(self.name, self.role),)
-        return tuple(Wanted(f"{self.name}-{role.value}", role) for role in Role)
+        return services_of(self.name, self.role)
 
     @property
     def number(self) -> int:
@@ -57,20 +55,28 @@ class Pod:
         return int(tail) if tail.isascii() and tail.isdecimal() else -1
 
 
+def services_of(pod: str, role: Role | None) -> tuple[Wanted, ...]:
+    """What runs in a pod of a role, or of a pair, by the pod's name."""
+    if role is not None:
+        return (Wanted(pod, role),)
+    return tuple(Wanted(f"{pod}-{each.value}", each) for each in Role)
+
+
 def selector(release: str) -> str:
     """Of the pods that run encoders and reasoners of a release."""
     components = ",".join((*(role.value for role in Role), PAIR))
     return f"{INSTANCE}={release},{COMPONENT} in ({components})"
 
 
-def workload(release: str, role: Role) -> str:
-    """Name of the StatefulSet of a role."""
-    return f"{release}-{role.value}"
+def workload(release: str, role: Role | None) -> str:
+    """Name of the StatefulSet of a role; None: of pairs."""
+    return f"{release}-{PAIR if role is None else role.value}"
 
 
-def names(release: str, role: Role, replicas: int) -> tuple[Wanted, ...]:
-    """The services that a StatefulSet of so many pods runs; their names are those of the pods."""
-    return tuple(Wanted(f"{workload(release, role)}-{number}", role) for number in range(replicas))
+def names(release: str, role: Role | None, replicas: int) -> tuple[Wanted, ...]:
+    """The services that a StatefulSet of so many pods runs; they are named after the pods."""
+    pods = (f"{workload(release, role)}-{number}" for number in range(replicas))
+    return tuple(each for pod in pods for each in services_of(pod, role))
 
 
 def pod_of(item: Mapping[str, Any]) -> Pod | None:
@@ -120,9 +126,12 @@ class PodTable:
         """The pod of that name."""
         return self._pods.get(name)
 
-    def listed(self, items: Iterable[Mapping[str, Any]], version: int) -> bool:
-        """A whole list. False when it is older than what is known: then nothing changes."""
-        if version < self.version:
+    def listed(self, items: Iterable[Mapping[str, Any]], version: int, *, anew: bool = False) -> bool:
+        """A whole list. False when it is older than what is known: then nothing changes.
+
+        `anew`: it is the present whatever its version, because the server's own went back.
+        """
+        if version < self.version and not anew:
             return False
         found = (pod_of(item) for item in items)
         self._pods = {pod.name: pod for pod in found if pod is not None}
@@ -149,8 +158,8 @@ class PodTable:
             self._pods[pod.name] = pod
         return pod
 
-    def top(self, role: Role) -> Pod | None:
-        """The pod with the highest number: the one that goes first."""
+    def top(self, role: Role | None) -> Pod | None:
+        """The pod of a role, or of pairs, with the highest number: the one that goes first."""
         numbered = [pod for pod in self._pods.values() if pod.role is role and pod.number >= 0]
         return max(numbered, key=lambda pod: pod.number, default=None)
 

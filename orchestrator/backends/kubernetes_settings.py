@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.autoscaling import Bounds, Goals
+from orchestrator.autoscaling import Bounds
+from orchestrator.scaling_needs import Goals
 
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 """Where a pod finds the name of its namespace."""
@@ -34,6 +35,10 @@ class KubernetesSettings:
     """host:port where others reach this orchestrator; empty: where it listens."""
     lease_s: float = 10.0
     """A leader that was not heard of for so long is replaced."""
+    alone: bool = False
+    """No other orchestrator stands by: this one keeps the lead while the API does not answer."""
+    pairs: bool = False
+    """Each pod runs one encoder and one reasoner; bounds are those of reasoners then."""
     autoscale: bool = False
     encoders: Bounds = field(default_factory=Bounds)
     reasoners: Bounds = field(default_factory=Bounds)
@@ -65,6 +70,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=own.lease_s,
         help="a leader that was not heard of for so long is replaced by another orchestrator (%(default)s)",
     )
+    add(
+        "--alone",
+        action="store_true",
+        help="no other orchestrator stands by: keep the lead while the Kubernetes API does not answer",
+    )
+    add("--pairs", action="store_true", help="pods run an encoder and a reasoner each, as RELEASE-pair")
     add("--autoscale", action="store_true", help="set the number of pods by load (docs/autoscaling.md)")
     for role in ("encoders", "reasoners"):
         bounds = getattr(own, role)
@@ -97,6 +108,8 @@ def from_arguments(
         pod=args.pod_name or environment.get("POD_NAME", "") or environment.get("HOSTNAME", ""),
         advertise=args.advertise,
         lease_s=args.leader_seconds,
+        alone=args.alone,
+        pairs=args.pairs,
         autoscale=args.autoscale,
         encoders=Bounds(least=args.min_encoders, most=args.max_encoders),
         reasoners=Bounds(least=args.min_reasoners, most=args.max_reasoners),
@@ -114,7 +127,9 @@ def _text(path: Path) -> str:
 def problems(backend: str, kube: KubernetesSettings, *, standby: bool = False) -> list[str]:
     """What is wrong, each with the option's name and what to do."""
     if backend != "kubernetes":
-        given = {"--release": kube.release, "--kubeconfig": kube.kubeconfig, "--autoscale": kube.autoscale}
+        given = {"--release": kube.release, "--kubeconfig": kube.kubeconfig, "--alone": kube.alone,
+                 "--pairs": kube.pairs,
+                 "--autoscale": kube.autoscale}  # fmt: skip
         return [
             f"{option} is about Kubernetes: give --backend kubernetes too"
             for option, value in given.items()

@@ -52,6 +52,8 @@ def command(
     if metrics:
         line += ["--metrics", metrics]
     line += settings.tls.flags()
+    if settings.revision:
+        line += ["--revision", settings.revision]
     if settings.dtype:
         line += ["--dtype", settings.dtype]
     if settings.threads:

@@ -54,6 +54,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         default="default",
         help="directory, config.json, hub name, 'default' or 'dummy:...' (%(default)s)",
     )
+    add("--revision", default="", help="commit of the hub that a hub name is meant at")
     add("--streams", type=count, required=True, metavar="N", help="streams at once")
     add("--fps", type=positive, required=True, metavar="F", help="frames a second that are watched, of each")
     add("--size", type=frame_size, default=(1280, 720), metavar="WxH", help="of frames (1280x720)")
@@ -100,6 +101,7 @@ def _run(arguments: argparse.Namespace) -> int:
         device=device,
         max_pixels=arguments.max_pixels,
         text_tokens=arguments.text_tokens,
+        revision=arguments.revision,
     )
     width, height = arguments.size
     plan = size(
@@ -120,8 +122,9 @@ def _run(arguments: argparse.Namespace) -> int:
             answer_s=arguments.answer_seconds,
         ),
     )
-    options = up_options(plan, arguments.model, shape.layout.dtype)
-    values = helm_values(plan, arguments.model, shape.layout.dtype, arguments.max_pixels)
+    model = (arguments.model, arguments.revision, shape.layout.dtype)
+    options = up_options(plan, *model)
+    values = helm_values(plan, *model, arguments.max_pixels)
     if arguments.json:
         print(json.dumps(_as_json(plan, options, values, arguments.max_pixels), ensure_ascii=False))
         return Exit.OK

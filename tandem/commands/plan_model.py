@@ -25,16 +25,16 @@ _DUMMY = "dummy:"
 
 
 def read_shape(
-    source: str, *, dtype: str, device: str, max_pixels: int, text_tokens: int | None
+    source: str, *, dtype: str, device: str, max_pixels: int, text_tokens: int | None, revision: str = ""
 ) -> ModelShape:
-    """The shape of `--model`, as the services would have it.
+    """The shape of `--model` at `--revision`, as the services would have it.
 
     Raises NotFound, Incompatible, Unavailable, and InvalidInput that says which package or option is missing.
     """
     if source.startswith(_DUMMY):
         config, layout, pictures, folder = *_builtin(source), None
     else:
-        folder = _folder(source)
+        folder = _folder(source, revision)
         config, layout = _read(folder / "config.json"), _read(folder / "tandem_layout.json")
         pictures = next((_read(folder / name) for name in _PROCESSORS if (folder / name).is_file()), {})
     unit_text, sink_tokens = _texts(layout, folder, source, text_tokens)
@@ -59,7 +59,7 @@ def _builtin(source: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any
     return config.to_dict(), layout, pictures
 
 
-def _folder(source: str) -> Path:
+def _folder(source: str, revision: str) -> Path:
     if source == "default":
         return Path(str(importlib.resources.files("tandem") / "shapes" / "model"))
     path = Path(source).expanduser()
@@ -71,10 +71,10 @@ def _folder(source: str) -> Path:
         return path
     if source.count("/") != 1 or source.startswith((".", "/", "~")):
         raise NotFound(f"no model at {source!r}: not a directory, a config.json or a hub name (owner/name)")
-    return _fetched(source)
+    return _fetched(source, revision)
 
 
-def _fetched(name: str) -> Path:
+def _fetched(name: str, revision: str) -> Path:
     if importlib.util.find_spec("huggingface_hub") is None:
         raise InvalidInput(
             f"fetching {name!r} needs the extra `model` (pip install 'tandem[model]'); "
@@ -83,7 +83,7 @@ def _fetched(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json"]))
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=["*.json"]))
     except (OSError, ValueError) as error:
         raise Unavailable(f"cannot fetch the configuration of {name!r}: {error}") from error
 

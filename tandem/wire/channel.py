@@ -56,6 +56,8 @@ _CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
     # In spite of its name: how long one attempt waits for the peer's first frame. A busy peer needs a while.
     ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
+    # A pod that was replaced has its name at another address, which would be looked up after half a minute.
+    ("grpc.dns_min_time_between_resolutions_ms", 2_000),
     # One TCP connection per channel: streams of different owners do not share a fate.
     ("grpc.use_local_subchannel_pool", 1),
 )

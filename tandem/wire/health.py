@@ -1,6 +1,7 @@
 """Shell: a port in plain text with nothing but grpc.health.v1, for probes that speak neither TLS nor tokens.
 
-It tells two things: service "" serves for as long as the process lives, "ready" while it takes work.
+It tells three things: service "" serves for as long as the process lives, "started" once it has all that it
+needs, a model above all, "ready" while it takes work.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from tandem.wire.channel import bind, make_server
 
-READY = "ready"
-"""Name of the service that serves while the process takes work."""
+STARTED, READY = "started", "ready"
+"""Names of the services that serve once the process has started, and while it takes work."""
 _STOP_S, _LOOK_S = 0.5, 0.2
 _OPTIONS = (
     ("grpc.max_receive_message_length", 4096),
@@ -55,15 +56,17 @@ class HealthPort:
         self.address = bind(self._server, self._listen)
         await self._server.start()
         await self._health.set("", _Status.SERVING)
-        await self._health.set(READY, _Status.NOT_SERVING)
+        for name in (STARTED, READY):
+            await self._health.set(name, _Status.NOT_SERVING)
         return self.address
 
     def follow(self, takes_work: Callable[[], bool]) -> None:
-        """Tell from now on whether the process takes work, by asking it again and again."""
+        """The process has started: tell from now on whether it takes work, by asking it again and again."""
         if self._server is not None:
             self._follower = asyncio.create_task(self._follow(takes_work), name="health")
 
     async def _follow(self, takes_work: Callable[[], bool]) -> None:
+        await self._health.set(STARTED, _Status.SERVING)
         told: bool | None = None
         while True:
             if (now := takes_work()) is not told:

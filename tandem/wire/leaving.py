@@ -13,6 +13,8 @@ from tandem.wire.attach import Attachment
 log = logging.getLogger(__name__)
 
 _LOOK_S = 0.05
+RETURN_S = 30.0
+"""For an orchestrator that went away: its next start, or another that is elected, may move the streams."""
 _LEAST_S = 2.0
 """What is left at least for what still runs, once the streams were waited for."""
 
@@ -20,9 +22,11 @@ _LEAST_S = 2.0
 class Leaving:
     """One service's wish to leave: asked for by a signal, or by the orchestrator."""
 
-    def __init__(self, grace_s: float) -> None:
-        """`grace_s`: the service's own setting."""
+    def __init__(self, grace_s: float, *, returns_s: float = 0.0) -> None:
+        """`grace_s`: the service's own setting. `returns_s`: how long an orchestrator may be away, that was
+        there; 0: it does not come back, as one that ends with its services."""
         self._own_s = self._grace_s = grace_s
+        self._returns_s = returns_s
         self._asked = asyncio.Event()
         self._hurry = asyncio.Event()
 
@@ -64,15 +68,19 @@ class Leaving:
     async def wait_for_streams(
         self, attachment: Attachment | None, streams: Callable[[], int], clock: Clock = monotonic_clock
     ) -> float:
-        """Until no stream is left, nobody is there who could move them, or the time is over.
+        """Until no stream is left, nobody is there or comes back who could move them, or the time is over.
 
         Returns the seconds that are left for what still runs.
         """
         began_s = clock()
         if attachment is not None:
             attachment.leave()
-            while attachment.is_attached and streams() and clock() - began_s < self._grace_s:
-                if self._hurry.is_set():
+            returns_s = self._returns_s if attachment.has_attached else 0.0
+            there_s = began_s
+            while streams() and clock() - began_s < self._grace_s and not self._hurry.is_set():
+                if attachment.is_attached:
+                    there_s = clock()
+                elif clock() - there_s >= returns_s:
                     break
                 await asyncio.sleep(_LOOK_S)
             if streams():

@@ -54,7 +54,11 @@ def read(path: Path) -> Object:
 
 
 def render_texts(
-    values: Object, kube: str = MIDDLE, name: str = RELEASE, path: Path = CHART
+    values: Object,
+    kube: str = MIDDLE,
+    name: str = RELEASE,
+    path: Path = CHART,
+    namespace: str = NAMESPACE,
 ) -> dict[str, str]:
     """Template by template. Raises helm_python.HelmError with Helm's own words.
 
@@ -62,7 +66,7 @@ def render_texts(
     does not say which Kubernetes it is for; the native one does, and refuses options that it does not know.
     """
     chart = helm_python.Chart.load(path)
-    options = {"name": name, "namespace": NAMESPACE, "kube_version": f"v{kube}.0"}
+    options = {"name": name, "namespace": namespace, "kube_version": f"v{kube}.0"}
     texts: dict[str, str] = json.loads(
         _native.call_string("helm_render", chart._raw(), json.dumps(values), json.dumps(options))
     )

@@ -53,6 +53,13 @@ def lines() -> list[tuple[str, Object]]:
 def test_the_program_takes_its_command_line(
     name: str, container: Object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    takes(name, container, tmp_path, monkeypatch)
+    is_paired = name.startswith(("colocated", "claims"))
+    assert ("--pairs" in container["args"]) == (is_paired and container["name"] == "orchestrator")
+
+
+def takes(name: str, container: Object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a container's command line to the program's own parser and checks."""
     assert container["command"] == ["tandem"]
     for file in ("secret/secret", "quotas/quotas.toml", "tls/tls.crt", "tls/tls.key", "tls/ca.crt",
                  "tokens/tokens.toml", "token/token"):  # fmt: skip
@@ -74,9 +81,12 @@ def test_the_program_takes_its_command_line(
         assert (config.backend, kube.release) == ("kubernetes", RELEASE)
         assert (kube.pod, kube.namespace) == ("video-x-0", "cameras")
         assert is_reachable_address(kube.advertise)
-        assert kube.autoscale == any(word.startswith("--min-encoders") for word in words)
+        assert kube.alone == ("--alone" in words)
+        assert kube.autoscale == any(word.startswith("--min-reasoners") for word in words)
+        assert kube.pairs != any(word.startswith("--min-encoders") for word in words) or not kube.autoscale
     elif command == "encoder":
         settings = parse_config(words)
+        assert settings.max_streams >= 2 * 256, "those that move and those that ended just now count, too"
         assert settings.read_secret()
         assert settings.orchestrator == f"{RELEASE}-orchestrator.cameras.svc:7420"
     elif command == "reasoner":
@@ -99,3 +109,15 @@ def test_numbers_are_written_out() -> None:
     assert not [word for word in words if re.search(r"=[0-9.]+e\+", word)]
     assert "--ram-bytes=34359738368" in words
     assert "--disk-bytes=989560464998" in words  # nine tenths of 1 Ti
+    assert "--decode-memory-bytes=2147483648" in words
+
+
+def test_both_roles_load_the_same_commits() -> None:
+    found = [
+        {word for word in container["args"] if "revision" in word}
+        for name, container in lines()
+        if name.startswith("gpu") and not name.endswith("-orchestrator")
+    ]
+    assert len(found) == 2
+    assert found[0] == found[1]
+    assert len(found[0]) == 2

@@ -90,7 +90,11 @@ SPECS = {
                 "type metadata",
                 type={"const": "prometheus"},
                 metadata=closed(
-                    "serverAddress query threshold", serverAddress=TEXT, query=TEXT, threshold=TEXT
+                    "serverAddress query threshold ignoreNullValues",
+                    serverAddress=TEXT,
+                    query=TEXT,
+                    threshold=TEXT,
+                    ignoreNullValues={"const": "false"},  # by default what is not known counts as 0
                 ),
             ),
         },

@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.chart.rendering import CI_FILES, RELEASE, Object, Rendered, read, render_file
+from tests.chart.rendering import (
+    CI_FILES,
+    RELEASE,
+    Object,
+    Rendered,
+    defaults,
+    merged,
+    read,
+    render,
+    render_file,
+)
 
 GUARDED = [path for path in CI_FILES if read(path).get("networkPolicy", {}).get("enabled", True)]
 LANE = 40_000
@@ -105,6 +115,47 @@ def test_every_port_of_a_container_is_meant(path: Path) -> None:
             ]
             assert bool(admitted) != port["name"].startswith("health"), port
             assert all(rule.get("from") for rule in admitted)
+
+
+@pytest.mark.parametrize("path", GUARDED, ids=lambda path: path.stem)
+def test_whoever_scrapes_is_let_in(path: Path) -> None:
+    """By more than the release itself, which has no Prometheus."""
+    rendered = render_file(path)
+    if read(path).get("metrics", {}).get("scrape", "none") == "none":
+        return
+    for _, labels, spec in rendered.pods():
+        for port in (port for each in spec["containers"] for port in each.get("ports", [])):
+            if not port["name"].startswith("metrics"):
+                continue
+            peers = [
+                peer
+                for rule in rules(rendered, labels, "ingress")
+                if any(each["port"] == port["containerPort"] for each in rule["ports"])
+                for peer in rule["from"]
+            ]
+            assert {
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}
+            } in peers
+
+
+@pytest.mark.parametrize("path", GUARDED, ids=lambda path: path.stem)
+def test_addresses_that_a_policy_admits_are_those_that_pods_see(path: Path) -> None:
+    """A load balancer's connection has a node's address unless it stays on the node that it came to."""
+    (door,) = (
+        each
+        for each in render_file(path).of("Service")
+        if each["metadata"]["name"] == f"{RELEASE}-orchestrator"
+    )
+    is_outside = door["spec"]["type"] != "ClusterIP"
+    assert door["spec"].get("externalTrafficPolicy") == ("Local" if is_outside else None)
+
+
+def test_name_servers_may_have_other_ports() -> None:
+    openshift = render(merged(defaults(), {"networkPolicy": {"dns": {"ports": [53, 5353]}}}))
+    everybody = openshift.named("NetworkPolicy", f"{RELEASE}-all")["spec"]["egress"][0]
+    assert {(each["protocol"], each["port"]) for each in everybody["ports"]} == {
+        (protocol, port) for protocol in ("TCP", "UDP") for port in (53, 5353)
+    }
 
 
 def test_without_metrics_nobody_is_let_in_to_scrape() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import helm_python
 import pytest
+from aiohttp import ClientSession
 
 from tests.chart.rendering import CHART, NAMESPACE, Object, read
 
@@ -69,7 +70,9 @@ async def test_a_release_lives(helm: Helm) -> None:
     }
     assert first["StatefulSet", "video-encoder"]["spec"]["replicas"] == 1
 
-    await helm.upgrade({"insecure": True, "encoder": {"replicas": 3}, "metrics": {"scrape": "podMonitor"}})
+    watched = {"scrape": "podMonitor"}, {"metrics": {"from": [{"podSelector": {}}]}}
+    more = {"encoder": {"replicas": 3}, "metrics": watched[0], "networkPolicy": watched[1]}
+    await helm.upgrade({"insecure": True, **more})
     second = helm.objects()
     assert helm.secret() == secret, "an upgrade must not make another secret"
     assert second["StatefulSet", "video-encoder"]["spec"]["replicas"] == 3
@@ -99,6 +102,31 @@ async def test_an_upgrade_leaves_a_scaler_its_number(helm: Helm) -> None:
     encoder = helm.objects()["StatefulSet", "video-encoder"]["spec"]
     assert encoder["replicas"] == 5
     assert "--log-level=debug" in encoder["template"]["spec"]["containers"][0]["args"]
+
+
+async def test_a_scaler_that_is_turned_on_finds_the_pods_that_there_were(helm: Helm) -> None:
+    """A number that is left out is 1 to Kubernetes: all pods but one would end with the upgrade."""
+
+    def count() -> int:
+        found: int = helm.objects()["StatefulSet", "video-encoder"]["spec"].get("replicas", 1)
+        return found
+
+    values = read(CHART / "ci/orchestrator-scales-values.yaml")
+    await helm.install({"insecure": True, "encoder": {"replicas": 3}})
+    for level in ("info", "debug"):  # the scaler may have nothing to change for a while
+        await helm.upgrade({**values, "log": {"level": level}})
+        assert count() == 3
+    async with ClientSession() as session:
+        path = f"/apis/apps/v1/namespaces/{NAMESPACE}/statefulsets/video-encoder/scale"
+        body = {"spec": {"replicas": 5}}
+        patch = {"Content-Type": "application/merge-patch+json"}
+        address = f"{helm.kube.url}{path}?fieldManager=tandem"
+        async with session.patch(address, json=body, headers=patch) as reply:
+            assert reply.status == 200
+    await helm.upgrade({**values, "log": {"level": "info"}})
+    assert count() == 5
+    encoder = helm.objects()["StatefulSet", "video-encoder"]["spec"]
+    assert "--log-level=info" in encoder["template"]["spec"]["containers"][0]["args"]
 
 
 @pytest.mark.parametrize("name", ["secure", "gpu", "keda"])

@@ -11,6 +11,7 @@ import pytest
 from orchestrator.backends.kubernetes_pods import COMPONENT, INSTANCE, pod_of, workload
 from orchestrator.backends.kubernetes_settings import KubernetesSettings
 from orchestrator.membership import Role
+from tandem.wire.health import READY, STARTED
 from tests.chart.rendering import CHART, CI_FILES, RELEASE, Object, Rendered, read, render_file
 
 QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
@@ -40,6 +41,9 @@ def test_selectors_select_their_own_pods(path: Path) -> None:
         assert own == [each["metadata"]["name"]]
         assert each["spec"]["podManagementPolicy"] == "Parallel"
     for each in rendered.of("PodDisruptionBudget"):
+        assert each["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow", (
+            "a crash loop must not hold a node"
+        )
         own = [name for name, labels in pods.items() if selects(each["spec"]["selector"], labels)]
         assert own == [each["metadata"]["name"]]
     for each in rendered.of("Service"):
@@ -154,12 +158,14 @@ def test_only_the_orchestrator_talks_to_the_api(path: Path) -> None:
         for verb in rule["verbs"]
     }
     lease = (KubernetesSettings(release=RELEASE).lease,)
-    both = tuple(workload(RELEASE, role) for role in (Role.ENCODER, Role.REASONER))
+    colocated = read(path).get("mode") == "colocated"
+    roles = (None,) if colocated else (Role.ENCODER, Role.REASONER)
+    sets = tuple(workload(RELEASE, role) for role in roles)
+    assert set(sets) <= {each["metadata"]["name"] for each in rendered.of("StatefulSet")}
     wanted = {("pods", verb, ()) for verb in ("list", "watch")} | {("leases", "create", ())}
     wanted |= {("leases", verb, lease) for verb in ("get", "update")}
-    scales = read(path).get("encoder", {}).get("autoscaling", {}).get("mode") == "orchestrator"
-    if read(path).get("mode") != "colocated":
-        wanted |= {("statefulsets/scale", verb, both) for verb in (("get", "patch") if scales else ("get",))}
+    scales = read(path).get("reasoner", {}).get("autoscaling", {}).get("mode") == "orchestrator"
+    wanted |= {("statefulsets/scale", verb, sets) for verb in (("get", "patch") if scales else ("get",))}
     assert rights == wanted
     assert not list(rendered.of("ClusterRole", "ClusterRoleBinding"))
 
@@ -217,9 +223,9 @@ def test_every_service_is_probed_on_its_plain_port(path: Path) -> None:
         for each in spec["containers"]:
             (health,) = (p["containerPort"] for p in each["ports"] if p["name"].startswith("health"))
             assert f":{health}" in next(word for word in each["args"] if word.startswith("--health="))
-            assert each["startupProbe"]["grpc"] == {"port": health}
+            assert each["startupProbe"]["grpc"] == {"port": health, "service": STARTED}
             assert each["livenessProbe"]["grpc"] == {"port": health}
-            assert each["readinessProbe"]["grpc"] == {"port": health, "service": "ready"}
+            assert each["readinessProbe"]["grpc"] == {"port": health, "service": READY}
 
 
 @every_file
@@ -310,3 +316,29 @@ def test_no_secret_is_in_a_pod_or_a_config_map() -> None:
             value = each["data"]["secret"]
             assert len(value) >= 64
             assert value not in str([o for o in rendered.objects if o is not each])
+
+
+def test_no_secret_is_in_an_environment() -> None:
+    """Processes that decode foreign video have their parent's environment, and can open no file."""
+    for path in CI_FILES:
+        for name, each in containers(render_file(path)):
+            for variable in each.get("env", []):
+                assert not {"secretKeyRef", "secretRef"} & set(variable.get("valueFrom", {})), name
+            assert "envFrom" not in each
+    rendered = render_file(CHART / "ci/gpu-values.yaml")
+    for role in ("encoder", "reasoner"):
+        spec = rendered.named("StatefulSet", f"{RELEASE}-{role}")["spec"]["template"]["spec"]
+        (container,) = spec["containers"]
+        (path_of_token,) = (each["value"] for each in container["env"] if each["name"] == "HF_TOKEN_PATH")
+        (mount,) = (each for each in container["volumeMounts"] if each["name"] == "hub-token")
+        (volume,) = (each for each in spec["volumes"] if each["name"] == "hub-token")
+        (item,) = volume["secret"]["items"]
+        assert path_of_token == f"{mount['mountPath']}/{item['path']}"
+
+
+@every_file
+def test_one_orchestrator_knows_that_it_is_alone(path: Path) -> None:
+    """It leads on while the API is away; of several each would believe that."""
+    spec = render_file(path).named("StatefulSet", f"{RELEASE}-orchestrator")["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    assert ("--alone" in container["args"]) == (spec["replicas"] == 1)

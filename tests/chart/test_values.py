@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,23 @@ from typing import Any
 import helm_python
 import jsonschema
 import pytest
+import yaml
 
-from tests.chart.rendering import CHART, CI_FILES, Object, defaults, merged, read, render, render_texts
+from encoder_svc.config import LOG_LEVELS
+from tandem.core.blocks import DTYPE_BYTES, Codec
+from tandem.core.choices import RETRIEVAL
+from tandem.core.logs import FORMATS
+from tests.chart.rendering import (
+    _LOADER,
+    CHART,
+    CI_FILES,
+    Object,
+    defaults,
+    merged,
+    read,
+    render,
+    render_texts,
+)
 
 SCHEMA: Object = json.loads((CHART / "values.schema.json").read_text())
 WITHOUT_EFFECT = {("global",), ("insecure",)}
@@ -68,11 +84,13 @@ SAMPLES = (
         "http://other:1",
         "97m",
         "sha256:" + "a" * 64,
+        "b" * 40,
         "cpu",
         "cuda",
         "float32",
     ),
     *(2, 3, 97, 40_000, 65_537, 20_000_000, {"kept": "1"}, {"cpu": "3", "memory": "9Gi"}),
+    [{"name": "other", "mountPath": "/other"}],
     *([{"name": "other"}], [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "other"}}]),
     *([{"ipBlock": {"cidr": "192.0.2.0/28"}}], ["--other-option=1"], ["192.0.2.0/28"], [999]),
 )
@@ -111,13 +129,32 @@ class Quick:
             self._known[key] = self._render(values)
         return self._known[key]
 
+    def render_as(self, values: Object, name: str, namespace: str) -> str:
+        """One text, of another release and namespace."""
+        texts = render_texts(values, name=name, path=self._path, namespace=namespace)
+        return "\n---\n".join(text for path, text in texts.items() if not path.endswith("/secret.yaml"))
+
     def _render(self, values: Object) -> str | None:
         try:
             texts = render_texts(values, path=self._path)
         except helm_python.HelmError:
             return None
         # The made secret is another one each time.
-        return "\n".join(text for path, text in texts.items() if not path.endswith("/secret.yaml"))
+        return "\n---\n".join(text for path, text in texts.items() if not path.endswith("/secret.yaml"))
+
+
+def objects(text: str) -> list[str]:
+    """The objects in it, each as text; the notes are none."""
+    found = re.split(r"^---$", re.sub(r" *checksum/.*", "", text), flags=re.MULTILINE)
+    return [each for each in found if "apiVersion:" in each]
+
+
+def compare(plain: str, found: str, odd: str) -> None:
+    """What has the plain text in it has the odd one there, and nothing else is different."""
+    for before, after in zip(objects(plain), objects(found), strict=True):
+        if PLAIN in before or before != after:
+            values = (yaml.load(each, Loader=_LOADER) for each in (before, after))
+            assert with_odd(next(values), odd) == next(values), odd
 
 
 @pytest.fixture(scope="module")
@@ -218,10 +255,6 @@ BAD = {
         "reasoner.autoscaling.keda.prometheus:",
     ),
     "a scaler without metrics": ({"encoder": {"autoscaling": {"mode": "hpa"}}}, "metrics.scrape:"),
-    "pairs that are scaled apart": (
-        {"mode": "colocated", "reasoner": {"autoscaling": {"mode": "orchestrator"}}},
-        "reasoner.autoscaling.mode:",
-    ),
     "pairs scaled by their encoders": (
         {
             "mode": "colocated",
@@ -283,6 +316,50 @@ BAD = {
         {"tracing": {"endpoint": "http://collector:4317"}},
         "networkPolicy.extraEgress: tracing.endpoint",
     ),
+    "more memory asked for than allowed": (
+        {"encoder": {"resources": {"limits": {"memory": "2G"}}, "decode": {"memoryBytes": 67108864}}},
+        "encoder.resources.requests.memory: 2Gi is more than the limit, 2G",
+    ),
+    "more of a processor asked for than allowed": (
+        {"orchestrator": {"resources": {"requests": {"cpu": 2}, "limits": {"cpu": "1500m"}}}},
+        "orchestrator.resources.requests.cpu: 2 is more than the limit, 1500m",
+    ),
+    "a way of retrieval that is none": ({"reasoner": {"retrieval": "best"}}, "/reasoner/retrieval"),
+    "external retrieval without an embedder": (
+        {"reasoner": {"retrieval": "external"}, "model": {"embedder": "off"}},
+        "reasoner.retrieval: external",
+    ),
+    "a key that is taken away": ({"podSecurity": {"id": None}}, "missing property 'id'"),
+    "a part that is taken away": ({"encoder": {"autoscaling": None}}, "missing property 'autoscaling'"),
+    "metrics that nobody can fetch": ({"metrics": {"scrape": "podMonitor"}}, "networkPolicy.metrics.from:"),
+    "a model that may change": (
+        {"model": {"name": "org/model", "cache": {"mode": "emptyDir"}}, "networkPolicy": {"enabled": False}},
+        "model.revision:",
+    ),
+    "a model at a branch": ({"model": {"name": "org/model", "revision": "main"}}, "/model/revision"),
+    "a commit of no hub": ({"model": {"revision": "a" * 40}}, 'model.revision: model.name, "default"'),
+    "an embedder that may change": ({"model": {"embedder": "org/siglip"}}, "model.embedderRevision:"),
+    "a decoder above its container": (
+        {"encoder": {"decode": {"memoryBytes": 4294967296}}},
+        "encoder.resources.limits.memory:",
+    ),
+    "a decoder without time": ({"encoder": {"decode": {"cpuSeconds": 0}}}, "/encoder/decode/cpuSeconds"),
+    "a variable of the chart": (
+        {"encoder": {"extraEnv": [{"name": "POD_IP", "value": "10.0.0.1"}]}},
+        "encoder.extraEnv: POD_IP",
+    ),
+    "a volume of the chart": (
+        {"encoder": {"extraVolumes": [{"name": "tmp", "emptyDir": {}}]}},
+        "encoder.extraVolumes: tmp",
+    ),
+    "an option that probes go by": (
+        {"reasoner": {"extraArgs": ["--health=127.0.0.1:1"]}},
+        "reasoner.extraArgs: --health:",
+    ),
+    "a service that asks nobody": (
+        {"orchestrator": {"service": {"externalTrafficPolicy": "Nearest"}}},
+        "/orchestrator/service/externalTrafficPolicy",
+    ),
     "alerts without metrics": ({"metrics": {"rules": {"enabled": True}}}, "metrics.rules.enabled:"),
 }
 
@@ -293,6 +370,51 @@ def test_values_that_cannot_work_are_refused_by_name(what: str) -> None:
     with pytest.raises(helm_python.HelmError) as caught:
         render(merged({"insecure": True}, values))
     assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["2024", "my.app"])
+def test_a_name_that_no_service_may_have_is_refused(name: str) -> None:
+    """Helm itself takes these."""
+    with pytest.raises(helm_python.HelmError, match="release name:"):
+        render(defaults(), name=name)
+
+
+ODD = ("1e3", "true", """it's "quoted": {{ .Release.Name }} # c""", "two\n- lines")
+PLAIN = "plain7"
+
+
+def with_odd(value: Any, odd: str) -> Any:
+    """`value` with the odd text for the plain one."""
+    if isinstance(value, dict):
+        return {key.replace(PLAIN, odd): with_odd(each, odd) for key, each in value.items()}
+    if isinstance(value, list):
+        return [with_odd(each, odd) for each in value]
+    return value.replace(PLAIN, odd) if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("path", [p for p in LEAVES if isinstance(at(DEFAULTS, p), str)], ids=".".join)
+def test_no_text_is_taken_for_something_else(path: tuple[str, ...], quick: Quick) -> None:
+    """A storage class called "true" is a text, and a question with a colon in it is one word."""
+    schema = schema_of(path)
+    allowed = jsonschema.Draft202012Validator({"$defs": SCHEMA["$defs"], **schema})
+    if not allowed.is_valid(PLAIN):
+        return  # one of a few, or of a form of its own
+    for context in sorted(CONTEXTS, key=lambda each: -nearest(path, each)):
+        plain = quick.render(merged(context, nested(path, PLAIN)))
+        if plain is None or PLAIN not in plain:
+            continue
+        for odd in (each for each in ODD if allowed.is_valid(each)):
+            found = quick.render(merged(context, nested(path, odd)))
+            assert found is not None
+            compare(plain, found, odd)
+        return
+
+
+def test_a_release_or_namespace_that_looks_like_no_text(quick: Quick) -> None:
+    values = read(CHART / "ci/observed-values.yaml")
+    plain = quick.render_as(values, PLAIN, PLAIN)
+    for odd in ("true", "null", "y", "no"):
+        compare(plain, quick.render_as(values, odd, odd), odd)
 
 
 def test_a_long_name_of_a_release_is_refused() -> None:
@@ -319,3 +441,62 @@ def test_the_notes_say_what_is_weak() -> None:
     assert "no tokens" not in secure
     assert "image.digest" not in secure
     assert "video-orchestrator.cameras.svc:7420" in secure
+
+
+def test_the_notes_say_what_stands_idle_or_is_overcommitted() -> None:
+    values = {"insecure": True, "encoder": {"gpu": {"count": 2}}, "networkPolicy": {"enabled": False}}
+    notes = render(values).notes
+    assert "encoder.gpu.count is 2" in notes
+    assert "reasoner.gpu.count" not in notes
+    assert "orchestrator.resources.limits.memory is 2Gi, and maxStreams × backlogBytes 17179869184" in notes
+    assert "backlogBytes" not in render(merged(values, {"orchestrator": {"maxStreams": 32}})).notes
+
+
+def test_the_test_runs_where_the_orchestrator_does() -> None:
+    """On nodes that are set aside nothing else is scheduled."""
+    on = {
+        "nodeSelector": {"kubernetes.io/arch": "arm64"},
+        "tolerations": [{"key": "x", "operator": "Exists"}],
+    }
+    spec = render(merged(defaults(), {"orchestrator": on})).named("Pod", "video-test")["spec"]
+    assert {key: spec[key] for key in on} == on
+    assert spec["activeDeadlineSeconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("limit", "threads", "told"),
+    [(None, 0, 0), ("4", 0, 4), ("2500m", 0, 3), (0.5, 0, 1), ("4", 2, 2)],
+)
+def test_torch_has_as_many_threads_as_it_may_use(limit: object, threads: int, told: int) -> None:
+    """It counts the node's processors: 64 threads on 4 of them wait for each other."""
+    limits = {"cpu": limit} if limit else {}
+    own = {"threads": threads, "resources": {"requests": {"cpu": "100m"}, "limits": limits}}
+    rendered = render(merged(defaults(), {"encoder": own}))
+    (container,) = rendered.named("StatefulSet", "video-encoder")["spec"]["template"]["spec"]["containers"]
+    assert f"--threads={told}" in container["args"]
+
+
+def test_what_may_be_chosen_is_what_the_programs_know() -> None:
+    """What the schema lets through and the program refuses is a pod that starts again and again."""
+
+    def choices(*path: str) -> set[str]:
+        return set(schema_of(path)["enum"])
+
+    assert choices("reasoner", "retrieval") == set(RETRIEVAL)
+    assert choices("model", "blockCodec") == {str(each) for each in Codec}
+    assert choices("log", "level") == set(LOG_LEVELS)
+    assert choices("log", "format") == set(FORMATS)
+    assert choices("model", "dtype") == {"", *DTYPE_BYTES}
+
+
+def test_volumes_of_both_roles_are_in_a_pair_and_each_once() -> None:
+    """Of two containers that mount the same certificates the pod has one volume."""
+    extra = {
+        "extraVolumes": [{"name": "proxy-ca", "configMap": {"name": "company-ca"}}],
+        "extraVolumeMounts": [{"name": "proxy-ca", "mountPath": "/etc/company"}],
+    }
+    values = {"mode": "colocated", "encoder": extra, "reasoner": extra}
+    spec = render(merged(defaults(), values)).named("StatefulSet", "video-pair")["spec"]["template"]["spec"]
+    assert [each["name"] for each in spec["volumes"]].count("proxy-ca") == 1
+    for each in spec["containers"]:
+        assert {"name": "proxy-ca", "mountPath": "/etc/company"} in each["volumeMounts"]

@@ -157,3 +157,24 @@ def test_the_check_finds_what_is_wrong() -> None:
     ):
         with pytest.raises(AssertionError):
             check(wrong)
+
+
+def test_alerts_are_about_the_pods_of_their_own_release() -> None:
+    """Another one in the namespace may have a name that begins with this one's."""
+    rendered = render_file(CHART / "ci/observed-values.yaml")
+    (rules,) = rendered.of("PrometheusRule")
+    for rule in rules["spec"]["groups"][0]["rules"]:
+        for name, selector in USE.findall(re.sub(GROUPS, " ", rule["expr"])):
+            (pods,) = re.findall(r'pod=~"([^"]*)"', selector)
+            assert 'namespace="cameras"' in selector, name
+            for role in ("orchestrator", "encoder", "reasoner", "pair"):
+                assert re.fullmatch(pods, f"video-{role}-12")
+                assert not re.fullmatch(pods, f"video-two-{role}-12")
+
+
+def test_that_nobody_leads_is_noticed_when_nobody_is_there() -> None:
+    """Without a series there would be nothing to compare, and no alert."""
+    rendered = render_file(CHART / "ci/observed-values.yaml")
+    (rules,) = rendered.of("PrometheusRule")
+    (leads,) = (r for r in rules["spec"]["groups"][0]["rules"] if r["alert"] == "TandemNobodyLeads")
+    assert re.fullmatch(r"\(sum\(tandem_leader\{.*\}\) or vector\(0\)\) < 1", leads["expr"])

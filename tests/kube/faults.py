@@ -24,6 +24,8 @@ class Fault:
     """Break a watch after so many events."""
     expire_watch_after: int | None = None
     """End a watch with an ERROR event of code 410 after so many events."""
+    end_watch: bool = False
+    """End a watch in order before it says anything, as a proxy does that takes it for a download."""
     stale_by: int | None = None
     """Answer a list as it was so many writes ago."""
 

@@ -16,6 +16,8 @@ class Owners:
     def __init__(self) -> None:
         self._of: dict[Key, dict[str, set[Path]]] = {}
         self._applied: dict[Key, set[str]] = {}
+        self._through: dict[tuple[Key, str], str] = {}
+        """The subresource that a manager wrote through last."""
 
     def apply(
         self, key: Key, manager: str, former: dict[str, Any] | None, wanted: dict[str, Any], *, force: bool
@@ -61,8 +63,11 @@ class Owners:
         self._applied.setdefault(key, set()).add(manager)
         return result
 
-    def wrote(self, key: Key, manager: str, former: dict[str, Any] | None, item: dict[str, Any]) -> None:
-        """Somebody created, replaced or patched an object: what differs is theirs now."""
+    def wrote(
+        self, key: Key, manager: str, former: dict[str, Any] | None, item: dict[str, Any], part: str = ""
+    ) -> None:
+        """Somebody created, replaced or patched an object, or a `part` of it: what differs is theirs now."""
+        self._through[key, manager] = part
         changed = {
             path for path, value in leaves(item)
             if path[0] not in {"status", "apiVersion", "kind"} and get_at(former or {}, path) != value
@@ -87,6 +92,7 @@ class Owners:
                 "time": now_text(),
                 "fieldsType": "FieldsV1",
                 "fieldsV1": _nested(paths),
+                **({"subresource": part} if (part := self._through.get((key, manager), "")) else {}),
             }
             for manager, paths in sorted(self._of.get(key, {}).items())
             if paths

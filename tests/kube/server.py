@@ -262,7 +262,7 @@ class FakeKube:
             item.get("metadata", {}).pop("managedFields", None)
         warnings = [] if target.part == "scale" else self._checked(request, target, item)
         written = self.store.replace(resource, *place, item, status=target.part == "status", patched=patched)
-        self.owners.wrote(self.store.key(resource, *place), manager, former, written)
+        self.owners.wrote(self.store.key(resource, *place), manager, former, written, target.part)
         if target.part == "scale":
             return _answer(scale_of(written))
         return _answer(self._told(resource, written), 200, _warn(warnings))

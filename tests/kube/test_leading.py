@@ -76,13 +76,13 @@ class Clock:
 class Standing:
     """One candidate at work."""
 
-    def __init__(self, found: Release, name: str) -> None:
+    def __init__(self, found: Release, name: str, *, alone: bool = False) -> None:
         self.clock = Clock()
         self.fence = Fence(elected=True, clock=self.clock)
         self.terms: list[int] = []
         self.leader = Leader(
             found.api, self.fence, lease="demo-orchestrator", identity=name,
-            address=f"{name.partition('/')[0]}:7420", lease_s=LEASE_S, clock=self.clock,
+            address=f"{name.partition('/')[0]}:7420", lease_s=LEASE_S, clock=self.clock, alone=alone,
         )  # fmt: skip
         self.task = asyncio.create_task(self.leader.run(self.terms.append))
 
@@ -153,13 +153,17 @@ FAULTS: dict[str, dict[str, Any]] = {
     "the API is down": {"path": "/leases", "status": 500},
     "the API is slow": {"path": "/leases", "delay_s": 3.0},
     "the API asks to wait": {"path": "/leases", "status": 429, "retry_after_s": 1},
+    "somebody writes it all the time": {"path": "/leases", "method": "PUT", "status": 409},
     "connections break": {"path": "/leases", "drop": True},
 }
 
 
+QUICK = {"the API is slow", "somebody writes it all the time"}
+
+
 @pytest.mark.parametrize(
     "fault",
-    [pytest.param(name, marks=[] if "slow" in name else pytest.mark.slow) for name in FAULTS],
+    [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in FAULTS],
 )
 async def test_a_leader_without_the_api_stops_in_time(fault: str, tmp_path: Path) -> None:
     async with release_with_lease(tmp_path) as found, standing(found, "a/1") as (first,):
@@ -171,6 +175,37 @@ async def test_a_leader_without_the_api_stops_in_time(fault: str, tmp_path: Path
         assert not first.fence.leads
         # Before anybody else may lead: that takes a whole lease from its last renewal.
         assert boot_clock() - began_s < 2 * LEASE_S
+
+
+async def test_one_alone_leads_on_without_the_api_and_gives_way_when_it_answers(tmp_path: Path) -> None:
+    """The upgrade of a control plane must not end every stream of a release with one orchestrator."""
+    async with release_with_lease(tmp_path) as found:
+        only = Standing(found, "a/1", alone=True)
+        try:
+            await until(lambda: only.fence.leads)
+            term = only.fence.term
+            fault = found.kube.faults.add(path="/leases", status=500, times=-1)
+            for _ in range(round(2 * LEASE_S / 0.02)):
+                assert only.fence.leads
+                await asyncio.sleep(0.02)
+            fault.times = 0
+            before = found.kube.store.get(found.leases, NAMESPACE, "demo-orchestrator")["spec"]["renewTime"]
+            await until(
+                lambda: (
+                    found.kube.store.get(found.leases, NAMESPACE, "demo-orchestrator")["spec"]["renewTime"]
+                    != before
+                )
+            )
+            assert (only.fence.leads, only.fence.term, only.terms) == (True, term, [term])
+            found.kube.store.edit(
+                found.leases, NAMESPACE, "demo-orchestrator",
+                lambda item: item["spec"].update(holderIdentity="b/1"),
+            )  # fmt: skip
+            async with asyncio.timeout(5):
+                assert "the lead was lost: b/1 leads" in await only.task
+            assert not only.fence.leads
+        finally:
+            await only.freeze()
 
 
 async def test_a_reply_that_was_lost_is_no_second_leader(tmp_path: Path) -> None:

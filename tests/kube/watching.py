@@ -28,6 +28,9 @@ async def stream(
     since = int(wanted) if wanted not in {"", "0"} else store.version
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     await response.prepare(request)
+    if fault is not None and fault.end_watch:
+        await response.write_eof()
+        return response
     write = _Writer(request, response, fault)
     loop = asyncio.get_running_loop()
     timeout_s = float(query.get("timeoutSeconds") or 1800)

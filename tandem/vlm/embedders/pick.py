@@ -19,9 +19,16 @@ OFF = ("", "off")
 
 
 def load_embedder(
-    name: str, model: str, *, load_format: str = "auto", device: str = "cpu", revision: str | None = None
+    name: str,
+    model: str,
+    *,
+    load_format: str = "auto",
+    device: str = "cpu",
+    revision: str | None = None,
+    model_revision: str | None = None,
 ) -> Embedder | None:
-    """The embedder called `name` for the checkpoint `model` (source and format as for `load.load_model`).
+    """The embedder called `name` for the checkpoint `model` (source, format and revision as for
+    `load.load_model`).
 
     `name`: ``"pooled"`` (the checkpoint's own), a directory or hub name of a SigLIP, SigLIP 2 or CLIP
     checkpoint (of which `revision` is one), ``"auto"`` (pooled where it is offered, else None), ``"off"`` or
@@ -30,21 +37,29 @@ def load_embedder(
     if name in OFF:
         return None
     if name in (AUTO, pooled.NAME):
-        return _pooled(name, model, load_format, device)
+        return _pooled(name, model, load_format, device, model_revision)
     return DualEncoder.load(name, revision=revision, device=device, dtype=_dtype(device))
 
 
 def load_text_embedder(
-    name: str, model: str, *, load_format: str = "auto", device: str = "cpu", revision: str | None = None
+    name: str,
+    model: str,
+    *,
+    load_format: str = "auto",
+    device: str = "cpu",
+    revision: str | None = None,
+    model_revision: str | None = None,
 ) -> TextEmbedder | None:
     """Like `load_embedder`, but only the half that embeds questions, without a picture tower."""
     if name in (*OFF, AUTO, pooled.NAME):
-        return load_embedder(name, model, load_format=load_format, device=device)
+        return load_embedder(
+            name, model, load_format=load_format, device=device, model_revision=model_revision
+        )
     return DualEncoder.load(name, revision=revision, device=device, dtype=_dtype(device), text_only=True)
 
 
-def _pooled(name: str, model: str, load_format: str, device: str) -> Pooled | None:
-    checkpoint = find_checkpoint(model, load_format=load_format, revision=None, seed=0)
+def _pooled(name: str, model: str, load_format: str, device: str, revision: str | None) -> Pooled | None:
+    checkpoint = find_checkpoint(model, load_format=load_format, revision=revision, seed=0)
     folder = _trained_folder(checkpoint)
     if name == AUTO and (folder is None or not Pooled.is_offered(folder)):
         return None

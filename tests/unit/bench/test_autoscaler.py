@@ -7,8 +7,9 @@ from dataclasses import replace
 from bench._day import Day
 from bench._fleet import Fleet, Scenario
 from bench.autoscaler import SCENARIOS, is_good, run
-from orchestrator.autoscaling import Action, Decision, Seen
+from orchestrator.autoscaling import Action, Decision
 from orchestrator.membership import Role
+from orchestrator.scaling_needs import Seen
 
 MORNING = Scenario(
     name="morning", days=0.15, streams_low=12, streams_high=12, burst_every_s=3600, burst_streams=20,

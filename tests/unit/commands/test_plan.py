@@ -13,8 +13,12 @@ import torch
 import yaml
 from transformers import AutoConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from bench import isolation
+from bench.isolation import LIMITS
 from encoder_svc.app import DEFAULT_WINDOW_UNITS
 from encoder_svc.config import EncoderConfig
+from encoder_svc.decode.children import DecoderHost
+from encoder_svc.decode.isolated import IsolatedDecoders
 from encoder_svc.encode import Run, encode_sink, prefill_runs, see_runs
 from encoder_svc.sample import Unit
 from encoder_svc.window import Window
@@ -279,7 +283,7 @@ def test_the_options_are_those_of_up(tmp_path: Path) -> None:
     plan = size(shape, Wish(streams=300, fps=1.0, hours=2.5))
     parser = argparse.ArgumentParser()
     add_arguments(parser, encoders=1, reasoners=1)
-    options = [each.replace("=DIR", f"={tmp_path}") for each in up_options(plan, "default", "float32")]
+    options = [each.replace("=DIR", f"={tmp_path}") for each in up_options(plan, "default", "", "float32")]
     config = to_config(parser.parse_args(options))
     assert config.services.memory.ram_bytes == ram_bytes(plan)
     assert config.services.memory.keep_hours == 2.5
@@ -291,13 +295,47 @@ def test_the_options_are_those_of_up(tmp_path: Path) -> None:
 def test_the_values_are_those_of_the_chart(device_bytes: int) -> None:
     rendering = pytest.importorskip("tests.chart.rendering", reason="needs the extra `chart`")
     plan = size(shape_of_model("default"), Wish(streams=20, fps=1.0, device_bytes=device_bytes))
-    values = helm_values(plan, "default", "float32", 3136)
+    values = helm_values(plan, "default", "", "float32", 3136)
     rendered = rendering.render_texts({**values, "insecure": True})
     text = "\n".join(rendered.values())
     assert f"--ram-bytes={ram_bytes(plan)}" in text
     assert f"--view-tokens={plan.view_tokens}" in text
     assert text.count("--max-pixels=3136") == 2
     assert ("nvidia.com/gpu: 1" in text) == bool(device_bytes)
+    for role in ("encoder", "reasoner"):
+        resources = values[role]["resources"]
+        assert resources["requests"]["memory"] == resources["limits"]["memory"], "a node keeps its promises"
+
+
+@pytest.mark.parametrize("height", [240, 720])
+def test_a_process_that_decodes_takes_about_what_is_planned_for_it(height: int) -> None:
+    """Of all streams it is what an encoder has most of, where pictures are large."""
+    host = DecoderHost(LIMITS, memory_bytes=1 << 30, cpu_s=10)
+    try:
+        width = isolation.SIZES[height]
+        decoders = IsolatedDecoders(host)
+        isolation._video([isolation._picture(index, width, height) for index in range(12)])(decoders)
+        private, _ = isolation._memory_mib(isolation._pid(decoders))
+    finally:
+        host.close()
+    plan = size(shape_of_model("default"), Wish(streams=3, fps=1.0, height=height, width=width))
+    assert 0.6 <= private * 2**20 / (plan.value("decoder_bytes") / 3) <= 1.2
+    large = size(shape_of_model("default"), Wish(streams=300, fps=1.0, height=2160, width=3840))
+    limit = helm_values(large, "default", "", "float32")["encoder"]["resources"]["limits"]["memory"]
+    assert int(limit.removesuffix("Gi")) << 30 > large.value("decoder_bytes") * large.streams_an_encoder / 300
+
+
+def test_the_commit_of_a_hub_is_in_all_that_it_advises() -> None:
+    """The chart refuses a hub's model without one."""
+    rendering = pytest.importorskip("tests.chart.rendering", reason="needs the extra `chart`")
+    plan = size(shape_of_model("default"), Wish(streams=20, fps=1.0))
+    commit = "c" * 40
+    assert f"--revision={commit}" in up_options(plan, "acme/tiny", commit, "float32")
+    values = helm_values(plan, "acme/tiny", commit, "float32")
+    values["model"] |= {"cache": {"mode": "emptyDir"}}
+    open_hub = {"networkPolicy": {"extraEgress": [{"ports": [{"port": 443}]}]}, "insecure": True}
+    text = "\n".join(rendering.render_texts({**values, **open_hub}).values())
+    assert text.count(f"--revision={commit}") == 2
 
 
 def test_it_is_told_to_people_and_machines(capsys: pytest.CaptureFixture[str]) -> None:

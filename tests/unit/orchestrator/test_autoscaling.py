@@ -8,19 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.autoscaling import (
-    Action,
-    Autoscaler,
-    Bounds,
-    Decision,
-    Goals,
-    Pace,
-    Seen,
-    Top,
-    need,
-    slope,
-)
+from orchestrator.autoscaling import Action, Autoscaler, Bounds, Decision, Pace
 from orchestrator.membership import Role
+from orchestrator.scaling_needs import Goals, Seen, Top, need, slope
 
 PACE = Pace(up_s=15, down_s=600, start_s=60, drain_s=300)
 
@@ -226,3 +216,16 @@ def test_whatever_is_seen(looks: list[dict[str, Any]], least: int, most: int, st
                 drained = ""
             case Action.HOLD:
                 pass
+
+
+def test_a_pod_is_not_kept_empty_while_nothing_is_known() -> None:
+    """An API that is away for an hour must not cost a pod for an hour."""
+    decider = Autoscaler(Bounds(least=1, most=8), pace=PACE)
+    drained = run(decider, seen(3, load=0.2), PACE.down_s + 5)
+    assert [each.action for _, each in drained] == [Action.DRAIN]
+    at_s = drained[0][0]
+    nothing = seen(None)
+    assert decider.decide(nothing, at_s + PACE.drain_s).action is Action.HOLD
+    undone = decider.decide(nothing, at_s + PACE.drain_s + 5)
+    assert (undone.action, undone.pod) == (Action.UNDO, "p-2")
+    assert decider.draining == ""

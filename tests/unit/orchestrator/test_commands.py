@@ -120,11 +120,13 @@ def test_mistakes_exit_with_2_and_say_why(capsys: pytest.CaptureFixture[str], tm
 
 
 def test_command_lines_of_the_services() -> None:
-    settings = ServiceSettings(model="m", device="cuda:0", dtype="bfloat16", threads=2)
+    settings = ServiceSettings(model="m", revision="main", device="cuda:0", dtype="bfloat16", threads=2)
+    assert parse("--revision", "main").services.revision == "main"
     line = command(Wanted("reasoner-0", Role.REASONER), "127.0.0.1:1", Path("secret"), settings)
     assert line[:4] == [sys.executable, "-m", "reasoner_svc", "--die-with-parent"]
     for pair in (
         ["--name", "reasoner-0"],
+        ["--revision", "main"],
         ["--dtype", "bfloat16"],
         ["--threads", "2"],
     ):

@@ -9,7 +9,11 @@ from typing import Any
 import pytest
 
 from orchestrator.answers import LEAST, WINDOW_S, Answers
-from orchestrator.signals import Lags
+from orchestrator.cluster import Cluster
+from orchestrator.door import Door
+from orchestrator.membership import Role
+from orchestrator.quotas import Quotas
+from orchestrator.signals import Lags, Signals
 from orchestrator.stream import State
 
 
@@ -61,6 +65,29 @@ def test_lag_and_how_it_grows() -> None:
     lag_s, growth = found
     assert lag_s == pytest.approx(6.0)
     assert growth == pytest.approx(0.2)
+
+
+def test_the_look_at_reasoners_a_moment_later_changes_nothing_of_what_encoders_need() -> None:
+    """In between nothing came: that is no sign that all streams are up to date."""
+    now_s, sessions = [1000.0], [Fed("a"), Fed("b")]
+
+    def clock() -> float:
+        now_s[0] += 0.003
+        return now_s[0]
+
+    cluster = Cluster(b"a secret that is long enough", 3.0, 1.0, clock)
+    door = Door(cluster, Quotas(), lambda: iter(()), clock, 8)
+    signals = Signals(cluster, door, lambda: sessions, 2.0, clock)  # type: ignore[arg-type, return-value]
+    seen = signals.look(Role.ENCODER, 1, "")
+    for _ in range(6):
+        signals.look(Role.REASONER, 1, "")
+        now_s[0] += 5.0
+        for session in sessions:
+            session.timeline.received_us += 5_000_000
+            session.timeline.watermark_us += 4_000_000
+        seen = signals.look(Role.ENCODER, 1, "")
+    assert seen.lag_s == pytest.approx(6.0)
+    assert seen.lag_slope == pytest.approx(0.2, rel=0.02)
 
 
 def test_one_in_ten_may_be_worse() -> None:

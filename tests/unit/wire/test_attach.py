@@ -131,3 +131,72 @@ async def test_nobody_waits_for_an_orchestrator_that_is_not_there() -> None:
     attachment = Attachment("127.0.0.1:9", SECRET, identity, lambda: ServiceLoad(1, {}), leaving.drain)
     left_s = await asyncio.wait_for(leaving.wait_for_streams(attachment, lambda: 1), 2)
     assert left_s > 25
+
+
+class Gone(registry_pb2_grpc.RegistryServiceServicer):
+    """Ends the first attachment when it is told to, as one that is replaced, and takes the next."""
+
+    def __init__(self) -> None:
+        self.ends = asyncio.Event()
+        self.hellos = 0
+
+    async def Attach(self, requests: Any, context: Any) -> AsyncIterator[registry_pb2.AttachResponse]:
+        self.hellos += 1
+        is_first = self.hellos == 1
+        yield registry_pb2.AttachResponse(
+            accepted=registry_pb2.AttachResponse.Accepted(heartbeat_ms=50, lease_ms=5_000)
+        )
+        await (self.ends.wait() if is_first else asyncio.Event().wait())
+
+
+@pytest.mark.parametrize(("returns_s", "waits"), [(20.0, True), (0.0, False)])
+async def test_streams_wait_for_an_orchestrator_that_is_replaced(returns_s: float, waits: bool) -> None:
+    """An upgrade replaces all roles side by side: nobody drops what it holds for two seconds without."""
+    registry, server = Gone(), make_server()
+    registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)
+    address = bind(server, "127.0.0.1:0")
+    await server.start()
+    identity = ServiceIdentity(
+        name="reasoner-0", role="reasoner", address="127.0.0.1:1", boot_id="b", model=types_pb2.ModelInfo()
+    )
+    leaving, streams = Leaving(30.0, returns_s=returns_s), [1]
+    attachment = Attachment(address, SECRET, identity, lambda: ServiceLoad(1, {}), leaving.drain)
+    attachment.start()
+    async with asyncio.timeout(20):
+        while not attachment.is_attached:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        waiting = asyncio.create_task(leaving.wait_for_streams(attachment, lambda: len(streams)))
+        await asyncio.sleep(0.1)
+        registry.ends.set()
+        while attachment.is_attached:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        if waits:
+            while registry.hellos < 2 or not attachment.is_attached:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            assert not waiting.done()
+            streams.clear()
+        assert await waiting > 20.0
+    await attachment.close()
+    await server.stop(None)
+
+
+async def test_an_orchestrator_that_stays_away_is_not_waited_for_to_the_end() -> None:
+    registry, server = Gone(), make_server()
+    registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)
+    address = bind(server, "127.0.0.1:0")
+    await server.start()
+    identity = ServiceIdentity(
+        name="reasoner-0", role="reasoner", address="127.0.0.1:1", boot_id="b", model=types_pb2.ModelInfo()
+    )
+    leaving = Leaving(30.0, returns_s=0.5)
+    attachment = Attachment(address, SECRET, identity, lambda: ServiceLoad(1, {}), leaving.drain)
+    attachment.start()
+    async with asyncio.timeout(20):
+        while not attachment.is_attached:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await server.stop(0)
+        began_s = asyncio.get_running_loop().time()
+        left_s = await leaving.wait_for_streams(attachment, lambda: 1)
+        assert 0.4 < asyncio.get_running_loop().time() - began_s < 5
+        assert left_s > 20
+    await attachment.close()

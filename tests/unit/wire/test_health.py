@@ -1,4 +1,4 @@
-"""The plain health port: two names, and nothing else."""
+"""The plain health port: three names, and nothing else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tandem.core.errors import InvalidInput
 from tandem.wire.channel import make_channel
-from tandem.wire.health import READY, HealthPort
+from tandem.wire.health import READY, STARTED, HealthPort
 
 STATUS = health_pb2.HealthCheckResponse
 
@@ -32,11 +32,14 @@ async def test_it_lives_from_the_start_and_is_ready_while_it_takes_work() -> Non
 
         assert await status("") == STATUS.SERVING
         assert await status(READY) == STATUS.NOT_SERVING
+        assert await status(STARTED) == STATUS.NOT_SERVING, "it may still load its model"
         port.follow(lambda: takes_work[0])
         takes_work[0] = True
         await becomes(STATUS.SERVING)
+        assert await status(STARTED) == STATUS.SERVING
         takes_work[0] = False
         await becomes(STATUS.NOT_SERVING)
+        assert await status(STARTED) == STATUS.SERVING, "what has started stays so"
         assert await status("") == STATUS.SERVING
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await channel.unary_unary("/tandem.v1.TandemService/GetStatus")(b"", timeout=5)
