@@ -53,6 +53,7 @@ from tandem.wire.channel import bind, make_server
 from tandem.wire.gen.tandem.v1 import encoder_pb2, encoder_pb2_grpc
 from tandem.wire.health import HealthPort
 from tandem.wire.leaving import Leaving
+from tandem.wire.narrow_gate import NarrowGate
 from tandem.wire.proof import RequireProof, call_proof
 from tandem.wire.terms import TermGuard, guarded
 
@@ -129,7 +130,8 @@ class EncoderApp:
         self.pacing = Pacing(self.loop, lambda: self.servicer.sessions, monotonic_clock)
         self.terms = TermGuard(secret)
         proof = call_proof(secret, config.name, self.boot_id if config.orchestrator else "")
-        self._server = make_server([RequireProof(proof, [_SERVICE]), guarded(self.terms)])
+        gate = NarrowGate([health.SERVICE_NAME])
+        self._server = make_server([RequireProof(proof, [_SERVICE]), gate, guarded(self.terms)])
         self._health = cast("Any", health).aio.HealthServicer()
         self._attachment: Attachment | None = None
         self.leaving = leaving or Leaving(config.drain_s)

@@ -42,7 +42,7 @@ def make_dial(
         channel = make_channel(address, config.tls)
         try:
             link = Link(
-                ClientControlChannel(channel),
+                ClientControlChannel(channel, secret),
                 hello=local,
                 sink=NoSink(),
                 source=None,

@@ -39,10 +39,11 @@ from tandem.core.errors import InvalidInput
 from tandem.core.listeners import check_own_listeners, describe, tls_words
 from tandem.core.meters import Sample
 from tandem.core.secret_file import read_secret
-from tandem.wire.attach import build_info, make_boot_id
+from tandem.wire.attach import REGISTRY, build_info, make_boot_id
 from tandem.wire.channel import bind, make_server
-from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc, registry_pb2, registry_pb2_grpc
+from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc, registry_pb2_grpc
 from tandem.wire.health import HealthPort
+from tandem.wire.narrow_gate import NarrowGate
 from tandem.wire.terms import Asked
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,6 @@ STOP_GRACE_S = 2.0
 """For calls to end by themselves when the server stops."""
 
 FRONT_DOOR = client_pb2.DESCRIPTOR.services_by_name["TandemService"].full_name
-REGISTRY = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
 
 
 class Orchestrator:
@@ -98,7 +98,8 @@ class Orchestrator:
         config, keeper, fence = self.config, self._doorkeeper, self.cluster.fence
         await self._port.start()
         # The keeper first: who leads is told to those alone who may call. The registry asks for itself.
-        server = self._server = make_server([keeper, Asked([FRONT_DOOR], lambda _: fence.check())])
+        gate = NarrowGate([REGISTRY, health.SERVICE_NAME], self.cluster.secret)
+        server = self._server = make_server([keeper, gate, Asked([FRONT_DOOR], lambda _: fence.check())])
         times = {"heartbeat_s": config.heartbeat_s, "lease_s": config.lease_s}
         registry = Registry(self.cluster, **times, doorkeeper=keeper)
         gateway = Gateway(self.streams, self.cluster, self.status, self._clock, doorkeeper=keeper)

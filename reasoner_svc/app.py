@@ -48,12 +48,13 @@ from tandem.wire.channel import bind, make_server
 from tandem.wire.gen.tandem.v1 import (
     reasoner_pb2,
     reasoner_pb2_grpc,
-    transfer_pb2,
     transfer_pb2_grpc,
 )
 from tandem.wire.leaving import Leaving
+from tandem.wire.narrow_gate import NarrowGate
 from tandem.wire.proof import RequireProof, call_proof
 from tandem.wire.terms import TermGuard, guarded
+from tandem.wire.transfer import TRANSFER
 
 log = logging.getLogger(__name__)
 
@@ -61,10 +62,8 @@ DEFAULT_VIEW_TOKENS = 32_768
 ENGINE_STOP_S = 10.0
 """Longest wait for the model's thread: one forward pass of a chunk."""
 SERVER_STOP_S = 1.0
-_SERVICES = (
-    reasoner_pb2.DESCRIPTOR.services_by_name["ReasonerService"].full_name,
-    transfer_pb2.DESCRIPTOR.services_by_name["TransferService"].full_name,
-)
+REASONER = reasoner_pb2.DESCRIPTOR.services_by_name["ReasonerService"].full_name
+_SERVICES = (REASONER, TRANSFER)
 
 
 class Reasoner:
@@ -187,7 +186,8 @@ class Reasoner:
         self._health = cast("Any", health).aio.HealthServicer()
         self.terms = TermGuard(config.secret)
         proof = call_proof(config.secret, config.name, self.boot_id if config.orchestrator else "")
-        self._server = make_server([RequireProof(proof, _SERVICES[:1]), guarded(self.terms)])
+        gate = NarrowGate([TRANSFER, health.SERVICE_NAME], config.secret)
+        self._server = make_server([RequireProof(proof, [REASONER]), gate, guarded(self.terms)])
         self.attachment: Attachment | None = None
         """To the orchestrator, once it has begun."""
 

@@ -114,7 +114,7 @@ class Mover:
             ticket=source.ticket,
         )
         async with make_channel(source.address, here.tls) as channel:
-            control = ClientControlChannel(channel)
+            control = ClientControlChannel(channel, here.local.cluster_secret)
             link = Link(
                 control,
                 hello=local,

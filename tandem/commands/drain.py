@@ -115,9 +115,10 @@ async def _ask(
 ) -> registry_pb2.DrainServiceResponse:
     import grpc
 
-    from tandem.wire.attach import drain_proof
+    from tandem.wire.attach import REGISTRY, drain_proof
     from tandem.wire.calls import CallingChannel
     from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc, registry_pb2, registry_pb2_grpc
+    from tandem.wire.narrow_gate import gate_proof
     from tandem.wire.status import error_from_rpc
 
     not_after_s = int(time.time()) + REQUEST_LIFE_S
@@ -136,7 +137,7 @@ async def _ask(
                 proof=drain_proof(secret, name, boot_id, grace_ms, not_after_s) if secret else "",
             )
             told: registry_pb2.DrainServiceResponse = await stub.DrainService(
-                request, timeout=_CALL_TIMEOUT_S
+                request, timeout=_CALL_TIMEOUT_S, metadata=gate_proof(secret, REGISTRY)
             )
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error, f"draining {name}") from error

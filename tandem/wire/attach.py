@@ -26,12 +26,14 @@ from tandem.core.errors import InvalidInput, NotLeader, PermissionRefused, Tande
 from tandem.core.tls_files import NO_TLS, TlsFiles
 from tandem.wire.channel import make_channel
 from tandem.wire.gen.tandem.v1 import registry_pb2, registry_pb2_grpc, types_pb2
+from tandem.wire.narrow_gate import gate_proof
 from tandem.wire.status import error_from_rpc
 from tandem.wire.terms import TermGuard
 
 log = logging.getLogger(__name__)
 
 PROTOCOL_VERSION = 1
+REGISTRY = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
 _BACKOFF_FIRST_S = 0.1
 _BACKOFF_MAX_S = 1.0
 _ACCEPT_S = 10.0
@@ -194,7 +196,8 @@ class Attachment:
         # A channel of its own for each try: one that failed waits longer and longer by itself.
         channel = make_channel(self._target, self._tls)
         heartbeat_s: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-        call = registry_pb2_grpc.RegistryServiceStub(channel).Attach(self._requests(heartbeat_s))
+        stub: Any = registry_pb2_grpc.RegistryServiceStub(channel)
+        call = stub.Attach(self._requests(heartbeat_s), metadata=gate_proof(self._secret, REGISTRY))
         is_silent = False
         try:
             await self._listen(call, heartbeat_s)

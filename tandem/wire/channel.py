@@ -19,12 +19,15 @@ from tandem.wire.tls import channel_credentials, server_credentials
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 """Largest message either side accepts: a raw 4-megapixel RGB picture fits, little more does."""
 
+UNREAD_BYTES = 1024 * 1024
+"""What the other end may send of a call that nobody reads: a stream gets so much through in a round trip,
+10 MB/s at 100 ms; for a message that is read all of it may come."""
+
 KEEPALIVE_MS, PING_TIMEOUT_MS = 10_000, 10_000
 """Silence before a ping, and how long its answer may take: a connection that carries nothing any more, as
 when a cable is pulled, ends within both."""
 
 _COMMON_OPTIONS: tuple[tuple[str, Any], ...] = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
     ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),  # a minute by default, which the former does not shorten
@@ -34,6 +37,9 @@ _COMMON_OPTIONS: tuple[tuple[str, Any], ...] = (
 _SERVER_OPTIONS: tuple[tuple[str, Any], ...] = (
     *_COMMON_OPTIONS,
     ("grpc.so_reuseport", 0),
+    # What a call holds before anybody reads it: or it grows with the connection's speed, to a whole message.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", UNREAD_BYTES),
     ("grpc.keepalive_time_ms", KEEPALIVE_MS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
@@ -44,6 +50,7 @@ _SERVER_OPTIONS: tuple[tuple[str, Any], ...] = (
 
 _CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
     *_COMMON_OPTIONS,
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", KEEPALIVE_MS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -85,9 +92,13 @@ def is_loopback(address: str) -> bool:
         return host == "localhost"
 
 
-def make_server(interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]] = ()) -> grpc.aio.Server:
+def make_server(
+    interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]] = (),
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+) -> grpc.aio.Server:
     """A server with the project's options; not yet bound or started."""
-    return grpc.aio.server(options=_SERVER_OPTIONS, interceptors=list(interceptors))
+    options = (*_SERVER_OPTIONS, ("grpc.max_receive_message_length", max_message_bytes))
+    return grpc.aio.server(options=options, interceptors=list(interceptors))
 
 
 def bind(server: grpc.aio.Server, listen: str, tls: TlsFiles = NO_TLS) -> str:

@@ -16,6 +16,8 @@ from tandem.wire.channel import bind, make_server
 READY = "ready"
 """Name of the service that serves while the process takes work."""
 _STOP_S, _LOOK_S = 0.5, 0.2
+_MAX_BYTES = 1024
+"""Of a request: the name of a service."""
 _Status: Any = health_pb2.HealthCheckResponse
 
 
@@ -24,7 +26,7 @@ class HealthPort:
 
     def __init__(self, listen: str) -> None:
         self._listen = listen
-        self._server = make_server() if listen else None
+        self._server = make_server(max_message_bytes=_MAX_BYTES) if listen else None
         self._health = cast("Any", health).aio.HealthServicer()
         self._follower: asyncio.Task[None] | None = None
         self.address = ""

@@ -14,13 +14,16 @@ import grpc
 from tandem.core.errors import Unavailable
 from tandem.core.transfer import ControlMessage
 from tandem.wire.gen.tandem.v1 import transfer_pb2, transfer_pb2_grpc
+from tandem.wire.narrow_gate import gate_proof
 from tandem.wire.status import error_from_rpc
 from tandem.wire.transfer_messages import message_from_proto, message_to_proto
 
+TRANSFER = transfer_pb2.DESCRIPTOR.services_by_name["TransferService"].full_name
 _EOF = cast("Any", grpc.aio).EOF
 _CLOSE_TIMEOUT_S = 1.0
 
 __all__ = [
+    "TRANSFER",
     "ClientControlChannel",
     "ServerControlChannel",
     "message_from_proto",
@@ -31,9 +34,10 @@ __all__ = [
 class ClientControlChannel:
     """The initiator's end. The gRPC channel stays the caller's to close."""
 
-    def __init__(self, channel: grpc.aio.Channel, metadata: grpc.aio.Metadata | None = None) -> None:
+    def __init__(self, channel: grpc.aio.Channel, secret: bytes = b"") -> None:
+        """`secret`: the cluster's, which keeps others from keeping this call waiting; it is not sent."""
         stub = cast("Any", transfer_pb2_grpc.TransferServiceStub(channel))
-        self._call = stub.Connect(metadata=metadata)
+        self._call = stub.Connect(metadata=gate_proof(secret, TRANSFER))
         self._reading: asyncio.Future[Any] | None = None
 
     async def send(self, message: ControlMessage) -> None:

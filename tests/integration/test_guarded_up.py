@@ -6,6 +6,7 @@ The secrets are marked, so that they are found wherever they should not be.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import subprocess
@@ -127,6 +128,22 @@ async def check_services(guarded: Guarded, status: Status) -> None:
                 pass
         assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
         await channel.close(None)
+    for each in status.services:
+        await check_gate(each.address, each.role == "reasoner", guarded)
+
+
+async def check_gate(address: str, takes_pairs: bool, guarded: Guarded) -> None:
+    """Of calls that are made without the secret nothing large is looked at."""
+    ends = dict.fromkeys(
+        ("/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"), "RESOURCE_EXHAUSTED"
+    )
+    ends["/tandem.v1.TransferService/Connect"] = "RESOURCE_EXHAUSTED" if takes_pairs else "UNIMPLEMENTED"
+    async with make_channel(address, guarded.trusted.tls) as channel:
+        for method, end in ends.items():
+            call = channel.stream_stream(method)(timeout=10)
+            with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                await call.write(bytes(100_000))
+            assert (await call.code()).name == end, (address, method)
 
 
 async def check_doctor(address: str, guarded: Guarded) -> None:
