@@ -1,6 +1,6 @@
 """Bytes from elsewhere, changed at random: each parser takes or refuses them, and does not break, hang, grow.
 
-The long form (`pytest -m slow`) has 10,000 changed messages for each parser, measures what each allocates, and
+The long form (`pytest -m slow`) has 10,000 changed messages for each parser, measures what each allocates and
 looks for what is left of all; `scripts/fuzz` goes on for as long as one likes, guided by the parser's own
 branches. With `-s` both say how deep the changed messages got.
 """
@@ -16,7 +16,7 @@ import tracemalloc
 from collections.abc import Callable
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tandem.core.process_memory import resident_bytes
@@ -26,8 +26,6 @@ from tests.property.foreign.parser import Parser
 from tests.property.foreign_bytes import PARSERS
 
 MANY = 10_000
-MANY_SLOW = 2_000
-"""Of parsers that take milliseconds, as long as growth is still seen."""
 GROWTH_BYTES = 4 << 20
 """That may be left of all of them: caches, the strategies' own."""
 RESIDENT_BYTES = 48 << 20
@@ -64,7 +62,7 @@ def test_ten_thousand_changed_messages_are_taken_or_refused(name: str) -> None:
     try:
         before, _ = tracemalloc.get_traced_memory()
         began_s = time.thread_time()
-        depth = fuzz(parser, MANY_SLOW if parser.is_slow else MANY, measured)
+        depth = fuzz(parser, MANY, measured)
         took_s = time.thread_time() - began_s
         gc.collect()
         after, _ = tracemalloc.get_traced_memory()
@@ -102,7 +100,13 @@ def fuzz(
     seeds = parser.seeds() + parser.more()
     depth = Depth(blind_sites(parser, random.Random(0)))
 
-    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        phases=[Phase.generate],
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(number=st.integers(0, 2**64 - 1))
     def one(number: int) -> None:
         rng = random.Random(number)

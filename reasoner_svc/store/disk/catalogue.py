@@ -177,17 +177,31 @@ def _encode(about: About) -> bytes:
 def _decode(data: Any) -> About:
     if type(data) is not bytes or xxhash.xxh3_64_digest(data[:-8]) != data[-8:]:
         raise CatalogueDamaged("what the catalogue says of itself is damaged")
-    version, *fields = msgpack.unpackb(data[:-8])
-    if version != VERSION:
-        raise CatalogueDamaged(f"a catalogue of version {version}, this program reads version {VERSION}")
-    digest, blocks, floor, next_file, lost = fields
-    return About(
-        identity_hash=digest,
-        blocks=blocks,
-        floor=floor,
-        next_file=next_file,
-        lost=tuple(
-            Lost(first, end, None if start_us is None else TimeRange(start_us, end_us), reason)
-            for first, end, start_us, end_us, reason in lost
-        ),
-    )
+    try:
+        version, *fields = msgpack.unpackb(data[:-8])
+        if version != VERSION:
+            raise CatalogueDamaged(f"a catalogue of version {version}, this program reads version {VERSION}")
+        digest, blocks, floor, next_file, lost = fields
+        numbers = map(_count, (digest, blocks, floor, next_file))
+        return About(*numbers, lost=tuple(_lost(*item) for item in lost))
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise CatalogueDamaged(f"what the catalogue says of itself is none of it: {error}") from error
+
+
+def _lost(first: object, end: object, start_us: object, end_us: object, reason: object) -> Lost:
+    if not isinstance(reason, str):
+        raise TypeError(f"a loss for {type(reason).__name__}")
+    time = None if start_us is None else TimeRange(_number(start_us), _number(end_us))
+    return Lost(_count(first), _count(end), time, reason)
+
+
+def _number(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{type(value).__name__} where a number belongs")
+    return value
+
+
+def _count(value: object) -> int:
+    if _number(value) < 0:
+        raise ValueError(f"{value} where a count belongs")
+    return _number(value)

@@ -31,6 +31,7 @@ from tandem.client.messages import event_of
 from tandem.core.clock import ManualClock
 from tandem.core.errors import InvalidInput, TandemError
 from tandem.core.ids import Epoch, StreamId
+from tandem.core.watching import WatchMode
 from tandem.wire.attach import attach_proof, drain_proof
 from tandem.wire.gen.tandem.v1 import client_pb2, encoder_pb2, reasoner_pb2, registry_pb2, types_pb2
 from tandem.wire.standing import standing_from_proto
@@ -147,7 +148,10 @@ def _answer(request: reasoner_pb2.AnswerRequest) -> object:
 
 
 def _take_notes(request: reasoner_pb2.WatchStreamRequest) -> object:
-    return within(watching_from_proto(request.watching), _prompt(), CONFIG)
+    watching = watching_from_proto(request.watching)
+    if watching.mode is WatchMode.OFF:
+        raise InvalidInput("the watch mode is off")
+    return within(watching, _prompt(), CONFIG)
 
 
 def _hello(request: registry_pb2.AttachRequest) -> Identity:

@@ -236,7 +236,7 @@ def _text(rng: random.Random, body: bytes) -> bytes:
 
 
 def _message(rng: random.Random, message: Message) -> None:
-    """One field of it, or of one inside: set to what is at the edge of its type, or taken out, or repeated."""
+    """One field of it, or of one inside: set to the edge of its type, taken out, or repeated."""
     set_fields = [field for field, _ in message.ListFields()]
     inner = [f for f in set_fields if f.message_type is not None]
     if inner and rng.random() < 0.6:
@@ -260,9 +260,9 @@ def _message(rng: random.Random, message: Message) -> None:
 
 def _inside(rng: random.Random, message: Message, field: Any) -> None:
     value = getattr(message, field.name)
-    if field.message_type.GetOptions().map_entry or not field.is_repeated:
-        _repeat(rng, value, field) if field.is_repeated else _message(rng, value)
-    elif rng.random() < 0.3:
+    if not field.is_repeated:
+        _message(rng, value)
+    elif field.message_type.GetOptions().map_entry or rng.random() < 0.3:
         _repeat(rng, value, field)
     else:
         _message(rng, rng.choice(value))

@@ -364,7 +364,7 @@ FILES: dict[str, Parser] = {
     "file of quotas": Parser(
         lambda: [b"[default]\nstreams = 3\n[tenants.acme]\nweight = 2.0\nbytes = 5\n"],
         lambda data: parse_quotas(text_of(data)),
-        (TandemError, ValueError),
+        (TandemError, ValueError, RecursionError),
         form=Form.TEXT,
     ),
     "pod": Parser(_json(POD), _object(pod_of), form=Form.JSON),

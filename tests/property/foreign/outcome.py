@@ -30,7 +30,7 @@ def site_of(parser: Parser, data: bytes) -> Site:
         one: BaseException | None = error
         while one is not None:
             found.append(_line(one.__traceback__))
-            one = one.__cause__
+            one = one.__cause__ if one.__cause__ is not one else None
         return tuple(found)
     return ()
 
@@ -64,4 +64,5 @@ class Depth:
     def __str__(self) -> str:
         taken = self.taken / max(self.messages, 1)
         places = len(self.sites - {()})
-        return f"{self.messages} messages, {self.share:.0%} past the first check, {taken:.0%} taken, refused at {places} places"
+        deep = f"{self.share:.0%} past the first check, {taken:.0%} taken"
+        return f"{self.messages} messages, {deep}, refused at {places} places"

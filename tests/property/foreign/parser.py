@@ -1,4 +1,4 @@
-"""What a parser of foreign bytes is to the tests: valid examples, how it is called, what it may refuse with."""
+"""What a parser of foreign bytes is to the tests: valid examples, how it is called, what it refuses with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes over connections and is no call: headers, frames, tickets, tokens, and control messages of pairs."""
+"""What comes over connections and is no call: headers, frames, tickets, tokens, control messages of pairs."""
 
 from __future__ import annotations
 
