@@ -28,6 +28,8 @@ _TABLES = """
 CREATE TABLE about (id INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE blocks (number INTEGER PRIMARY KEY, file INTEGER, row BLOB NOT NULL, reps BLOB NOT NULL);
 """
+_DAMAGE = (sqlite3.DatabaseError, OverflowError, UnicodeDecodeError)
+"""What SQLite's module raises of a damaged file; the last where its message quotes bytes of it."""
 Row = tuple[int, int, bytes, bytes]
 """Number, file, the packed row (`rows.py`), representatives."""
 
@@ -79,7 +81,7 @@ class Catalogue:
         catalogue = cls(path, files)
         try:
             catalogue._prepare(durable)
-        except sqlite3.DatabaseError as error:
+        except _DAMAGE as error:
             catalogue.close()
             if _is_full(error):
                 raise
@@ -106,7 +108,7 @@ class Catalogue:
         try:
             found = self._database.execute("SELECT body FROM about WHERE id = 1").fetchone()
             rows = self._database.execute("SELECT count(*) FROM blocks").fetchone()[0]
-        except sqlite3.DatabaseError as error:
+        except _DAMAGE as error:
             raise CatalogueDamaged(f"the catalogue cannot be read: {error}") from error
         if found is None:
             if rows:
@@ -128,7 +130,7 @@ class Catalogue:
                     raise CatalogueDamaged("a row of the catalogue is damaged")
                 last = number
                 yield number, file, row, reps
-        except (sqlite3.DatabaseError, OverflowError, UnicodeDecodeError) as error:
+        except _DAMAGE as error:
             raise CatalogueDamaged(f"the catalogue cannot be read: {error}") from error
 
     def commit(self, about: About, added: Sequence[Row], removed: Iterable[Range]) -> int:
@@ -148,7 +150,7 @@ class Catalogue:
         return about.blocks
 
 
-def _is_full(error: sqlite3.DatabaseError) -> bool:
+def _is_full(error: Exception) -> bool:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
     return code & 0xFF in (
         sqlite3.SQLITE_FULL,

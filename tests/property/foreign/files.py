@@ -18,6 +18,7 @@ import xxhash
 from encoder_svc.ledger import SyncPoint
 from encoder_svc.resume import GeometryRun, ResumeHeader, decode_resume_header
 from kv_transfer.memory import random_block
+from orchestrator import journal as journals
 from orchestrator.access import parse_tokens
 from orchestrator.backends.kubernetes_api import _typed, event_of
 from orchestrator.backends.kubernetes_lease import ADDRESS, TERM, held_from, lease_of, next_term
@@ -197,8 +198,9 @@ def _journal() -> Journal:
 
 
 def _journals() -> list[bytes]:
-    _journal().save(_record())
     path = Path(_folder().name, "journal", f"{STREAM}.json")
+    path.unlink(missing_ok=True)
+    _journal().save(_record())
     data = path.read_bytes()
     path.unlink()
     return [data]
@@ -206,10 +208,15 @@ def _journals() -> list[bytes]:
 
 def _load_journal(data: bytes) -> object:
     """Read, and put into a session, as when its client comes back."""
-    Path(_folder().name, "journal", f"{STREAM}.json").write_bytes(data)
+    path = Path(_folder().name, "journal", f"{STREAM}.json")
+    path.write_bytes(data)
     record = _journal().load(STREAM)
     if record is None:
-        raise DataLost("it cannot be used")
+        try:
+            journals._from_json(STREAM, json.loads(journals._last_line(path)))
+        except Exception as error:  # which place it was, that `load` says to the log alone
+            raise DataLost("it cannot be used") from error
+        raise AssertionError("it can be used")
     session = make_session(types_pb2.MEDIA_KIND_PICTURES, ManualClock())
     restore(session, record)
     return to_record(session)

@@ -99,8 +99,18 @@ def _sealed_ticket(data: bytes) -> bytes:
     return signed + hmac.new(SECRET, b"tandem/ticket\0" + signed, hashlib.sha256).digest()
 
 
+GRANT = transfer.Grant(
+    transfer_id=1,
+    attempt=1,
+    lane_epoch=1,
+    frame_class=FrameClass.M,
+    blocks=(transfer.BlockGrant(index=0, layers=(0, 1)),),
+    have=(1,),
+    refused=(),
+)
+
+
 def _control() -> list[bytes]:
-    grant = transfer.BlockGrant(index=0, layers=(0, 1))
     messages: list[transfer.ControlMessage] = [
         transfer.Hello(
             fingerprint=_HEADER.fingerprint,
@@ -116,15 +126,7 @@ def _control() -> list[bytes]:
         transfer.LaneBroken(direction=Direction.FORWARD, lane_epoch=1, reason="gone"),
         transfer.StoreSet(direction=Direction.FORWARD, lane_epoch=1, key="k", value=b"v"),
         transfer.Offer(transfer_id=1, headers=(_HEADER, random_block(2).header), timeout_s=5.0),
-        transfer.Grant(
-            transfer_id=1,
-            attempt=0,
-            lane_epoch=1,
-            frame_class=FrameClass.M,
-            blocks=(grant,),
-            have=(),
-            refused=(),
-        ),
+        GRANT,
         transfer.Ack(transfer_id=1, published=(0,)),
         transfer.Cancel(transfer_id=1, reason="late"),
         transfer.Fetch(request_id=1, stream=STREAM, numbers=(1, 2), timeout_s=1.0),
@@ -167,6 +169,7 @@ def _parse_control(data: bytes) -> object:
         case transfer.Grant():
             return outgoing.on_grant(message, 1)
         case transfer.Ack():
+            outgoing.on_grant(GRANT, 1)
             return outgoing.on_ack(message)
         case transfer.Nack():
             return outgoing.on_nack(message)
