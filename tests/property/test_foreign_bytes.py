@@ -25,7 +25,7 @@ from tests.property.foreign.outcome import Depth, blind_sites, site_of
 from tests.property.foreign.parser import Parser
 from tests.property.foreign_bytes import PARSERS
 
-MANY, FEW, FEWER = 10_000, 400, 50
+MANY, FEW, FEWER = 10_000, 100, 25
 BATCH = 25
 """Messages that one choice of hypothesis stands for: it takes longer to choose than most parsers to read."""
 GROWTH_BYTES = 4 << 20
