@@ -99,7 +99,7 @@ def parse_tokens(text: str, what: str) -> dict[str, Caller]:
     """The tokens of a file's text; `what` names it. Raises `InvalidInput` that lists every problem."""
     try:
         data = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{what} is no TOML: {error}") from error
     tables = data.pop("token", [])
     if data or not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):

@@ -20,8 +20,8 @@ from tandem.core.clock import Clock
 from tandem.core.errors import DataLost, DeadlineExceeded, NotFound, TandemError, Unavailable, WrongState
 from tandem.core.logs import is_about
 from tandem.core.telemetry import NO_TELEMETRY
-from tandem.core.timeline import Gap, GapReason, TimeRange, format_time
-from tandem.wire.convert import gap_to_proto
+from tandem.core.timeline import Gap, GapReason, format_time
+from tandem.wire.convert import gap_to_proto, range_from_proto
 from tandem.wire.gen.tandem.v1 import client_pb2, reasoner_pb2, types_pb2
 from tandem.wire.status import error_to_proto
 
@@ -272,7 +272,7 @@ def _final(asked: Asked, final: reasoner_pb2.AnswerResponse.Final, clock: Clock)
     record.workers.extend(final.workers)
     record.timings.queue_ms = final.queue_ms
     record.timings.prefill_ms = final.prefill_ms
-    evicted = [Gap(TimeRange(part.start_us, part.end_us), GapReason.EVICTED) for part in final.evicted]
+    evicted = [Gap(range_from_proto(part), GapReason.EVICTED) for part in final.evicted]
     covered = {gap.range for gap in asked.gaps}
     gaps = sorted([*asked.gaps, *(gap for gap in evicted if gap.range not in covered)])
     record.gaps.extend(gap_to_proto(gap) for gap in gaps)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -36,6 +37,8 @@ from tandem.core.timeline import Gap, GapReason, TimeRange
 log = logging.getLogger(__name__)
 
 _VERSION = 2
+_MAX_KIND = 2**31 - 1
+"""What the wire takes for a number of an enumeration."""
 _SUFFIX = ".json"
 MAX_FILE_BYTES = 64 * 1024
 """Of one stream; then the file is begun anew with its newest line."""
@@ -100,7 +103,15 @@ class Journal:
             return _from_json(stream_id, json.loads(_last_line(self._path(stream_id))))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, TandemError) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            OverflowError,
+            RecursionError,
+            TandemError,
+        ) as error:
             log.warning("the journal of stream %s cannot be used: %s", stream_id, error)
             return None
 
@@ -196,9 +207,9 @@ def _from_json(stream_id: StreamId, data: dict[str, object]) -> Record:
         stream_id=stream_id,
         nonce=_text(data, "nonce"),
         epoch=_int(data, "epoch"),
-        media_kind=_int(data, "media_kind"),
-        sample_fps=float(str(data["sample_fps"])),
-        nominal_fps=float(str(data["nominal_fps"])),
+        media_kind=_int(data, "media_kind", _MAX_KIND),
+        sample_fps=_rate(data["sample_fps"]),
+        nominal_fps=_rate(data["nominal_fps"]),
         safe_position=_int(data, "safe_position"),
         checkpoint_us=_int(data, "checkpoint_us"),
         watermark_us=_int(data, "watermark_us"),
@@ -210,7 +221,7 @@ def _from_json(stream_id: StreamId, data: dict[str, object]) -> Record:
         alerts=alerts_from_json(data.get("alerts", [])),
         tenant=_id(data, "tenant", DEFAULT_TENANT),
         name=_id(data, "name", stream_id),
-        min_fps=float(str(data.get("min_fps", 0.0))),
+        min_fps=_rate(data.get("min_fps", 0.0)),
         max_lag_ms=_lag(data.get("max_lag_ms", 0)),
     )
 
@@ -222,15 +233,23 @@ def _text(data: dict[str, object], key: str) -> str:
     return value
 
 
-def _int(data: dict[str, object], key: str) -> int:
+def _int(data: dict[str, object], key: str, most: int = 2**63 - 1) -> int:
     value = data[key]
-    if not isinstance(value, int) or value < 0:
+    if type(value) is not int or not 0 <= value <= most:
         raise ValueError(f"{key} is {value!r}")
     return value
 
 
+def _rate(value: object) -> float:
+    """Frames per second, 0 or more."""
+    rate = float(str(value))
+    if not math.isfinite(rate) or rate < 0:
+        raise ValueError(f"a rate of {value!r}")
+    return rate
+
+
 def _lag(value: object) -> int:
-    if not isinstance(value, int) or not 0 <= value < 1 << 32:
+    if type(value) is not int or not 0 <= value < 1 << 32:
         raise ValueError(f"max_lag_ms is {value!r}")
     return value
 

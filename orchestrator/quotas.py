@@ -146,12 +146,12 @@ def read_quotas(path: Path) -> Quotas:
         raise InvalidInput(f"quotas: {path} is larger than {MAX_FILE_BYTES} bytes")
     try:
         return parse_quotas(text.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"quotas: {path} is not TOML: {error}") from error
 
 
 def parse_quotas(text: str) -> Quotas:
-    """The quotas in a text. Raises `InvalidInput`, or tomllib's own error."""
+    """The quotas in a text. Raises `InvalidInput`, or tomllib's own errors."""
     data = tomllib.loads(text)
     tables = data.get("tenants", {})
     problems = [f"quotas: {key}: expected [default] and [tenants.NAME]" for key in data if key not in _TABLES]

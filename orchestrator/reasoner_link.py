@@ -13,8 +13,8 @@ from orchestrator.recovery import Held
 from orchestrator.waiting import Gone, Signal
 from tandem.core.errors import DeadlineExceeded
 from tandem.core.ids import StreamId
-from tandem.core.timeline import TimeRange
 from tandem.core.tracing import to_metadata
+from tandem.wire.convert import range_from_proto
 from tandem.wire.gen.tandem.v1 import reasoner_pb2, reasoner_pb2_grpc
 from tandem.wire.proof import ProvenChannel
 from tandem.wire.status import error_from_rpc
@@ -163,13 +163,13 @@ async def _unary(method: Any, request: Any, timeout_s: float, metadata: tuple[tu
 
 
 def held_from_proto(state: reasoner_pb2.StreamState) -> Held:
-    """What a reasoner says that it holds."""
+    """What a reasoner says that it holds. Raises InvalidInput for what cannot be."""
     has_disk = state.HasField("durable_watermark_us")
     return Held(
         next_block_number=state.next_block_number,
         watermark_us=state.watermark_us,
         durable_us=state.durable_watermark_us if has_disk else None,
-        evicted=tuple(TimeRange(part.start_us, part.end_us) for part in state.evicted),
+        evicted=tuple(map(range_from_proto, state.evicted)),
         blocks=state.blocks,
         last_note=state.last_note,
     )

@@ -24,8 +24,8 @@ from orchestrator.waiting import Signal
 from tandem.core.clock import Clock
 from tandem.core.errors import AlreadyExists, TandemError
 from tandem.core.ids import StreamId
-from tandem.core.timeline import Gap, GapReason, TimeRange
-from tandem.wire.convert import gap_from_proto
+from tandem.core.timeline import Gap, GapReason
+from tandem.wire.convert import gap_from_proto, range_from_proto
 from tandem.wire.gen.tandem.v1 import client_pb2, encoder_pb2, reasoner_pb2, types_pb2
 
 log = logging.getLogger(__name__)
@@ -239,7 +239,7 @@ class Session:
         if state.epoch != self.epoch:
             return
         for part in state.evicted:
-            self.timeline.declare(Gap(TimeRange(part.start_us, part.end_us), GapReason.EVICTED))
+            self.timeline.declare(Gap(range_from_proto(part), GapReason.EVICTED))
         if state.HasField("durable_watermark_us"):
             self.timeline.durable_us = max(self.timeline.durable_us or 0, state.durable_watermark_us)
         self._release()

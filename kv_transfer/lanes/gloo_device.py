@@ -17,6 +17,7 @@ from kv_transfer.lanes.base import LaneBroken
 
 _TCP = {socket.AF_INET, socket.AF_INET6}
 _DEVICE_ATTEMPTS = 5
+_PORT_DIGITS = 5
 Address = tuple[str, int]
 _device_lock = threading.Lock()
 """One device at a time is made, so that the listener which appears is its own."""
@@ -94,7 +95,7 @@ def encode_address(address: Address) -> bytes:
 def decode_address(data: bytes) -> Address:
     """The peer's. Raises LaneBroken when it is none."""
     port, _, host = data.decode(errors="replace").partition(" ")
-    if not port.isdecimal() or not host:
+    if not (port.isascii() and port.isdecimal() and len(port) <= _PORT_DIGITS) or not host:
         raise LaneBroken(f"the peer's Gloo address is {data[:80]!r}")
     return host, int(port)
 

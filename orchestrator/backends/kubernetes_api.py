@@ -128,12 +128,8 @@ class KubeApi:
             if response.status != 200:
                 raise await _error(response, "watching pods")
             while line := await response.response.content.readline():
-                event = json.loads(line)
-                kind, item = str(event["type"]), event["object"]
-                if kind == "ERROR":
-                    raise _typed(int(item.get("code", 500)), item, "watching pods", None)
-                yield kind, item
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+                yield event_of(line)
+        except ValueError as error:  # a line without end
             raise Unavailable(f"watching pods: the server sent what is no event: {error}") from error
         except _breaks() as error:
             raise Unavailable(f"watching pods: the connection broke: {_words(error)}") from error
@@ -179,7 +175,7 @@ class KubeApi:
             if not 200 <= response.status < 300:
                 raise await _error(response, doing)
             reply = json.loads(await _read(response))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Unavailable(f"{doing}: the reply is no JSON") from error
         except _breaks() as error:
             raise Unavailable(f"{doing}: the connection broke: {_words(error)}") from error
@@ -218,6 +214,24 @@ class KubeApi:
         return f"{root}/namespaces/{quote(self.namespace, safe='')}/{place}"
 
 
+def event_of(line: bytes) -> tuple[str, Json]:
+    """Type and object of one line of a watch.
+
+    Raises what an ERROR stands for, and Unavailable for what is no event.
+    """
+    try:
+        event = json.loads(line)
+        kind, item = event["type"], event["object"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Unavailable(f"watching pods: the server sent what is no event: {error}") from error
+    if not isinstance(kind, str) or not isinstance(item, dict):
+        raise Unavailable("watching pods: the server sent what is no event")
+    if kind == "ERROR":
+        code = item.get("code")
+        raise _typed(code if type(code) is int else 500, item, "watching pods", None)
+    return kind, item
+
+
 def _breaks() -> tuple[type[Exception], ...]:
     """What a connection that breaks, or takes too long, raises."""
     from aiohttp import ClientError
@@ -241,7 +255,7 @@ async def _read(response: Any) -> bytes:
 async def _error(response: Any, doing: str) -> TandemError:
     try:
         status = json.loads(await _read(response))
-    except ValueError:
+    except (ValueError, RecursionError):
         status = {}
     after = response.headers.get("Retry-After", "")
     retry_after_s = float(after) if after.isdecimal() else None

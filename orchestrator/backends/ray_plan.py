@@ -122,7 +122,7 @@ class ServiceSpec:
             arguments = tuple(map(str, given["arguments"]))
             environment = tuple((str(name), str(value)) for name, value in given["environment"])
             return cls(**given | {"arguments": arguments, "environment": environment})
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise InvalidInput(f"not the spec of a service: {type(error).__name__}") from error
 
     @property

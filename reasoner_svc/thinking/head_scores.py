@@ -23,7 +23,15 @@ def load_head_scores(path: str, layers: int, kv_heads: int) -> Scores:
     try:
         rows = _read(Path(path))
         scores = tuple(tuple(float(score) for score in row) for row in rows)
-    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        OverflowError,
+        RecursionError,
+        SafetensorError,
+    ) as error:
         raise InvalidInput(f"the head scores in {path} cannot be read: {error}") from error
     shape = {len(row) for row in scores}
     if len(scores) != layers or shape != {kv_heads}:

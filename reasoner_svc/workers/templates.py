@@ -104,7 +104,7 @@ def load_templates(more: str = "") -> dict[str, Template]:
 def _read(path: Path) -> dict[str, Template]:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidInput(f"the worker templates in {path} cannot be read: {error}") from error
     return {name: _template(table, f"template {name!r} in {path}") for name, table in tables.items()}
 

@@ -93,7 +93,7 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Incompatible(f"{path} is not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise Incompatible(f"{path} is not an object of JSON")
@@ -147,5 +147,5 @@ def _embedding_numbers(folder: Path | None) -> int:
             (length,) = struct.unpack("<Q", file.read(8))
             head = json.loads(file.read(min(length, MAX_HEADER_BYTES)))
         return int(head["vision"]["shape"][0])
-    except (OSError, ValueError, KeyError, TypeError, IndexError, struct.error) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, struct.error) as error:
         raise Incompatible(f"{path} cannot be read: {error}") from error

@@ -147,8 +147,10 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Incompatible(f"{path} is not JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise Incompatible(f"{path} holds no JSON object")
     return fields
 
 

@@ -29,6 +29,9 @@ from tandem.vlm.prompt import DEFAULT_MAX_QUESTION_TOKENS, Layout, Template
 from tandem.vlm.rope import Identity, Rope
 from tandem.vlm.tokens import Tokens
 
+MAX_FPS = 1000.0
+_TEXTS = ("sink", "unit_prefix", "unit_suffix", "question")
+_COUNTS = ("window_units", "max_question_tokens", "recent_tokens", "recalled_blocks")
 NOTE_FIELDS = ("note_prompt", "note_tokens", "shelf_tokens", "note_alone", "note_stop")
 
 
@@ -139,7 +142,10 @@ def _refuse_sliding_window(config: Any) -> None:
 
 
 def _fps(checkpoint: Checkpoint) -> float:
-    return float(checkpoint.layout.get("fps", DEFAULT_FPS))
+    fps = checkpoint.layout.get("fps", DEFAULT_FPS)
+    if type(fps) not in (int, float) or not 0 < fps <= MAX_FPS:
+        raise Incompatible(f"fps of tandem_layout.json is {fps!r}; above 0 and at most {MAX_FPS} is possible")
+    return float(fps)
 
 
 def _tokens(checkpoint: Checkpoint) -> Tokens:
@@ -158,21 +164,27 @@ def _template(checkpoint: Checkpoint, seconds: float) -> Template:
     if fields["layout"] != "timestamped":
         raise Incompatible(f"tandem_layout.json names an unknown layout {fields['layout']!r}")
     try:
-        return Template(
-            name="timestamped",
-            sink=fields["sink"],
-            unit_prefix=fields["unit_prefix"],
-            unit_suffix=fields["unit_suffix"],
-            question=fields["question"],
-            seconds_per_unit=seconds,
-            window_units=fields.get("window_units"),
-            max_question_tokens=int(fields.get("max_question_tokens", DEFAULT_MAX_QUESTION_TOKENS)),
-            recent_tokens=fields.get("recent_tokens"),
-            recalled_blocks=fields.get("recalled_blocks"),
-            **notes,
-        )
+        texts = {name: fields[name] for name in _TEXTS}
     except KeyError as error:
         raise Incompatible(f"tandem_layout.json lacks {error}") from error
+    counts = {name: fields[name] for name in _COUNTS if fields.get(name) is not None}
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            raise Incompatible(f"{name} of tandem_layout.json is {text!r}, not a text")
+    for name, count in counts.items():
+        if type(count) is not int or not 0 <= count < 2**31:
+            raise Incompatible(f"{name} of tandem_layout.json is {count!r}; a whole number is possible")
+    return Template(
+        name="timestamped",
+        seconds_per_unit=seconds,
+        **{
+            "window_units": None,
+            "max_question_tokens": DEFAULT_MAX_QUESTION_TOKENS,
+            **texts,
+            **counts,
+            **notes,
+        },
+    )
 
 
 def _notes(fields: dict[str, Any]) -> dict[str, Any]:

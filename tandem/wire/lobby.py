@@ -21,6 +21,8 @@ from tandem.wire.status import abort_with
 _EOF = cast("Any", grpc.aio).EOF
 HEARD = 2
 """First messages that are read at the same time."""
+MAX_FIRST_BYTES = 64 * 1024
+"""Largest first message that is looked at; a hello has a few hundred bytes."""
 HEAR_S = 2.0
 """For one of them: it is small, unless somebody means harm."""
 WAITING = 64
@@ -54,7 +56,7 @@ class Lobby(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
 
         async def call(_: Any, context: Any) -> None:
             try:
-                first = await self._hear(context)
+                first = await self._hear(context, handler.request_deserializer)
             except TandemError as error:
                 await abort_with(context, error)
             self._open += 1
@@ -63,11 +65,10 @@ class Lobby(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
             finally:
                 self._open -= 1
 
-        return grpc.stream_stream_rpc_method_handler(
-            call, handler.request_deserializer, handler.response_serializer
-        )
+        # Messages come as they were sent: what is too long is never parsed.
+        return grpc.stream_stream_rpc_method_handler(call, None, handler.response_serializer)
 
-    async def _hear(self, context: Any) -> Any:
+    async def _hear(self, context: Any, parse: Callable[[bytes], Any] | None) -> Any:
         if self._waiting >= WAITING or self._open >= MOST_OPEN:
             raise LimitExceeded("too many callers have not said who they are", retry_after_s=1.0)
         self._waiting += 1
@@ -76,7 +77,11 @@ class Lobby(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
                 await self._turns.acquire()
             try:
                 async with asyncio.timeout(HEAR_S):
-                    return await context.read()
+                    first = await context.read()
+                if first is not _EOF and (size := len(first)) > MAX_FIRST_BYTES:
+                    del first  # the error holds this frame for as long as it lives itself
+                    raise LimitExceeded(f"a first message of {size} bytes (at most {MAX_FIRST_BYTES})")
+                return first if first is _EOF or parse is None else parse(first)
             finally:
                 self._turns.release()
         except TimeoutError:
@@ -89,7 +94,7 @@ class Lobby(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
 
 async def _go_on(handler: Any, first: Any, context: Any) -> None:
     """As the handler would have from the start. What it answers once is written as a stream of one."""
-    heard = _Heard(context, first)
+    heard = _Heard(context, first, handler.request_deserializer)
     if handler.request_streaming:
         behave, request = handler.stream_stream or handler.stream_unary, heard.requests()
     elif first is _EOF:
@@ -108,16 +113,19 @@ async def _go_on(handler: Any, first: Any, context: Any) -> None:
 class _Heard:
     """A call's context whose first message was read already."""
 
-    def __init__(self, context: Any, first: Any) -> None:
+    def __init__(self, context: Any, first: Any, parse: Callable[[bytes], Any] | None) -> None:
         self._context = context
-        self._first = [first]
+        self._first, self._parse = [first], parse
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
 
     async def read(self) -> Any:
         """The first message, then what comes after it."""
-        return self._first.pop() if self._first else await self._context.read()
+        if self._first:
+            return self._first.pop()
+        data = await self._context.read()
+        return data if data is _EOF or self._parse is None else self._parse(data)
 
     async def requests(self) -> AsyncIterator[Any]:
         """All messages."""

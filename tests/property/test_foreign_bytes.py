@@ -1,72 +1,37 @@
 """Bytes from elsewhere, changed at random: each parser takes or refuses them, and does not break, hang, grow.
 
-The long form (`pytest -m slow`) has 10,000 changed messages for each parser; `scripts/fuzz` goes on for as
-long as one likes, guided by the parser's own branches.
+The long form (`pytest -m slow`) has 10,000 changed messages for each parser, measures what each allocates and
+looks for what is left of all; `scripts/fuzz` goes on for as long as one likes, guided by the parser's own
+branches. With `-s` both say how deep the changed messages got.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gc
+import os
+import random
+import threading
 import time
 import tracemalloc
+from collections.abc import Callable
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.property.foreign_bytes import PARSERS, Parser
+from tandem.core.process_memory import resident_bytes
+from tests.property.foreign.change import change
+from tests.property.foreign.outcome import Depth, blind_sites, site_of
+from tests.property.foreign.parser import Parser
+from tests.property.foreign_bytes import PARSERS
 
-MANY = 10_000
-ONE_CPU_S = 5.0
-"""Of a processor, for one message: by the clock on the wall a busy machine would fail."""
-ONE_PEAK_BYTES = 96 << 20
-"""That one message may make a parser allocate: a few frames of the largest picture that is let in."""
+MANY, FEW, FEWER = 10_000, 100, 25
+BATCH = 25
+"""Messages that one choice of hypothesis stands for: it takes longer to choose than most parsers to read."""
 GROWTH_BYTES = 4 << 20
-"""That may be left of all of them: caches, the strategies' own."""
-_NUMBERS = [
-    b"\0",
-    b"\xff",
-    b"\x7f",
-    b"\x80",
-    b"\xff\xff\xff\xff",
-    b"\x7f\xff\xff\xff",
-    b"\xdd\xff\xff\xff\xff",
-    b"\xc1",
-]
-
-
-@st.composite
-def changed(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
-    """A valid message with up to six changes."""
-    data = bytearray(draw(st.sampled_from(seeds)))
-    for _ in range(draw(st.integers(1, 6))):
-        at = draw(st.integers(0, len(data)))
-        length = draw(st.integers(0, 16))
-        match draw(st.integers(0, 6)):
-            case 0:
-                if at < len(data):
-                    data[at] ^= 1 << draw(st.integers(0, 7))
-            case 1:
-                del data[at : at + length]
-            case 2:
-                data[at:at] = draw(st.binary(max_size=16))
-            case 3:
-                del data[at:]
-            case 4:
-                data[at : at + length] = draw(st.sampled_from(_NUMBERS))
-            case 5:
-                data[at:at] = data[: length * 4]
-            case _:
-                data[at : at + length] = draw(st.binary(max_size=16))
-    return bytes(data)
-
-
-def takes_or_refuses(parser: Parser, data: bytes) -> None:
-    began_s = time.thread_time()
-    with contextlib.suppress(*parser.refuses):
-        parser.parse(data)
-    assert time.thread_time() - began_s < ONE_CPU_S
+"""That may be left of all of them: caches, hypothesis' own."""
+RESIDENT_BYTES = 48 << 20
+"""The same as the kernel counts it, with what is not Python's."""
 
 
 @pytest.mark.parametrize("name", PARSERS)
@@ -74,40 +39,86 @@ def test_what_is_valid_is_taken(name: str) -> None:
     parser = PARSERS[name]
     for seed in parser.seeds():
         assert parser.seal(seed) == seed, "the seal is that of the writer"
-        if name != "request to drain":  # its proof is made at another time
-            parser.parse(seed)
+        assert parser.wrap(parser.unwrap(seed)) == seed
+        parser.parse(seed)
 
 
 @pytest.mark.parametrize("name", PARSERS)
 def test_changed_messages_are_taken_or_refused(name: str) -> None:
-    fuzz(name, 10 if PARSERS[name].is_slow else 100)
+    parser = PARSERS[name]
+    depth = fuzz(parser, FEWER if parser.is_slow else FEW)
+    print(f"{name}: {depth}")
+    assert depth.share >= parser.least_deep / 2, f"{name}: {depth}: most are turned away at the door"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", PARSERS)
 def test_ten_thousand_changed_messages_are_taken_or_refused(name: str) -> None:
-    fuzz(name, 200)  # what is made once, and kept
+    parser = PARSERS[name]
+    fuzz(parser, FEW)  # what is made once, and kept
+    gc.collect()
+    fds, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
+    resident = resident_bytes()
     tracemalloc.start()
     try:
-        gc.collect()
         before, _ = tracemalloc.get_traced_memory()
-        fuzz(name, MANY)
+        began_s = time.thread_time()
+        depth = fuzz(parser, MANY, measured)
+        took_s = time.thread_time() - began_s
         gc.collect()
-        after, peak = tracemalloc.get_traced_memory()
+        after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
+    print(f"{name}: {depth}, {took_s:.0f} s, {(resident_bytes() - resident) / 2**20:.1f} MiB more")
+    assert depth.share >= parser.least_deep, f"{name}: {depth}: most are turned away at the door"
     assert after - before < GROWTH_BYTES
-    assert peak - before < ONE_PEAK_BYTES
+    assert resident_bytes() - resident < RESIDENT_BYTES
+    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == (fds, threads)
 
 
-def fuzz(name: str, examples: int) -> None:
-    parser = PARSERS[name]
-    seeds = parser.seeds()
+def timed(parser: Parser, data: bytes) -> tuple[tuple[str, int], ...]:
+    """Where it was refused, in time."""
+    began_s = time.thread_time()
+    site = site_of(parser, data)
+    assert time.thread_time() - began_s < parser.cpu_s
+    return site
 
-    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(data=changed(seeds), is_sealed=st.booleans())
-    def one(data: bytes, is_sealed: bool) -> None:
-        takes_or_refuses(parser, parser.seal(data) if is_sealed else data)
 
-    one()
+def measured(parser: Parser, data: bytes) -> tuple[tuple[str, int], ...]:
+    """The same, and how much it allocated on the way."""
+    tracemalloc.reset_peak()
+    before, _ = tracemalloc.get_traced_memory()
+    site = timed(parser, data)
+    _, peak = tracemalloc.get_traced_memory()
+    assert peak - before < parser.peak_bytes + 64 * len(data)
+    return site
+
+
+def fuzz(
+    parser: Parser, messages: int, look: Callable[[Parser, bytes], tuple[tuple[str, int], ...]] = timed
+) -> Depth:
+    """A number stands for changed messages: hypothesis chooses it, and names it when one of them is bad."""
+    seeds = parser.seeds() + parser.more()
+    depth = Depth(blind_sites(parser, random.Random(0)))
+
+    @settings(
+        phases=[Phase.generate],  # a smaller number is no simpler message
+        max_examples=messages // BATCH,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(number=st.integers(0, 2**64 - 1))
+    def some(number: int) -> None:
+        for part in range(BATCH):
+            rng = random.Random(number * BATCH + part)
+            data = change(parser, rng, rng.choice(seeds))
+            try:
+                depth.count(look(parser, data))
+            except BaseException:
+                print(f"broken by {data[:2000].hex()}")
+                raise
+
+    some()
+    return depth

@@ -28,6 +28,8 @@ _TABLES = """
 CREATE TABLE about (id INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE blocks (number INTEGER PRIMARY KEY, file INTEGER, row BLOB NOT NULL, reps BLOB NOT NULL);
 """
+_DAMAGE = (sqlite3.DatabaseError, OverflowError, UnicodeDecodeError)
+"""What SQLite's module raises of a damaged file; the last where its message quotes bytes of it."""
 Row = tuple[int, int, bytes, bytes]
 """Number, file, the packed row (`rows.py`), representatives."""
 
@@ -79,7 +81,7 @@ class Catalogue:
         catalogue = cls(path, files)
         try:
             catalogue._prepare(durable)
-        except sqlite3.DatabaseError as error:
+        except _DAMAGE as error:
             catalogue.close()
             if _is_full(error):
                 raise
@@ -106,7 +108,7 @@ class Catalogue:
         try:
             found = self._database.execute("SELECT body FROM about WHERE id = 1").fetchone()
             rows = self._database.execute("SELECT count(*) FROM blocks").fetchone()[0]
-        except sqlite3.DatabaseError as error:
+        except _DAMAGE as error:
             raise CatalogueDamaged(f"the catalogue cannot be read: {error}") from error
         if found is None:
             if rows:
@@ -128,7 +130,7 @@ class Catalogue:
                     raise CatalogueDamaged("a row of the catalogue is damaged")
                 last = number
                 yield number, file, row, reps
-        except (sqlite3.DatabaseError, OverflowError, UnicodeDecodeError) as error:
+        except _DAMAGE as error:
             raise CatalogueDamaged(f"the catalogue cannot be read: {error}") from error
 
     def commit(self, about: About, added: Sequence[Row], removed: Iterable[Range]) -> int:
@@ -148,7 +150,7 @@ class Catalogue:
         return about.blocks
 
 
-def _is_full(error: sqlite3.DatabaseError) -> bool:
+def _is_full(error: Exception) -> bool:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
     return code & 0xFF in (
         sqlite3.SQLITE_FULL,
@@ -177,17 +179,31 @@ def _encode(about: About) -> bytes:
 def _decode(data: Any) -> About:
     if type(data) is not bytes or xxhash.xxh3_64_digest(data[:-8]) != data[-8:]:
         raise CatalogueDamaged("what the catalogue says of itself is damaged")
-    version, *fields = msgpack.unpackb(data[:-8])
-    if version != VERSION:
-        raise CatalogueDamaged(f"a catalogue of version {version}, this program reads version {VERSION}")
-    digest, blocks, floor, next_file, lost = fields
-    return About(
-        identity_hash=digest,
-        blocks=blocks,
-        floor=floor,
-        next_file=next_file,
-        lost=tuple(
-            Lost(first, end, None if start_us is None else TimeRange(start_us, end_us), reason)
-            for first, end, start_us, end_us, reason in lost
-        ),
-    )
+    try:
+        version, *fields = msgpack.unpackb(data[:-8])
+        if version != VERSION:
+            raise CatalogueDamaged(f"a catalogue of version {version}, this program reads version {VERSION}")
+        digest, blocks, floor, next_file, lost = fields
+        losses = tuple(_lost(*item) for item in lost)
+        return About(_count(digest), _count(blocks), _count(floor), _count(next_file), losses)
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise CatalogueDamaged(f"what the catalogue says of itself is none of it: {error}") from error
+
+
+def _lost(first: object, end: object, start_us: object, end_us: object, reason: object) -> Lost:
+    if not isinstance(reason, str):
+        raise TypeError(f"a loss for {type(reason).__name__}")
+    time = None if start_us is None else TimeRange(_number(start_us), _number(end_us))
+    return Lost(_count(first), _count(end), time, reason)
+
+
+def _number(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{type(value).__name__} where a number belongs")
+    return value
+
+
+def _count(value: object) -> int:
+    if _number(value) < 0:
+        raise ValueError(f"{value} where a count belongs")
+    return _number(value)

@@ -128,6 +128,15 @@ async def test_what_cannot_be_read_is_refused_without_a_line_in_the_log(
         assert caplog.text == ""
 
 
+async def test_a_long_first_message_is_refused_unparsed() -> None:
+    async with serving() as (channel, _):
+        long = b"\xff" * (lobby.MAX_FIRST_BYTES + 1)  # it would be no message of this method either
+        refused = await end_of(channel.unary_unary("/hall/read")(long, timeout=5))
+        assert isinstance(refused, LimitExceeded)
+        call = channel.stream_stream("/hall/many_many")(iter([b"x", long]), metadata=())
+        assert [len(answer) async for answer in call] == [1, len(long)], "later ones may be as long as any"
+
+
 async def test_those_who_were_heard_and_stay_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lobby, "MOST_OPEN", 1)
     async with serving() as (channel, _):
