@@ -100,7 +100,7 @@ class Orchestrator:
         # The keeper first: who leads is told to those alone who may call. The registry asks for itself.
         server = self._server = make_server([keeper, Asked([FRONT_DOOR], lambda _: fence.check())])
         times = {"heartbeat_s": config.heartbeat_s, "lease_s": config.lease_s}
-        registry = Registry(self.cluster, **times, doorkeeper=keeper)
+        registry = Registry(self.cluster, **times, doorkeeper=keeper, build=self._build)
         gateway = Gateway(self.streams, self.cluster, self.status, self._clock, doorkeeper=keeper)
         client_pb2_grpc.add_TandemServiceServicer_to_server(gateway, server)
         registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)

@@ -29,13 +29,17 @@ from orchestrator.standing_record import (
     standing_to_json,
 )
 from orchestrator.terms import DEFAULT_TENANT
-from tandem.core.errors import TandemError
+from tandem.core.errors import Incompatible, TandemError
 from tandem.core.ids import StreamId, is_valid_id
 from tandem.core.timeline import Gap, GapReason, TimeRange
+from tandem.core.versions import Spoken, unread
 
 log = logging.getLogger(__name__)
 
-_VERSION = 2
+VERSION = 2
+"""As written. Fields are added without a new one: an older reader leaves out what it does not know."""
+READ = Spoken(2, VERSION)
+"""What is read; a stream whose record is of another version goes on as one without a record."""
 _SUFFIX = ".json"
 MAX_FILE_BYTES = 64 * 1024
 """Of one stream; then the file is begun anew with its newest line."""
@@ -157,7 +161,7 @@ def _last_line(path: Path) -> bytes:
 
 def _to_json(record: Record) -> dict[str, object]:
     return {
-        "version": _VERSION,
+        "version": VERSION,
         "nonce": record.nonce,
         "epoch": record.epoch,
         "media_kind": record.media_kind,
@@ -179,8 +183,8 @@ def _to_json(record: Record) -> dict[str, object]:
 
 
 def _from_json(stream_id: StreamId, data: dict[str, object]) -> Record:
-    if data["version"] != _VERSION:
-        raise ValueError(f"version {data['version']}, expected {_VERSION}")
+    if data["version"] not in range(READ.lowest, READ.newest + 1):
+        raise Incompatible(unread("a record", data["version"], READ))
     gaps = data["gaps"]
     if not isinstance(gaps, list):
         raise TypeError("gaps is not a list")

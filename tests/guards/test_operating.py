@@ -12,7 +12,7 @@ from reasoner_svc.store.disk import catalogue, format  # noqa: A004
 from tandem import cli
 from tandem.core import transfer
 from tandem.vlm import fingerprint
-from tandem.wire import attach
+from tandem.wire import accepting
 from tests.guards.product import ROOT
 
 TEXT = (ROOT / "docs/operating.md").read_text()
@@ -20,9 +20,9 @@ VERSIONS = {
     "kv_transfer/header.py": header.VERSION,
     "reasoner_svc/store/disk/format.py": format.VERSION,
     "reasoner_svc/store/disk/catalogue.py": catalogue.VERSION,
-    "orchestrator/journal.py": journal._VERSION,
+    "orchestrator/journal.py": journal.VERSION,
     "tandem/core/transfer.py": transfer.PROTOCOL_MAJOR,
-    "tandem/wire/attach.py": attach.PROTOCOL_VERSION,
+    "tandem/wire/accepting.py": accepting.PROTOCOL_VERSION,
     "tandem/vlm/fingerprint.py": fingerprint.LAYOUT_VERSION,
 }
 
