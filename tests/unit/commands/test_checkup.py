@@ -26,7 +26,7 @@ SERVICE = ServiceStatus(
     role="encoder",
     address="127.0.0.1:1",
     state="ready",
-    build=BuildInfo(version="0.1.0", boot_id="b", pid=1),
+    build=BuildInfo(version="0.2.0", boot_id="b", pid=1),
     model=ModelInfo(source="default", fingerprint="f" * 32, native_fps=1.0),
     restarts=0,
     heartbeat_age_ms=300.0,
