@@ -120,7 +120,8 @@ async def record(folder: Path, work: Path) -> None:
     recorder = Recorder()
     recorder.listen()
     run_dir, data_dir = work / "run", work / "data"
-    app = Orchestrator(OrchestratorConfig(listen="127.0.0.1:0", run_dir=run_dir), lambda text: None)
+    config = OrchestratorConfig(listen="127.0.0.1:0", run_dir=run_dir, encoders=0, reasoners=0)
+    app = Orchestrator(config, lambda text: None)
     address = await app.start()
     services = {}
     for name in ("encoder-0", "reasoner-0", "reasoner-1"):
@@ -131,8 +132,6 @@ async def record(folder: Path, work: Path) -> None:
         )
         services[name] = make("127.0.0.1:0", "", address)
         await services[name].start()
-        if name != "reasoner-1":
-            await _until(lambda name=name: any(m.identity.name == name for m in app.cluster.members))
     async with tandem.connect(address) as client:
         await _until_async(lambda: _ready(client, 3))
         await _talk(client, services, app.secret_file)
@@ -145,12 +144,14 @@ async def record(folder: Path, work: Path) -> None:
 
 
 async def _talk(client: Any, services: dict[str, Any], secret_file: Path) -> None:
-    watching = Watching(mode=WatchMode.SEGMENT_NOTES)
+    watching = Watching(mode=WatchMode.SEGMENT_NOTES, segment_units=2)
     async with client.watch(MediaKind.PICTURES, stream_id=MOVED, watching=watching) as stream:
         stream.stand(STANDING)
+        thoughts = stream.thoughts()
         feed = Feed(stream, 0.02)
         for _ in range(8):
             await feed.push()
+        await asyncio.wait_for(anext(thoughts), 60)
         short = Sampling(max_tokens=8)
         await stream.ask("What was shown?", sampling=short)
         await stream.ask("What was shown?", workers=Workers(count=2, max_tokens=4), sampling=short)
