@@ -1,0 +1,130 @@
+"""Streams with questions in flight while services are replaced, and what must come of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import tandem
+from tandem.client import MediaKind, Sampling
+from tandem.client.types import Answer
+from tests.faults.fleet import Fleet
+from tests.faults.run import PERIOD_MS, QUESTION, SETTINGS, Feed, check_whole, reference
+
+TOKENS = 24
+"""Of an answer: it takes a while."""
+
+
+@dataclass
+class Viewer:
+    """One stream that is fed and asked about all the time."""
+
+    stream: Any
+    feed: Feed
+    answers: list[Answer] = field(default_factory=list)
+    records: Counter[str] = field(default_factory=Counter)
+    """Final records that came, by question."""
+    asked: int = 0
+
+    async def ask_forever(self) -> None:
+        """One question after the other; any that fails ends it with its error."""
+        while True:
+            self.asked += 1
+            answer = await self.stream.ask(
+                QUESTION,
+                question_id=f"q-{self.asked}",
+                sampling=Sampling(max_tokens=TOKENS),
+                latency_budget_s=30.0,
+            )
+            assert answer.error is None, answer.error
+            self.answers.append(answer)
+            await asyncio.sleep(0.05)
+
+    async def count_records(self) -> None:
+        """All that comes to the client."""
+        async for event in self.stream.events():
+            if isinstance(event, Answer):
+                self.records[event.question_id] += 1
+
+
+class Load:
+    """Several viewers of one fleet, from `start` until `check`."""
+
+    def __init__(self, fleet: Fleet, streams: int, pace_s: float = 0.25) -> None:
+        self._fleet, self._streams, self._pace_s = fleet, streams, pace_s
+        self.viewers: list[Viewer] = []
+        self._client = tandem.connect(fleet.front.address, settings=SETTINGS)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Until every stream was answered once."""
+        await self._client.__aenter__()
+        for number in range(self._streams):
+            stream = self._client.watch(MediaKind.PICTURES, stream_id=f"cam-{number}")
+            await stream.__aenter__()
+            viewer = Viewer(stream, Feed(stream, self._pace_s))
+            viewer.feed.start()
+            self.viewers.append(viewer)
+            self._tasks.append(asyncio.create_task(viewer.count_records()))
+        async with asyncio.timeout(60):
+            while not all(viewer.stream.progress.blocks for viewer in self.viewers):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        self._tasks += [asyncio.create_task(viewer.ask_forever()) for viewer in self.viewers]
+        await self.go_on()
+
+    async def go_on(self, answers: int = 1) -> None:
+        """Until every stream got so many more answers. Raises what a question failed with."""
+        goal = [len(viewer.answers) + answers for viewer in self.viewers]
+        async with asyncio.timeout(120):
+            while any(len(v.answers) < wanted for v, wanted in zip(self.viewers, goal, strict=True)):
+                for task in self._tasks:
+                    if task.done():
+                        task.result()
+                await asyncio.sleep(0.05)
+
+    async def check(self) -> str:
+        """Ends it. Every question was answered rightly, once; every frame is there. Says how many."""
+        for viewer in self.viewers:
+            await viewer.feed.stop()
+            goal = viewer.asked  # the one that is open now, and no other
+            async with asyncio.timeout(60):
+                while len(viewer.answers) < goal:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+        for task in self._tasks:
+            task.cancel()
+        ended = await asyncio.gather(*self._tasks, return_exceptions=True)
+        assert all(isinstance(each, asyncio.CancelledError) for each in ended), ended
+        texts: dict[int, set[str]] = {}
+        for viewer in self.viewers:
+            for answer in viewer.answers:
+                self._check_answer(viewer, answer)
+                texts.setdefault(answer.evidence_blocks, set()).add(answer.text)
+            answer = await viewer.stream.ask(QUESTION, sampling=Sampling(max_tokens=8), latency_budget_s=60.0)
+            check_whole(answer, viewer.stream.progress, viewer.feed.pushed, 0)
+            assert answer.text == await reference(self._fleet, viewer.feed.pushed)
+            await viewer.stream.end(forget=True)
+        assert all(len(each) == 1 for each in texts.values()), "the same video was answered in two ways"
+        counts = sorted(texts)
+        for count in {counts[0], counts[len(counts) // 2], counts[-1]}:
+            assert texts[count].pop().startswith(await reference(self._fleet, 2 * count))
+        await self._client.__aexit__(None, None, None)
+        count = sum(len(viewer.answers) for viewer in self.viewers)
+        return f"{count} questions on {len(self.viewers)} streams, all answered once"
+
+    def _check_answer(self, viewer: Viewer, answer: Answer) -> None:
+        assert viewer.records[answer.question_id] == 1, answer.question_id
+        seen = [(part.start_us, part.end_us) for part in answer.evidence]
+        whole_us = answer.evidence_blocks * 2 * PERIOD_MS * 1000
+        assert seen == [(0, whole_us)], (answer.question_id, seen, answer.evidence_blocks)
+        assert whole_us > answer.asked_us - 2 * PERIOD_MS * 1000, "frames before the question are missing"
+
+    async def close(self) -> None:
+        """After a failure too."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for viewer in self.viewers:
+            await viewer.stream.abandon()
+        await self._client.__aexit__(None, None, None)
