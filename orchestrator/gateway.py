@@ -30,7 +30,7 @@ from orchestrator.stream import State
 from orchestrator.streams import Streams
 from orchestrator.waiting import stop
 from tandem.core.clock import Clock
-from tandem.core.errors import InvalidInput, SlowReader, TandemError, WrongState
+from tandem.core.errors import InvalidInput, SlowReader, TandemError, Unavailable, WrongState
 from tandem.core.logs import is_about
 from tandem.core.tracing import from_metadata
 from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc
@@ -144,6 +144,8 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
         caller = self._doorkeeper.caller(context)
         caller.must(ASK, "asking")
         session = self._streams.get(request.stream_id, caller).session
+        if session.lost_start:
+            await until_open(session)  # only the reasoner knows what was watched before
         question = request.question
         question.question_id = question.question_id or f"a-{secrets.token_hex(6)}"
         try:
@@ -164,6 +166,9 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
                         message = client_pb2.AskResponse(answer_delta=event)
                     elif isinstance(event, client_pb2.WatchResponse.Thought):
                         message = client_pb2.AskResponse(thought=event)
+                    elif self._streams.is_stopping and event.HasField("error"):
+                        # Not its last word: whoever asked goes to the next orchestrator.
+                        raise Unavailable("the orchestrator stops; ask again in a moment", retry_after_s=1.0)
                     else:
                         message = client_pb2.AskResponse(answer=event)
                     async with asyncio.timeout(self._slow_s):

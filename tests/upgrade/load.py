@@ -15,6 +15,8 @@ from tests.faults.run import PERIOD_MS, QUESTION, SETTINGS, Feed, check_whole, r
 
 TOKENS = 24
 """Of an answer: it takes a while."""
+CUT = "\N{REPLACEMENT CHARACTER}"
+"""Where a shorter answer ends within a character."""
 
 
 @dataclass
@@ -108,7 +110,8 @@ class Load:
         assert all(len(each) == 1 for each in texts.values()), "the same video was answered in two ways"
         counts = sorted(texts)
         for count in {counts[0], counts[len(counts) // 2], counts[-1]}:
-            assert texts[count].pop().startswith(await reference(self._fleet, 2 * count))
+            shorter = await reference(self._fleet, 2 * count)
+            assert texts[count].pop().startswith(shorter.rstrip(CUT))
         await self._client.__aexit__(None, None, None)
         count = sum(len(viewer.answers) for viewer in self.viewers)
         return f"{count} questions on {len(self.viewers)} streams, all answered once"
