@@ -92,6 +92,20 @@ async def test_values_of_before_can_be_kept(helm: Helm) -> None:
     assert sets(helm.objects())["video-encoder"]["replicas"] == 3
 
 
+async def test_a_partition_that_was_set_by_hand_stays(helm: Helm) -> None:
+    """As docs/upgrades.md has it, for trying a release on one pod first."""
+    await helm.install({"insecure": True, "reasoner": {"replicas": 2}}, FORMER)
+    resource = helm.kube.store.resources["apps", "statefulsets"]
+    strategy = {"type": "RollingUpdate", "rollingUpdate": {"partition": 1}}
+    helm.kube.store.edit(
+        resource, NAMESPACE, "video-reasoner", lambda item: item["spec"].update(updateStrategy=strategy)
+    )
+    await helm.upgrade({"insecure": True, "reasoner": {"replicas": 2}})
+    reasoner = sets(helm.objects())["video-reasoner"]
+    assert reasoner["updateStrategy"] == strategy
+    assert releases(helm.objects()) == {read(CHART / "Chart.yaml")["appVersion"]}
+
+
 def leaves(values: Object, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     for key, value in values.items():
         if isinstance(value, dict) and value:
