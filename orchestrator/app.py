@@ -70,10 +70,10 @@ class Orchestrator:
         self._run_dir = RunDir(config.run_dir)
         self.secret_file = config.secret_file or self._run_dir.secret_file
         secret = read_secret(config.secret_file) if config.secret_file else self._run_dir.secret()
-        journal = Journal(self._run_dir.journal_dir)
+        fence = Fence(elected=config.backend == "kubernetes")
+        journal = Journal(self._run_dir.journal_dir, fence)
         journal.touch_all()
         fresh_s = _FRESH_HEARTBEATS * config.heartbeat_s
-        fence = Fence(elected=config.backend == "kubernetes")
         self.cluster = Cluster(secret, config.lease_s, fresh_s, clock, tls=config.tls, fence=fence)
         self._port = HealthPort(config.health)
         self.watched = Watched(config, self._samples, clock)

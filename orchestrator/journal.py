@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.fence import Fence
 from orchestrator.standing_record import (
     StandingRecord,
     alerts_from_json,
@@ -74,13 +75,16 @@ class Record:
     """The least rate that its client accepts; 0: `sample_fps`."""
     max_lag_ms: int = 0
     """Behind the live edge, after which frames are left out; 0: never."""
+    term: int = 0
+    """Of the leader that wrote it; 0: nobody was elected, or release 0.1.0."""
 
 
 class Journal:
     """One directory, one file a stream. Owned by one orchestrator, which holds the run directory's lock."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, fence: Fence | None = None) -> None:
+        """`fence` knows whether another led since a record was written."""
+        self._directory, self._fence = directory, fence or Fence()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def save(self, record: Record) -> None:
@@ -99,12 +103,16 @@ class Journal:
     def load(self, stream_id: StreamId) -> Record | None:
         """What is written of a stream; None when there is nothing usable."""
         try:
-            return _from_json(stream_id, json.loads(_last_line(self._path(stream_id))))
+            record = _from_json(stream_id, json.loads(_last_line(self._path(stream_id))))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, TandemError) as error:
             log.warning("the journal of stream %s cannot be used: %s", stream_id, error)
             return None
+        if self._fence.was_overtaken(record.term):
+            log.info("the journal of stream %s is not used: another orchestrator led since", stream_id)
+            return None
+        return record
 
     def is_younger_than(self, age_s: float, stream_id: StreamId) -> bool:
         """True when something was written of a stream less than `age_s` ago."""
@@ -178,6 +186,7 @@ def _to_json(record: Record) -> dict[str, object]:
         "tenant": record.tenant,
         "min_fps": record.min_fps,
         "max_lag_ms": record.max_lag_ms,
+        "term": record.term,
         "gaps": [[gap.range.start_us, gap.range.end_us, gap.reason.value] for gap in record.gaps],
     }
 
@@ -207,6 +216,7 @@ def _from_json(stream_id: StreamId, data: dict[str, object]) -> Record:
         tenant=_tenant(data.get("tenant", DEFAULT_TENANT)),
         min_fps=float(str(data.get("min_fps", 0.0))),
         max_lag_ms=_lag(data.get("max_lag_ms", 0)),
+        term=_int({"term": 0} | data, "term"),
     )
 
 

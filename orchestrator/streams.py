@@ -293,7 +293,7 @@ class Streams:
         due = session.journal_due and session.epoch > 0
         if due and (now or now_s - stream.journal_at_s >= JOURNAL_PERIOD_S):
             stream.journal_at_s, session.journal_due = now_s, False
-            record = stream.to_record()
+            record = stream.to_record(self._cluster.fence.term)
             self._journal.save(record)
             session.checkpoints.announced = place_of(record)
             if session.outbox is not None:

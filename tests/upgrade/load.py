@@ -10,7 +10,6 @@ from typing import Any
 import tandem
 from tandem.client import MediaKind, Sampling
 from tandem.client.types import Answer
-from tests.faults.fleet import Fleet
 from tests.faults.run import PERIOD_MS, QUESTION, SETTINGS, Feed, check_whole, reference
 
 TOKENS = 24
@@ -54,7 +53,8 @@ class Viewer:
 class Load:
     """Several viewers of one fleet, from `start` until `check`."""
 
-    def __init__(self, fleet: Fleet, streams: int, pace_s: float = 0.25) -> None:
+    def __init__(self, fleet: Any, streams: int, pace_s: float = 0.25) -> None:
+        """`fleet`: a `Fleet`, or what has its `front.address`."""
         self._fleet, self._streams, self._pace_s = fleet, streams, pace_s
         self.viewers: list[Viewer] = []
         self._client = tandem.connect(fleet.front.address, settings=SETTINGS)
@@ -129,5 +129,6 @@ class Load:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for viewer in self.viewers:
+            viewer.feed.cancel()
             await viewer.stream.abandon()
         await self._client.__aexit__(None, None, None)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,14 @@ import tandem
 from orchestrator.app import Orchestrator
 from tandem.client import ClientSettings, MediaKind
 from tandem.client.types import Answer
+from tests.faults import inside
+from tests.faults.fleet import free_port
 from tests.integration.orchestrator_fakes import FakeEncoder, FakeReasoner
 from tests.integration.test_kubernetes_backend import SERVICES, Pair, pair, ready
-from tests.kube.release import RELEASE, until
+from tests.integration.test_kubernetes_processes import Processes
+from tests.kube.release import RELEASE, release, until
+from tests.upgrade.former import former_tree
+from tests.upgrade.load import Load
 
 SETTINGS = ClientSettings(backoff_cap_s=0.5)
 PERIOD_US = 500_000
@@ -130,3 +137,69 @@ async def test_open_questions_are_answered_once_by_the_next_leader(tmp_path: Pat
 async def listen(items: AsyncIterator[Any], heard: list[Any]) -> None:
     async for item in items:
         heard.append(item)  # noqa: PERF401 - looked at while it grows
+
+
+@dataclass
+class Door:
+    """Where clients come to, whoever leads behind it."""
+
+    address: str
+
+
+@dataclass
+class Elected:
+    """What a load asks of a fleet."""
+
+    front: Door
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("former", [False, True], ids=["of this release", "of the release before"])
+async def test_leaders_are_killed_and_replaced_under_load(tmp_path: Path, former: bool) -> None:
+    """Orchestrators are processes, services are real: every question is answered rightly, and once."""
+    tree = former_tree(tmp_path / "former") if former else None
+    address = f"127.0.0.1:{free_port()}"
+    async with release(tmp_path) as found:
+        found.install()
+        found.free_lease()
+        both = Processes(found, tmp_path)
+        services: list[Any] = []
+        load = Load(Elected(Door(address)), 2)
+        try:
+            first = await both.start("o-0", tree=tree)
+            await until(lambda: both.holder.startswith("o-0/"))
+            second = await both.start("o-1", listen=address)
+            await until(lambda: (tmp_path / "o-1/address").exists())
+            for role, make in (("reasoner", inside.reasoner), ("encoder", inside.encoder)):
+                service = make(f"{RELEASE}-{role}-0", both.secret)("127.0.0.1:0", "", address)
+                services.append(service)
+                await service.start()
+            await load.start()
+            first.send_signal(signal.SIGKILL)
+            await first.wait()
+            await until(lambda: both.holder.startswith("o-1/"))
+            await load.go_on(3)
+            await both.start("o-0")
+            await asyncio.sleep(1.0)
+            second.send_signal(signal.SIGTERM)
+            assert await second.wait() == 0
+            await until(lambda: both.holder.startswith("o-0/"))
+            await both.start("o-1", listen=address)
+            await load.go_on(3)
+            print(await load.check())
+        finally:
+            await load.close()
+            for service in services:
+                await end(service)
+            for process in both.started:
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()
+
+
+async def end(service: Any) -> None:
+    try:
+        await service.stop(0.0)
+    except TypeError:
+        await service.stop()

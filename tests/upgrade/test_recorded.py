@@ -112,7 +112,8 @@ def test_its_journal_is_read(tmp_path: Path) -> None:
     assert decode_resume_header(found.decoder_header, "pictures").runs[0].geometry.grid_h == 2
 
 
-async def test_its_client_comes_back_to_this_release(tmp_path: Path) -> None:
+@pytest.mark.parametrize("blocks", [8, 12], ids=["as the journal says", "more than the journal says"])
+async def test_its_client_comes_back_to_this_release(tmp_path: Path, blocks: int) -> None:
     streams = tmp_path / "run/streams"
     streams.mkdir(parents=True)
     shutil.copy(file("journal.json"), streams / f"{KEPT}.json")
@@ -121,13 +122,17 @@ async def test_its_client_comes_back_to_this_release(tmp_path: Path) -> None:
     (tmp_path / "run").chmod(0o700)
     async with World(tmp_path / "run") as world:
         await world.add("reasoner-1")
-        held = FakeStream(1, TOKEN.partition(".")[0], [number * PERIOD_US for number in range(8)])
+        held = FakeStream(1, TOKEN.partition(".")[0], [number * PERIOD_US for number in range(blocks)])
         world.reasoners["reasoner-1"].streams[KEPT] = held
         await world.until(lambda: any(m.identity.name == "reasoner-1" for m in world.app.cluster.members))
         client = await world.watch(KEPT, TOKEN)
         assert client.welcome.resumed
         assert client.welcome.next_position == 6
         assert held.epoch == 2
+        client.sequence = blocks  # it was told that what is before is safe, and forgot it
+        await client.picture(blocks * PERIOD_US // 1000)
+        await world.until(lambda: len(held.blocks) > blocks)
+        await client.until(lambda: client.progress.watermark_us > blocks * PERIOD_US)
         assert not client.progress.gaps
 
 
