@@ -2,6 +2,7 @@
 
 A call that was under way when its orchestrator was lost is made again at the next one, under the same id.
 There the stream may be unknown for a moment: until a reasoner tells that it holds it, or its feeder is back.
+While nobody leads of several orchestrators, one is waited for.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from tandem.client import convert
 from tandem.client.failures import CALL_ERRORS, NobodyThere, typed_error
@@ -39,11 +41,12 @@ async def asked(
     """
     doing = f"asking stream {request.stream_id!r}"
     heard, chance = Heard(), random.Random()  # noqa: S311 (jitter, not a secret)
-    began_s, lost_s, tries = clock(), None, 0
+    began_s, trouble = clock(), _Trouble()
     while True:
         left_s = None if timeout_s is None else max(timeout_s - (clock() - began_s), 0.0)
         try:
             async for item in _one_call(route, request, left_s):
+                route.was_reached = True
                 if not isinstance(item, str):
                     yield item
                 elif fresh := heard.take(item):
@@ -51,29 +54,41 @@ async def asked(
             return
         except CALL_ERRORS as failure:
             error = typed_error(failure, address=route.address, doing=doing)
-            tries += 1
-            if lost_s is None and _was_under_way(error):
-                lost_s, tries = clock(), 1
-            goes_elsewhere = await route.follow(error)
-            wait_s = backoff_s(tries, settings, chance)
-            if not _is_worth_another(error, lost_s, clock() + wait_s, settings.give_up_s):
-                if not (goes_elsewhere and tries < TRIES):
+            trouble.saw(error, clock(), was_reached=route.was_reached)
+            wait_s = 0.0
+            if not (await route.follow(error) and trouble.tries < TRIES):
+                wait_s = max(backoff_s(trouble.tries, settings, chance), error.retry_after_s or 0.0)
+                if clock() + wait_s > trouble.until_s(error, settings):
                     raise error from failure
-                wait_s = 0.0
             heard.connection_lost()
-            await asyncio.sleep(max(wait_s, error.retry_after_s or 0.0) if lost_s is not None else wait_s)
+            await asyncio.sleep(wait_s)
 
 
-def _was_under_way(error: TandemError) -> bool:
-    """True for what ends a call that had reached an orchestrator, and not for one that reached nobody."""
-    return isinstance(error, Unavailable) and not isinstance(error, NobodyThere | NotLeader)
+@dataclass(slots=True)
+class _Trouble:
+    """What stands between a question and its answer."""
 
+    tries: int = 0
+    since_s: float = float("inf")
+    """When an orchestrator was lost, was found not to lead, or was gone from where one had been."""
+    was_under_way: bool = False
+    """The question had reached one."""
 
-def _is_worth_another(error: TandemError, lost_s: float | None, next_s: float, give_up_s: float) -> bool:
-    if lost_s is None or not isinstance(error, Unavailable | NotFound):
-        return False
-    patience_s = min(give_up_s, UNKNOWN_S) if isinstance(error, NotFound) else give_up_s
-    return next_s - lost_s <= patience_s
+    def saw(self, error: TandemError, now_s: float, *, was_reached: bool) -> None:
+        """A call failed. `was_reached`: there was somebody at the address before."""
+        self.tries += 1
+        is_lost = isinstance(error, Unavailable) and not isinstance(error, NobodyThere | NotLeader)
+        if is_lost and not self.was_under_way:
+            self.was_under_way, self.tries, self.since_s = True, 1, now_s
+        if isinstance(error, NotLeader) or (was_reached and isinstance(error, NobodyThere)):
+            self.since_s = min(self.since_s, now_s)
+
+    def until_s(self, error: TandemError, settings: ClientSettings) -> float:
+        """When it is given up; to try again helps only where orchestrators come and go."""
+        if self.since_s == float("inf") or not isinstance(error, Unavailable | NotFound):
+            return float("-inf")
+        patience_s = settings.give_up_s if self.was_under_way else settings.open_timeout_s
+        return self.since_s + (min(UNKNOWN_S, patience_s) if isinstance(error, NotFound) else patience_s)
 
 
 async def _one_call(

@@ -158,7 +158,9 @@ class Client:
         tries = 1
         while True:
             try:
-                return await getattr(self._ready_route().stub, method)(request, timeout=timeout_s)
+                reply = await getattr(self._ready_route().stub, method)(request, timeout=timeout_s)
+                self._ready_route().was_reached = True
+                return reply
             except CALL_ERRORS as failure:
                 error = typed_error(failure, address=self.address, doing=doing)
                 if not await self._goes_elsewhere(error, tries):

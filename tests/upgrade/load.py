@@ -28,6 +28,7 @@ class Viewer:
     records: Counter[str] = field(default_factory=Counter)
     """Final records that came, by question."""
     asked: int = 0
+    heard_outside: list[Answer] = field(default_factory=list)
 
     async def ask_forever(self) -> None:
         """One question after the other; any that fails ends it with its error."""
@@ -43,6 +44,18 @@ class Viewer:
             self.answers.append(answer)
             await asyncio.sleep(0.05)
 
+    async def ask_from_outside(self, client: Any) -> None:
+        """The same, by somebody who does not feed it."""
+        while True:
+            answer = await client.ask(
+                self.stream.stream_id,
+                QUESTION,
+                sampling=Sampling(max_tokens=TOKENS),
+                latency_budget_s=30.0,
+            )
+            self.heard_outside.append(answer)
+            await asyncio.sleep(0.2)
+
     async def count_records(self) -> None:
         """All that comes to the client."""
         async for event in self.stream.events():
@@ -53,8 +66,9 @@ class Viewer:
 class Load:
     """Several viewers of one fleet, from `start` until `check`."""
 
-    def __init__(self, fleet: Any, streams: int, pace_s: float = 0.25) -> None:
-        """`fleet`: a `Fleet`, or what has its `front.address`."""
+    def __init__(self, fleet: Any, streams: int, pace_s: float = 0.25, *, outside: bool = True) -> None:
+        """`fleet`: a `Fleet`, or what has its `front.address`. `outside`: others ask about streams too."""
+        self._outside = outside
         self._fleet, self._streams, self._pace_s = fleet, streams, pace_s
         self.viewers: list[Viewer] = []
         self._client = tandem.connect(fleet.front.address, settings=SETTINGS)
@@ -74,6 +88,10 @@ class Load:
             while not all(viewer.stream.progress.blocks for viewer in self.viewers):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         self._tasks += [asyncio.create_task(viewer.ask_forever()) for viewer in self.viewers]
+        if self._outside:
+            self._tasks += [
+                asyncio.create_task(viewer.ask_from_outside(self._client)) for viewer in self.viewers
+            ]
         await self.go_on()
 
     async def go_on(self, answers: int = 1) -> None:
@@ -101,7 +119,9 @@ class Load:
         texts: dict[int, set[str]] = {}
         for viewer in self.viewers:
             for answer in viewer.answers:
-                self._check_answer(viewer, answer)
+                assert viewer.records[answer.question_id] == 1, answer.question_id
+            for answer in (*viewer.answers, *viewer.heard_outside):
+                self._check_answer(answer)
                 texts.setdefault(answer.evidence_blocks, set()).add(answer.text)
             answer = await viewer.stream.ask(QUESTION, sampling=Sampling(max_tokens=8), latency_budget_s=60.0)
             check_whole(answer, viewer.stream.progress, viewer.feed.pushed, 0)
@@ -113,11 +133,10 @@ class Load:
             shorter = await reference(self._fleet, 2 * count)
             assert texts[count].pop().startswith(shorter.rstrip(CUT))
         await self._client.__aexit__(None, None, None)
-        count = sum(len(viewer.answers) for viewer in self.viewers)
+        count = sum(len(viewer.answers) + len(viewer.heard_outside) for viewer in self.viewers)
         return f"{count} questions on {len(self.viewers)} streams, all answered once"
 
-    def _check_answer(self, viewer: Viewer, answer: Answer) -> None:
-        assert viewer.records[answer.question_id] == 1, answer.question_id
+    def _check_answer(self, answer: Answer) -> None:
         seen = [(part.start_us, part.end_us) for part in answer.evidence]
         whole_us = answer.evidence_blocks * 2 * PERIOD_MS * 1000
         assert seen == [(0, whole_us)], (answer.question_id, seen, answer.evidence_blocks)
