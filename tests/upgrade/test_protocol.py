@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from google.protobuf import descriptor_pb2
@@ -130,3 +134,19 @@ def test_a_field_may_go_when_its_number_and_name_are_reserved() -> None:
     hello.reserved_range.add(start=gone.number, end=gone.number + 1)
     del hello.field[1]
     assert broken(recorded.protocol(), changed) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_what_was_recorded_of_this_release_is_what_it_says(tmp_path: Path) -> None:
+    """Before a release: where it fails, `python -m tests.upgrade.record` makes the files anew."""
+    line = [sys.executable, "-m", "tests.upgrade.record", str(tmp_path / "anew")]
+    subprocess.run(line, cwd=ROOT, check=True, capture_output=True, timeout=150)
+    assert FileSet.FromString((tmp_path / "anew/protocol.binpb").read_bytes()) == recorded.protocol(PRESENT)
+    anew = {
+        (each["method"], each["sender"], each["message"])
+        for each in map(json.loads, (tmp_path / "anew/messages.jsonl").read_text().splitlines())
+    }
+    assert anew == {(each.method, each.sender, each.message) for each in recorded.said(PRESENT)}
+    for name in ("journal.json", "ticket.bin", "stored/catalogue.sqlite", "stored/00000002.tkv"):
+        assert (tmp_path / "anew" / name).exists()
