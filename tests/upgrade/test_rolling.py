@@ -62,7 +62,7 @@ async def test_all_services_are_replaced_one_after_the_other(tmp_path: Path, way
     before, after = (other, None) if way == "up" else (None, other)
     async with running(tmp_path, before) as found:
         # An orchestrator of the release before ends questions of others with an error when it stops.
-        load = Load(found, 3, outside=way != "up")
+        load = Load(found, 4, encoded=2, outside=way != "up")
         try:
             await load.start()
             for name in ORDERS[order]:
