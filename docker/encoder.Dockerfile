@@ -1,5 +1,5 @@
 # An encoder. torch comes from the index: on PyPI it is the build for CUDA, which runs on CPUs, too.
-#   docker build --file docker/encoder.Dockerfile --tag tandem-encoder:0.1.0 .
+#   docker build --file docker/encoder.Dockerfile --tag tandem-encoder:0.2.0 .
 # Nothing is loaded but Python packages: PIP_INDEX_URL names another index than PyPI. For images that never change,
 # give BASE with a digest.
 ARG BASE=python:3.12.11-slim-bookworm

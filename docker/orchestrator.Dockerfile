@@ -1,5 +1,5 @@
 # The front door, and the client's commands: no torch. Media libraries are for clients: helm test plays a clip.
-#   docker build --file docker/orchestrator.Dockerfile --tag tandem-orchestrator:0.1.0 .
+#   docker build --file docker/orchestrator.Dockerfile --tag tandem-orchestrator:0.2.0 .
 # Nothing is loaded but Python packages: PIP_INDEX_URL names another index than PyPI. For images that never change,
 # give BASE with a digest.
 ARG BASE=python:3.12.11-slim-bookworm

@@ -11,7 +11,8 @@ import msgpack
 
 from encoder_svc.ledger import SyncPoint
 from tandem.core.blocks import BlockGeometry
-from tandem.core.errors import BadMedia, InvalidInput
+from tandem.core.errors import BadMedia, Incompatible, InvalidInput
+from tandem.core.versions import Spoken, unread
 
 VERSION = 1
 MAX_HEADER_BYTES = 1 << 20
@@ -65,13 +66,20 @@ class ResumeHeader:
 
 
 def decode_resume_header(data: bytes, kind: str) -> ResumeHeader:
-    """Read a header. Raises InvalidInput when it is not one, or of another kind of media."""
+    """Read a header.
+
+    Raises:
+        InvalidInput: it is none, or of another kind of media.
+        Incompatible: of another version.
+    """
     try:
         if len(data) > MAX_HEADER_BYTES:
             raise ValueError("too long")
         fields = msgpack.unpackb(data, max_array_len=MAX_RUNS, max_map_len=16, max_ext_len=0)
-        if fields["v"] != VERSION or fields["kind"] != kind:
-            raise ValueError(f"version {fields['v']} of {fields['kind']!r}")
+        if fields["v"] != VERSION:
+            raise Incompatible(unread("a decoder header", fields["v"], Spoken(VERSION, VERSION)))
+        if fields["kind"] != kind:
+            raise ValueError(f"it is of {fields['kind']!r}")
         header = ResumeHeader(
             kind=kind,
             point=SyncPoint(_count(fields["at"]), _count(fields["time"])),

@@ -61,6 +61,7 @@ async def welcome(channel: ControlChannel, local: LocalEnd, config: LinkConfig) 
     shm_proof = proofs.get(LaneKind.SHM, b"")
     await channel.send(
         HelloAck(
+            major=verdict.major,
             fingerprint=local.fingerprint,
             boot_id=local.boot_id,
             lanes=verdict.lanes,

@@ -32,10 +32,13 @@ from tandem.core.blocks import (
 from tandem.core.errors import DataLost, Incompatible, InvalidInput
 from tandem.core.ids import StreamId, is_valid_id
 from tandem.core.timeline import TimeRange
+from tandem.core.versions import Spoken, unread
 
 MAGIC = b"TKVB"
 VERSION = 3
-"""What is written. Versions 1 (no embedding) and 2 (not said by whom: it is left out) are read too."""
+"""What is written."""
+READ = Spoken(1, VERSION)
+"""What is read: version 1 has no embedding, 2 does not say by whom (it is left out)."""
 MAX_HEADER_BYTES = 65_536
 """Longest encoded header; longer input is refused unread."""
 MAX_LAYERS = 1024
@@ -95,8 +98,8 @@ def decode_header(data: bytes | bytearray | memoryview) -> tuple[BlockHeader, in
     magic, version, zero, length = _PREFIX.unpack_from(view)
     if magic != MAGIC or zero != 0:
         raise HeaderCorrupt(f"not a block header: it begins with {bytes(view[:8]).hex()}")
-    if version not in _KEYS_OF:
-        raise HeaderUnsupported(f"block header version {version}, this program reads up to {VERSION}")
+    if version not in READ:
+        raise HeaderUnsupported(unread("a block header", version, READ))
     end = _PREFIX.size + length
     if end + _CHECKSUM.size > len(view):
         raise HeaderCorrupt(f"the block header ends early: {len(view)} of {end + _CHECKSUM.size} bytes")

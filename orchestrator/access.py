@@ -9,6 +9,8 @@ for, and what it may do::
     tenant = "acme"
     rights = ["watch", "ask"]
 
+``version = 1`` may stand above the first table; without it that is what the file is.
+
 Tokens are long and random (`tandem token` makes them): a plain hash of one cannot be turned back, and looking
 it up among others tells by its time nothing about what another begins with.
 """
@@ -23,7 +25,10 @@ from dataclasses import dataclass
 from orchestrator.terms import DEFAULT_TENANT
 from tandem.core.errors import InvalidInput, PermissionRefused
 from tandem.core.ids import is_valid_id
+from tandem.core.versions import Spoken, unread
 
+VERSION = 1
+"""Of the file."""
 WATCH, ASK, ADMIN = "watch", "ask", "admin"
 RIGHTS = (WATCH, ASK, ADMIN)
 """To feed streams and end them; to ask about them; to see all tenants' streams and services, and to drain."""
@@ -101,7 +106,9 @@ def parse_tokens(text: str, what: str) -> dict[str, Caller]:
         data = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{what} is no TOML: {error}") from error
-    tables = data.pop("token", [])
+    version, tables = data.pop("version", VERSION), data.pop("token", [])
+    if type(version) is not int or version != VERSION:
+        raise InvalidInput(f"{what}: {unread('a file of tokens', version, Spoken(VERSION, VERSION))}")
     if data or not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise InvalidInput(f"{what}: expected [[token]] tables and nothing else")
     if not 0 < len(tables) <= MAX_TOKENS:

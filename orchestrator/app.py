@@ -74,10 +74,10 @@ class Orchestrator:
         self._run_dir = RunDir(config.run_dir)
         self.secret_file = config.secret_file or self._run_dir.secret_file
         secret = read_secret(config.secret_file) if config.secret_file else self._run_dir.secret()
-        journal = Journal(self._run_dir.journal_dir)
+        fence = Fence(elected=config.backend == "kubernetes")
+        journal = Journal(self._run_dir.journal_dir, fence)
         journal.touch_all()
         fresh_s = _FRESH_HEARTBEATS * config.heartbeat_s
-        fence = Fence(elected=config.backend == "kubernetes")
         self.cluster = Cluster(secret, config.lease_s, fresh_s, clock, tls=config.tls, fence=fence)
         self._port = HealthPort(config.health)
         self.watched = Watched(config, self._samples, clock)
@@ -105,7 +105,7 @@ class Orchestrator:
         lobby = Lobby(_OPEN, self._is_known)
         server = self._server = make_server([lobby, keeper, Asked([FRONT_DOOR], lambda _: fence.check())])
         times = {"heartbeat_s": config.heartbeat_s, "lease_s": config.lease_s}
-        registry = Registry(self.cluster, **times, doorkeeper=keeper)
+        registry = Registry(self.cluster, **times, doorkeeper=keeper, build=self._build)
         gateway = Gateway(self.streams, self.cluster, self.status, self._clock, doorkeeper=keeper)
         client_pb2_grpc.add_TandemServiceServicer_to_server(gateway, server)
         registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)

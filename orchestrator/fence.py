@@ -26,6 +26,8 @@ class Fence:
         self._until_s = float("-inf")
         self.term = 0
         """0: there is no election, or it was not won yet."""
+        self.former_term = 0
+        """Of who led before it was elected; 0: not known."""
         self.leader = ""
         """Address of the other that leads, where one is known."""
 
@@ -41,6 +43,10 @@ class Fence:
     def lose(self, leader: str = "") -> None:
         """It leads no more."""
         self._until_s, self.leader = float("-inf"), leader
+
+    def was_overtaken(self, term: int) -> bool:
+        """True for what was written under a term after which another one than this orchestrator led."""
+        return bool(term and self.former_term) and term not in (self.former_term, self.term)
 
     def check(self) -> None:
         """Raises `NotLeader`, with who leads where that is known, unless this one does."""

@@ -8,6 +8,7 @@ vanished client, so only `End` ends a stream; everything else leaves it to be re
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from contextlib import aclosing
 from typing import Any
@@ -38,7 +39,7 @@ from orchestrator.stream import State
 from orchestrator.streams import Streams
 from orchestrator.waiting import stop
 from tandem.core.clock import Clock
-from tandem.core.errors import InvalidInput, SlowReader, TandemError, WrongState
+from tandem.core.errors import InvalidInput, NotFound, SlowReader, TandemError, Unavailable, WrongState
 from tandem.core.logs import is_about
 from tandem.core.tracing import from_metadata
 from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc
@@ -46,6 +47,7 @@ from tandem.wire.status import abort_with
 
 SLOW_S = 20.0
 """For one write to a client."""
+_LOOK_S = 0.05
 
 
 class Gateway(client_pb2_grpc.TandemServiceServicer):
@@ -149,10 +151,20 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
         finally:
             await stop(*tasks)
 
+    async def _known(self, stream_id: str, caller: Caller) -> Stream:
+        """A stream; one of a former orchestrator may be told of, or resumed, in a moment."""
+        while self._cluster.is_settling:
+            with contextlib.suppress(NotFound):
+                return self._streams.get(stream_id, caller)
+            await asyncio.sleep(_LOOK_S)
+        return self._streams.get(stream_id, caller)
+
     async def _ask(self, request: client_pb2.AskRequest, context: Any) -> None:
         caller = self._doorkeeper.caller(context)
         caller.must(ASK, "asking")
-        session = self._streams.get(request.stream_id, caller).session
+        session = (await self._known(request.stream_id, caller)).session
+        if session.lost_start:
+            await until_open(session)  # only the reasoner knows what was watched before
         question = request.question
         question.question_id = question.question_id or f"a-{secrets.token_hex(6)}"
         try:
@@ -173,6 +185,9 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
                         message = client_pb2.AskResponse(answer_delta=event)
                     elif isinstance(event, client_pb2.WatchResponse.Thought):
                         message = client_pb2.AskResponse(thought=event)
+                    elif self._streams.is_stopping and event.HasField("error"):
+                        # Not its last word: whoever asked goes to the next orchestrator.
+                        raise Unavailable("the orchestrator stops; ask again in a moment", retry_after_s=1.0)
                     else:
                         message = client_pb2.AskResponse(answer=event)
                     async with asyncio.timeout(self._slow_s):

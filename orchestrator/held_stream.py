@@ -25,9 +25,12 @@ class Stream:
     watcher: asyncio.Task[None] | None = None
     """While somebody takes notes of it."""
 
-    def to_record(self) -> Record:
-        """What the journal holds of it."""
+    def to_record(self, term: int) -> Record:
+        """What the journal holds of it, as a leader of that term writes it."""
         standing = self.standing
         return replace(
-            to_record(self.session), standing=standing.to_records(), alerts=standing.waiting_alerts()
+            to_record(self.session),
+            standing=standing.to_records(),
+            alerts=standing.waiting_alerts(),
+            term=term,
         )

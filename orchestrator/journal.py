@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.fence import Fence
 from orchestrator.standing_record import (
     StandingRecord,
     alerts_from_json,
@@ -30,13 +31,17 @@ from orchestrator.standing_record import (
     standing_to_json,
 )
 from orchestrator.terms import DEFAULT_TENANT
-from tandem.core.errors import TandemError
+from tandem.core.errors import Incompatible, TandemError
 from tandem.core.ids import StreamId, is_valid_id
 from tandem.core.timeline import Gap, GapReason, TimeRange
+from tandem.core.versions import Spoken, unread
 
 log = logging.getLogger(__name__)
 
-_VERSION = 2
+VERSION = 2
+"""As written. Fields are added without a new one: an older reader leaves out what it does not know."""
+READ = Spoken(2, VERSION)
+"""What is read; a stream whose record is of another version goes on as one without a record."""
 _MAX_KIND = 2**31 - 1
 """What the wire takes for a number of an enumeration."""
 _SUFFIX = ".json"
@@ -75,13 +80,16 @@ class Record:
     """The least rate that its client accepts; 0: `sample_fps`."""
     max_lag_ms: int = 0
     """Behind the live edge, after which frames are left out; 0: never."""
+    term: int = 0
+    """Of the leader that wrote it; 0: nobody was elected, or release 0.1.0."""
 
 
 class Journal:
     """One directory, one file a stream. Owned by one orchestrator, which holds the run directory's lock."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, fence: Fence | None = None) -> None:
+        """`fence` knows whether another led since a record was written."""
+        self._directory, self._fence = directory, fence or Fence()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def save(self, record: Record) -> None:
@@ -100,7 +108,7 @@ class Journal:
     def load(self, stream_id: StreamId) -> Record | None:
         """What is written of a stream; None when there is nothing usable."""
         try:
-            return _from_json(stream_id, json.loads(_last_line(self._path(stream_id))))
+            record = _from_json(stream_id, json.loads(_last_line(self._path(stream_id))))
         except FileNotFoundError:
             return None
         except (
@@ -114,6 +122,10 @@ class Journal:
         ) as error:
             log.warning("the journal of stream %s cannot be used: %s", stream_id, error)
             return None
+        if self._fence.was_overtaken(record.term):
+            log.info("the journal of stream %s is not used: another orchestrator led since", stream_id)
+            return None
+        return record
 
     def named(self, name: str) -> list[Record]:
         """What is written of streams that their clients call so, of all tenants."""
@@ -175,7 +187,7 @@ def _last_line(path: Path) -> bytes:
 
 def _to_json(record: Record) -> dict[str, object]:
     return {
-        "version": _VERSION,
+        "version": VERSION,
         "nonce": record.nonce,
         "epoch": record.epoch,
         "media_kind": record.media_kind,
@@ -193,13 +205,14 @@ def _to_json(record: Record) -> dict[str, object]:
         "name": record.name,
         "min_fps": record.min_fps,
         "max_lag_ms": record.max_lag_ms,
+        "term": record.term,
         "gaps": [[gap.range.start_us, gap.range.end_us, gap.reason.value] for gap in record.gaps],
     }
 
 
 def _from_json(stream_id: StreamId, data: dict[str, object]) -> Record:
-    if data["version"] != _VERSION:
-        raise ValueError(f"version {data['version']}, expected {_VERSION}")
+    if data["version"] not in range(READ.lowest, READ.newest + 1):
+        raise Incompatible(unread("a record", data["version"], READ))
     gaps = data["gaps"]
     if not isinstance(gaps, list):
         raise TypeError("gaps is not a list")
@@ -223,6 +236,7 @@ def _from_json(stream_id: StreamId, data: dict[str, object]) -> Record:
         name=_id(data, "name", stream_id),
         min_fps=_rate(data.get("min_fps", 0.0)),
         max_lag_ms=_lag(data.get("max_lag_ms", 0)),
+        term=_int({"term": 0} | data, "term"),
     )
 
 

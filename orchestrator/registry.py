@@ -12,11 +12,12 @@ from orchestrator.cluster import Cluster
 from orchestrator.doorkeeper import Doorkeeper
 from orchestrator.membership import Identity, Role
 from orchestrator.service import Service
-from tandem.core.errors import Incompatible, InvalidInput, PermissionRefused, TandemError, WrongState
+from tandem.core.errors import InvalidInput, PermissionRefused, TandemError, WrongState
 from tandem.core.ids import is_valid_id
-from tandem.wire.attach import PROTOCOL_VERSION, attach_proof, drain_proof
+from tandem.wire.accepting import accept, accepted_proof
+from tandem.wire.attach import attach_proof, build_info, drain_proof, make_boot_id
 from tandem.wire.channel import parse_address
-from tandem.wire.gen.tandem.v1 import registry_pb2, registry_pb2_grpc
+from tandem.wire.gen.tandem.v1 import registry_pb2, registry_pb2_grpc, types_pb2
 from tandem.wire.status import abort_with
 from tandem.wire.terms import sign_term
 
@@ -29,9 +30,17 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
     """Keeps the cluster's membership up to date."""
 
     def __init__(
-        self, cluster: Cluster, *, heartbeat_s: float, lease_s: float, doorkeeper: Doorkeeper | None = None
+        self,
+        cluster: Cluster,
+        *,
+        heartbeat_s: float,
+        lease_s: float,
+        doorkeeper: Doorkeeper | None = None,
+        build: types_pb2.BuildInfo | None = None,
     ) -> None:
+        """`build`: of this orchestrator; None makes one."""
         self._cluster = cluster
+        self._build = build or build_info(make_boot_id())
         self._doorkeeper = doorkeeper
         self._times = {"heartbeat_ms": round(heartbeat_s * 1000), "lease_ms": round(lease_s * 1000)}
 
@@ -39,15 +48,21 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
         """One service, from hello to its end."""
         requests = aiter(request_iterator)
         try:
-            identity, hello = await self._hello(requests)
+            identity, hello, version = await self._hello(requests)
             self._cluster.fence.check()
             service = self._cluster.attach(identity, hello.build, hello.model)
         except TandemError as error:
             await abort_with(context, error)
         attachment = service.attachments
         try:
-            term = sign_term(self._cluster.secret, self._cluster.fence.term)
-            accepted = registry_pb2.AttachResponse.Accepted(**self._times, term=term)
+            secret = self._cluster.secret
+            accepted = registry_pb2.AttachResponse.Accepted(
+                **self._times,
+                term=sign_term(secret, self._cluster.fence.term),
+                protocol=version,
+                proof=accepted_proof(secret, hello, version),
+                build=self._build,
+            )
             yield registry_pb2.AttachResponse(accepted=accepted)
             async for request in requests:
                 if service.gone.is_set:
@@ -83,7 +98,7 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
             boot_id=service.identity.boot_id,
         )
 
-    async def _hello(self, requests: Any) -> tuple[Identity, registry_pb2.AttachRequest.Hello]:
+    async def _hello(self, requests: Any) -> tuple[Identity, registry_pb2.AttachRequest.Hello, int]:
         try:
             async with asyncio.timeout(HELLO_TIMEOUT_S):
                 request = await anext(requests)
@@ -91,7 +106,8 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
             raise WrongState("no hello came") from None
         if request.WhichOneof("event") != "hello":
             raise WrongState("the first message must be hello")
-        return check_hello(request.hello, self._cluster.secret), request.hello
+        identity, version = check_hello(request.hello, self._cluster.secret)
+        return identity, request.hello, version
 
     def _ended(self, service: Service, attachment: int) -> None:
         current = self._cluster.service(service.identity.name)
@@ -108,23 +124,23 @@ def check_drain(request: registry_pb2.DrainServiceRequest, secret: bytes, now_un
         raise PermissionRefused("the request is out of date: do the clocks agree?")
 
 
-def check_hello(hello: registry_pb2.AttachRequest.Hello, secret: bytes) -> Identity:
-    """Who a service is. Raises a typed error when the proof is wrong or a field cannot be used."""
+def check_hello(hello: registry_pb2.AttachRequest.Hello, secret: bytes) -> tuple[Identity, int]:
+    """Who a service is, and the version of the protocol to speak with it.
+
+    Raises a typed error when the proof is wrong or a field cannot be used.
+    """
     expected = attach_proof(secret, hello.name, hello.role, hello.build.boot_id, hello.address)
     if not hmac.compare_digest(expected.encode(), hello.proof.encode()):
         raise PermissionRefused(
             f"{hello.name[:64]!r} does not know the cluster secret; start it with its secret file"
         )
-    if hello.protocol != PROTOCOL_VERSION:
-        raise Incompatible(
-            f"{hello.name} speaks registry protocol {hello.protocol}, expected {PROTOCOL_VERSION}"
-        )
+    version = accept(hello)
     if not is_valid_id(hello.name):
         raise InvalidInput(f"not a service name: {hello.name[:64]!r}")
     if hello.role not in set(Role):
         raise InvalidInput(f"not a role: {hello.role[:64]!r} (expected encoder or reasoner)")
     parse_address(hello.address)
-    return Identity(
+    identity = Identity(
         name=hello.name,
         role=Role(hello.role),
         address=hello.address,
@@ -132,3 +148,4 @@ def check_hello(hello: registry_pb2.AttachRequest.Hello, secret: bytes) -> Ident
         fingerprint=hello.model.fingerprint,
         pid=hello.build.pid,
     )
+    return identity, version

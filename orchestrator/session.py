@@ -187,8 +187,8 @@ class Session:
         )
         self.backlog.rewind(start.position)
         self.loss = GapReason.REASONER_LOST
+        self.timeline.receive(start.from_us)  # the journal may be behind what is held
         if self.lost_start:
-            self.timeline.receive(start.from_us)
             self.begins_us, self.lost_start = start.from_us, not self.is_bytes
         self._tell()
 

@@ -61,7 +61,8 @@ class Streams:
         self._cluster, self._journal, self._settings, self._clock = cluster, journal, settings, clock
         self._streams: dict[StreamId, Stream] = {}
         self._releasing: set[asyncio.Task[None]] = set()
-        self._stopping = False
+        self.is_stopping = False
+        """The orchestrator is about to end."""
         self.door = Door(cluster, quotas or Quotas(), lambda: (s.session for s in self), clock, max_streams)
         cluster.loads = self.door.loads
         self._media_share = MediaShare(cluster, quotas or Quotas())
@@ -101,7 +102,7 @@ class Streams:
                 session.changed.notify()
             return
         self.inventory.told(boot, holding)
-        record = None if self._stopping else self._journal.load(holding.stream)
+        record = None if self.is_stopping else self._journal.load(holding.stream)
         if record is None or record.nonce != holding.incarnation or record.reasoner != holding.reasoner:
             return
         log.info("stream %s is taken up: %s holds it", holding.stream, holding.reasoner)
@@ -130,7 +131,7 @@ class Streams:
 
     def open(self, request: client_pb2.WatchRequest.Open, caller: Caller = ANYONE) -> Stream:
         """Open a new stream or find the one to resume. Raises what the client is told."""
-        if self._stopping:
+        if self.is_stopping:
             raise Unavailable("the orchestrator stops", retry_after_s=2.0)
         check_request(request)
         stream = self._find_or_open(request, caller)
@@ -184,7 +185,7 @@ class Streams:
 
     async def close(self) -> None:
         """Stop everything; the journal stays, so that clients can go on with the next orchestrator."""
-        self._stopping = True
+        self.is_stopping = True
         error = Unavailable("the orchestrator stops; resume the stream in a moment", retry_after_s=2.0)
         for stream in self:
             self._write_journal(stream, self._clock(), now=True)
@@ -276,7 +277,7 @@ class Streams:
         await stream.standing.close()
         await stop(stream.driver, *((stream.watcher,) if stream.watcher else ()))
         service = self._cluster.service(stream.session.reasoner)
-        if service is None or self._stopping:
+        if service is None or self.is_stopping:
             return
         if isinstance(error, Unavailable):
             # It was given up for want of services, not of interest: what is held stays for its client.
@@ -293,7 +294,7 @@ class Streams:
         due = session.journal_due and session.epoch > 0
         if due and (now or now_s - stream.journal_at_s >= JOURNAL_PERIOD_S):
             stream.journal_at_s, session.journal_due = now_s, False
-            record = stream.to_record()
+            record = stream.to_record(self._cluster.fence.term)
             self._journal.save(record)
             session.checkpoints.announced = place_of(record)
             if session.outbox is not None:

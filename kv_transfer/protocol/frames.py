@@ -16,6 +16,7 @@ import xxhash
 from tandem.core.blocks import BlockHeader
 from tandem.core.errors import DataLost
 from tandem.core.transfer import BlockGrant, FrameClass, LaneKind
+from tandem.core.versions import Spoken, unread
 
 MAGIC = b"TKWF"
 VERSION = 1
@@ -91,8 +92,10 @@ def decode_frame_header(data: bytes) -> FrameHeader:
     if _CHECKSUM.unpack_from(data, _BODY.size)[0] != xxhash.xxh3_64_intdigest(body):
         raise FrameRefused("a frame header whose checksum does not match")
     magic, version, size, flags, epoch, lane_epoch, *rest, reserved = _BODY.unpack(body)
-    if magic != MAGIC or version != VERSION or reserved or size not in FrameClass.__members__.values():
-        raise FrameRefused(f"not a frame header of version {VERSION}: {data[:8].hex()}")
+    if magic == MAGIC and version != VERSION:
+        raise FrameRefused(unread("a frame", version, Spoken(VERSION, VERSION)))
+    if magic != MAGIC or reserved or size not in FrameClass.__members__.values():
+        raise FrameRefused(f"not a frame header: {data[:8].hex()}")
     transfer_id, attempt, seq, offset, valid_bytes, block = rest
     frame_class = FrameClass(size)
     if not 0 < valid_bytes <= frame_class.size_bytes:

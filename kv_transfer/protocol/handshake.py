@@ -11,7 +11,8 @@ from kv_transfer.protocol.refusals import nack_of
 from tandem.core.errors import Incompatible, InvalidInput, TandemError
 from tandem.core.ids import is_valid_id
 from tandem.core.tickets import Ticket, TicketInvalid, derive_pair_secret, verify_ticket
-from tandem.core.transfer import PROTOCOL_MAJOR, Hello, HelloAck, LaneKind, LaneOffer, Nack, NackCode
+from tandem.core.transfer import MAJORS, Hello, HelloAck, LaneKind, LaneOffer, Nack, NackCode
+from tandem.core.versions import agree, read_spoken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,8 @@ class Agreement:
     pair_secret: bytes
     """32 bytes; proves both ends inside each lane."""
     peer_boot_id: str
+    major: int
+    """Version of the protocol."""
     lanes: tuple[LaneKind, ...]
     """In order of preference; never empty."""
 
@@ -41,9 +44,11 @@ def judge_hello(
     can_use: Callable[[LaneOffer], bool],
 ) -> Agreement | Nack:
     """The acceptor's decision. Version and fingerprint are judged before anything else is believed."""
-    if hello.major != PROTOCOL_MAJOR:
-        versions = f"{hello.major}.{hello.minor}, this end speaks {PROTOCOL_MAJOR}"
-        return Nack(code=NackCode.VERSION, message=f"protocol version {versions}")
+    try:
+        peer = read_spoken(hello.major, hello.newest_major)
+        major = agree("the transfer protocol", MAJORS, peer, me=local.node_id, who="the peer")
+    except TandemError as error:
+        return Nack(code=NackCode.VERSION, message=error.message)
     if not hmac.compare_digest(hello.fingerprint.encode(), local.fingerprint.encode()):
         message = f"fingerprint {hello.fingerprint[:64]}, this end runs {local.fingerprint}"
         return Nack(code=NackCode.INCOMPAT, message=message)
@@ -60,20 +65,21 @@ def judge_hello(
     if not lanes:
         kinds = [offer.kind.value for offer in hello.lanes]
         return Nack(code=NackCode.INCOMPAT, message=f"no lane in common: the peer offers {kinds}")
-    return _agreement(local, hello.ticket, ticket, hello.boot_id, lanes)
+    return _agreement(local, hello.ticket, ticket, hello.boot_id, major, lanes)
 
 
 def accept_ack(ack: HelloAck, local: LocalEnd, offers: Sequence[LaneOffer], ticket: Ticket) -> Agreement:
     """The initiator's view of the answer. Raises Incompatible or InvalidInput when it cannot be right."""
-    if ack.major != PROTOCOL_MAJOR or ack.fingerprint != local.fingerprint:
+    if ack.major not in MAJORS or ack.fingerprint != local.fingerprint:
         raise Incompatible(
-            f"the peer answers with version {ack.major} and fingerprint {ack.fingerprint[:64]}"
+            f"the peer answers with version {ack.major} of the transfer protocol and fingerprint "
+            f"{ack.fingerprint[:64]}, this end speaks {MAJORS} and runs {local.fingerprint}"
         )
     if not ack.lanes or not set(ack.lanes) <= {offer.kind for offer in offers}:
         raise InvalidInput(f"the peer chose lanes that were not offered: {[k.value for k in ack.lanes]}")
     if not is_valid_id(ack.boot_id):
         raise InvalidInput("the peer's boot id is not valid")
-    return _agreement(local, local.ticket, ticket, ack.boot_id, ack.lanes)
+    return _agreement(local, local.ticket, ticket, ack.boot_id, ack.major, ack.lanes)
 
 
 def _check_ticket(hello: Hello, local: LocalEnd, now_unix_s: float) -> Ticket:
@@ -86,11 +92,17 @@ def _check_ticket(hello: Hello, local: LocalEnd, now_unix_s: float) -> Ticket:
 
 
 def _agreement(
-    local: LocalEnd, ticket_bytes: bytes, ticket: Ticket, peer_boot_id: str, lanes: Sequence[LaneKind]
+    local: LocalEnd,
+    ticket_bytes: bytes,
+    ticket: Ticket,
+    peer_boot_id: str,
+    major: int,
+    lanes: Sequence[LaneKind],
 ) -> Agreement:
     return Agreement(
         ticket=ticket,
         pair_secret=derive_pair_secret(local.cluster_secret, ticket_bytes),
         peer_boot_id=peer_boot_id,
+        major=major,
         lanes=tuple(lanes),
     )

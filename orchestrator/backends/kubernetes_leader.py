@@ -122,6 +122,8 @@ class Leader:
             await self._api.create_lease(body)
         else:
             await self._api.replace_lease(self._lease, body)
+        if decision.do is Do.TAKE and held is not None:
+            self._fence.former_term = held.term
         if decision.do is Do.CREATE:
             # Somebody may have deleted one a moment ago, and its holder may not know yet.
             self._from_s = began_s + self._lease_s

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Unpack
 
 from tandem.client import convert
+from tandem.client.asked import TRIES, asked
 from tandem.client.convert_overview import status_from_proto, summary_from_proto
 from tandem.client.failures import CALL_ERRORS, typed_error
 from tandem.client.overview import Status, StreamSummary
@@ -21,7 +22,6 @@ from tandem.client.stream import Stream
 from tandem.client.types import (
     Answer,
     Event,
-    FinishReason,
     Limits,
     MediaKind,
     MediaOptions,
@@ -33,8 +33,6 @@ from tandem.core.watching import Watching
 from tandem.wire.gen.tandem.v1 import client_pb2
 
 DEFAULT_ADDRESS = "127.0.0.1:7420"
-_TRIES = 4
-"""Of one call: to who led, to the address that was given, and to who leads now."""
 
 
 def connect(
@@ -123,7 +121,8 @@ class Client:
     ) -> Answer:
         """Ask about a stream that somebody feeds or fed; returns the final record.
 
-        The options are those of `Stream.pose`.
+        The options are those of `Stream.pose`. Where the server is lost meanwhile it is asked again, under
+        the same id, for as long as a stream would come back (`ClientSettings.give_up_s`).
         """
         request = _ask_request(stream_id, text, options)
         async for item in self._asked(request, timeout_s):
@@ -149,43 +148,19 @@ class Client:
         request, doing = client_pb2.GetStatusRequest(), "asking for the status"
         return status_from_proto(await self._call("GetStatus", request, doing, timeout_s))
 
-    async def _asked(
+    def _asked(
         self, request: client_pb2.AskRequest, timeout_s: float | None
     ) -> AsyncIterator[str | Thought | Answer]:
-        doing, tries, has_begun = f"asking stream {request.stream_id!r}", 1, False
-        while True:
-            try:
-                async for item in self._asked_once(request, timeout_s):
-                    has_begun = True
-                    yield item
-                return
-            except CALL_ERRORS as failure:
-                error = typed_error(failure, address=self.address, doing=doing)
-                if has_begun or not await self._goes_elsewhere(error, tries):
-                    raise error from failure
-                tries += 1
-
-    async def _asked_once(
-        self, request: client_pb2.AskRequest, timeout_s: float | None
-    ) -> AsyncIterator[str | Thought | Answer]:
-        call = self._ready_route().stub.Ask(request, timeout=timeout_s)
-        try:
-            async for response in call:
-                if response.WhichOneof("event") == "answer_delta":
-                    yield response.answer_delta.text
-                elif response.WhichOneof("event") == "thought":
-                    yield convert.thought_from_proto(response.thought)
-                elif response.WhichOneof("event") == "answer":
-                    yield _checked(convert.answer_from_proto(response.answer))
-        finally:
-            call.cancel()
+        return asked(self._ready_route(), request, self._settings, monotonic_clock, timeout_s)
 
     async def _call(self, method: str, request: Any, doing: str, timeout_s: float) -> Any:
         """One reply, from the orchestrator that leads."""
         tries = 1
         while True:
             try:
-                return await getattr(self._ready_route().stub, method)(request, timeout=timeout_s)
+                reply = await getattr(self._ready_route().stub, method)(request, timeout=timeout_s)
+                self._ready_route().was_reached = True
+                return reply
             except CALL_ERRORS as failure:
                 error = typed_error(failure, address=self.address, doing=doing)
                 if not await self._goes_elsewhere(error, tries):
@@ -194,7 +169,7 @@ class Client:
 
     async def _goes_elsewhere(self, error: TandemError, tries: int) -> bool:
         """True when a call that failed is worth another try, because that goes to another orchestrator."""
-        return tries < _TRIES and await self._ready_route().follow(error)
+        return tries < TRIES and await self._ready_route().follow(error)
 
     def _ready_route(self) -> Route:
         if self._route is None:
@@ -207,9 +182,3 @@ def _ask_request(stream_id: str, text: str, options: WishOptions) -> client_pb2.
     check_question(text, None, Limits(), *wishes)
     question = convert.question_to_proto(question_id=f"ask-{uuid.uuid4().hex[:12]}", text=text, **options)
     return client_pb2.AskRequest(stream_id=stream_id, question=question)
-
-
-def _checked(answer: Answer) -> Answer:
-    if answer.finish_reason is FinishReason.ERROR:
-        raise answer.error or Internal(f"question {answer.question_id} failed without a reason")
-    return answer

@@ -113,6 +113,31 @@ def unseen_part(delivered: str, repeated: str, piece: str) -> str:
     return piece
 
 
+class Heard:
+    """The text of an answer that may come over several connections."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        """Handed over so far."""
+        self._before_loss = ""  # handed over when the connection broke; empty while it never did
+        self._since_loss = ""
+
+    def take(self, piece: str) -> str:
+        """More text arrived: what of it is new."""
+        fresh = piece
+        if self._before_loss:
+            self._since_loss += piece
+            fresh = unseen_part(self._before_loss, self._since_loss, piece)
+            if fresh:
+                self._before_loss = ""
+        self.text += fresh
+        return fresh
+
+    def connection_lost(self) -> None:
+        """The text may start again."""
+        self._before_loss, self._since_loss = self.text, ""
+
+
 class OpenQuestion:
     """One question until its final record: text as it comes, then the record or an error."""
 
@@ -122,34 +147,25 @@ class OpenQuestion:
         self._pieces: asyncio.Queue[str | None] = asyncio.Queue()
         self.was_repeated = False
         """True once a connection broke while it was open: it is then asked again."""
-        self._delivered = ""
-        self._before_loss = ""  # delivered when the connection broke; empty while it never did
-        self._since_loss = ""
+        self._heard = Heard()
 
     def add(self, piece: str) -> None:
         """More text arrived."""
-        fresh = piece
-        if self._before_loss:
-            self._since_loss += piece
-            fresh = unseen_part(self._before_loss, self._since_loss, piece)
-            if fresh:
-                self._before_loss = ""
-        if fresh:
-            self._delivered += fresh
+        if fresh := self._heard.take(piece):
             self._pieces.put_nowait(fresh)
 
     def connection_lost(self) -> None:
         """It will be asked again, and its text may start again."""
         self.was_repeated = True
-        self._before_loss = self._delivered
-        self._since_loss = ""
+        self._heard.connection_lost()
 
     def finish(self, answer: Answer) -> None:
         """The final record arrived."""
         if self.answer.done():
             return
-        if answer.text.startswith(self._delivered) and answer.text != self._delivered:
-            self._pieces.put_nowait(answer.text[len(self._delivered) :])
+        delivered = self._heard.text
+        if answer.text.startswith(delivered) and answer.text != delivered:
+            self._pieces.put_nowait(answer.text[len(delivered) :])
         if answer.finish_reason is FinishReason.ERROR:
             self.fail(answer.error or Internal(f"question {self.question_id} failed without a reason"))
             return

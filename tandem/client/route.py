@@ -22,6 +22,8 @@ class Route:
         """`security`: shown to, and asked of, every orchestrator alike."""
         self.address = address
         """That was given."""
+        self.was_reached = False
+        """Somebody answered there once: who is missing now comes back."""
         self._security = security
         self._leader = ""
         self._former: list[CallingChannel] = []

@@ -184,7 +184,7 @@ class Session:
     def _begin(self, opened: Opened) -> None:
         """The call is open: from here everything is sent again that the server does not have."""
         first = not self._was_open
-        self._welcomed = self._was_open = True
+        self._welcomed = self._was_open = self._route.was_reached = True
         self._stream_id, self._resume_token = opened.stream_id, opened.resume_token
         if first:
             self._outbox.start_at(opened.next_position)

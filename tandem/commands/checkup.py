@@ -163,6 +163,17 @@ def decision_findings(decisions: Sequence[AdmissionDecision]) -> Iterator[Findin
             yield Finding(Mark.NOTE, what, "see the load of the services above, and the tenant's quota")
 
 
+def release_findings(services: Iterable[ServiceStatus], orchestrator: str) -> Iterator[Finding]:
+    """A line while processes of several releases run: an upgrade is under way, or was left in the middle."""
+    names: dict[str, list[str]] = {orchestrator: ["the orchestrator"]}
+    for service in services:
+        if service.state in {"ready", "draining"}:
+            names.setdefault(service.build.version, []).append(service.name)
+    if len(names) > 1:
+        told = "; ".join(f"{version}: {', '.join(names[version])}" for version in sorted(names))
+        yield Finding(Mark.NOTE, f"several releases run: {told}", "finish the upgrade (docs/upgrades.md)")
+
+
 def scaling_findings(scaling: Sequence[ScalingDecision]) -> Iterator[Finding]:
     """A line for each role whose pods are scaled: what changed last, or why nothing does."""
     for each in scaling:

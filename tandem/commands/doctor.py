@@ -182,7 +182,12 @@ def _nobody(address: str, host: str, port: int) -> Finding:
 
 def _describe(address: str, status: object) -> list[Finding]:
     from tandem.client.overview import Status
-    from tandem.commands.checkup import decision_findings, scaling_findings, service_findings
+    from tandem.commands.checkup import (
+        decision_findings,
+        release_findings,
+        scaling_findings,
+        service_findings,
+    )
     from tandem.commands.listening import listener_findings
 
     assert isinstance(status, Status), status
@@ -196,6 +201,7 @@ def _describe(address: str, status: object) -> list[Finding]:
         )
     for service in status.services:
         findings += service_findings(service)
+    findings += release_findings(status.services, status.build.version)
     findings += decision_findings(status.decisions)
     findings += scaling_findings(status.scaling)
     if not status.ready:

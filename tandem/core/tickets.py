@@ -15,10 +15,13 @@ import hmac
 import struct
 from dataclasses import dataclass
 
-from tandem.core.errors import PermissionRefused
+from tandem.core.errors import Incompatible, PermissionRefused
 from tandem.core.ids import Epoch, is_valid_id
+from tandem.core.versions import Spoken, unread
 
-_MAGIC = b"TKT1"
+VERSION = 1
+_KIND = b"TKT"
+_MAGIC = b"%s%d" % (_KIND, VERSION)
 _HEAD = struct.Struct(">4sH")
 _NUMBER = struct.Struct(">Q")
 _LENGTH = struct.Struct(">H")
@@ -84,10 +87,12 @@ def sign_ticket(secret: bytes, ticket: Ticket) -> bytes:
 def verify_ticket(secret: bytes, data: bytes, now_unix_s: float) -> Ticket:
     """Check and decode a ticket.
 
-    Raises TicketInvalid (malformed or wrongly signed) or TicketExpired.
+    Raises TicketInvalid (malformed or wrongly signed), TicketExpired, or Incompatible (another version).
     """
     if not _HEAD.size + _SIGNATURE_BYTES < len(data) <= MAX_TICKET_BYTES:
         raise TicketInvalid(f"a ticket cannot have {len(data)} bytes")
+    if data[:3] == _KIND and data[3:4].isdigit() and data[:4] != _MAGIC:
+        raise Incompatible(unread("a ticket", int(data[3:4]), Spoken(VERSION, VERSION)))
     signed, signature = data[:-_SIGNATURE_BYTES], data[-_SIGNATURE_BYTES:]
     if not hmac.compare_digest(_mac(secret, b"ticket", signed), signature):
         raise TicketInvalid("the ticket's signature does not match the cluster secret")

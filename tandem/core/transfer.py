@@ -13,9 +13,13 @@ from enum import IntEnum, StrEnum
 
 from tandem.core.blocks import BlockHeader
 from tandem.core.ids import StreamId
+from tandem.core.versions import Spoken
 
 PROTOCOL_MAJOR = 2
-"""Ends with different majors refuse each other. 2: frame class H, and with it other numbers for M and L."""
+"""The newest that is spoken. 2: frame class H, and with it other numbers for M and L."""
+LOWEST_MAJOR = 2
+MAJORS = Spoken(LOWEST_MAJOR, PROTOCOL_MAJOR)
+"""Ends whose ranges do not meet refuse each other."""
 PROTOCOL_MINOR = 0
 """Minors add fields that the older end may ignore."""
 
@@ -82,7 +86,10 @@ class LaneOffer:
 class Hello:
     """First message of the initiator."""
 
-    major: int = PROTOCOL_MAJOR
+    major: int = LOWEST_MAJOR
+    """The lowest that the initiator speaks."""
+    newest_major: int = PROTOCOL_MAJOR
+    """0: as `major`; the peer knows of no ranges."""
     minor: int = PROTOCOL_MINOR
     fingerprint: str
     """32 hex digits; see `BlockHeader.fingerprint`."""
@@ -98,6 +105,7 @@ class HelloAck:
     """The acceptor agrees."""
 
     major: int = PROTOCOL_MAJOR
+    """That both speak from now on."""
     minor: int = PROTOCOL_MINOR
     fingerprint: str
     boot_id: str

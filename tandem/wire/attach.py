@@ -22,8 +22,9 @@ from typing import Any
 import grpc
 
 from tandem import __version__
-from tandem.core.errors import InvalidInput, NotLeader, PermissionRefused, TandemError
+from tandem.core.errors import Incompatible, InvalidInput, NotLeader, PermissionRefused, TandemError
 from tandem.core.tls_files import NO_TLS, TlsFiles
+from tandem.wire.accepting import SPOKEN, check_accepted, orchestrator_version
 from tandem.wire.channel import make_channel
 from tandem.wire.gen.tandem.v1 import registry_pb2, registry_pb2_grpc, types_pb2
 from tandem.wire.proof import member_metadata
@@ -32,7 +33,6 @@ from tandem.wire.terms import TermGuard
 
 log = logging.getLogger(__name__)
 
-PROTOCOL_VERSION = 1
 _BACKOFF_FIRST_S = 0.1
 _BACKOFF_MAX_S = 1.0
 _ACCEPT_S = 10.0
@@ -171,7 +171,7 @@ class Attachment:
                     if self._was_attached or self._leader:
                         backoff_s = _BACKOFF_FIRST_S
                     # Invalid input: certificates that are being replaced.
-                    is_ours = isinstance(error, PermissionRefused | InvalidInput)
+                    is_ours = isinstance(error, PermissionRefused | InvalidInput | Incompatible)
                     level = logging.ERROR if is_ours else logging.WARNING
                     log.log(level, "not attached: %s; trying again in %.1f s", error, backoff_s)
                 await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
@@ -195,12 +195,12 @@ class Attachment:
         # A channel of its own for each try: one that failed waits longer and longer by itself.
         channel = make_channel(self._target, self._tls)
         heartbeat_s: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        hello, shown = self._hello(), member_metadata(self._secret, self._identity.boot_id)
         stub: Any = registry_pb2_grpc.RegistryServiceStub(channel)
-        shown = member_metadata(self._secret, self._identity.boot_id)
-        call = stub.Attach(self._requests(heartbeat_s), metadata=shown)
+        call = stub.Attach(self._requests(hello, heartbeat_s), metadata=shown)
         is_silent = False
         try:
-            await self._listen(call, heartbeat_s)
+            await self._listen(call, hello, heartbeat_s)
         except TimeoutError:
             is_silent = self._was_attached
             log.warning("the orchestrator at %s is silent; attaching anew", self._target)
@@ -214,7 +214,9 @@ class Attachment:
                 call.cancel()
                 await channel.close(None)
 
-    async def _listen(self, call: Any, heartbeat_s: asyncio.Future[float]) -> None:
+    async def _listen(
+        self, call: Any, hello: registry_pb2.AttachRequest.Hello, heartbeat_s: asyncio.Future[float]
+    ) -> None:
         """Raises TimeoutError when an orchestrator that answered heartbeats does so no more."""
         responses = aiter(call)
         silence_s = _ACCEPT_S
@@ -232,13 +234,17 @@ class Attachment:
                 if response is None:
                     return
                 if event == "accepted" and not heartbeat_s.done():
+                    version = check_accepted(response.accepted, self._secret, hello)
                     if self._terms is not None:
                         self._terms.check(response.accepted.term)
                     lease_s = max(response.accepted.lease_ms / 1000, _MIN_SILENCE_S)
                     silence_s = math.inf
                     heartbeat_s.set_result(max(response.accepted.heartbeat_ms, 50) / 1000)
                     self._attached = self._was_attached = self.has_attached = True
-                    log.info("attached to the orchestrator at %s", self._target)
+                    theirs = orchestrator_version(response.accepted)
+                    log.info(
+                        "attached to the orchestrator at %s (%s, protocol %d)", self._target, theirs, version
+                    )
                     await self._drop_silent()
                 elif event == "beat":
                     silence_s = lease_s
@@ -253,21 +259,24 @@ class Attachment:
         for channel in channels:
             await channel.close(None)
 
-    async def _requests(
-        self, heartbeat_s: asyncio.Future[float]
-    ) -> AsyncIterator[registry_pb2.AttachRequest]:
+    def _hello(self) -> registry_pb2.AttachRequest.Hello:
         who = self._identity
-        yield registry_pb2.AttachRequest(
-            hello=registry_pb2.AttachRequest.Hello(
-                name=who.name,
-                role=who.role,
-                address=who.address,
-                build=build_info(who.boot_id),
-                model=who.model,
-                proof=attach_proof(self._secret, who.name, who.role, who.boot_id, who.address),
-                protocol=PROTOCOL_VERSION,
-            )
+        return registry_pb2.AttachRequest.Hello(
+            name=who.name,
+            role=who.role,
+            address=who.address,
+            build=build_info(who.boot_id),
+            model=who.model,
+            proof=attach_proof(self._secret, who.name, who.role, who.boot_id, who.address),
+            protocol=SPOKEN.lowest,
+            newest_protocol=SPOKEN.newest,
+            nonce=secrets.token_hex(16),
         )
+
+    async def _requests(
+        self, hello: registry_pb2.AttachRequest.Hello, heartbeat_s: asyncio.Future[float]
+    ) -> AsyncIterator[registry_pb2.AttachRequest]:
+        yield registry_pb2.AttachRequest(hello=hello)
         period_s = await heartbeat_s
         number = 0
         while True:

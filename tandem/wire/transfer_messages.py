@@ -53,6 +53,7 @@ def _hello(m: core.Hello) -> pb.Hello:
     return pb.Hello(
         major=m.major,
         minor=m.minor,
+        newest_major=m.newest_major,
         fingerprint=m.fingerprint,
         boot_id=m.boot_id,
         ticket=m.ticket,
@@ -71,6 +72,7 @@ def _hello_back(m: pb.Hello) -> core.Hello:
     return core.Hello(
         major=m.major,
         minor=m.minor,
+        newest_major=m.newest_major,
         fingerprint=m.fingerprint,
         boot_id=m.boot_id,
         ticket=m.ticket,

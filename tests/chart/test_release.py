@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import helm_python
@@ -26,11 +27,11 @@ class Helm:
             kube_apiserver=kube.url, namespace=NAMESPACE, storage_driver="memory"
         )
 
-    async def install(self, values: Object) -> None:
-        await asyncio.to_thread(self._config.install, CHART, "video", values, create_namespace=True)
+    async def install(self, values: Object, chart: Path = CHART) -> None:
+        await asyncio.to_thread(self._config.install, chart, "video", values, create_namespace=True)
 
-    async def upgrade(self, values: Object) -> None:
-        await asyncio.to_thread(self._config.upgrade, CHART, "video", values)
+    async def upgrade(self, values: Object, **options: Any) -> None:
+        await asyncio.to_thread(self._config.upgrade, CHART, "video", values, **options)
 
     async def rollback(self, version: int) -> None:
         await asyncio.to_thread(self._config.rollback, "video", version=version)

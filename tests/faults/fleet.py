@@ -30,16 +30,24 @@ START_S = 120.0
 class Process:
     """One program, started as often as it takes."""
 
-    def __init__(self, name: str, line: Sequence[str], log: Path) -> None:
+    def __init__(self, name: str, line: Sequence[str], log: Path, tree: Path | None = None) -> None:
+        """`tree`: where its code is, of another release; None: that of these tests."""
         self.name = name
+        self.tree = tree
         self._line = [sys.executable, *line]
         self._log = log
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
+        environment = os.environ | ({"PYTHONPATH": str(self.tree)} if self.tree else {})
         with self._log.open("ab") as out:
             self._process = await asyncio.create_subprocess_exec(
-                *self._line, stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=out
+                *self._line,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                cwd=self.tree,
+                env=environment,
             )
 
     def send(self, number: signal.Signals) -> None:
@@ -90,8 +98,10 @@ class Inside:
 class Fleet:
     """Everything, by name: "orchestrator", "encoder-0", "reasoner-0" and so on."""
 
-    def __init__(self, folder: Path, *, resume_s: int = 60) -> None:
+    def __init__(self, folder: Path, *, resume_s: int = 60, tree: Path | None = None) -> None:
+        """`tree`: of the orchestrator, and of services that are not told another."""
         self.folder = folder
+        self.tree = tree
         self.run_dir = folder / "run"
         self.data_dir = folder / "data"
         self._port = free_port()
@@ -103,7 +113,7 @@ class Fleet:
         self.members: dict[str, Process | Inside] = {}
         line = ["-m", "orchestrator", "--listen", self.direct, "--run-dir", str(self.run_dir)]
         line += ["--resume-seconds", str(resume_s)]
-        self.members["orchestrator"] = Process("orchestrator", line, folder / "orchestrator.log")
+        self.members["orchestrator"] = Process("orchestrator", line, folder / "orchestrator.log", tree)
 
     @property
     def secret_file(self) -> Path:
@@ -133,7 +143,7 @@ class Fleet:
             line += ["--model", MODEL, "--threads", "1"]
             if role == "reasoner" and disk:
                 line += ["--data-dir", str(self.data_dir), "--fsync-seconds", "0.2"]
-            self.members[name] = Process(name, line, self.folder / f"{name}.log")
+            self.members[name] = Process(name, line, self.folder / f"{name}.log", self.tree)
         await self.members[name].start()
 
     async def ready(self, *names: str) -> None:

@@ -79,6 +79,11 @@ class Feed:
         pts_us = index * PERIOD_MS * 1000
         await self._stream.push_picture(picture(index), pts_us=pts_us, picture_format=PictureFormat.PNG)
 
+    def cancel(self) -> None:
+        """At once, after a failure."""
+        if self._task is not None:
+            self._task.cancel()
+
     async def stop(self) -> None:
         """With a whole number of blocks pushed."""
         assert self._task is not None

@@ -1,4 +1,4 @@
-"""The guide for operators says what is: versions, alerts, metrics, options of the commands in it."""
+"""The guide for operators says what is: alerts, metrics, options of the commands in it."""
 
 from __future__ import annotations
 
@@ -6,30 +6,10 @@ import argparse
 import re
 import shlex
 
-from kv_transfer import header
-from orchestrator import journal
-from reasoner_svc.store.disk import catalogue, format  # noqa: A004
 from tandem import cli
-from tandem.core import transfer
-from tandem.vlm import fingerprint
-from tandem.wire import attach
 from tests.guards.product import ROOT
 
 TEXT = (ROOT / "docs/operating.md").read_text()
-VERSIONS = {
-    "kv_transfer/header.py": header.VERSION,
-    "reasoner_svc/store/disk/format.py": format.VERSION,
-    "reasoner_svc/store/disk/catalogue.py": catalogue.VERSION,
-    "orchestrator/journal.py": journal._VERSION,
-    "tandem/core/transfer.py": transfer.PROTOCOL_MAJOR,
-    "tandem/wire/attach.py": attach.PROTOCOL_VERSION,
-    "tandem/vlm/fingerprint.py": fingerprint.LAYOUT_VERSION,
-}
-
-
-def test_versions_are_those_of_the_code() -> None:
-    told = {name: int(number) for number, name in re.findall(r"\| (\d+) \| `([\w/.]+)` \|", TEXT)}
-    assert told == VERSIONS
 
 
 def test_every_alert_of_the_chart_is_explained_and_no_other() -> None:

@@ -114,7 +114,7 @@ class ScriptedServer(client_pb2_grpc.TandemServiceServicer):
             for role in ("encoder", "reasoner")
         ]
         return pb.GetStatusResponse(
-            build=types_pb2.BuildInfo(version="0.1.0", boot_id="b", pid=1),
+            build=types_pb2.BuildInfo(version="0.2.0", boot_id="b", pid=1),
             services=services,
             listeners=["127.0.0.1:1"],
         )

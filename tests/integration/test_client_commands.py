@@ -283,7 +283,7 @@ async def test_ctrl_c_ends_the_video_and_answers(server: tuple[str, ScriptedServ
 async def test_doctor_looks_at_a_running_server(server: tuple[str, ScriptedServer]) -> None:
     address, _ = server
     ran = await tandem("doctor", "--no-model", "--address", address)
-    assert f"Tandem 0.1.0 answers at {address}" in ran.out
+    assert f"Tandem 0.2.0 answers at {address}" in ran.out
     assert "encoder-0 (encoder at 127.0.0.1:1) is ready" in ran.out
     assert ran.code == 0, ran.out
 

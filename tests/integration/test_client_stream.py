@@ -303,7 +303,7 @@ async def test_second_client_asks_lists_and_reads_the_status() -> None:
             assert [item.stream_id for item in await t.streams()] == ["s"]
         status = await t.status()
         assert status.ready
-        assert status.build.version == "0.1.0"
+        assert status.build.version == "0.2.0"
         with pytest.raises(NotFound, match="nope"):
             await t.ask("nope", "who?")
         with pytest.raises(BadMedia):

@@ -20,7 +20,7 @@ from orchestrator.config import OrchestratorConfig
 from orchestrator.limits import Limits
 from orchestrator.reasoner_link import ReasonerLink
 from orchestrator.waiting import Gone
-from tandem.client import Security
+from tandem.client import ClientSettings, Security
 from tandem.commands.drain import ask_to_leave
 from tandem.core.errors import NotLeader, PermissionRefused, WrongState
 from tandem.core.ids import StreamId
@@ -203,7 +203,8 @@ async def test_who_does_not_lead_refuses_every_call(tmp_path: Path) -> None:
     async with pair(tmp_path) as it:
         it.found.kube.faults.add(path="/leases", status=500, times=-1)
         alone = await it.orchestrator("o-0")
-        async with tandem.connect(alone.address) as t:
+        impatient = ClientSettings(open_timeout_s=0.5)
+        async with tandem.connect(alone.address, settings=impatient) as t:
             with pytest.raises(NotLeader, match="stands by"):
                 await t.status()
             with pytest.raises(NotLeader):

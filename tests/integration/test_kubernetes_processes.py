@@ -28,12 +28,18 @@ class Processes:
         self.config = write_kubeconfig(folder / "kubeconfig", found.kube.url, TOKEN)
         self.started: list[asyncio.subprocess.Process] = []
 
-    async def start(self, pod: str) -> asyncio.subprocess.Process:
+    async def start(
+        self, pod: str, listen: str = "127.0.0.1:0", tree: Path | None = None
+    ) -> asyncio.subprocess.Process:
+        """`tree`: of its code, where that is another release's."""
         line = [sys.executable, "-m", "orchestrator", "--backend", "kubernetes", "--release", RELEASE]
         line += ["--namespace", NAMESPACE, "--kubeconfig", self.config, "--pod-name", pod]
         line += ["--secret-file", str(self.secret), "--run-dir", str(self.folder / pod)]
-        line += ["--listen", "127.0.0.1:0", "--leader-seconds", "3", "--die-with-parent"]
-        process = await asyncio.create_subprocess_exec(*line, stdout=asyncio.subprocess.DEVNULL)
+        line += ["--listen", listen, "--leader-seconds", "3", "--die-with-parent"]
+        environment = os.environ | ({"PYTHONPATH": str(tree)} if tree else {})
+        process = await asyncio.create_subprocess_exec(
+            *line, stdout=asyncio.subprocess.DEVNULL, cwd=tree, env=environment
+        )
         self.started.append(process)
         return process
 

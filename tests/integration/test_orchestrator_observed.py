@@ -13,7 +13,8 @@ from orchestrator.metrics import METRICS
 from tandem.client import connect
 from tandem.commands.base import Exit
 from tandem.core.meters import LABELS
-from tandem.wire.attach import PROTOCOL_VERSION, attach_proof
+from tandem.wire.accepting import LOWEST_PROTOCOL
+from tandem.wire.attach import attach_proof
 from tandem.wire.gen.tandem.v1 import registry_pb2, registry_pb2_grpc, types_pb2
 from tests.integration.orchestrator_fakes import MODEL, World
 from tests.integration.scraping import Scrape, scrape
@@ -135,7 +136,7 @@ async def test_a_silent_service_is_an_expired_lease(tmp_path: Path) -> None:
             build=types_pb2.BuildInfo(boot_id=who[2]),
             model=MODEL,
             proof=attach_proof(world.app.cluster.secret, *who),
-            protocol=PROTOCOL_VERSION,
+            protocol=LOWEST_PROTOCOL,
         )
         stub: Any = registry_pb2_grpc.RegistryServiceStub(world.channel)
         call = stub.Attach()

@@ -104,7 +104,7 @@ class TimedServer(client_pb2_grpc.TandemServiceServicer):
         services = [
             pb.ServiceStatus(name=f"{role}-0", role=role, state="ready") for role in ("encoder", "reasoner")
         ]
-        build = types_pb2.BuildInfo(version="0.1.0", boot_id="b", pid=1)
+        build = types_pb2.BuildInfo(version="0.2.0", boot_id="b", pid=1)
         return pb.GetStatusResponse(build=build, services=services)
 
     def _open(self, opening: pb.WatchRequest.Open) -> Held:

@@ -21,6 +21,7 @@ from reasoner_svc.store.disk.numbers import Range
 from reasoner_svc.store.disk.slots import Identity, Lost
 from tandem.core.errors import DataLost
 from tandem.core.timeline import TimeRange
+from tandem.core.versions import Spoken, unread
 
 VERSION = 2
 """A catalogue of another version is set aside and made anew from the data files."""
@@ -182,7 +183,7 @@ def _decode(data: Any) -> About:
     try:
         version, *fields = msgpack.unpackb(data[:-8])
         if version != VERSION:
-            raise CatalogueDamaged(f"a catalogue of version {version}, this program reads version {VERSION}")
+            raise CatalogueDamaged(unread("a catalogue", version, Spoken(VERSION, VERSION)))
         digest, blocks, floor, next_file, lost = fields
         losses = tuple(_lost(*item) for item in lost)
         return About(_count(digest), _count(blocks), _count(floor), _count(next_file), losses)

@@ -26,11 +26,14 @@ from kv_transfer.header import (
 from reasoner_svc.store.disk.slots import Identity
 from tandem.core.blocks import BlockHeader, KVLayout
 from tandem.core.ids import StreamId
+from tandem.core.versions import Spoken, unread
 
 FILE_MAGIC = b"TKVF"
 RECORD_MAGIC = b"TKVR"
 VERSION = 1
-"""Of files and records together: a file of another version is set aside."""
+"""Of files and records together, as written."""
+READ = Spoken(1, VERSION)
+"""What is read; a file of another version is set aside."""
 FILE_HEAD_BYTES = 512
 ALIGN_BYTES = 64
 PREFIX_BYTES = 64
@@ -106,8 +109,8 @@ def decode_file_head(data: bytes) -> FileHead:
     magic, version, zero, length = _FILE_PREFIX.unpack_from(data)
     if magic != FILE_MAGIC or zero != 0:
         raise HeaderCorrupt(f"not a data file: it begins with {data[:8].hex()}")
-    if version != VERSION:
-        raise HeaderUnsupported(f"a data file of version {version}, this program reads version {VERSION}")
+    if version not in READ:
+        raise HeaderUnsupported(unread("a data file", version, READ))
     end = _FILE_PREFIX.size + length
     if end + _CHECKSUM.size > FILE_HEAD_BYTES:
         raise HeaderCorrupt("the file's head is longer than its place")
@@ -162,8 +165,8 @@ def decode_record_head(data: bytes) -> RecordHead:
         raise HeaderCorrupt(f"not a record: it begins with {data[:8].hex()}")
     if _CHECKSUM.unpack_from(data, _RECORD.size)[0] != xxhash.xxh3_64_intdigest(data[: _RECORD.size]):
         raise HeaderCorrupt("the checksum of the record's prefix does not match")
-    if version != VERSION:
-        raise HeaderUnsupported(f"a record of version {version}, this program reads version {VERSION}")
+    if version not in READ:
+        raise HeaderUnsupported(unread("a record", version, READ))
     head = RecordHead(*fields)
     if (
         head.header_bytes > MAX_HEADER_BYTES

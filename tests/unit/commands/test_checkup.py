@@ -12,6 +12,7 @@ from tandem.client.types import ModelInfo, Progress
 from tandem.commands.checkup import (
     decision_findings,
     gap_words,
+    release_findings,
     scaling_findings,
     service_findings,
     stream_findings,
@@ -26,7 +27,7 @@ SERVICE = ServiceStatus(
     role="encoder",
     address="127.0.0.1:1",
     state="ready",
-    build=BuildInfo(version="0.1.0", boot_id="b", pid=1),
+    build=BuildInfo(version="0.2.0", boot_id="b", pid=1),
     model=ModelInfo(source="default", fingerprint="f" * 32, native_fps=1.0),
     restarts=0,
     heartbeat_age_ms=300.0,
@@ -72,6 +73,15 @@ def test_why_a_service_does_not_start_is_said() -> None:
     assert pending.mark is Mark.NOTE
     assert "is starting" in pending.what
     assert "Unschedulable: no GPU" in pending.what
+
+
+def test_an_upgrade_that_is_not_finished_is_told() -> None:
+    other = replace(SERVICE, name="reasoner-0", build=replace(SERVICE.build, version="0.1.0"))
+    assert not list(release_findings([SERVICE], "0.2.0"))
+    assert not list(release_findings([SERVICE, replace(other, state="lost")], "0.2.0"))
+    (found,) = release_findings([SERVICE, other], "0.2.0")
+    assert found.mark is Mark.NOTE
+    assert "0.1.0: reasoner-0; 0.2.0: the orchestrator, encoder-0" in found.what
 
 
 def test_the_latest_on_the_number_of_pods() -> None:

@@ -237,12 +237,22 @@ async def test_a_peer_of_the_older_major_is_told_so() -> None:
     )
     starting = asyncio.create_task(acceptor.start())
     offers = (LaneOffer(kind=LaneKind.LOOPBACK),)
-    hello = Hello(major=older, fingerprint=FINGERPRINT, boot_id="b", ticket=make_ticket(), lanes=offers)
+    hello = Hello(
+        major=older,
+        newest_major=0,  # it knows of no ranges
+        fingerprint=FINGERPRINT,
+        boot_id="b",
+        ticket=make_ticket(),
+        lanes=offers,
+    )
     await ours.send(hello)
     nack = await ours.receive()
     assert isinstance(nack, Nack)
     assert nack.code is NackCode.VERSION
-    assert f"{older}.0" in nack.message
+    assert nack.message == (
+        f"the peer speaks the transfer protocol {older}, reasoner-0 speaks {PROTOCOL_MAJOR}: "
+        "upgrade the peer, one release at a time (docs/upgrades.md)"
+    )
     with pytest.raises(TandemError):
         await starting
     await acceptor.close("end of test")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.arguments import add_arguments, default_run_dir, to_config
+from orchestrator.fence import Fence
 from orchestrator.journal import MAX_FILE_BYTES, Journal, Record
 from orchestrator.rundir import RunDir, read_address
 from orchestrator.standing_record import MAX_KEPT, MAX_MESSAGE_BYTES, StandingRecord
@@ -131,6 +132,24 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
     journal.forget(RECORD.stream_id)
     journal.forget(RECORD.stream_id)
     assert journal.load(RECORD.stream_id) is None
+
+
+@pytest.mark.parametrize(
+    ("written", "former", "is_used"),
+    [(7, 7, True), (9, 7, True), (5, 7, False), (0, 7, True), (5, 0, True)],
+    ids=["by who led before", "by itself", "then another led", "by nobody elected", "who led is not known"],
+)
+def test_a_record_counts_unless_another_led_since(
+    tmp_path: Path, written: int, former: int, is_used: bool
+) -> None:
+    fence = Fence(elected=True)
+    fence.lead(9, 1e12)
+    fence.former_term = former
+    journal = Journal(tmp_path, fence)
+    record = replace(RECORD, term=written)
+    journal.save(record)
+    assert journal.load(RECORD.stream_id) == (record if is_used else None)
+    assert journal.holds(RECORD.stream_id)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 40, -1])

@@ -68,7 +68,7 @@ async def test_values_come_out_as_they_went_in() -> None:
     assert found["tandem_took_seconds_bucket", ("0.005",)] == 1
     assert found["tandem_held", ("ram",)] == 7
     assert found["tandem_seen_total", ()] == 3
-    assert found["tandem_build_info", ("m", "encoder", "0.1.0")] == 1
+    assert found["tandem_build_info", ("m", "encoder", "0.2.0")] == 1
     assert found["process_resident_memory_bytes", ()] > 0
     assert found["process_open_fds", ()] > 0
     assert not [name for name, _ in found if name.endswith("_created")]

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from tandem.wire.gen.tandem.v1 import types_pb2 as tandem_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18tandem/v1/registry.proto\x12\ttandem.v1\x1a\x15tandem/v1/types.proto\"\xd6\x03\n\rAttachRequest\x12/\n\x05hello\x18\x01 \x01(\x0b\x32\x1e.tandem.v1.AttachRequest.HelloH\x00\x12\x37\n\theartbeat\x18\x02 \x01(\x0b\x32\".tandem.v1.AttachRequest.HeartbeatH\x00\x1a\x9f\x01\n\x05Hello\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12#\n\x05\x62uild\x18\x04 \x01(\x0b\x32\x14.tandem.v1.BuildInfo\x12#\n\x05model\x18\x05 \x01(\x0b\x32\x14.tandem.v1.ModelInfo\x12\r\n\x05proof\x18\x06 \x01(\t\x12\x10\n\x08protocol\x18\x07 \x01(\r\x1a\xaf\x01\n\tHeartbeat\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0f\n\x07streams\x18\x02 \x01(\r\x12@\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32/.tandem.v1.AttachRequest.Heartbeat.DetailsEntry\x12\x0f\n\x07leaving\x18\x04 \x01(\x08\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05\x65vent\"\xa8\x02\n\x0e\x41ttachResponse\x12\x36\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\".tandem.v1.AttachResponse.AcceptedH\x00\x12\x30\n\x05\x64rain\x18\x02 \x01(\x0b\x32\x1f.tandem.v1.AttachResponse.DrainH\x00\x12.\n\x04\x62\x65\x61t\x18\x03 \x01(\x0b\x32\x1e.tandem.v1.AttachResponse.BeatH\x00\x1a@\n\x08\x41\x63\x63\x65pted\x12\x14\n\x0cheartbeat_ms\x18\x01 \x01(\r\x12\x10\n\x08lease_ms\x18\x02 \x01(\r\x12\x0c\n\x04term\x18\x03 \x01(\t\x1a\x19\n\x05\x44rain\x12\x10\n\x08grace_ms\x18\x01 \x01(\r\x1a\x16\n\x04\x42\x65\x61t\x12\x0e\n\x06number\x18\x01 \x01(\x04\x42\x07\n\x05\x65vent\"o\n\x13\x44rainServiceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08grace_ms\x18\x02 \x01(\r\x12\x18\n\x10not_after_unix_s\x18\x03 \x01(\x04\x12\r\n\x05proof\x18\x04 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x05 \x01(\t\"O\n\x14\x44rainServiceResponse\x12\x0f\n\x07streams\x18\x01 \x01(\r\x12\x15\n\rhas_successor\x18\x02 \x01(\x08\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t2\xa5\x01\n\x0fRegistryService\x12\x41\n\x06\x41ttach\x12\x18.tandem.v1.AttachRequest\x1a\x19.tandem.v1.AttachResponse(\x01\x30\x01\x12O\n\x0c\x44rainService\x12\x1e.tandem.v1.DrainServiceRequest\x1a\x1f.tandem.v1.DrainServiceResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18tandem/v1/registry.proto\x12\ttandem.v1\x1a\x15tandem/v1/types.proto\"\xfe\x03\n\rAttachRequest\x12/\n\x05hello\x18\x01 \x01(\x0b\x32\x1e.tandem.v1.AttachRequest.HelloH\x00\x12\x37\n\theartbeat\x18\x02 \x01(\x0b\x32\".tandem.v1.AttachRequest.HeartbeatH\x00\x1a\xc7\x01\n\x05Hello\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12#\n\x05\x62uild\x18\x04 \x01(\x0b\x32\x14.tandem.v1.BuildInfo\x12#\n\x05model\x18\x05 \x01(\x0b\x32\x14.tandem.v1.ModelInfo\x12\r\n\x05proof\x18\x06 \x01(\t\x12\x10\n\x08protocol\x18\x07 \x01(\r\x12\x17\n\x0fnewest_protocol\x18\x08 \x01(\r\x12\r\n\x05nonce\x18\t \x01(\t\x1a\xaf\x01\n\tHeartbeat\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0f\n\x07streams\x18\x02 \x01(\r\x12@\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32/.tandem.v1.AttachRequest.Heartbeat.DetailsEntry\x12\x0f\n\x07leaving\x18\x04 \x01(\x08\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05\x65vent\"\xef\x02\n\x0e\x41ttachResponse\x12\x36\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\".tandem.v1.AttachResponse.AcceptedH\x00\x12\x30\n\x05\x64rain\x18\x02 \x01(\x0b\x32\x1f.tandem.v1.AttachResponse.DrainH\x00\x12.\n\x04\x62\x65\x61t\x18\x03 \x01(\x0b\x32\x1e.tandem.v1.AttachResponse.BeatH\x00\x1a\x86\x01\n\x08\x41\x63\x63\x65pted\x12\x14\n\x0cheartbeat_ms\x18\x01 \x01(\r\x12\x10\n\x08lease_ms\x18\x02 \x01(\r\x12\x0c\n\x04term\x18\x03 \x01(\t\x12\x10\n\x08protocol\x18\x04 \x01(\r\x12\r\n\x05proof\x18\x05 \x01(\t\x12#\n\x05\x62uild\x18\x06 \x01(\x0b\x32\x14.tandem.v1.BuildInfo\x1a\x19\n\x05\x44rain\x12\x10\n\x08grace_ms\x18\x01 \x01(\r\x1a\x16\n\x04\x42\x65\x61t\x12\x0e\n\x06number\x18\x01 \x01(\x04\x42\x07\n\x05\x65vent\"o\n\x13\x44rainServiceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08grace_ms\x18\x02 \x01(\r\x12\x18\n\x10not_after_unix_s\x18\x03 \x01(\x04\x12\r\n\x05proof\x18\x04 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x05 \x01(\t\"O\n\x14\x44rainServiceResponse\x12\x0f\n\x07streams\x18\x01 \x01(\r\x12\x15\n\rhas_successor\x18\x02 \x01(\x08\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t2\xa5\x01\n\x0fRegistryService\x12\x41\n\x06\x41ttach\x12\x18.tandem.v1.AttachRequest\x1a\x19.tandem.v1.AttachResponse(\x01\x30\x01\x12O\n\x0c\x44rainService\x12\x1e.tandem.v1.DrainServiceRequest\x1a\x1f.tandem.v1.DrainServiceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,25 +35,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTACHREQUEST_HEARTBEAT_DETAILSENTRY']._loaded_options = None
   _globals['_ATTACHREQUEST_HEARTBEAT_DETAILSENTRY']._serialized_options = b'8\001'
   _globals['_ATTACHREQUEST']._serialized_start=63
-  _globals['_ATTACHREQUEST']._serialized_end=533
+  _globals['_ATTACHREQUEST']._serialized_end=573
   _globals['_ATTACHREQUEST_HELLO']._serialized_start=187
-  _globals['_ATTACHREQUEST_HELLO']._serialized_end=346
-  _globals['_ATTACHREQUEST_HEARTBEAT']._serialized_start=349
-  _globals['_ATTACHREQUEST_HEARTBEAT']._serialized_end=524
-  _globals['_ATTACHREQUEST_HEARTBEAT_DETAILSENTRY']._serialized_start=478
-  _globals['_ATTACHREQUEST_HEARTBEAT_DETAILSENTRY']._serialized_end=524
-  _globals['_ATTACHRESPONSE']._serialized_start=536
-  _globals['_ATTACHRESPONSE']._serialized_end=832
-  _globals['_ATTACHRESPONSE_ACCEPTED']._serialized_start=708
-  _globals['_ATTACHRESPONSE_ACCEPTED']._serialized_end=772
-  _globals['_ATTACHRESPONSE_DRAIN']._serialized_start=774
-  _globals['_ATTACHRESPONSE_DRAIN']._serialized_end=799
-  _globals['_ATTACHRESPONSE_BEAT']._serialized_start=801
-  _globals['_ATTACHRESPONSE_BEAT']._serialized_end=823
-  _globals['_DRAINSERVICEREQUEST']._serialized_start=834
-  _globals['_DRAINSERVICEREQUEST']._serialized_end=945
-  _globals['_DRAINSERVICERESPONSE']._serialized_start=947
-  _globals['_DRAINSERVICERESPONSE']._serialized_end=1026
-  _globals['_REGISTRYSERVICE']._serialized_start=1029
-  _globals['_REGISTRYSERVICE']._serialized_end=1194
+  _globals['_ATTACHREQUEST_HELLO']._serialized_end=386
+  _globals['_ATTACHREQUEST_HEARTBEAT']._serialized_start=389
+  _globals['_ATTACHREQUEST_HEARTBEAT']._serialized_end=564
+  _globals['_ATTACHREQUEST_HEARTBEAT_DETAILSENTRY']._serialized_start=518
+  _globals['_ATTACHREQUEST_HEARTBEAT_DETAILSENTRY']._serialized_end=564
+  _globals['_ATTACHRESPONSE']._serialized_start=576
+  _globals['_ATTACHRESPONSE']._serialized_end=943
+  _globals['_ATTACHRESPONSE_ACCEPTED']._serialized_start=749
+  _globals['_ATTACHRESPONSE_ACCEPTED']._serialized_end=883
+  _globals['_ATTACHRESPONSE_DRAIN']._serialized_start=885
+  _globals['_ATTACHRESPONSE_DRAIN']._serialized_end=910
+  _globals['_ATTACHRESPONSE_BEAT']._serialized_start=912
+  _globals['_ATTACHRESPONSE_BEAT']._serialized_end=934
+  _globals['_DRAINSERVICEREQUEST']._serialized_start=945
+  _globals['_DRAINSERVICEREQUEST']._serialized_end=1056
+  _globals['_DRAINSERVICERESPONSE']._serialized_start=1058
+  _globals['_DRAINSERVICERESPONSE']._serialized_end=1137
+  _globals['_REGISTRYSERVICE']._serialized_start=1140
+  _globals['_REGISTRYSERVICE']._serialized_end=1305
 # @@protoc_insertion_point(module_scope)

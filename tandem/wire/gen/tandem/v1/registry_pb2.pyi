@@ -38,6 +38,8 @@ class AttachRequest(_message.Message):
         MODEL_FIELD_NUMBER: _builtins.int
         PROOF_FIELD_NUMBER: _builtins.int
         PROTOCOL_FIELD_NUMBER: _builtins.int
+        NEWEST_PROTOCOL_FIELD_NUMBER: _builtins.int
+        NONCE_FIELD_NUMBER: _builtins.int
         name: _builtins.str
         """Its name, unique in the cluster. REQUIRED."""
         role: _builtins.str
@@ -47,7 +49,11 @@ class AttachRequest(_message.Message):
         proof: _builtins.str
         """Cluster secret proof: HMAC-SHA256(secret, "attach" | name | role | boot_id | address), hex. REQUIRED."""
         protocol: _builtins.int
-        """Protocol version of this service; 1."""
+        """Lowest protocol version that this service speaks; 1. Release 0.1.0 takes it for the only one. REQUIRED."""
+        newest_protocol: _builtins.int
+        """Newest one that it speaks; 0: as `protocol` (release 0.1.0)."""
+        nonce: _builtins.str
+        """Random, at most 64 characters, new for each hello: the orchestrator's proof is for it."""
         @_builtins.property
         def build(self) -> _types_pb2.BuildInfo:
             """Build and boot. REQUIRED."""
@@ -66,10 +72,12 @@ class AttachRequest(_message.Message):
             model: _types_pb2.ModelInfo | None = ...,
             proof: _builtins.str = ...,
             protocol: _builtins.int = ...,
+            newest_protocol: _builtins.int = ...,
+            nonce: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "model", b"model"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "build", b"build", "model", b"model", "name", b"name", "proof", b"proof", "protocol", b"protocol", "role", b"role"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "build", b"build", "model", b"model", "name", b"name", "newest_protocol", b"newest_protocol", "nonce", b"nonce", "proof", b"proof", "protocol", b"protocol", "role", b"role"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -168,6 +176,9 @@ class AttachResponse(_message.Message):
         HEARTBEAT_MS_FIELD_NUMBER: _builtins.int
         LEASE_MS_FIELD_NUMBER: _builtins.int
         TERM_FIELD_NUMBER: _builtins.int
+        PROTOCOL_FIELD_NUMBER: _builtins.int
+        PROOF_FIELD_NUMBER: _builtins.int
+        BUILD_FIELD_NUMBER: _builtins.int
         heartbeat_ms: _builtins.int
         """Milliseconds between heartbeats."""
         lease_ms: _builtins.int
@@ -176,16 +187,27 @@ class AttachResponse(_message.Message):
         """Of an orchestrator that was elected: its term and a proof of the cluster secret, as in the metadata
         `tandem-term` of its calls. Calls of a lower term are refused from now on. Empty: there is no election.
         """
+        protocol: _builtins.int
+        """Protocol version that both speak from now on; 0: 1 (release 0.1.0)."""
+        proof: _builtins.str
+        """From version 2 on: HMAC-SHA256(secret, "accepted" | name | boot_id | nonce | protocol), hex."""
+        @_builtins.property
+        def build(self) -> _types_pb2.BuildInfo:
+            """Build and boot of the orchestrator; unset: release 0.1.0."""
+
         def __init__(
             self,
             *,
             heartbeat_ms: _builtins.int = ...,
             lease_ms: _builtins.int = ...,
             term: _builtins.str = ...,
+            protocol: _builtins.int = ...,
+            proof: _builtins.str = ...,
+            build: _types_pb2.BuildInfo | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["build", b"build"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_ms", b"heartbeat_ms", "lease_ms", b"lease_ms", "term", b"term"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "heartbeat_ms", b"heartbeat_ms", "lease_ms", b"lease_ms", "proof", b"proof", "protocol", b"protocol", "term", b"term"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

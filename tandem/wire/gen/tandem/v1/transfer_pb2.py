@@ -25,23 +25,23 @@ _sym_db = _symbol_database.Default()
 from tandem.wire.gen.tandem.v1 import types_pb2 as tandem_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18tandem/v1/transfer.proto\x12\ttandem.v1\x1a\x15tandem/v1/types.proto\"<\n\x0e\x43onnectRequest\x12*\n\x07message\x18\x01 \x01(\x0b\x32\x19.tandem.v1.ControlMessage\"=\n\x0f\x43onnectResponse\x12*\n\x07message\x18\x01 \x01(\x0b\x32\x19.tandem.v1.ControlMessage\"\xb1\x04\n\x0e\x43ontrolMessage\x12!\n\x05hello\x18\x01 \x01(\x0b\x32\x10.tandem.v1.HelloH\x00\x12(\n\thello_ack\x18\x02 \x01(\x0b\x32\x13.tandem.v1.HelloAckH\x00\x12\x1f\n\x04nack\x18\x03 \x01(\x0b\x32\x0f.tandem.v1.NackH\x00\x12(\n\tlane_open\x18\x04 \x01(\x0b\x32\x13.tandem.v1.LaneOpenH\x00\x12,\n\x0blane_broken\x18\x05 \x01(\x0b\x32\x15.tandem.v1.LaneBrokenH\x00\x12(\n\tstore_set\x18\x06 \x01(\x0b\x32\x13.tandem.v1.StoreSetH\x00\x12!\n\x05offer\x18\x07 \x01(\x0b\x32\x10.tandem.v1.OfferH\x00\x12!\n\x05grant\x18\x08 \x01(\x0b\x32\x10.tandem.v1.GrantH\x00\x12\x1d\n\x03\x61\x63k\x18\t \x01(\x0b\x32\x0e.tandem.v1.AckH\x00\x12#\n\x06\x63\x61ncel\x18\n \x01(\x0b\x32\x11.tandem.v1.CancelH\x00\x12!\n\x05\x66\x65tch\x18\x0b \x01(\x0b\x32\x10.tandem.v1.FetchH\x00\x12\x30\n\rfetch_refused\x18\x0c \x01(\x0b\x32\x17.tandem.v1.FetchRefusedH\x00\x12)\n\theartbeat\x18\r \x01(\x0b\x32\x14.tandem.v1.HeartbeatH\x00\x12\x1d\n\x03\x62ye\x18\x0e \x01(\x0b\x32\x0e.tandem.v1.ByeH\x00\x42\x06\n\x04kind\"\xf3\x02\n\x0b\x42lockHeader\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\"\n\x04kind\x18\x03 \x01(\x0e\x32\x14.tandem.v1.BlockKind\x12\x13\n\x0btext_before\x18\x04 \x01(\r\x12\x0e\n\x06grid_t\x18\x05 \x01(\r\x12\x0e\n\x06grid_h\x18\x06 \x01(\r\x12\x0e\n\x06grid_w\x18\x07 \x01(\r\x12\x12\n\ntext_after\x18\x08 \x01(\r\x12\x0e\n\x06layers\x18\t \x01(\r\x12\x10\n\x08kv_heads\x18\n \x01(\r\x12\x10\n\x08head_dim\x18\x0b \x01(\r\x12\r\n\x05\x64type\x18\x0c \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\r \x01(\t\x12\"\n\x04time\x18\x0e \x01(\x0b\x32\x14.tandem.v1.TimeRange\x12\x17\n\x0flayer_checksums\x18\x0f \x03(\x06\x12\x11\n\tembedding\x18\x10 \x01(\x0c\x12\r\n\x05\x63odec\x18\x11 \x01(\t\x12\x10\n\x08\x65mbedder\x18\x12 \x01(\t\"=\n\tLaneOffer\x12!\n\x04kind\x18\x01 \x01(\x0e\x32\x13.tandem.v1.LaneKind\x12\r\n\x05token\x18\x02 \x01(\t\"\x80\x01\n\x05Hello\x12\r\n\x05major\x18\x01 \x01(\r\x12\r\n\x05minor\x18\x02 \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x04 \x01(\t\x12\x0e\n\x06ticket\x18\x05 \x01(\x0c\x12#\n\x05lanes\x18\x06 \x03(\x0b\x32\x14.tandem.v1.LaneOffer\"\x85\x01\n\x08HelloAck\x12\r\n\x05major\x18\x01 \x01(\r\x12\r\n\x05minor\x18\x02 \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x04 \x01(\t\x12\"\n\x05lanes\x18\x05 \x03(\x0e\x32\x13.tandem.v1.LaneKind\x12\x11\n\tshm_proof\x18\x06 \x01(\x0c\"}\n\x04Nack\x12\x13\n\x0btransfer_id\x18\x01 \x01(\x04\x12!\n\x04\x63ode\x18\x02 \x01(\x0e\x32\x13.tandem.v1.NackCode\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x1a\n\rretry_after_s\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x10\n\x0e_retry_after_s\"n\n\x08LaneOpen\x12+\n\tdirection\x18\x01 \x01(\x0e\x32\x18.tandem.v1.LaneDirection\x12\x12\n\nlane_epoch\x18\x02 \x01(\r\x12!\n\x04kind\x18\x03 \x01(\x0e\x32\x13.tandem.v1.LaneKind\"]\n\nLaneBroken\x12+\n\tdirection\x18\x01 \x01(\x0e\x32\x18.tandem.v1.LaneDirection\x12\x12\n\nlane_epoch\x18\x02 \x01(\r\x12\x0e\n\x06reason\x18\x03 \x01(\t\"g\n\x08StoreSet\x12+\n\tdirection\x18\x01 \x01(\x0e\x32\x18.tandem.v1.LaneDirection\x12\x12\n\nlane_epoch\x18\x02 \x01(\r\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\r\n\x05value\x18\x04 \x01(\x0c\"\x81\x01\n\x05Offer\x12\x13\n\x0btransfer_id\x18\x01 \x01(\x04\x12\'\n\x07headers\x18\x02 \x03(\x0b\x32\x16.tandem.v1.BlockHeader\x12\x11\n\ttimeout_s\x18\x03 \x01(\x01\x12\x12\n\nrequest_id\x18\x04 \x01(\x04\x12\x13\n\x0btraceparent\x18\x10 \x01(\t\"+\n\nBlockGrant\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06layers\x18\x02 \x03(\r\"\xe1\x01\n\x05Grant\x12\x13\n\x0btransfer_id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x12\n\nlane_epoch\x18\x03 \x01(\r\x12*\n\x0b\x66rame_class\x18\x04 \x01(\x0e\x32\x15.tandem.v1.FrameClass\x12%\n\x06\x62locks\x18\x05 \x03(\x0b\x32\x15.tandem.v1.BlockGrant\x12\x0c\n\x04have\x18\x06 \x03(\r\x12\x0f\n\x07refused\x18\x07 \x03(\r\x12\x1a\n\rretry_after_s\x18\x08 \x01(\x01H\x00\x88\x01\x01\x42\x10\n\x0e_retry_after_s\"-\n\x03\x41\x63k\x12\x13\n\x0btransfer_id\x18\x01 \x01(\x04\x12\x11\n\tpublished\x18\x02 \x03(\r\"-\n\x06\x43\x61ncel\x12\x13\n\x0btransfer_id\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t\"O\n\x05\x46\x65tch\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\x0f\n\x07numbers\x18\x03 \x03(\x04\x12\x11\n\ttimeout_s\x18\x04 \x01(\x01\"C\n\x0c\x46\x65tchRefused\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x1f\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x10.tandem.v1.Error\"\x1d\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"\x15\n\x03\x42ye\x12\x0e\n\x06reason\x18\x01 \x01(\t*x\n\x08LaneKind\x12\x19\n\x15LANE_KIND_UNSPECIFIED\x10\x00\x12\x11\n\rLANE_KIND_SHM\x10\x01\x12\x12\n\x0eLANE_KIND_NCCL\x10\x02\x12\x12\n\x0eLANE_KIND_GLOO\x10\x03\x12\x16\n\x12LANE_KIND_LOOPBACK\x10\x04*g\n\rLaneDirection\x12\x1e\n\x1aLANE_DIRECTION_UNSPECIFIED\x10\x00\x12\x1a\n\x16LANE_DIRECTION_FORWARD\x10\x01\x12\x1a\n\x16LANE_DIRECTION_REVERSE\x10\x02*u\n\nFrameClass\x12\x1b\n\x17\x46RAME_CLASS_UNSPECIFIED\x10\x00\x12\x11\n\rFRAME_CLASS_S\x10\x01\x12\x11\n\rFRAME_CLASS_H\x10\x02\x12\x11\n\rFRAME_CLASS_M\x10\x03\x12\x11\n\rFRAME_CLASS_L\x10\x04*\xa1\x02\n\x08NackCode\x12\x19\n\x15NACK_CODE_UNSPECIFIED\x10\x00\x12\x15\n\x11NACK_CODE_VERSION\x10\x01\x12\x16\n\x12NACK_CODE_INCOMPAT\x10\x02\x12\x14\n\x10NACK_CODE_UNAUTH\x10\x03\x12\x12\n\x0eNACK_CODE_BUSY\x10\x04\x12\x16\n\x12NACK_CODE_DRAINING\x10\x05\x12\x15\n\x11NACK_CODE_CORRUPT\x10\x06\x12\x17\n\x13NACK_CODE_NOT_FOUND\x10\x07\x12\x15\n\x11NACK_CODE_EXPIRED\x10\x08\x12\x13\n\x0fNACK_CODE_STALE\x10\t\x12\x15\n\x11NACK_CODE_INVALID\x10\n\x12\x16\n\x12NACK_CODE_INTERNAL\x10\x0b*h\n\tBlockKind\x12\x1a\n\x16\x42LOCK_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x42LOCK_KIND_SINK\x10\x01\x12\x15\n\x11\x42LOCK_KIND_VISUAL\x10\x02\x12\x13\n\x0f\x42LOCK_KIND_TEXT\x10\x03\x32W\n\x0fTransferService\x12\x44\n\x07\x43onnect\x12\x19.tandem.v1.ConnectRequest\x1a\x1a.tandem.v1.ConnectResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18tandem/v1/transfer.proto\x12\ttandem.v1\x1a\x15tandem/v1/types.proto\"<\n\x0e\x43onnectRequest\x12*\n\x07message\x18\x01 \x01(\x0b\x32\x19.tandem.v1.ControlMessage\"=\n\x0f\x43onnectResponse\x12*\n\x07message\x18\x01 \x01(\x0b\x32\x19.tandem.v1.ControlMessage\"\xb1\x04\n\x0e\x43ontrolMessage\x12!\n\x05hello\x18\x01 \x01(\x0b\x32\x10.tandem.v1.HelloH\x00\x12(\n\thello_ack\x18\x02 \x01(\x0b\x32\x13.tandem.v1.HelloAckH\x00\x12\x1f\n\x04nack\x18\x03 \x01(\x0b\x32\x0f.tandem.v1.NackH\x00\x12(\n\tlane_open\x18\x04 \x01(\x0b\x32\x13.tandem.v1.LaneOpenH\x00\x12,\n\x0blane_broken\x18\x05 \x01(\x0b\x32\x15.tandem.v1.LaneBrokenH\x00\x12(\n\tstore_set\x18\x06 \x01(\x0b\x32\x13.tandem.v1.StoreSetH\x00\x12!\n\x05offer\x18\x07 \x01(\x0b\x32\x10.tandem.v1.OfferH\x00\x12!\n\x05grant\x18\x08 \x01(\x0b\x32\x10.tandem.v1.GrantH\x00\x12\x1d\n\x03\x61\x63k\x18\t \x01(\x0b\x32\x0e.tandem.v1.AckH\x00\x12#\n\x06\x63\x61ncel\x18\n \x01(\x0b\x32\x11.tandem.v1.CancelH\x00\x12!\n\x05\x66\x65tch\x18\x0b \x01(\x0b\x32\x10.tandem.v1.FetchH\x00\x12\x30\n\rfetch_refused\x18\x0c \x01(\x0b\x32\x17.tandem.v1.FetchRefusedH\x00\x12)\n\theartbeat\x18\r \x01(\x0b\x32\x14.tandem.v1.HeartbeatH\x00\x12\x1d\n\x03\x62ye\x18\x0e \x01(\x0b\x32\x0e.tandem.v1.ByeH\x00\x42\x06\n\x04kind\"\xf3\x02\n\x0b\x42lockHeader\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\"\n\x04kind\x18\x03 \x01(\x0e\x32\x14.tandem.v1.BlockKind\x12\x13\n\x0btext_before\x18\x04 \x01(\r\x12\x0e\n\x06grid_t\x18\x05 \x01(\r\x12\x0e\n\x06grid_h\x18\x06 \x01(\r\x12\x0e\n\x06grid_w\x18\x07 \x01(\r\x12\x12\n\ntext_after\x18\x08 \x01(\r\x12\x0e\n\x06layers\x18\t \x01(\r\x12\x10\n\x08kv_heads\x18\n \x01(\r\x12\x10\n\x08head_dim\x18\x0b \x01(\r\x12\r\n\x05\x64type\x18\x0c \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\r \x01(\t\x12\"\n\x04time\x18\x0e \x01(\x0b\x32\x14.tandem.v1.TimeRange\x12\x17\n\x0flayer_checksums\x18\x0f \x03(\x06\x12\x11\n\tembedding\x18\x10 \x01(\x0c\x12\r\n\x05\x63odec\x18\x11 \x01(\t\x12\x10\n\x08\x65mbedder\x18\x12 \x01(\t\"=\n\tLaneOffer\x12!\n\x04kind\x18\x01 \x01(\x0e\x32\x13.tandem.v1.LaneKind\x12\r\n\x05token\x18\x02 \x01(\t\"\x96\x01\n\x05Hello\x12\r\n\x05major\x18\x01 \x01(\r\x12\r\n\x05minor\x18\x02 \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x04 \x01(\t\x12\x0e\n\x06ticket\x18\x05 \x01(\x0c\x12#\n\x05lanes\x18\x06 \x03(\x0b\x32\x14.tandem.v1.LaneOffer\x12\x14\n\x0cnewest_major\x18\x07 \x01(\r\"\x85\x01\n\x08HelloAck\x12\r\n\x05major\x18\x01 \x01(\r\x12\r\n\x05minor\x18\x02 \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x04 \x01(\t\x12\"\n\x05lanes\x18\x05 \x03(\x0e\x32\x13.tandem.v1.LaneKind\x12\x11\n\tshm_proof\x18\x06 \x01(\x0c\"}\n\x04Nack\x12\x13\n\x0btransfer_id\x18\x01 \x01(\x04\x12!\n\x04\x63ode\x18\x02 \x01(\x0e\x32\x13.tandem.v1.NackCode\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x1a\n\rretry_after_s\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x10\n\x0e_retry_after_s\"n\n\x08LaneOpen\x12+\n\tdirection\x18\x01 \x01(\x0e\x32\x18.tandem.v1.LaneDirection\x12\x12\n\nlane_epoch\x18\x02 \x01(\r\x12!\n\x04kind\x18\x03 \x01(\x0e\x32\x13.tandem.v1.LaneKind\"]\n\nLaneBroken\x12+\n\tdirection\x18\x01 \x01(\x0e\x32\x18.tandem.v1.LaneDirection\x12\x12\n\nlane_epoch\x18\x02 \x01(\r\x12\x0e\n\x06reason\x18\x03 \x01(\t\"g\n\x08StoreSet\x12+\n\tdirection\x18\x01 \x01(\x0e\x32\x18.tandem.v1.LaneDirection\x12\x12\n\nlane_epoch\x18\x02 \x01(\r\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\r\n\x05value\x18\x04 \x01(\x0c\"\x81\x01\n\x05Offer\x12\x13\n\x0btransfer_id\x18\x01 \x01(\x04\x12\'\n\x07headers\x18\x02 \x03(\x0b\x32\x16.tandem.v1.BlockHeader\x12\x11\n\ttimeout_s\x18\x03 \x01(\x01\x12\x12\n\nrequest_id\x18\x04 \x01(\x04\x12\x13\n\x0btraceparent\x18\x10 \x01(\t\"+\n\nBlockGrant\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06layers\x18\x02 \x03(\r\"\xe1\x01\n\x05Grant\x12\x13\n\x0btransfer_id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x12\n\nlane_epoch\x18\x03 \x01(\r\x12*\n\x0b\x66rame_class\x18\x04 \x01(\x0e\x32\x15.tandem.v1.FrameClass\x12%\n\x06\x62locks\x18\x05 \x03(\x0b\x32\x15.tandem.v1.BlockGrant\x12\x0c\n\x04have\x18\x06 \x03(\r\x12\x0f\n\x07refused\x18\x07 \x03(\r\x12\x1a\n\rretry_after_s\x18\x08 \x01(\x01H\x00\x88\x01\x01\x42\x10\n\x0e_retry_after_s\"-\n\x03\x41\x63k\x12\x13\n\x0btransfer_id\x18\x01 \x01(\x04\x12\x11\n\tpublished\x18\x02 \x03(\r\"-\n\x06\x43\x61ncel\x12\x13\n\x0btransfer_id\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t\"O\n\x05\x46\x65tch\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\x0f\n\x07numbers\x18\x03 \x03(\x04\x12\x11\n\ttimeout_s\x18\x04 \x01(\x01\"C\n\x0c\x46\x65tchRefused\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x1f\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x10.tandem.v1.Error\"\x1d\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"\x15\n\x03\x42ye\x12\x0e\n\x06reason\x18\x01 \x01(\t*x\n\x08LaneKind\x12\x19\n\x15LANE_KIND_UNSPECIFIED\x10\x00\x12\x11\n\rLANE_KIND_SHM\x10\x01\x12\x12\n\x0eLANE_KIND_NCCL\x10\x02\x12\x12\n\x0eLANE_KIND_GLOO\x10\x03\x12\x16\n\x12LANE_KIND_LOOPBACK\x10\x04*g\n\rLaneDirection\x12\x1e\n\x1aLANE_DIRECTION_UNSPECIFIED\x10\x00\x12\x1a\n\x16LANE_DIRECTION_FORWARD\x10\x01\x12\x1a\n\x16LANE_DIRECTION_REVERSE\x10\x02*u\n\nFrameClass\x12\x1b\n\x17\x46RAME_CLASS_UNSPECIFIED\x10\x00\x12\x11\n\rFRAME_CLASS_S\x10\x01\x12\x11\n\rFRAME_CLASS_H\x10\x02\x12\x11\n\rFRAME_CLASS_M\x10\x03\x12\x11\n\rFRAME_CLASS_L\x10\x04*\xa1\x02\n\x08NackCode\x12\x19\n\x15NACK_CODE_UNSPECIFIED\x10\x00\x12\x15\n\x11NACK_CODE_VERSION\x10\x01\x12\x16\n\x12NACK_CODE_INCOMPAT\x10\x02\x12\x14\n\x10NACK_CODE_UNAUTH\x10\x03\x12\x12\n\x0eNACK_CODE_BUSY\x10\x04\x12\x16\n\x12NACK_CODE_DRAINING\x10\x05\x12\x15\n\x11NACK_CODE_CORRUPT\x10\x06\x12\x17\n\x13NACK_CODE_NOT_FOUND\x10\x07\x12\x15\n\x11NACK_CODE_EXPIRED\x10\x08\x12\x13\n\x0fNACK_CODE_STALE\x10\t\x12\x15\n\x11NACK_CODE_INVALID\x10\n\x12\x16\n\x12NACK_CODE_INTERNAL\x10\x0b*h\n\tBlockKind\x12\x1a\n\x16\x42LOCK_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x42LOCK_KIND_SINK\x10\x01\x12\x15\n\x11\x42LOCK_KIND_VISUAL\x10\x02\x12\x13\n\x0f\x42LOCK_KIND_TEXT\x10\x03\x32W\n\x0fTransferService\x12\x44\n\x07\x43onnect\x12\x19.tandem.v1.ConnectRequest\x1a\x1a.tandem.v1.ConnectResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.wire.gen.tandem.v1.transfer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LANEKIND']._serialized_start=2597
-  _globals['_LANEKIND']._serialized_end=2717
-  _globals['_LANEDIRECTION']._serialized_start=2719
-  _globals['_LANEDIRECTION']._serialized_end=2822
-  _globals['_FRAMECLASS']._serialized_start=2824
-  _globals['_FRAMECLASS']._serialized_end=2941
-  _globals['_NACKCODE']._serialized_start=2944
-  _globals['_NACKCODE']._serialized_end=3233
-  _globals['_BLOCKKIND']._serialized_start=3235
-  _globals['_BLOCKKIND']._serialized_end=3339
+  _globals['_LANEKIND']._serialized_start=2619
+  _globals['_LANEKIND']._serialized_end=2739
+  _globals['_LANEDIRECTION']._serialized_start=2741
+  _globals['_LANEDIRECTION']._serialized_end=2844
+  _globals['_FRAMECLASS']._serialized_start=2846
+  _globals['_FRAMECLASS']._serialized_end=2963
+  _globals['_NACKCODE']._serialized_start=2966
+  _globals['_NACKCODE']._serialized_end=3255
+  _globals['_BLOCKKIND']._serialized_start=3257
+  _globals['_BLOCKKIND']._serialized_end=3361
   _globals['_CONNECTREQUEST']._serialized_start=62
   _globals['_CONNECTREQUEST']._serialized_end=122
   _globals['_CONNECTRESPONSE']._serialized_start=124
@@ -53,35 +53,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LANEOFFER']._serialized_start=1125
   _globals['_LANEOFFER']._serialized_end=1186
   _globals['_HELLO']._serialized_start=1189
-  _globals['_HELLO']._serialized_end=1317
-  _globals['_HELLOACK']._serialized_start=1320
-  _globals['_HELLOACK']._serialized_end=1453
-  _globals['_NACK']._serialized_start=1455
-  _globals['_NACK']._serialized_end=1580
-  _globals['_LANEOPEN']._serialized_start=1582
-  _globals['_LANEOPEN']._serialized_end=1692
-  _globals['_LANEBROKEN']._serialized_start=1694
-  _globals['_LANEBROKEN']._serialized_end=1787
-  _globals['_STORESET']._serialized_start=1789
-  _globals['_STORESET']._serialized_end=1892
-  _globals['_OFFER']._serialized_start=1895
-  _globals['_OFFER']._serialized_end=2024
-  _globals['_BLOCKGRANT']._serialized_start=2026
-  _globals['_BLOCKGRANT']._serialized_end=2069
-  _globals['_GRANT']._serialized_start=2072
-  _globals['_GRANT']._serialized_end=2297
-  _globals['_ACK']._serialized_start=2299
-  _globals['_ACK']._serialized_end=2344
-  _globals['_CANCEL']._serialized_start=2346
-  _globals['_CANCEL']._serialized_end=2391
-  _globals['_FETCH']._serialized_start=2393
-  _globals['_FETCH']._serialized_end=2472
-  _globals['_FETCHREFUSED']._serialized_start=2474
-  _globals['_FETCHREFUSED']._serialized_end=2541
-  _globals['_HEARTBEAT']._serialized_start=2543
-  _globals['_HEARTBEAT']._serialized_end=2572
-  _globals['_BYE']._serialized_start=2574
-  _globals['_BYE']._serialized_end=2595
-  _globals['_TRANSFERSERVICE']._serialized_start=3341
-  _globals['_TRANSFERSERVICE']._serialized_end=3428
+  _globals['_HELLO']._serialized_end=1339
+  _globals['_HELLOACK']._serialized_start=1342
+  _globals['_HELLOACK']._serialized_end=1475
+  _globals['_NACK']._serialized_start=1477
+  _globals['_NACK']._serialized_end=1602
+  _globals['_LANEOPEN']._serialized_start=1604
+  _globals['_LANEOPEN']._serialized_end=1714
+  _globals['_LANEBROKEN']._serialized_start=1716
+  _globals['_LANEBROKEN']._serialized_end=1809
+  _globals['_STORESET']._serialized_start=1811
+  _globals['_STORESET']._serialized_end=1914
+  _globals['_OFFER']._serialized_start=1917
+  _globals['_OFFER']._serialized_end=2046
+  _globals['_BLOCKGRANT']._serialized_start=2048
+  _globals['_BLOCKGRANT']._serialized_end=2091
+  _globals['_GRANT']._serialized_start=2094
+  _globals['_GRANT']._serialized_end=2319
+  _globals['_ACK']._serialized_start=2321
+  _globals['_ACK']._serialized_end=2366
+  _globals['_CANCEL']._serialized_start=2368
+  _globals['_CANCEL']._serialized_end=2413
+  _globals['_FETCH']._serialized_start=2415
+  _globals['_FETCH']._serialized_end=2494
+  _globals['_FETCHREFUSED']._serialized_start=2496
+  _globals['_FETCHREFUSED']._serialized_end=2563
+  _globals['_HEARTBEAT']._serialized_start=2565
+  _globals['_HEARTBEAT']._serialized_end=2594
+  _globals['_BYE']._serialized_start=2596
+  _globals['_BYE']._serialized_end=2617
+  _globals['_TRANSFERSERVICE']._serialized_start=3363
+  _globals['_TRANSFERSERVICE']._serialized_end=3450
 # @@protoc_insertion_point(module_scope)

@@ -484,8 +484,11 @@ class Hello(_message.Message):
     BOOT_ID_FIELD_NUMBER: _builtins.int
     TICKET_FIELD_NUMBER: _builtins.int
     LANES_FIELD_NUMBER: _builtins.int
+    NEWEST_MAJOR_FIELD_NUMBER: _builtins.int
     major: _builtins.int
-    """Major version of the protocol: must be equal. REQUIRED."""
+    """Lowest major version of the protocol that the initiator speaks. Release 0.1.0 takes it for the only one.
+    REQUIRED.
+    """
     minor: _builtins.int
     """Minor version: may differ."""
     fingerprint: _builtins.str
@@ -494,6 +497,8 @@ class Hello(_message.Message):
     """New for every start of the process. REQUIRED."""
     ticket: _builtins.bytes
     """The signed ticket. REQUIRED."""
+    newest_major: _builtins.int
+    """Newest major version that the initiator speaks; 0: as `major` (release 0.1.0)."""
     @_builtins.property
     def lanes(self) -> _containers.RepeatedCompositeFieldContainer[Global___LaneOffer]:
         """In order of preference. REQUIRED: at least one."""
@@ -507,10 +512,11 @@ class Hello(_message.Message):
         boot_id: _builtins.str = ...,
         ticket: _builtins.bytes = ...,
         lanes: _abc.Iterable[Global___LaneOffer] | None = ...,
+        newest_major: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "fingerprint", b"fingerprint", "lanes", b"lanes", "major", b"major", "minor", b"minor", "ticket", b"ticket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "fingerprint", b"fingerprint", "lanes", b"lanes", "major", b"major", "minor", b"minor", "newest_major", b"newest_major", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -529,7 +535,7 @@ class HelloAck(_message.Message):
     LANES_FIELD_NUMBER: _builtins.int
     SHM_PROOF_FIELD_NUMBER: _builtins.int
     major: _builtins.int
-    """Major version."""
+    """Major version that both speak from now on."""
     minor: _builtins.int
     """Minor version."""
     fingerprint: _builtins.str
