@@ -39,10 +39,8 @@ from tandem.wire.gen.tandem.v1 import client_pb2, types_pb2
 log = logging.getLogger(__name__)
 
 JOURNAL_PERIOD_S = 0.5
-_SWEEP_PERIOD_S = 5.0
-"""Between looks for records that nobody came back for."""
-_DRIVER_FIRST_S = 0.5
-"""A driver that waits for a place says better than we do why there is none."""
+_SWEEP_PERIOD_S = 5.0  # between looks for records that nobody came back for
+_DRIVER_FIRST_S = 0.5  # a driver that waits for a place says better than we do why there is none
 _PLACED = frozenset({State.LIVE, State.ENDED})
 
 
