@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 MAX_AT_ONCE = 8
 """Connections; more are closed at once. A scraper needs one."""
 _CONNECTION_S, _WHOLE_S = 10.0, 30.0
-"""Longest silence of a connection, and its longest life: a few that say a byte now and then would take all."""
+"""Longest silence of a connection, and its longest life: few that say a byte at times could take all."""
 _METHODS = ("GET", "HEAD")
 
 
