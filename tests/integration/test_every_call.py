@@ -227,7 +227,10 @@ async def test_a_service_of_a_former_release_is_known_by_its_hello(
     """It shows nothing before, and waits for its turn in the lobby."""
     monkeypatch.setattr(attach, "member_metadata", lambda secret, boot_id: ())
     async with World(tmp_path, tokens=_some_tokens(tmp_path)) as world:
-        assert {member.identity.name for member in world.app.cluster.members} == {"encoder-0", "reasoner-0"}
+        (encoder,) = (each for each in world.app.cluster.members if each.identity.name == "encoder-0")
+        await world.hosted["encoder-0"].kill()
+        await world.until(lambda: world.app.cluster.service("encoder-0") is None)
+        assert "attachment ended" in encoder.last_loss
 
 
 def _some_tokens(folder: Path) -> Path:
