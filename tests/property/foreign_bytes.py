@@ -9,22 +9,17 @@ from __future__ import annotations
 import functools
 import hashlib
 import hmac
-import io
 import json
-import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import xxhash
 from google.protobuf.message import DecodeError, Message
-from PIL import Image
 
 from encoder_svc.admit import MediaLimits
 from encoder_svc.decode.make import MediaKind
-from encoder_svc.decode.picture_header import jpeg_size, png_size
 from encoder_svc.decode.source import RawChunk
-from encoder_svc.decode.talk import Garbled, receive, send
 from encoder_svc.ledger import SyncPoint
 from encoder_svc.messages import item_from_proto, opening_from_proto
 from encoder_svc.resume import GeometryRun, ResumeHeader, decode_resume_header
@@ -64,15 +59,7 @@ from tandem.wire.gen.tandem.v1 import (
     transfer_pb2,
     types_pb2,
 )
-from tandem.wire.proof import (
-    MEMBER_KEY,
-    TICKET_KEY,
-    call_proof,
-    check_call,
-    has_ticket,
-    is_member,
-    member_metadata,
-)
+from tandem.wire.proof import call_proof, check_call
 from tandem.wire.transfer import message_from_proto, message_to_proto
 from tests.unit.encoder_svc import media
 
@@ -221,27 +208,6 @@ def _schedules() -> list[bytes]:
     return ["\n".join(map(json.dumps, (stream, question))).encode()]
 
 
-def _picture(kind: str) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (16, 8)).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def _answers() -> list[bytes]:
-    here, there = socket.socketpair()
-    with here, there:
-        send(there, ["ok", [3, True], 7], b"abc")
-        return [here.recv(1 << 16)]
-
-
-def _parse_answer(data: bytes) -> object:
-    here, there = socket.socketpair()
-    with here, there:
-        there.sendall(data[: 1 << 16])
-        there.shutdown(socket.SHUT_WR)
-        return receive(here, 1 << 20, 1.0)
-
-
 def _text(parse: Callable[[str], object]) -> Callable[[bytes], object]:
     return lambda data: parse(data.decode(errors="replace"))
 
@@ -283,15 +249,6 @@ PARSERS: dict[str, Parser] = {
     "proof of a call": Parser(
         lambda: [call_proof(SECRET, "encoder-0", "boot").encode()],
         _text(lambda text: check_call(call_proof(SECRET, "encoder-0", "boot"), text)),
-    ),
-    "proof of a member": Parser(
-        lambda: [member_metadata(SECRET, "boot")[0][1].encode()],
-        _text(lambda text: is_member(SECRET, ((MEMBER_KEY, text),))),
-    ),
-    "ticket in a call's metadata": Parser(
-        lambda: [sign_ticket(SECRET, _ticket())],
-        lambda data: has_ticket(SECRET, ((TICKET_KEY, data),), "reasoner", NOW_S),
-        seal=_sealed_ticket,
     ),
     "bearer token": Parser(
         lambda: [b"Bearer xxxxxxxxxxxxxxxxxxxx"],
@@ -347,9 +304,6 @@ PARSERS: dict[str, Parser] = {
     "decoder header": Parser(_resume_headers, lambda data: decode_resume_header(data, "h264")),
     "head of a disk file": Parser(_file_heads, decode_file_head, seal=_sealed_file_head),
     "record on disk": Parser(_records, decode_record_head),
-    "JPEG header": Parser(lambda: [_picture("JPEG")], jpeg_size),
-    "PNG header": Parser(lambda: [_picture("PNG")], png_size),
-    "answer of a decoding process": Parser(_answers, _parse_answer, (Garbled,)),
     "schedule": Parser(_schedules, _parse_schedule),
     "file of tokens": Parser(_token_files, _text(lambda text: parse_tokens(text, "file"))),
     "file of quotas": Parser(
