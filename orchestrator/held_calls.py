@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,5 +92,6 @@ async def _run(behave: Any, request: Any, context: Any) -> None:
     if not inspect.isasyncgenfunction(behave):
         await behave(request, context)
         return
-    async for response in behave(request, context):
-        await context.write(response)
+    async with aclosing(behave(request, context)) as responses:
+        async for response in responses:
+            await context.write(response)

@@ -24,7 +24,6 @@ from encoder_svc.decode.talk import receive, send
 from encoder_svc.decode.video import Decoded, VideoDecoder
 from tandem.core.errors import BadMedia
 
-_MOST_DESCRIPTORS = 1 << 30
 MAX_MESSAGE = 500
 """Characters of what is said of media that cannot be used."""
 
@@ -43,8 +42,10 @@ def confine(memory_bytes: int, keep: int) -> bool:
     with open(os.devnull, "r+b", buffering=0) as nothing:
         for standard in range(3):
             os.dup2(nothing.fileno(), standard)
-    os.closerange(3, keep)
-    os.closerange(keep + 1, _MOST_DESCRIPTORS)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) != keep:
+            with contextlib.suppress(OSError):  # the one of the list itself is closed already
+                os.close(int(name))
     for what, most in (
         (resource.RLIMIT_AS, address_space + memory_bytes),
         (resource.RLIMIT_CORE, 0),

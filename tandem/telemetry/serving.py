@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import threading
@@ -19,8 +20,8 @@ log = logging.getLogger(__name__)
 
 MAX_AT_ONCE = 8
 """Connections; more are closed at once. A scraper needs one."""
-_CONNECTION_S = 10.0
-"""Longest silence of a connection."""
+_CONNECTION_S, _WHOLE_S = 10.0, 30.0
+"""Longest silence of a connection, and its longest life: few that say a byte at times could take all."""
 _METHODS = ("GET", "HEAD")
 
 
@@ -53,10 +54,18 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """See the base class."""
+        end = threading.Timer(_WHOLE_S, self._cut_off, (request,))
+        end.daemon = True
+        end.start()
         try:
             super().process_request_thread(request, client_address)
         finally:
+            end.cancel()
             self._room.release()
+
+    def _cut_off(self, request: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A scraper that went away is no news; a scrape that failed was answered with 500."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,8 +24,11 @@ from tandem.vlm.families.base import Family
 from tandem.vlm.families.qwen2_5_vl import Qwen25VL
 from tandem.vlm.fingerprint import digest_files, lasting
 
+log = logging.getLogger(__name__)
+
 FAMILIES: tuple[Family, ...] = (Qwen25VL(),)
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_REVISION = re.compile(r"[A-Za-z0-9][\w.-]{0,127}")
 HUB_FILES = ["*.safetensors", "*.json"]
 RETRIEVAL_FILE = "retrieval.safetensors"
 """Maps of the pooled embedder (`embedders.pooled`) beside the weights; KV does not follow from them."""
@@ -112,7 +116,10 @@ def find_checkpoint(source: str, *, load_format: str, revision: str | None, seed
 
 
 def find_folder(source: str, revision: str | None, files: Sequence[str] = HUB_FILES) -> Path:
-    """The directory of a source; of a hub name, `files` are fetched. Raises NotFound, Unavailable."""
+    """The directory of a source; of a hub name, `files` are fetched. Raises NotFound, Unavailable.
+
+    ``owner/name@commit`` is that commit, whatever `revision` says.
+    """
     if source == "default":
         folder = Path(str(importlib.resources.files("tandem") / "shapes" / "model"))
         if not (folder / "config.json").is_file():
@@ -123,9 +130,15 @@ def find_folder(source: str, revision: str | None, files: Sequence[str] = HUB_FI
         return path.parent
     if path.is_dir():
         return path
-    if not HUB_NAME.fullmatch(source):
-        raise NotFound(f"no model at {source!r}: not a directory, a config.json or a hub name (owner/name)")
-    return _download(source, revision, files)
+    name, at, pinned = source.partition("@")
+    if not HUB_NAME.fullmatch(name) or (at and not _REVISION.fullmatch(pinned)):
+        raise NotFound(
+            f"no model at {source!r}: not a directory, a config.json or a hub name (owner/name, "
+            "owner/name@commit)"
+        )
+    if not pinned and not revision:
+        log.warning("the model %s may change at the hub: %s@COMMIT is one that stays", name, name)
+    return _download(name, pinned or revision, files)
 
 
 def _download(name: str, revision: str | None, files: Sequence[str]) -> Path:

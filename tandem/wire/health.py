@@ -13,7 +13,9 @@ from typing import Any, cast
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from tandem.core.errors import InvalidInput
 from tandem.wire.channel import bind, make_server
+from tandem.wire.status import abort_with
 
 STARTED, READY = "started", "ready"
 """Names of the services that serve once the process has started, and while it takes work."""
@@ -24,6 +26,7 @@ _OPTIONS = (
     ("grpc.max_allowed_incoming_connections", 64),
 )
 """Nobody shows anything here: what may be asked is small, and few ask."""
+_MAX_BYTES = 256
 _Status: Any = health_pb2.HealthCheckResponse
 
 
@@ -33,9 +36,26 @@ def make_health() -> Any:
 
 
 class _Health(cast("Any", health).aio.HealthServicer):  # type: ignore[misc]  # absent from the type stubs
+    """The library keeps what it was asked for as long as the call is open: only what is short is heard."""
+
+    async def Check(self, request: Any, context: Any) -> Any:
+        """How a service is."""
+        await _check_size(request, context)
+        return await super().Check(request, context)
+
+    async def Watch(self, request: Any, context: Any) -> None:
+        """How a service is, and becomes."""
+        await _check_size(request, context)
+        await super().Watch(request, context)
+
     async def List(self, request: Any, context: Any) -> None:
         """Not offered. Without this each call of it, by anybody, would log a traceback."""
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Check and Watch are offered")
+
+
+async def _check_size(request: Any, context: Any) -> None:
+    if (size := request.ByteSize()) > _MAX_BYTES:
+        await abort_with(context, InvalidInput(f"{size} bytes to ask for the health of a service"))
 
 
 class HealthPort:

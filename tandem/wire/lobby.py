@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import aclosing
 from typing import Any, cast
 
 import grpc
@@ -102,8 +103,9 @@ async def _go_on(handler: Any, first: Any, context: Any) -> None:
     else:
         behave, request = handler.unary_stream or handler.unary_unary, first
     if inspect.isasyncgenfunction(behave):
-        async for response in behave(request, heard):
-            await context.write(response)
+        async with aclosing(behave(request, heard)) as responses:  # what it does at its end, it does now
+            async for response in responses:
+                await context.write(response)
         return
     response = await behave(request, heard)
     if not handler.response_streaming:

@@ -30,11 +30,13 @@ from tandem.core.tickets import Ticket, sign_ticket
 from tandem.core.transfer import Hello, Nack
 from tandem.vlm.load import load_model
 from tandem.vlm.model import VisionLanguageModel
+from tandem.wire import attach
 from tandem.wire.channel import make_channel, make_server
 from tandem.wire.gen.tandem.v1 import registry_pb2, transfer_pb2
 from tandem.wire.proof import PROOF_KEY, call_proof, member_metadata, ticket_metadata
 from tandem.wire.status import error_from_rpc
 from tandem.wire.transfer_messages import message_from_proto, message_to_proto
+from tests.integration.orchestrator_fakes import World
 
 SECRET = b"sixteen bytes or more"
 OTHER = b"another secret of sixteen bytes"
@@ -112,7 +114,6 @@ async def serving(role: str, model: VisionLanguageModel, folder: Path) -> AsyncI
     else:
         (folder / "secret").write_bytes(SECRET)
         (folder / "secret").chmod(0o600)
-        (folder / "tokens").write_text(f'[[token]]\nsha256 = "{digest(TOKEN)}"\n')
         config = OrchestratorConfig(
             listen="127.0.0.1:0",
             run_dir=folder / "run",
@@ -120,7 +121,7 @@ async def serving(role: str, model: VisionLanguageModel, folder: Path) -> AsyncI
             reasoners=0,
             reflection=True,
             secret_file=folder / "secret",
-            tokens=folder / "tokens",
+            tokens=_some_tokens(folder),
         )
         app = Orchestrator(config, lambda text: None)
         stop = app.stop
@@ -218,3 +219,21 @@ REFUSED = {
     TICKET_IN_MESSAGE: _by_a_nack,
     NOTHING: _not_at_all,
 }
+
+
+async def test_a_service_of_a_former_release_is_known_by_its_hello(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It shows nothing before, and waits for its turn in the lobby."""
+    monkeypatch.setattr(attach, "member_metadata", lambda secret, boot_id: ())
+    async with World(tmp_path, tokens=_some_tokens(tmp_path)) as world:
+        (encoder,) = (each for each in world.app.cluster.members if each.identity.name == "encoder-0")
+        await world.hosted["encoder-0"].kill()
+        await world.until(lambda: world.app.cluster.service("encoder-0") is None)
+        assert "attachment ended" in encoder.last_loss
+
+
+def _some_tokens(folder: Path) -> Path:
+    file = folder / "tokens.toml"
+    file.write_text(f'[[token]]\nsha256 = "{digest(TOKEN)}"\n')
+    return file

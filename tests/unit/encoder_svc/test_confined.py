@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from encoder_svc.admit import MediaLimits
 from encoder_svc.decode.children import DecoderHost, environment
 from encoder_svc.decode.isolated import IsolatedDecoders
+from encoder_svc.decode.talk import Garbled, receive
 from tests.unit.encoder_svc.test_isolated import child_of, png
 
 HOSTILE = """
@@ -123,3 +128,15 @@ def test_it_is_the_first_to_go_and_has_its_socket_alone() -> None:
         assert b"hf_secret" not in (at / "environ").read_bytes()
     finally:
         host.close()
+
+
+@given(st.binary(max_size=200), st.integers(0, 100))
+def test_what_one_that_was_taken_over_says_is_read_or_refused(data: bytes, most: int) -> None:
+    for said in (data, struct.pack("<II", len(data), 0) + data):
+        here, there = socket.socketpair()
+        with here, there:
+            there.sendall(said)
+            there.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(Garbled):
+                answer = receive(here, most, 1.0)
+                assert answer is None or (isinstance(answer[0], list) and len(answer[1]) <= most)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import urllib.error
 import urllib.request
@@ -118,6 +119,25 @@ async def test_idle_connections_cost_no_more_than_their_number(monkeypatch: pyte
         assert (await scrape(watched.address))["tandem_held", ("ram",)] == 7
     finally:
         for each in idle:
+            each.close()
+        await watched.close()
+
+
+async def test_connections_that_say_a_byte_now_and_then_end_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "_WHOLE_S", 0.5)
+    watched = telemetry()
+    watched.listen()
+    host, port = watched.address.split(":")
+    slow = [socket.create_connection((host, int(port))) for _ in range(serving.MAX_AT_ONCE)]
+    try:
+        for _ in range(8):
+            for each in slow:
+                with contextlib.suppress(OSError):
+                    each.sendall(b"G")
+            await asyncio.sleep(0.1)
+        assert (await scrape(watched.address))["tandem_held", ("ram",)] == 7
+    finally:
+        for each in slow:
             each.close()
         await watched.close()
 

@@ -10,10 +10,13 @@ import time
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tandem.wire import channel
 from tandem.wire.channel import bind, make_channel, make_server
-from tandem.wire.health import HealthPort
+from tandem.wire.health import HealthPort, make_health
+from tandem.wire.proof import MEMBER_KEY, TICKET_KEY, has_ticket, is_member, member_metadata
 
 
 async def served(server: grpc.aio.Server) -> tuple[str, int]:
@@ -75,3 +78,27 @@ async def test_probes_are_small() -> None:
             await stub.Check(health_pb2.HealthCheckRequest(service="x" * 5000), timeout=5)
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     await port.close()
+
+
+@pytest.mark.parametrize("call", ["Check", "Watch"])
+async def test_a_long_question_about_health_is_not_kept(call: str) -> None:
+    """Each call could keep a message of 16 MiB for as long as its caller likes."""
+    server = make_server()
+    health_pb2_grpc.add_HealthServicer_to_server(make_health(), server)
+    host, port = await served(server)
+    async with make_channel(f"{host}:{port}") as asking:
+        stub = health_pb2_grpc.HealthStub(asking)  # type: ignore[call-overload]
+        asked = getattr(stub, call)(health_pb2.HealthCheckRequest(service="x" * 10_000), timeout=5)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await (asked if call == "Check" else asked.read())
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    await server.stop(0)
+
+
+@given(st.text() | st.builds("boot.{}".format, st.text()), st.binary(max_size=1100))
+def test_what_is_shown_is_judged_whatever_it_is(text: str, data: bytes) -> None:
+    secret = b"sixteen bytes or more"
+    assert not is_member(secret, ((MEMBER_KEY, text),))
+    for shown in (data, text):
+        assert not has_ticket(secret, ((TICKET_KEY, shown),), "reasoner-0", 0.0)
+    assert is_member(secret, member_metadata(secret, "boot"))
