@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 
 FAMILIES: tuple[Family, ...] = (Qwen25VL(),)
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_REVISION = re.compile(r"[A-Za-z0-9][\w.-]{0,127}")
 HUB_FILES = ["*.safetensors", "*.json"]
 RETRIEVAL_FILE = "retrieval.safetensors"
 """Maps of the pooled embedder (`embedders.pooled`) beside the weights; KV does not follow from them."""
@@ -116,10 +115,7 @@ def find_checkpoint(source: str, *, load_format: str, revision: str | None, seed
 
 
 def find_folder(source: str, revision: str | None, files: Sequence[str] = HUB_FILES) -> Path:
-    """The directory of a source; of a hub name, `files` are fetched. Raises NotFound, Unavailable.
-
-    ``owner/name@commit`` is that commit, whatever `revision` says.
-    """
+    """The directory of a source; of a hub name, `files` are fetched. Raises NotFound, Unavailable."""
     if source == "default":
         folder = Path(str(importlib.resources.files("tandem") / "shapes" / "model"))
         if not (folder / "config.json").is_file():
@@ -130,15 +126,11 @@ def find_folder(source: str, revision: str | None, files: Sequence[str] = HUB_FI
         return path.parent
     if path.is_dir():
         return path
-    name, at, pinned = source.partition("@")
-    if not HUB_NAME.fullmatch(name) or (at and not _REVISION.fullmatch(pinned)):
-        raise NotFound(
-            f"no model at {source!r}: not a directory, a config.json or a hub name (owner/name, "
-            "owner/name@commit)"
-        )
-    if not pinned and not revision:
-        log.warning("the model %s may change at the hub: %s@COMMIT is one that stays", name, name)
-    return _download(name, pinned or revision, files)
+    if not HUB_NAME.fullmatch(source):
+        raise NotFound(f"no model at {source!r}: not a directory, a config.json or a hub name (owner/name)")
+    if not revision:
+        log.warning("the model %s may change at the hub: --revision COMMIT is one that stays", source)
+    return _download(source, revision, files)
 
 
 def _download(name: str, revision: str | None, files: Sequence[str]) -> Path:
