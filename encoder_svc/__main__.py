@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
+from types import FrameType
 
 from encoder_svc.config import log_names, parse_config
 from tandem.core.errors import TandemError
@@ -23,6 +25,9 @@ _EXIT_BAD_SETTINGS = 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Run an encoder until SIGTERM. Returns the exit status: 2 for settings that cannot work."""
     parent_pid = os.getppid()
+    # Until the loop has its own: the first process of a container is not ended by what it does not handle,
+    # and the imports below take seconds.
+    signal.signal(signal.SIGTERM, _end)
     given = sys.argv[1:] if argv is None else argv
     try:
         config = parse_config(given)
@@ -44,6 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(f"tandem encoder: {line}", formatter, level=logging.ERROR)
         return _EXIT_BAD_SETTINGS
     return 0
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(0)
 
 
 if __name__ == "__main__":

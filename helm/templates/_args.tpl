@@ -121,8 +121,8 @@
 {{- include "tandem.serviceArgs" (merge (dict "role" "encoder" "port" 7431) .) }}
 - --window-units={{ int $own.windowUnits }}
 - --block-codec={{ .root.Values.model.blockCodec }}
-- --decode-memory-bytes={{ int64 $own.decode.memoryBytes }}
-- --decode-cpu-s={{ int $own.decode.cpuSeconds }}
+- --decode-memory-bytes={{ int64 (dig "decode" "memoryBytes" 1073741824 $own) }}
+- --decode-cpu-s={{ int (dig "decode" "cpuSeconds" 10 $own) }}
 - --drain-s={{ $own.drainSeconds }}
 {{- with $own.extraArgs }}
 {{- toYaml . | nindent 0 }}

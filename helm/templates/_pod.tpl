@@ -261,7 +261,7 @@ resourceClaims:
   {{- end }}
 {{- end }}
 {{- $more := list }}
-{{- range .roles }}{{ $more = concat $more (index $.root.Values .).extraVolumes }}{{ end }}
+{{- range .roles }}{{ $more = concat $more (default list (index $.root.Values .).extraVolumes) }}{{ end }}
 {{- with uniq $more }}
 {{- toYaml . | nindent 0 }}
 {{- end }}

@@ -125,7 +125,7 @@ What cannot work together, and why. What one value may be by itself the schema s
 {{- $found = append $found "encoder.autoscaling.mode: with mode colocated pods have both roles, and reasoner.autoscaling counts" -}}
 {{- end -}}
 {{- with $v.encoder.resources.limits.memory -}}
-{{- $need := add (int64 $v.encoder.decode.memoryBytes) 1073741824 -}}
+{{- $need := add (int64 (dig "decode" "memoryBytes" 1073741824 $v.encoder)) 1073741824 -}}
 {{- if lt (int64 (include "tandem.bytes" .)) $need -}}
 {{- $found = append $found (printf "encoder.resources.limits.memory: %v is less than encoder.decode.memoryBytes and 1 GiB for model and Python (%d bytes): one stream could have the kernel kill it" . $need) -}}
 {{- end -}}

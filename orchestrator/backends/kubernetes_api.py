@@ -8,10 +8,12 @@ out as typed errors; nothing is tried again here, because whoever calls knows ho
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
+from orchestrator.backends.kubernetes_client import authority, make_client
 from tandem.core.errors import (
     AlreadyExists,
     DataLost,
@@ -52,9 +54,14 @@ class Stale(Unavailable):
 class KubeApi:
     """Calls in one namespace. Made in a running event loop; `close` it."""
 
-    def __init__(self, client: Any, namespace: str) -> None:
-        """`client`: an `ApiClient` of `kubernetes.aio.client`."""
-        self._client = client
+    def __init__(
+        self, client: Any, namespace: str, again: Callable[[], Awaitable[Any]] | None = None
+    ) -> None:
+        """`client`: an `ApiClient` of `kubernetes.aio.client`. `again` makes another one."""
+        self._client, self._again = client, again
+        self._trusted = authority(client)
+        self._former: list[Any] = []
+        """Clients that were replaced; others may still wait for an answer of theirs."""
         self.namespace = namespace
 
     @classmethod
@@ -65,24 +72,13 @@ class KubeApi:
             Unavailable: the extra `kubernetes` is not installed.
             InvalidInput: there is no usable configuration.
         """
-        try:
-            from kubernetes.aio import client, config
-        except ImportError as error:
-            raise Unavailable("this needs the Kubernetes client: pip install 'tandem[kubernetes]'") from error
-        settings = client.Configuration()
-        try:
-            if kubeconfig:
-                await config.load_kube_config(config_file=kubeconfig, client_configuration=settings)
-            else:
-                config.load_incluster_config(client_configuration=settings)
-        except (config.ConfigException, OSError, ValueError, KeyError, TypeError) as error:
-            where = f"--kubeconfig {kubeconfig}" if kubeconfig else "this pod's service account"
-            raise InvalidInput(f"cannot reach the Kubernetes API with {where}: {error}") from error
-        return cls(client.ApiClient(settings), namespace)
+        again = partial(make_client, kubeconfig)
+        return cls(await again(), namespace, again)
 
     async def close(self) -> None:
         """Let go of all connections."""
-        await self._client.close()
+        for client in (self._client, *self._former):
+            await client.close()
 
     async def list_pods(self, selector: str, not_older_than: str = "") -> tuple[list[Json], str]:
         """All pods that match, and the version of the list.
@@ -206,7 +202,18 @@ class KubeApi:
                 method, url, header_params=headers, body=body, _request_timeout=ClientTimeout(total=timeout_s)
             )
         except _breaks() as error:
+            await self._renew(error)
             raise Unavailable(f"{method} {path}: cannot reach the Kubernetes API: {_words(error)}") from error
+
+    async def _renew(self, error: Exception) -> None:
+        """The authority of a cluster may change; the client has read its file once."""
+        from aiohttp import ClientConnectorCertificateError, ClientSSLError
+
+        is_distrust = isinstance(error, ClientConnectorCertificateError | ClientSSLError)
+        if self._again is not None and is_distrust and authority(self._client) != self._trusted:
+            self._former.append(self._client)
+            self._client = await self._again()
+            self._trusted = authority(self._client)
 
     def _path(self, group: str, version: str, *parts: str) -> str:
         root = f"/apis/{group}/{version}" if group else f"/api/{version}"

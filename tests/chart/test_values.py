@@ -500,3 +500,42 @@ def test_volumes_of_both_roles_are_in_a_pair_and_each_once() -> None:
     assert [each["name"] for each in spec["volumes"]].count("proxy-ca") == 1
     for each in spec["containers"]:
         assert {"name": "proxy-ca", "mountPath": "/etc/company"} in each["volumeMounts"]
+
+
+NEW = (
+    ("model", "revision"), ("model", "embedderRevision"), ("encoder", "decode"),
+    ("orchestrator", "service", "externalTrafficPolicy"), ("networkPolicy", "dns", "ports"),
+    *(
+        (role, key)
+        for role in ("orchestrator", "encoder", "reasoner")
+        for key in ("extraVolumes", "extraVolumeMounts", "serviceAccountAnnotations")
+    ),
+)  # fmt: skip
+"""Keys that the release before does not have."""
+
+
+def test_the_values_of_the_release_before_are_enough() -> None:
+    """`helm upgrade --reuse-values` brings no other; what is new is then as it is by default."""
+    values = merged(
+        read(CHART / "ci/load-balancer-values.yaml"), {"clusterSecret": {"existingSecret": "kept"}}
+    )
+    older = values
+    for path in NEW:
+        assert at(DEFAULTS, path) is not None
+        older = merged(older, nested(path, None))
+    assert render(older).objects == render(values).objects
+
+
+def test_a_key_is_required_unless_it_is_new() -> None:
+    """Without it null would take a value away, and 0 or nothing would be rendered in its place."""
+
+    def missing(schema: Object, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        schema = resolve(schema)
+        if schema.get("additionalProperties") is not False:
+            return
+        for key, each in schema["properties"].items():
+            if key not in schema.get("required", ()):
+                yield (*path, key)
+            yield from missing(each, (*path, key))
+
+    assert set(missing(SCHEMA, ())) == set(NEW)

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from encoder_svc.metrics import METRICS as ENCODER
+from orchestrator.membership import Standing
 from orchestrator.metrics import METRICS as ORCHESTRATOR
 from reasoner_svc.metrics import METRICS as REASONER
 from tandem.core.meters import Kind, Metric
-from tests.chart.rendering import CHART, CI_FILES, render_file
+from tests.chart.rendering import CHART, CI_FILES, ROOT, render_file
 
 DASHBOARDS = sorted((CHART / "dashboards").glob("*.json"))
 KNOWN: dict[str, list[Metric]] = {}
@@ -120,6 +121,7 @@ def test_alerts_look_for_values_that_labels_take() -> None:
         for name in types_pb2.FinishReason.DESCRIPTOR.values_by_name
     }
     assert set(re.findall(r'tandem_questions_total\{[^}]*outcome="(\w+)"', text)) == {"error"} <= ends
+    assert set(re.findall(r'tandem_services\{[^}]*outcome="(\w+)"', text)) == {Standing.READY.value}
     help_of_overload = next(each.help for each in encoder.METRICS if each.name == "tandem_encoder_overload")
     for value in ("late", "gaps"):
         assert value in help_of_overload
@@ -170,6 +172,13 @@ def test_alerts_are_about_the_pods_of_their_own_release() -> None:
             for role in ("orchestrator", "encoder", "reasoner", "pair"):
                 assert re.fullmatch(pods, f"video-{role}-12")
                 assert not re.fullmatch(pods, f"video-two-{role}-12")
+
+
+def test_every_alert_is_in_the_table_of_troubles() -> None:
+    """Whoever is woken by one finds there what to do."""
+    told = (ROOT / "docs/operating.md").read_text()
+    (rules,) = render_file(CHART / "ci/observed-values.yaml").of("PrometheusRule")
+    assert [r["alert"] for r in rules["spec"]["groups"][0]["rules"] if f"`{r['alert']}`" not in told] == []
 
 
 def test_that_nobody_leads_is_noticed_when_nobody_is_there() -> None:

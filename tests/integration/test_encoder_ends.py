@@ -137,6 +137,20 @@ def test_the_process_says_when_it_is_ready_and_ends_on_sigterm() -> None:
         assert process.wait(30) == 0
 
 
+def test_it_can_be_told_to_end_while_it_still_starts() -> None:
+    """As the first process of a container, which no signal ends that it does not handle."""
+    command = [sys.executable, "-m", "encoder_svc", "--model", "dummy:tiny", "--name", "e1"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        maps = Path(f"/proc/{process.pid}/maps")
+        until_s = time.monotonic() + 60
+        while "libtorch" not in maps.read_text() and time.monotonic() < until_s:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert process.stdout is not None
+        assert process.stdout.read() == ""
+
+
 def test_one_in_reserve_has_tried_its_model_before_it_waits_and_before_it_listens() -> None:
     command = [sys.executable, "-m", "encoder_svc", "--model", "dummy:tiny", "--threads", "1", "--standby"]
     pipe = subprocess.PIPE

@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from orchestrator import service
+from orchestrator.app import Orchestrator
 from orchestrator.arguments import default_run_dir
 from orchestrator.driver import MAX_FAILURES
 from reasoner_svc import moving
@@ -27,7 +28,9 @@ from tandem.core.errors import (
 )
 from tandem.wire.attach import drain_proof
 from tandem.wire.gen.tandem.v1 import registry_pb2, registry_pb2_grpc
+from tandem.wire.leaving import Leaving
 from tandem.wire.status import error_from_rpc
+from tests.faults.fleet import free_port
 from tests.integration.orchestrator_fakes import Client, World
 
 
@@ -279,3 +282,34 @@ async def test_the_command_tells_a_service_to_leave_and_needs_the_secret(
         await world.hosted["reasoner-0"].kill()
         assert await asyncio.wait_for(command, 10) == 0
         assert "reasoner-0 has left" in capsys.readouterr().out
+
+
+async def test_who_drains_while_the_orchestrator_is_replaced_drops_nothing(
+    tmp_path: Path,
+) -> None:
+    """As in an upgrade that replaces all roles side by side."""
+    port = free_port()
+    async with World(tmp_path, listen=f"127.0.0.1:{port}") as world:
+        await world.add("reasoner-1")
+        first = await world.watch()
+        await first.pictures(0, 500)
+        await settled(first, 2)
+        former = world.reasoners["reasoner-0"]
+        assert "cam" in former.streams
+        attachment = world.hosted["reasoner-0"].attachment
+        assert attachment is not None
+        token = first.welcome.resume_token
+        await world.app.stop()
+        leaving = Leaving(20.0, returns_s=15.0)
+        waiting = asyncio.create_task(leaving.wait_for_streams(attachment, lambda: len(former.streams)))
+        await asyncio.sleep(0.5)
+        assert not waiting.done()
+        world.app = Orchestrator(world._config, lambda text: None)
+        await world.app.start()
+        second = await world.watch(token=token)
+        await world.until(lambda: world.app.streams.get("cam").session.reasoner == "reasoner-1", 15.0)
+        await second.pictures(1000)
+        await second.ask()
+        assert (await second.answer()).text == "0 500 1000 "
+        assert await waiting > 1.0, "it has left in time"
+        assert not second.progress.gaps

@@ -99,6 +99,7 @@ async def test_an_upgrade_leaves_alone_what_the_autoscaler_set(tmp_path: Path) -
     async with release(tmp_path, open_to_all=True) as found:
         it = Helm(found, tmp_path)
         await it.do("install", it.chart, "demo", {"autoscale": True})
+        await until(lambda: found.names() == ["demo-encoder-0"])  # the status is written, too
         scale = await found.api.read_scale("demo-encoder")
         await found.api.set_scale("demo-encoder", 4, scale["metadata"]["resourceVersion"])
         await it.upgrade(autoscale=True, tag="two")
