@@ -94,13 +94,12 @@ async def test_a_release_of_the_former_chart_is_upgraded_and_rolled_back(helm: H
     assert releases(third) == releases(first) <= {former("Chart.yaml")["appVersion"]}
 
 
-async def test_the_values_of_a_former_chart_are_refused_by_name(helm: Helm) -> None:
-    """With `--reuse-values` what this chart adds has no value at all; nothing is changed then."""
+async def test_values_of_before_can_be_kept(helm: Helm) -> None:
+    """With `--reuse-values` the former chart's own values come alone: what is new is as it is by default."""
     await helm.install({"insecure": True, "encoder": {"replicas": 3}}, FORMER)
-    before = helm.objects()
-    with pytest.raises(helm_python.HelmError, match="missing properties 'revision'"):
-        await helm.upgrade({}, reuse_values=True)
-    assert helm.objects() == before
+    await helm.upgrade({}, reuse_values=True)
+    assert releases(helm.objects()) == {read(CHART / "Chart.yaml")["appVersion"]}
+    assert sets(helm.objects())["video-encoder"]["replicas"] == 3
 
 
 async def test_a_partition_that_was_set_by_hand_stays(helm: Helm) -> None:
