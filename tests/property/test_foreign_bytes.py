@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from tandem.core.process_memory import resident_bytes
 from tests.property.foreign.change import change
+from tests.property.foreign.files import catalogue, journal
 from tests.property.foreign.outcome import Depth, blind_sites, site_of
 from tests.property.foreign.parser import Parser
 from tests.property.foreign_bytes import PARSERS
@@ -32,6 +33,33 @@ GROWTH_BYTES = 4 << 20
 """That may be left of all of them: caches, hypothesis' own."""
 RESIDENT_BYTES = 48 << 20
 """The same as the kernel counts it, with what is not Python's."""
+
+_DEEP = b"[" * 100_000
+BROKE = [
+    ("address of a Gloo listener", b"9" * 5000 + b" 127.0.0.1"),
+    (
+        "told by a reasoner",
+        bytes.fromhex("0a240a0467617465100218a0c21e20012805320b1080808080f8ffffffff013801400152016e"),
+    ),
+    ("catalogue about itself", bytes.fromhex("cfffffffffffffffff0b95c47cac8d4fc2")),
+    ("catalogue", catalogue().replace(b"CREATE TABLE blocks (", b"CREATE TABLE \xdb\xdb\xdb(((((")),
+    ("journal", b'\n{"version": ' + _DEEP + b"}\n"),
+    ("journal", journal().replace(b'"max_lag_ms": 0', b'"max_lag_ms": true')),
+    ("journal", journal().replace(b'"media_kind": 1', b'"media_kind": 4294967296')),
+    ("journal", journal().replace(b"[[0, 5, ", b"[[1e999, 5, ")),
+    ("layout of a checkpoint", b'{"fps": [1.0]}'),
+    (
+        "layout of a checkpoint",
+        b'{"layout": "timestamped", "sink": 1, "unit_prefix": [], "unit_suffix": {}, "question": 2}',
+    ),
+    ("scores of heads", b'{"scores": ' + _DEEP),
+    ("spec of a service on Ray", b'{"arguments": ' + _DEEP),
+    ("file of tokens", b"[[token]]\ntenant = " + b"9" * 5000),
+    ("file of quotas", b"[default]\nstreams = " + _DEEP),
+    ("event of a watch", b'{"type": "ERROR", "object": {"code": 1e999}}'),
+    ("event of a watch", b'{"type": "ADDED", "object": ' + _DEEP),
+]
+"""Found by the tests below and by atheris, and mended."""
 
 
 @pytest.mark.parametrize("name", PARSERS)
@@ -49,6 +77,11 @@ def test_changed_messages_are_taken_or_refused(name: str) -> None:
     depth = fuzz(parser, FEWER if parser.is_slow else FEW)
     print(f"{name}: {depth}")
     assert depth.share >= parser.least_deep / 2, f"{name}: {depth}: most are turned away at the door"
+
+
+@pytest.mark.parametrize(("name", "data"), BROKE, ids=[name for name, _ in BROKE])
+def test_what_broke_a_parser_is_refused(name: str, data: bytes) -> None:
+    assert timed(PARSERS[name], data)
 
 
 @pytest.mark.slow
