@@ -42,7 +42,7 @@ BROKE = [
         bytes.fromhex("0a240a0467617465100218a0c21e20012805320b1080808080f8ffffffff013801400152016e"),
     ),
     ("catalogue about itself", bytes.fromhex("cfffffffffffffffff0b95c47cac8d4fc2")),
-    ("catalogue", catalogue().replace(b"CREATE TABLE blocks (", b"CREATE TABLE \xdb\xdb\xdb(((((")),
+    ("catalogue", catalogue().replace(b"CREATE TABLE blocks (n", b"CREATE TABLE\xffblocks (\0")),
     ("journal", b'\n{"version": ' + _DEEP + b"}\n"),
     ("journal", journal().replace(b'"max_lag_ms": 0', b'"max_lag_ms": true')),
     ("journal", journal().replace(b'"media_kind": 1', b'"media_kind": 4294967296')),

@@ -25,7 +25,7 @@ from orchestrator.backends.kubernetes_lease import ADDRESS, TERM, held_from, lea
 from orchestrator.backends.kubernetes_pods import COMPONENT, pod_of
 from orchestrator.backends.ray_plan import ServiceSpec
 from orchestrator.journal import Journal, Record
-from orchestrator.quotas import parse_quotas
+from orchestrator.quotas import read_quotas
 from orchestrator.restore import restore, to_record
 from orchestrator.standing_record import StandingRecord
 from reasoner_svc.store.disk import catalogue as catalogues
@@ -372,8 +372,7 @@ FILES: dict[str, Parser] = {
     ),
     "file of quotas": Parser(
         lambda: [b"[default]\nstreams = 3\n[tenants.acme]\nweight = 2.0\nbytes = 5\n"],
-        lambda data: parse_quotas(text_of(data)),
-        (TandemError, ValueError, RecursionError),
+        lambda data: read_quotas(_file("quotas.toml", data)),
         form=Form.TEXT,
     ),
     "pod": Parser(_json(POD), _object(pod_of), form=Form.JSON),
