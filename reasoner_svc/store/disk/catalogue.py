@@ -184,8 +184,13 @@ def _decode(data: Any) -> About:
         if version != VERSION:
             raise CatalogueDamaged(f"a catalogue of version {version}, this program reads version {VERSION}")
         digest, blocks, floor, next_file, lost = fields
-        numbers = map(_count, (digest, blocks, floor, next_file))
-        return About(*numbers, lost=tuple(_lost(*item) for item in lost))
+        return About(
+            identity_hash=_count(digest),
+            blocks=_count(blocks),
+            floor=_count(floor),
+            next_file=_count(next_file),
+            lost=tuple(_lost(*item) for item in lost),
+        )
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise CatalogueDamaged(f"what the catalogue says of itself is none of it: {error}") from error
 
