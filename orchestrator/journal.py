@@ -42,6 +42,8 @@ _MAX_KIND = 2**31 - 1
 _SUFFIX = ".json"
 MAX_FILE_BYTES = 64 * 1024
 """Of one stream; then the file is begun anew with its newest line."""
+MAX_READ_BYTES = 16 << 20
+"""More than a line with the longest header of a decoder; a larger file is not one of these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +164,11 @@ def _append(path: Path, line: bytes) -> bool:
 
 def _last_line(path: Path) -> bytes:
     """The newest that was written to its end; empty when there is none."""
-    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    with path.open("rb") as file:
+        data = file.read(MAX_READ_BYTES + 1)
+    if len(data) > MAX_READ_BYTES:
+        raise ValueError(f"it is over {MAX_READ_BYTES} bytes")
+    whole, _, _ = data.rpartition(b"\n")
     return whole.rstrip(b"\n").rpartition(b"\n")[2]
 
 

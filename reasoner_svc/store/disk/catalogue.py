@@ -126,7 +126,8 @@ class Catalogue:
             for number, file, row, reps in self._database.execute(
                 "SELECT number, file, row, reps FROM blocks ORDER BY number"
             ):
-                if type(row) is not bytes or type(reps) is not bytes or number <= last:
+                kinds = (type(number), type(file), type(row), type(reps))
+                if kinds != (int, int, bytes, bytes) or number <= last:
                     raise CatalogueDamaged("a row of the catalogue is damaged")
                 last = number
                 yield number, file, row, reps

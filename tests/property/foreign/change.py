@@ -61,8 +61,15 @@ _TEXTS += [
 _BYTES = [b"", b"\0", b"\xff" * 8, bytes(16), bytes(32), b"x" * 5000, b"\x00\x3c", b"\x00\x7c", b"\x00\x7e"]
 
 
+MAX_BYTES = 1 << 20
+
+
 def change(parser: Parser, rng: random.Random, seed: bytes) -> bytes:
-    """A message like `seed`, but for a few changes."""
+    """A message like `seed`, but for a few changes; of `MAX_BYTES` at most."""
+    return _changed(parser, rng, seed)[:MAX_BYTES]
+
+
+def _changed(parser: Parser, rng: random.Random, seed: bytes) -> bytes:
     if parser.form is not Form.BYTES and rng.random() < 0.6:
         changed = parser.wrap(_structured(parser, rng, parser.unwrap(seed)))
         return changed if rng.random() < 0.9 else parser.seal(_bytes(rng, changed))
