@@ -164,11 +164,9 @@ def _append(path: Path, line: bytes) -> bool:
 
 def _last_line(path: Path) -> bytes:
     """The newest that was written to its end; empty when there is none."""
-    with path.open("rb") as file:
-        data = file.read(MAX_READ_BYTES + 1)
-    if len(data) > MAX_READ_BYTES:
-        raise ValueError(f"it is over {MAX_READ_BYTES} bytes")
-    whole, _, _ = data.rpartition(b"\n")
+    if (size := path.stat().st_size) > MAX_READ_BYTES:
+        raise ValueError(f"it has {size} bytes, over {MAX_READ_BYTES}")
+    whole, _, _ = path.read_bytes().rpartition(b"\n")
     return whole.rstrip(b"\n").rpartition(b"\n")[2]
 
 

@@ -165,7 +165,7 @@ def _tree(rng: random.Random, value: Any, *, binary: bool) -> Any:
             holder[rng.choice(_TEXTS)] = _scalar(rng, binary=binary)
         case 3 if isinstance(holder[key], int | float) and not isinstance(holder[key], bool):
             holder[key] += rng.choice((-1, 1, 0.5, 2**32))
-        case 4 if isinstance(holder[key], list):
+        case 4 if isinstance(holder[key], list) and len(holder[key]) < 200:
             holder[key] *= rng.choice((0, 2, 100))
         case 4 if isinstance(holder[key], str | bytes):
             holder[key] = holder[key][: rng.randint(0, len(holder[key]))]
