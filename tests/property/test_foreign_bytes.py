@@ -1,8 +1,8 @@
 """Bytes from elsewhere, changed at random: each parser takes or refuses them, and does not break, hang, grow.
 
 The long form (`pytest -m slow`) has 10,000 changed messages for each parser, measures what each of 2,000
-allocates and looks for what is left of all; `scripts/fuzz` goes on for as long as one likes, guided by the parser's own
-branches. With `-s` both say how deep the changed messages got.
+allocates and looks for what is left of all; `scripts/fuzz` goes on for as long as one likes, guided by the
+parser's own branches. With `-s` both say how deep the changed messages got.
 """
 
 from __future__ import annotations
