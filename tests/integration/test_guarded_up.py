@@ -156,7 +156,8 @@ async def check_doctor(address: str, guarded: Guarded) -> None:
         assert f"{each.address} calls of {each.name} (mtls, cluster secret)" in said
     for process in processes(guarded):
         for listener in listeners_of(process):
-            assert listener in said, (process, listener, said)
+            assert f"listens on {listener} " in said, (process, listener, said)
+    assert "also listens" not in said, said
     health = next(one.split()[0] for one in status.listeners if " health " in one)
     async with make_channel(health) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
