@@ -47,6 +47,8 @@ _MAX_KIND = 2**31 - 1
 _SUFFIX = ".json"
 MAX_FILE_BYTES = 64 * 1024
 """Of one stream; then the file is begun anew with its newest line."""
+MAX_READ_BYTES = 16 << 20
+"""More than a line with the longest header of a decoder; a larger file is not one of these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +183,8 @@ def _append(path: Path, line: bytes) -> bool:
 
 def _last_line(path: Path) -> bytes:
     """The newest that was written to its end; empty when there is none."""
+    if (size := path.stat().st_size) > MAX_READ_BYTES:
+        raise ValueError(f"it has {size} bytes, over {MAX_READ_BYTES}")
     whole, _, _ = path.read_bytes().rpartition(b"\n")
     return whole.rstrip(b"\n").rpartition(b"\n")[2]
 

@@ -18,7 +18,6 @@ What is left out, or 0, is not limited.
 from __future__ import annotations
 
 import dataclasses
-import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from tandem.core.ids import is_valid_id
 
 MAX_FILE_BYTES = 1 << 20
 MAX_TENANTS = 10_000
+MOST = 2**63 - 1
 MAX_WEIGHT, MIN_WEIGHT = 1e6, 1e-6
 LEAST_MEDIA_BYTES = 4 * 1024 * 1024
 """What a stream may keep for replay whatever its tenant has: decoding can only begin again at a key frame."""
@@ -179,7 +179,7 @@ def _quota(where: str, table: object, problems: list[str]) -> Quota:
     found: dict[str, float | int] = {}
     for key, value in table.items():
         kind = _KINDS.get(key)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and value <= MOST
         if kind is None:
             problems.append(f"quotas: {where}.{key} is not known (known: {', '.join(_KINDS)})")
         elif not is_number or value < 0 or (kind is int and not isinstance(value, int)):

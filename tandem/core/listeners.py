@@ -57,6 +57,8 @@ def listeners(table: str, inodes: Collection[str]) -> list[str]:
             raw = bytes.fromhex(packed)
             words = [raw[at : at + 4][::-1] for at in range(0, len(raw), 4)]
             host = ipaddress.ip_address(b"".join(words))
+            if isinstance(host, ipaddress.IPv6Address) and host.ipv4_mapped is not None:
+                host = host.ipv4_mapped  # gRPC listens on addresses of version 4 by sockets of version 6
             shown = "*" if host.is_unspecified else f"[{host}]" if host.version == 6 else str(host)
             found.append(f"{shown}:{int(port, 16)}")
     return found

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -180,7 +179,7 @@ def _made(what: type[_Planned], values: dict[str, Any]) -> _Planned:
 
 def _is_number(value: object, low: float, high: float) -> bool:
     is_real = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_real and math.isfinite(value) and low <= value <= high  # type: ignore[arg-type, operator]
+    return is_real and low <= value <= high  # type: ignore[operator]
 
 
 def _is_whole(value: object) -> bool:

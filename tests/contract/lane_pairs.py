@@ -31,7 +31,7 @@ from tandem.core.transfer import Direction, LaneKind
 
 SECRET = b"a secret of the cluster, 32 byte"
 FINGERPRINT = "0" * 32
-TIMEOUT_S = 5.0
+TIMEOUT_S = 20.0
 SHARED_MEMORY = LinkConfig().shm_directory
 
 
@@ -181,8 +181,8 @@ def count_threads() -> int:
 
 
 def settle_threads(expected: int) -> int:
-    """Threads once those that are ending have ended; at most two seconds."""
-    deadline = time.monotonic() + 2
+    """Threads once those that are ending have ended; on a busy machine that takes a while."""
+    deadline = time.monotonic() + 20
     while count_threads() > expected and time.monotonic() < deadline:
         time.sleep(0.02)
     assert threading.active_count() <= expected

@@ -41,6 +41,8 @@ LANES = [
 ]
 every_lane = pytest.mark.parametrize("kind", LANES)
 SMALL = FrameClass.S.size_bytes
+LATE_S = 10.0
+"""What ends after a fraction of a second may take so long on a busy machine; the wait cut short is longer."""
 
 
 @every_lane
@@ -178,7 +180,7 @@ def test_a_wait_ends_at_its_deadline(kind: LaneKind) -> None:
         start = time.monotonic()
         with pytest.raises(LaneBroken):
             receiver.take(0.2)
-        assert 0.1 < time.monotonic() - start < 2.0
+        assert 0.1 < time.monotonic() - start < LATE_S
 
 
 @every_lane
@@ -192,7 +194,7 @@ def test_a_blocked_receiver_is_woken(kind: LaneKind, who: str) -> None:
         start = time.monotonic()
         with pytest.raises(LaneBroken):
             receiver.take(30.0)
-        assert time.monotonic() - start < 2.0
+        assert time.monotonic() - start < LATE_S
         timer.join()
 
 
@@ -230,7 +232,7 @@ def test_opening_without_a_peer_fails_in_time(kind: LaneKind, initiator: bool) -
     with pytest.raises(LaneBroken):
         open_proven(lane)
     lane.close()
-    assert time.monotonic() - start < 3.0
+    assert time.monotonic() - start < LATE_S
 
 
 _SOON = {"open_timeout_s": 0.3}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import re
 import subprocess
@@ -28,6 +29,7 @@ from tandem.client import MediaKind, MediaOptions, PictureFormat, Security, Stat
 from tandem.commands.doctor import _describe
 from tandem.commands.forget import COMMAND, forget
 from tandem.core.errors import InvalidInput, PermissionRefused, TandemError, Unavailable
+from tandem.core.listeners import listeners_of
 from tandem.core.tls_files import NO_TLS, TlsFiles
 from tandem.wire.channel import make_channel
 from tandem.wire.gen.tandem.v1 import reasoner_pb2, reasoner_pb2_grpc
@@ -140,6 +142,10 @@ async def check_doctor(address: str, guarded: Guarded) -> None:
     assert f"{address} front door (mtls, tokens)" in said
     for each in status.services:
         assert f"{each.address} calls of {each.name} (mtls, cluster secret)" in said
+    for process in processes(guarded):
+        for listener in listeners_of(process):
+            assert f"listens on {listener} " in said, (process, listener, said)
+    assert "also listens" not in said, said
     health = next(one.split()[0] for one in status.listeners if " health " in one)
     async with make_channel(health) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
@@ -246,11 +252,19 @@ def test_unpickling_is_noticed(guarded: Guarded, tmp_path: Path) -> None:
 def files(guarded: Guarded) -> dict[str, bytes]:
     logs = [guarded.folder / "up.log", *(guarded.up.run_dir / "logs").iterdir()]
     found = {str(path): path.read_bytes() for path in logs}
-    for pid in Path("/proc").glob("[0-9]*"):
-        try:
-            line, environment = (pid / "cmdline").read_bytes(), (pid / "environ").read_bytes()
-        except OSError:
-            continue
-        if str(guarded.folder).encode() in line:
-            found[f"process {pid.name}"] = line + environment
+    for pid in processes(guarded):
+        with contextlib.suppress(OSError):
+            line, environment = (Path(f"/proc/{pid}/{what}").read_bytes() for what in ("cmdline", "environ"))
+            found[f"process {pid}"] = line + environment
+    return found
+
+
+def processes(guarded: Guarded) -> list[int]:
+    """All that belong to it, those that decode too."""
+    every = {int(each.name): each for each in Path("/proc").glob("[0-9]*")}
+    found = []
+    for pid, each in every.items():
+        with contextlib.suppress(OSError):
+            if str(guarded.folder).encode() in (each / "environ").read_bytes():
+                found.append(pid)
     return found

@@ -116,14 +116,14 @@ async def test_a_client_that_comes_back_hears_what_it_missed_counted(tmp_path: P
         await client.pictures(0, 500)
         await client.until(lambda: len(client.thoughts) == 4)
         world.encoder.gate.clear()
-        await client.pictures(1000)
-        await asyncio.sleep(0.1)
-        await client.vanish()
         session = world.app.streams.get("cam").session
+        await client.pictures(1000)
+        await world.until(lambda: session.next_position == 3)
+        await client.vanish()
         await world.until(lambda: session.outbox is None)
         world.encoder.gate.set()
         await world.until(lambda: session.timeline.blocks == 3)
-        await asyncio.sleep(0.1)
+        await world.until(lambda: session.last_note == 3)  # nobody was there to hear of it
         again = await world.watch(token=client.welcome.resume_token)
         await again.pictures(1500)
         await again.until(lambda: len(again.thoughts) == 2)

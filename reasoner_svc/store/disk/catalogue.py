@@ -127,7 +127,8 @@ class Catalogue:
             for number, file, row, reps in self._database.execute(
                 "SELECT number, file, row, reps FROM blocks ORDER BY number"
             ):
-                if type(row) is not bytes or type(reps) is not bytes or number <= last:
+                kinds = (type(number), type(file), type(row), type(reps))
+                if kinds != (int, int, bytes, bytes) or number <= last:
                     raise CatalogueDamaged("a row of the catalogue is damaged")
                 last = number
                 yield number, file, row, reps
@@ -185,8 +186,13 @@ def _decode(data: Any) -> About:
         if version != VERSION:
             raise CatalogueDamaged(unread("a catalogue", version, Spoken(VERSION, VERSION)))
         digest, blocks, floor, next_file, lost = fields
-        losses = tuple(_lost(*item) for item in lost)
-        return About(_count(digest), _count(blocks), _count(floor), _count(next_file), losses)
+        return About(
+            identity_hash=_count(digest),
+            blocks=_count(blocks),
+            floor=_count(floor),
+            next_file=_count(next_file),
+            lost=tuple(_lost(*item) for item in lost),
+        )
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise CatalogueDamaged(f"what the catalogue says of itself is none of it: {error}") from error
 

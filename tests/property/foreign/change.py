@@ -61,8 +61,15 @@ _TEXTS += [
 _BYTES = [b"", b"\0", b"\xff" * 8, bytes(16), bytes(32), b"x" * 5000, b"\x00\x3c", b"\x00\x7c", b"\x00\x7e"]
 
 
+MAX_BYTES = 1 << 20
+
+
 def change(parser: Parser, rng: random.Random, seed: bytes) -> bytes:
-    """A message like `seed`, but for a few changes."""
+    """A message like `seed`, but for a few changes; of `MAX_BYTES` at most."""
+    return _changed(parser, rng, seed)[:MAX_BYTES]
+
+
+def _changed(parser: Parser, rng: random.Random, seed: bytes) -> bytes:
     if parser.form is not Form.BYTES and rng.random() < 0.6:
         changed = parser.wrap(_structured(parser, rng, parser.unwrap(seed)))
         return changed if rng.random() < 0.9 else parser.seal(_bytes(rng, changed))
@@ -158,7 +165,7 @@ def _tree(rng: random.Random, value: Any, *, binary: bool) -> Any:
             holder[rng.choice(_TEXTS)] = _scalar(rng, binary=binary)
         case 3 if isinstance(holder[key], int | float) and not isinstance(holder[key], bool):
             holder[key] += rng.choice((-1, 1, 0.5, 2**32))
-        case 4 if isinstance(holder[key], list):
+        case 4 if isinstance(holder[key], list) and len(holder[key]) < 200:
             holder[key] *= rng.choice((0, 2, 100))
         case 4 if isinstance(holder[key], str | bytes):
             holder[key] = holder[key][: rng.randint(0, len(holder[key]))]

@@ -25,7 +25,7 @@ from orchestrator.backends.kubernetes_lease import ADDRESS, TERM, held_from, lea
 from orchestrator.backends.kubernetes_pods import COMPONENT, pod_of
 from orchestrator.backends.ray_plan import ServiceSpec
 from orchestrator.journal import Journal, Record
-from orchestrator.quotas import parse_quotas
+from orchestrator.quotas import read_quotas
 from orchestrator.restore import restore, to_record
 from orchestrator.standing_record import StandingRecord
 from reasoner_svc.store.disk import catalogue as catalogues
@@ -145,7 +145,8 @@ def _sealed_about(data: bytes) -> bytes:
 
 
 @functools.cache
-def _catalogue() -> bytes:
+def catalogue() -> bytes:
+    """The file of a stream with one block."""
     path = Path(_folder().name, "made.sqlite")
     made = catalogues.Catalogue.open(path, Files(), durable=False)
     made.commit(_about(), [(1, 1, encode_row(_held()), _REPS)], [])
@@ -197,13 +198,14 @@ def _journal() -> Journal:
     return Journal(Path(_folder().name, "journal"))
 
 
-def _journals() -> list[bytes]:
+def journal() -> bytes:
+    """The file of a stream."""
     path = Path(_folder().name, "journal", f"{STREAM}.json")
     path.unlink(missing_ok=True)
     _journal().save(_record())
     data = path.read_bytes()
     path.unlink()
-    return [data]
+    return data
 
 
 def _load_journal(data: bytes) -> object:
@@ -352,9 +354,9 @@ FILES: dict[str, Parser] = {
         unwrap=lambda data: data[:-8],
         wrap=lambda body: body + xxhash.xxh3_64_digest(body),
     ),
-    "catalogue": Parser(lambda: [_catalogue()], _read_catalogue, (TandemError, sqlite3.Error), is_slow=True),
+    "catalogue": Parser(lambda: [catalogue()], _read_catalogue, (TandemError, sqlite3.Error), is_slow=True),
     "journal": Parser(
-        _journals,
+        lambda: [journal()],
         _load_journal,
         form=Form.JSON,
         unwrap=bytes.strip,
@@ -370,8 +372,7 @@ FILES: dict[str, Parser] = {
     ),
     "file of quotas": Parser(
         lambda: [b"[default]\nstreams = 3\n[tenants.acme]\nweight = 2.0\nbytes = 5\n"],
-        lambda data: parse_quotas(text_of(data)),
-        (TandemError, ValueError, RecursionError),
+        lambda data: read_quotas(_file("quotas.toml", data)),
         form=Form.TEXT,
     ),
     "pod": Parser(_json(POD), _object(pod_of), form=Form.JSON),

@@ -14,7 +14,9 @@ from tandem.core.tls_files import NO_TLS, TlsFiles
 MUTUAL = TlsFiles(cert="a", key="b", ca="c")
 
 
-@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, ""), (socket.AF_INET6, "::")])
+@pytest.mark.parametrize(
+    ("family", "host"), [(socket.AF_INET, ""), (socket.AF_INET6, "::"), (socket.AF_INET6, "::ffff:0.0.0.0")]
+)
 def test_a_process_that_listens_everywhere_does_not_start(family: socket.AddressFamily, host: str) -> None:
     check_own_listeners()
     with socket.socket(family) as everywhere:
@@ -32,6 +34,14 @@ def test_a_process_that_listens_everywhere_does_not_start(family: socket.Address
 def test_one_address_is_no_trouble() -> None:
     with socket.create_server(("127.0.0.1", 0)) as one:
         check_own_listeners()
+        assert f"127.0.0.1:{one.getsockname()[1]}" in listeners_of("self")
+
+
+def test_a_socket_of_version_6_shows_the_address_of_version_4_that_it_has() -> None:
+    """As those of gRPC: processes name what they were told to listen on, and the two are compared."""
+    with socket.socket(socket.AF_INET6) as one:
+        one.bind(("::ffff:127.0.0.1", 0))
+        one.listen()
         assert f"127.0.0.1:{one.getsockname()[1]}" in listeners_of("self")
 
 

@@ -72,7 +72,7 @@ async def test_a_cancelled_opening_lets_the_stream_go(tmp_path: Path) -> None:
     write(tmp_path)
     files = Held()
     async with spilling(tmp_path, files) as spiller:
-        assert files.entered.acquire(timeout=1), "the root"
+        assert files.entered.acquire(timeout=20), "the root"
         files.gate.clear()
         opening = asyncio.create_task(spiller.take_up(CAM, 1000, Claim()))
         await hold(files, opening)
@@ -90,7 +90,7 @@ async def test_a_cancelled_opening_lets_the_stream_go(tmp_path: Path) -> None:
 async def test_an_opening_that_was_cancelled_while_it_waited_is_not_carried_out(tmp_path: Path) -> None:
     files = Held()
     async with spilling(tmp_path, files) as spiller:
-        assert files.entered.acquire(timeout=1), "the root"
+        assert files.entered.acquire(timeout=20), "the root"
         files.gate.clear()
         first = asyncio.create_task(spiller.take_up(CAM, 1000, Claim()))
         await hold(files, first)
