@@ -91,7 +91,7 @@ class Journal:
         """Write down where a stream is. A full disk costs the record, not the stream."""
         path = self._path(record.stream_id)
         # With a line end before it: what an interrupted write left there must not spoil this line.
-        line = f"\n{json.dumps(_to_json(record))}\n".encode()
+        line = f"\n{json.dumps(record_to_json(record))}\n".encode()
         try:
             if not _append(path, line):
                 scratch = path.with_suffix(".tmp")
@@ -103,7 +103,7 @@ class Journal:
     def load(self, stream_id: StreamId) -> Record | None:
         """What is written of a stream; None when there is nothing usable."""
         try:
-            record = _from_json(stream_id, json.loads(_last_line(self._path(stream_id))))
+            record = record_from_json(stream_id, json.loads(_last_line(self._path(stream_id))))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, TandemError) as error:
@@ -167,7 +167,8 @@ def _last_line(path: Path) -> bytes:
     return whole.rstrip(b"\n").rpartition(b"\n")[2]
 
 
-def _to_json(record: Record) -> dict[str, object]:
+def record_to_json(record: Record) -> dict[str, object]:
+    """A record as it is written, without its stream's id."""
     return {
         "version": VERSION,
         "nonce": record.nonce,
@@ -191,7 +192,8 @@ def _to_json(record: Record) -> dict[str, object]:
     }
 
 
-def _from_json(stream_id: StreamId, data: dict[str, object]) -> Record:
+def record_from_json(stream_id: StreamId, data: dict[str, object]) -> Record:
+    """A record as it was written. Raises Incompatible, ValueError, KeyError, TypeError, or a TandemError."""
     if data["version"] not in range(READ.lowest, READ.newest + 1):
         raise Incompatible(unread("a record", data["version"], READ))
     gaps = data["gaps"]

@@ -27,7 +27,9 @@ from kv_transfer.header import decode_header, encode_header
 from kv_transfer.memory import random_block
 from kv_transfer.protocol.frames import FrameClass, FrameHeader, decode_frame_header, encode_frame_header
 from orchestrator.access import caller_of, digest, parse_tokens
+from orchestrator.carried import carry, read_carried
 from orchestrator.intake import check_media
+from orchestrator.journal import Record
 from orchestrator.limits import check_stream_id
 from orchestrator.quotas import parse_quotas
 from orchestrator.registry import check_drain, check_hello
@@ -148,6 +150,29 @@ def _records() -> list[bytes]:
     return [encode_record(random_block(2).header, b"reps", 5)[1]]
 
 
+def _record() -> Record:
+    return Record(
+        stream_id=STREAM,
+        nonce=NONCE,
+        epoch=3,
+        media_kind=1,
+        sample_fps=2.0,
+        nominal_fps=0.0,
+        safe_position=7,
+        checkpoint_us=5,
+        watermark_us=9,
+        reasoner="reasoner-0",
+        decoder_header=b"header",
+        gaps=(),
+    )
+
+
+def _sealed_record(data: bytes) -> bytes:
+    body = data[32:]
+    message = b"\0".join((b"tandem/record", STREAM.encode(), body))
+    return hmac.new(SECRET, message, hashlib.sha256).digest() + body
+
+
 def _control() -> list[bytes]:
     header = random_block(1).header
     messages = [
@@ -245,6 +270,11 @@ PARSERS: dict[str, Parser] = {
     "resume token": Parser(
         lambda: [resume_token(SECRET, STREAM, NONCE).encode()],
         _text(lambda text: check_token(SECRET, STREAM, text, NONCE)),
+    ),
+    "record that a client carries": Parser(
+        lambda: [carry(SECRET, _record())],
+        lambda data: read_carried(SECRET, STREAM, data),
+        seal=_sealed_record,
     ),
     "proof of a call": Parser(
         lambda: [call_proof(SECRET, "encoder-0", "boot").encode()],
