@@ -12,7 +12,7 @@ import hmac
 import json
 import logging
 
-from orchestrator.journal import Journal, Record, record_from_json, record_to_json
+from orchestrator.journal import Journal, Record, record_from_json
 from orchestrator.quotas import check_tenant
 from tandem.core.errors import InvalidInput, PermissionRefused, TandemError
 from tandem.core.ids import StreamId
@@ -25,10 +25,9 @@ MAX_CARRIED_BYTES = 32 * 1024
 _MAC_BYTES = 32
 
 
-def carry(secret: bytes, record: Record) -> bytes:
-    """A record for its client; empty when it is too long."""
-    body = json.dumps(record_to_json(record)).encode()
-    carried = _mac(secret, record.stream_id, body) + body
+def carry(secret: bytes, stream_id: StreamId, encoded: bytes) -> bytes:
+    """An encoded record of the journal for its client; empty when it is too long."""
+    carried = _mac(secret, stream_id, encoded) + encoded
     return carried if len(carried) <= MAX_CARRIED_BYTES else b""
 
 

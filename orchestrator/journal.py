@@ -87,11 +87,14 @@ class Journal:
         self._directory, self._fence = directory, fence or Fence()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def save(self, record: Record) -> None:
-        """Write down where a stream is. A full disk costs the record, not the stream."""
-        path = self._path(record.stream_id)
+    def save(self, record: Record) -> bytes:
+        """Write down where a stream is; returns what was written.
+
+        A full disk costs the record, not the stream.
+        """
+        path, encoded = self._path(record.stream_id), encode_record(record)
         # With a line end before it: what an interrupted write left there must not spoil this line.
-        line = f"\n{json.dumps(record_to_json(record))}\n".encode()
+        line = b"\n%s\n" % encoded
         try:
             if not _append(path, line):
                 scratch = path.with_suffix(".tmp")
@@ -99,6 +102,7 @@ class Journal:
                 scratch.replace(path)
         except OSError as error:
             log.warning("cannot write the journal of stream %s: %s", record.stream_id, error)
+        return encoded
 
     def load(self, stream_id: StreamId) -> Record | None:
         """What is written of a stream; None when there is nothing usable."""
@@ -165,6 +169,11 @@ def _last_line(path: Path) -> bytes:
     """The newest that was written to its end; empty when there is none."""
     whole, _, _ = path.read_bytes().rpartition(b"\n")
     return whole.rstrip(b"\n").rpartition(b"\n")[2]
+
+
+def encode_record(record: Record) -> bytes:
+    """A record as it is written: one line."""
+    return json.dumps(record_to_json(record)).encode()
 
 
 def record_to_json(record: Record) -> dict[str, object]:

@@ -289,12 +289,12 @@ class Streams:
             log.warning("stream %s may still be held: %s", stream.session.stream_id, failure)
 
     def _write_journal(self, stream: Stream, now_s: float, *, now: bool = False) -> None:
-        session = stream.session
+        session, secret = stream.session, self._cluster.secret
         due = session.journal_due and session.epoch > 0
         if due and (now or now_s - stream.journal_at_s >= JOURNAL_PERIOD_S):
             stream.journal_at_s, session.journal_due = now_s, False
             record = stream.to_record(self._cluster.fence.term)
-            self._journal.save(record)
-            session.checkpoints.announce(place_of(record), carry(self._cluster.secret, record))
+            encoded = self._journal.save(record)
+            session.checkpoints.announce(place_of(record), carry(secret, record.stream_id, encoded))
             if session.outbox is not None:
                 session.outbox.mark_progress(SAFE_S)

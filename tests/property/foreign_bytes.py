@@ -29,7 +29,7 @@ from kv_transfer.protocol.frames import FrameClass, FrameHeader, decode_frame_he
 from orchestrator.access import caller_of, digest, parse_tokens
 from orchestrator.carried import carry, read_carried
 from orchestrator.intake import check_media
-from orchestrator.journal import Record
+from orchestrator.journal import Record, record_to_json
 from orchestrator.limits import check_stream_id
 from orchestrator.quotas import parse_quotas
 from orchestrator.registry import check_drain, check_hello
@@ -272,7 +272,7 @@ PARSERS: dict[str, Parser] = {
         _text(lambda text: check_token(SECRET, STREAM, text, NONCE)),
     ),
     "record that a client carries": Parser(
-        lambda: [carry(SECRET, _record())],
+        lambda: [carry(SECRET, STREAM, json.dumps(record_to_json(_record())).encode())],
         lambda data: read_carried(SECRET, STREAM, data),
         seal=_sealed_record,
     ),

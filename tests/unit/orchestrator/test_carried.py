@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.carried import MAX_CARRIED_BYTES, best_record, carry, newest, read_carried
-from orchestrator.journal import Journal, record_to_json
+from orchestrator.journal import Journal, encode_record, record_to_json
 from tandem.core.errors import Incompatible, InvalidInput, PermissionRefused
 from tandem.core.ids import StreamId
 from tandem.wire.gen.tandem.v1 import client_pb2
@@ -24,11 +24,11 @@ Open = client_pb2.WatchRequest.Open
 
 
 def test_it_comes_back_as_it_was() -> None:
-    assert read_carried(SECRET, CAM, carry(SECRET, RECORD)) == RECORD
+    assert read_carried(SECRET, CAM, carry(SECRET, CAM, encode_record(RECORD))) == RECORD
 
 
 def test_nobody_else_makes_one_or_changes_it() -> None:
-    carried = carry(SECRET, RECORD)
+    carried = carry(SECRET, CAM, encode_record(RECORD))
     with pytest.raises(PermissionRefused):
         read_carried(b"another secret of one", CAM, carried)
     with pytest.raises(PermissionRefused):
@@ -58,7 +58,8 @@ def test_one_of_a_newer_release_is_told_with_both_versions() -> None:
 
 
 def test_a_long_one_is_in_the_journal_alone() -> None:
-    assert carry(SECRET, replace(RECORD, decoder_header=bytes(MAX_CARRIED_BYTES))) == b""
+    long = replace(RECORD, decoder_header=bytes(MAX_CARRIED_BYTES))
+    assert carry(SECRET, CAM, encode_record(long)) == b""
 
 
 def test_the_newer_one_counts_and_never_one_of_another_incarnation() -> None:
@@ -74,7 +75,7 @@ def test_what_is_shown_is_used_where_there_is_no_journal_and_for_its_tenant(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     journal = Journal(tmp_path)
-    shown = Open(stream_id=CAM, record=carry(SECRET, RECORD))
+    shown = Open(stream_id=CAM, record=carry(SECRET, CAM, encode_record(RECORD)))
     assert best_record(journal, SECRET, CAM, Open(stream_id=CAM)) is None
     assert best_record(journal, SECRET, CAM, shown) == RECORD
     assert best_record(journal, SECRET, CAM, Open(record=shown.record, tenant="acme")) is None
