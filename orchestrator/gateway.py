@@ -21,14 +21,7 @@ from orchestrator.cluster import Cluster
 from orchestrator.doorkeeper import Doorkeeper
 from orchestrator.held_stream import Stream
 from orchestrator.last_words import wait_for_last_words
-from orchestrator.messages import (
-    goodbye_of,
-    progress_of,
-    seen_by,
-    summary_of,
-    told_to,
-    welcome_of,
-)
+from orchestrator.messages import Teller, goodbye_of, seen_by, summary_of, told_to, welcome_of
 from orchestrator.opening import first_message, let_in, until_open
 from orchestrator.outbox import Outbox, pump
 from orchestrator.questions import admit
@@ -104,7 +97,7 @@ class Gateway(client_pb2_grpc.TandemServiceServicer):
         stream = self._open(opening, caller)
         session, is_new = stream.session, not opening.resume_token
         is_about(session.stream_id, session.epoch)
-        outbox = Outbox(lambda: progress_of(session), self._clock)
+        outbox = Outbox(Teller(session), self._clock)
         session.attach(outbox)
         try:
             await until_open(session)

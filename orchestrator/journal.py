@@ -94,11 +94,14 @@ class Journal:
         self._directory, self._fence = directory, fence or Fence()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def save(self, record: Record) -> None:
-        """Write down where a stream is. A full disk costs the record, not the stream."""
-        path = self._path(record.stream_id)
+    def save(self, record: Record) -> bytes:
+        """Write down where a stream is; returns what was written.
+
+        A full disk costs the record, not the stream.
+        """
+        path, encoded = self._path(record.stream_id), encode_record(record)
         # With a line end before it: what an interrupted write left there must not spoil this line.
-        line = f"\n{json.dumps(_to_json(record))}\n".encode()
+        line = b"\n%s\n" % encoded
         try:
             if not _append(path, line):
                 scratch = path.with_suffix(".tmp")
@@ -106,11 +109,12 @@ class Journal:
                 scratch.replace(path)
         except OSError as error:
             log.warning("cannot write the journal of stream %s: %s", record.stream_id, error)
+        return encoded
 
     def load(self, stream_id: StreamId) -> Record | None:
         """What is written of a stream; None when there is nothing usable."""
         try:
-            record = _from_json(stream_id, json.loads(_last_line(self._path(stream_id))))
+            record = record_from_json(stream_id, json.loads(_last_line(self._path(stream_id))))
         except FileNotFoundError:
             return None
         except (
@@ -189,7 +193,13 @@ def _last_line(path: Path) -> bytes:
     return whole.rstrip(b"\n").rpartition(b"\n")[2]
 
 
-def _to_json(record: Record) -> dict[str, object]:
+def encode_record(record: Record) -> bytes:
+    """A record as it is written: one line."""
+    return json.dumps(record_to_json(record)).encode()
+
+
+def record_to_json(record: Record) -> dict[str, object]:
+    """A record as it is written, without its stream's id."""
     return {
         "version": VERSION,
         "nonce": record.nonce,
@@ -214,7 +224,8 @@ def _to_json(record: Record) -> dict[str, object]:
     }
 
 
-def _from_json(stream_id: StreamId, data: dict[str, object]) -> Record:
+def record_from_json(stream_id: StreamId, data: dict[str, object]) -> Record:
+    """A record as it was written. Raises Incompatible, ValueError, KeyError, TypeError, or a TandemError."""
     if data["version"] not in range(READ.lowest, READ.newest + 1):
         raise Incompatible(unread("a record", data["version"], READ))
     gaps = data["gaps"]

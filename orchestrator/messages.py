@@ -54,6 +54,21 @@ def progress_of(session: Session) -> client_pb2.WatchResponse:
     return client_pb2.WatchResponse(progress=_progress(session))
 
 
+class Teller:
+    """Progress for one call: what the client carries goes along when it has changed."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._told = b""
+
+    def __call__(self) -> client_pb2.WatchResponse:
+        """The next message."""
+        message, carried = progress_of(self._session), self._session.checkpoints.carried
+        if carried != self._told:
+            message.progress.record = self._told = carried
+        return message
+
+
 def goodbye_of(session: Session) -> client_pb2.WatchResponse:
     """The last message of a call."""
     return client_pb2.WatchResponse(goodbye=client_pb2.WatchResponse.Goodbye(progress=_progress(session)))

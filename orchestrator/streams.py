@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from orchestrator.access import ANYONE, Caller
+from orchestrator.carried import best_record, carry
 from orchestrator.cluster import Cluster
 from orchestrator.door import Door
 from orchestrator.driver import OPEN_TIMEOUT_S, Driver
@@ -208,16 +209,15 @@ class Streams:
 
     def _open_again(self, stream_id: StreamId, request: client_pb2.WatchRequest.Open) -> Stream:
         """With a token, and the stream is unknown: a former orchestrator watched it."""
-        media, record = request.media, self._journal.load(stream_id)
+        record = best_record(self._journal, self._cluster.secret, stream_id, request)
+        session = Session(stream_id, request.media, self._settings, self._clock)
         known = None if record is None else record.nonce
-        session = Session(stream_id, media, self._settings, self._clock)
         name = session.name = request.stream_id
         session.nonce = check_token(self._cluster.secret, stream_id, request.resume_token, known, name)
         session.loss = GapReason.ORCHESTRATOR_LOST
-        if record is None or record.media_kind != media.kind:
+        if record is None or record.media_kind != request.media.kind:
             session.lost_start = session.is_restored = True
-            # Above all that were counted from 1, and those of former losses.
-            session.epoch = int(time.time())
+            session.epoch = int(time.time())  # above all that were counted from 1, and former losses
             is_held = place_at_holder(session, self.inventory)
             # What nobody holds has no room any more, however good its token.
             is_new = not (is_held or self._cluster.is_settling)
@@ -288,12 +288,12 @@ class Streams:
             log.warning("stream %s may still be held: %s", stream.session.stream_id, failure)
 
     def _write_journal(self, stream: Stream, now_s: float, *, now: bool = False) -> None:
-        session = stream.session
+        session, secret = stream.session, self._cluster.secret
         due = session.journal_due and session.epoch > 0
         if due and (now or now_s - stream.journal_at_s >= JOURNAL_PERIOD_S):
             stream.journal_at_s, session.journal_due = now_s, False
             record = stream.to_record(self._cluster.fence.term)
-            self._journal.save(record)
-            session.checkpoints.announced = place_of(record)
+            encoded = self._journal.save(record)
+            session.checkpoints.announce(place_of(record), carry(secret, record.stream_id, encoded))
             if session.outbox is not None:
                 session.outbox.mark_progress(SAFE_S)

@@ -20,6 +20,7 @@ def open_message(
     media: MediaOptions,
     watching: Watching | None = None,
     tenant: str = "",
+    record: bytes = b"",
 ) -> client_pb2.WatchRequest:
     """The first message of a call."""
     return client_pb2.WatchRequest(
@@ -29,6 +30,7 @@ def open_message(
             media=convert.media_to_proto(media),
             watching=watching_to_proto(watching) if watching else None,
             tenant=tenant,
+            record=record,
         )
     )
 

@@ -55,6 +55,8 @@ class Session:
         self._was_open = False
         self._welcomed = False
         self._watermark_us = 0
+        self._record = b""
+        """What the server gave to be shown when the stream is resumed."""
 
     @property
     def position(self) -> int:
@@ -139,7 +141,7 @@ class Session:
 
     def _start_over(self) -> None:
         """The server no longer has the stream: open it anew, and say what is gone."""
-        self._resume_token = ""
+        self._resume_token, self._record = "", b""
         if self._watermark_us > 0:
             lost = TimeRange(0, self._watermark_us)
             self._on_event(GapNoticed(gap=Gap(lost, GapReason.ORCHESTRATOR_LOST)))
@@ -165,7 +167,7 @@ class Session:
         try:
             async with asyncio.timeout(self._settings.open_timeout_s):
                 opening = (self._stream_id, self._resume_token, self._media, self._watching, self._tenant)
-                await call.write(messages.open_message(*opening))
+                await call.write(messages.open_message(*opening, self._record))
                 response = await anext(responses, None)
         except (TimeoutError, *CALL_ERRORS) as error:
             # A write to a call that was refused raises without the reason; the call itself has it.
@@ -233,6 +235,7 @@ class Session:
 
     def _acknowledge(self, progress: Progress) -> None:
         self._watermark_us = progress.watermark_us
+        self._record = progress.record or self._record
         self._outbox.acknowledge(
             safe_position=progress.safe_position,
             received_us=progress.received_us,

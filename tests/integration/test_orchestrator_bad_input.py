@@ -18,6 +18,7 @@ import tandem
 from orchestrator.gateway import Gateway
 from orchestrator.limits import Limits
 from tandem.client import ClientSettings, MediaKind, PictureFormat
+from tandem.wire.accepting import SPOKEN
 from tandem.wire.attach import attach_proof
 from tandem.wire.gen.tandem.v1 import client_pb2, registry_pb2, registry_pb2_grpc, types_pb2
 from tandem.wire.status import CODE_KEY
@@ -238,7 +239,7 @@ async def test_a_service_without_the_secret_is_not_let_in(tmp_path: Path) -> Non
         assert await hello(proof=proof(secret=b"x" * 32)) == "PERMISSION_DENIED"
         assert await hello(address="127.0.0.1:10") == "PERMISSION_DENIED", "the proof is for another address"
         assert await hello(proof="") == "PERMISSION_DENIED"
-        assert await hello(protocol=2) == "FAILED_PRECONDITION"
+        assert await hello(protocol=SPOKEN.newest + 1) == "FAILED_PRECONDITION"
         assert await hello(address="nowhere", proof=proof("nowhere")) == "INVALID_ARGUMENT"
         assert world.app.cluster.service("encoder-9") is None
 

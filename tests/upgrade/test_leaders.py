@@ -127,10 +127,13 @@ async def test_open_questions_are_answered_once_by_the_next_leader(tmp_path: Pat
         assert (await waits.answer).text == WHOLE + "2000 "
         for question in (begun, waits):
             await it.was_told_once(question.question_id)
-        assert (await asyncio.wait_for(asked, 20)).text == WHOLE
+        # Asked again, they are about all that was there then.
+        later = {WHOLE, WHOLE + "2000 "}
+        assert (await asyncio.wait_for(asked, 20)).text in later
         await asyncio.wait_for(listening, 20)
         *texts, record = heard
-        assert "".join(texts) == WHOLE == record.text
+        assert "".join(texts) == record.text
+        assert record.text in later
         assert not it.stream.progress.gaps
 
 
@@ -165,7 +168,8 @@ async def test_leaders_are_killed_and_replaced_under_load(tmp_path: Path, former
         found.free_lease()
         both = Processes(found, tmp_path)
         services: list[Any] = []
-        load = Load(Elected(Door(address)), 2)
+        # The former release gives its clients no record: encoded streams begin anew at a key frame.
+        load = Load(Elected(Door(address)), 3, encoded=0 if former else 1)
         try:
             first = await both.start("o-0", tree=tree)
             await until(lambda: both.holder.startswith("o-0/"))

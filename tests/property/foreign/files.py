@@ -24,7 +24,8 @@ from orchestrator.backends.kubernetes_api import _typed, event_of
 from orchestrator.backends.kubernetes_lease import ADDRESS, TERM, held_from, lease_of, next_term
 from orchestrator.backends.kubernetes_pods import COMPONENT, pod_of
 from orchestrator.backends.ray_plan import ServiceSpec
-from orchestrator.journal import Journal, Record
+from orchestrator.carried import carry, read_carried
+from orchestrator.journal import Journal, Record, record_to_json
 from orchestrator.quotas import read_quotas
 from orchestrator.restore import restore, to_record
 from orchestrator.standing_record import StandingRecord
@@ -52,7 +53,7 @@ from tandem.load.workload import Workload
 from tandem.wire.gen.tandem.v1 import client_pb2, types_pb2
 from tests.property.foreign.calls import STANDING, WATCHING
 from tests.property.foreign.parser import Form, Parser
-from tests.property.foreign.wire import STREAM, TOKENS, text_of, unwrap_sealed
+from tests.property.foreign.wire import SECRET, STREAM, TOKENS, text_of, unwrap_sealed
 from tests.unit.orchestrator.test_session import make as make_session
 from tests.unit.reasoner_svc.making import make_block
 
@@ -215,7 +216,7 @@ def _load_journal(data: bytes) -> object:
     record = _journal().load(STREAM)
     if record is None:
         try:
-            journals._from_json(STREAM, json.loads(journals._last_line(path)))
+            journals.record_from_json(STREAM, json.loads(journals._last_line(path)))
         except Exception as error:  # which place it was, that `load` says to the log alone
             raise DataLost("it cannot be used") from error
         raise AssertionError("it can be used")
@@ -355,6 +356,14 @@ FILES: dict[str, Parser] = {
         wrap=lambda body: body + xxhash.xxh3_64_digest(body),
     ),
     "catalogue": Parser(lambda: [catalogue()], _read_catalogue, (TandemError, sqlite3.Error), is_slow=True),
+    "record that a client carries": Parser(
+        lambda: [carry(SECRET, STREAM, json.dumps(record_to_json(_record())).encode())],
+        lambda data: read_carried(SECRET, STREAM, data),
+        seal=lambda data: carry(SECRET, STREAM, data[32:]),
+        form=Form.JSON,
+        unwrap=lambda data: data[32:],
+        wrap=lambda body: carry(SECRET, STREAM, body),
+    ),
     "journal": Parser(
         lambda: [journal()],
         _load_journal,

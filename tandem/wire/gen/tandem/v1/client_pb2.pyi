@@ -36,6 +36,7 @@ class WatchRequest(_message.Message):
         MEDIA_FIELD_NUMBER: _builtins.int
         WATCHING_FIELD_NUMBER: _builtins.int
         TENANT_FIELD_NUMBER: _builtins.int
+        RECORD_FIELD_NUMBER: _builtins.int
         stream_id: _builtins.str
         """1 to 64 characters of [A-Za-z0-9._-]; empty lets the server choose. REQUIRED to resume. Each tenant has
         its own: others may use the same.
@@ -46,6 +47,8 @@ class WatchRequest(_message.Message):
         """Whose stream it is, 1 to 64 characters of [A-Za-z0-9._-]: quotas and fair shares count by tenant. Empty means
         "default"; a resumed stream keeps its own.
         """
+        record: _builtins.bytes
+        """To resume: the latest `Progress.record`, for an orchestrator that knows nothing else of the stream."""
         @_builtins.property
         def media(self) -> _types_pb2.MediaOptions:
             """How the media is packed and sampled. REQUIRED."""
@@ -62,10 +65,11 @@ class WatchRequest(_message.Message):
             media: _types_pb2.MediaOptions | None = ...,
             watching: _types_pb2.Watching | None = ...,
             tenant: _builtins.str = ...,
+            record: _builtins.bytes = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["media", b"media", "watching", b"watching"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["media", b"media", "resume_token", b"resume_token", "stream_id", b"stream_id", "tenant", b"tenant", "watching", b"watching"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["media", b"media", "record", b"record", "resume_token", b"resume_token", "stream_id", b"stream_id", "tenant", b"tenant", "watching", b"watching"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -281,6 +285,7 @@ class WatchResponse(_message.Message):
         RECEIVED_POSITION_FIELD_NUMBER: _builtins.int
         SAMPLE_FPS_FIELD_NUMBER: _builtins.int
         RATE_REASON_FIELD_NUMBER: _builtins.int
+        RECORD_FIELD_NUMBER: _builtins.int
         received_us: _builtins.int
         """Stream time up to which media was received."""
         watermark_us: _builtins.int
@@ -303,6 +308,10 @@ class WatchResponse(_message.Message):
         """
         rate_reason: _builtins.str
         """Why that is less than was asked for; empty when it is not."""
+        record: _builtins.bytes
+        """What an orchestrator needs to go on from `safe_position`, at most 32 KiB, signed and opaque; empty: it has not
+        changed. A client keeps the latest and shows it when it resumes.
+        """
         @_builtins.property
         def gaps(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Gap]:
             """All gaps of the stream, in order, joined where reason and ends meet; here at most 256, the latest;
@@ -322,10 +331,11 @@ class WatchResponse(_message.Message):
             received_position: _builtins.int = ...,
             sample_fps: _builtins.float = ...,
             rate_reason: _builtins.str = ...,
+            record: _builtins.bytes = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "durable_watermark_us", b"durable_watermark_us", "gaps", b"gaps", "lag_ms", b"lag_ms", "rate_reason", b"rate_reason", "received_position", b"received_position", "received_us", b"received_us", "safe_position", b"safe_position", "sample_fps", b"sample_fps", "watermark_us", b"watermark_us"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "durable_watermark_us", b"durable_watermark_us", "gaps", b"gaps", "lag_ms", b"lag_ms", "rate_reason", b"rate_reason", "received_position", b"received_position", "received_us", b"received_us", "record", b"record", "safe_position", b"safe_position", "sample_fps", b"sample_fps", "watermark_us", b"watermark_us"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
