@@ -29,7 +29,7 @@ from tandem.client import MediaKind, MediaOptions, PictureFormat, Security, Stat
 from tandem.commands.doctor import _describe
 from tandem.commands.forget import COMMAND, forget
 from tandem.core.errors import InvalidInput, PermissionRefused, TandemError, Unavailable
-from tandem.core.listeners import listeners_of
+from tandem.core.listeners import LISTENERS, listeners_of
 from tandem.core.tls_files import NO_TLS, TlsFiles
 from tandem.wire.channel import make_channel
 from tandem.wire.gen.tandem.v1 import reasoner_pb2, reasoner_pb2_grpc
@@ -77,10 +77,15 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
             yield Guarded(up, ca, folder, Security(tls=ca.issue("client")))
 
 
+def told(status: Status) -> bool:
+    """All are ready, and have said of themselves what the checks below go by: that comes with heartbeats."""
+    return status.ready and all({"metrics", LISTENERS} <= set(each.details) for each in status.services)
+
+
 async def until_ready(address: str, security: Security) -> Status:
     async with tandem.connect(address, security=security) as t:
         deadline_s = time.monotonic() + START_S
-        while not (status := await t.status()).ready and time.monotonic() < deadline_s:  # noqa: ASYNC110
+        while not told(status := await t.status()) and time.monotonic() < deadline_s:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
     return status
 

@@ -154,7 +154,7 @@ def _take_notes(request: reasoner_pb2.WatchStreamRequest) -> object:
     return within(watching, _prompt(), CONFIG)
 
 
-def _hello(request: registry_pb2.AttachRequest) -> Identity:
+def _hello(request: registry_pb2.AttachRequest) -> tuple[Identity, int]:
     hello = request.hello
     if request.WhichOneof("event") != "hello":
         raise InvalidInput("the first message must be hello")
@@ -165,7 +165,8 @@ def _hello(request: registry_pb2.AttachRequest) -> Identity:
 
 def _beat(request: registry_pb2.AttachRequest) -> object:
     """What a heartbeat says is used where streams are placed."""
-    members, identity = Membership(lease_s=10.0, fresh_s=2.0), _hello(registry_pb2.AttachRequest(hello=HELLO))
+    members = Membership(lease_s=10.0, fresh_s=2.0)
+    identity, _ = _hello(registry_pb2.AttachRequest(hello=HELLO))
     members.hello(identity, 0.0)
     members.heartbeat(
         identity.name, identity.boot_id, 1.0, request.heartbeat.streams, dict(request.heartbeat.details)

@@ -69,7 +69,7 @@ class _Host:
     def _say(self) -> None:
         assert self._there is not None
         with contextlib.suppress(OSError):  # nobody listens any more
-            self._there.sendall(_framed(["ready", os.getpid()]) + self._said)
+            self._there.sendall(_framed(["ready", os.getpid(), True]) + self._said)
             self._there.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
