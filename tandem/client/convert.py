@@ -169,7 +169,6 @@ def progress_from_proto(message: client_pb2.WatchResponse.Progress) -> Progress:
         received_position=message.received_position,
         sample_fps=message.sample_fps,
         rate_reason=message.rate_reason,
-        record=message.record,
     )
 
 

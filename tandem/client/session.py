@@ -223,6 +223,7 @@ class Session:
                 await asyncio.wait((writer,), timeout=self._settings.read_pause_s)
             event = messages.event_of(response)
             if isinstance(event, Progress):
+                self._record = response.progress.record or self._record
                 self._acknowledge(event)
             if isinstance(event, Refusal) and event.position is not None:
                 self._outbox.refuse(event.position)
@@ -235,7 +236,6 @@ class Session:
 
     def _acknowledge(self, progress: Progress) -> None:
         self._watermark_us = progress.watermark_us
-        self._record = progress.record or self._record
         self._outbox.acknowledge(
             safe_position=progress.safe_position,
             received_us=progress.received_us,

@@ -166,8 +166,6 @@ class Progress:
     """Frames per second that are watched now; 0 where the server does not say."""
     rate_reason: str = ""
     """Why that is less than was asked for."""
-    record: bytes = field(default=b"", repr=False)
-    """What the server wants to be shown when the stream is resumed; empty: as before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
