@@ -26,6 +26,7 @@ CHANGES = (
     ("templates/_containers.tpl", r"- \{(name: [\w-]+, containerPort)", r"- {protocol: TCP, \1"),
     ("templates/orchestrator.yaml", r"- \{(name: [\w-]+, containerPort)", r"- {protocol: TCP, \1"),
     ("templates/disruption.yaml", r"apiVersion: policy/v1\b", "apiVersion: policy/v1beta1"),
+    ("templates/disruption.yaml", r"  unhealthyPodEvictionPolicy: .*\n", ""),
     ("templates/network-policies.yaml", r" \"endPort\" \(int [^)]*\)", ""),
 )  # fmt: skip
 
