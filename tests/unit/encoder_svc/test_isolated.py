@@ -283,34 +283,3 @@ def test_what_a_stream_had_open_is_closed_with_it(host: DecoderHost) -> None:
     assert len(os.listdir("/proc/self/fd")) <= before + 1  # the host's control, where it was only started now
     with pytest.raises(BadMedia, match="has ended"):
         kept[0][0].picture(png(), LIMITS)
-
-
-UNPRIVILEGED = """
-import encodings.ascii, os  # modules that are loaded when first used: another account may not see them
-from encoder_svc.decode.host import load_everything
-from encoder_svc.decode.source import RawChunk
-from encoder_svc.decode.worker import confine
-from tests.unit.encoder_svc.media import open_source, run, units
-from tests.unit.encoder_svc.test_isolated import MP4
-from encoder_svc.decode.make import MediaKind
-
-def watch():
-    return units(run(open_source(MediaKind.FRAGMENTED_MP4), [RawChunk(0, MP4)]))
-
-load_everything()
-before = watch()
-if os.getuid() == 0:
-    os.setgroups([])
-    os.setuid(65534)
-confine(256 << 20)
-after = watch()
-assert len(after) == len(before) > 0, (len(after), len(before))
-print("the same")
-"""
-
-
-def test_of_an_account_without_rights_it_works_too() -> None:
-    """Of root the kernel counts no processes and threads: one that starts some fails elsewhere alone."""
-    line = [sys.executable, "-c", UNPRIVILEGED]
-    ran = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
-    assert ran.stdout == "the same\n", ran.stderr

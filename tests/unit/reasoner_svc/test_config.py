@@ -60,7 +60,7 @@ def test_the_pixel_budget_reaches_the_model_as_at_an_encoder(tmp_path: Path) -> 
     secret = tmp_path / "secret"
     secret.write_bytes(SECRET)
     flags = ["--name", "r", "--secret-file", str(secret), "--model", "dummy:tiny", "--max-pixels", "1568"]
-    fingerprint = _load(_config(_parser().parse_args(flags))).fingerprint
+    fingerprint = _load(_config(_parser().parse_args(flags)))[0].fingerprint
     assert fingerprint == load_model("dummy:tiny", max_pixels=1568).fingerprint
     assert fingerprint != load_model("dummy:tiny").fingerprint, "the budget counts"
 
