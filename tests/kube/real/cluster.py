@@ -64,9 +64,9 @@ class Cluster:
         await self.api.call("POST", f"/api/v1/namespaces/{NAMESPACE}/secrets", body=body)
 
     async def leader(self) -> str:
-        """The pod that holds the Lease."""
+        """Who holds the Lease, as POD/START."""
         lease = await self.get(f"/apis/coordination.k8s.io/v1 leases/{RELEASE}-orchestrator")
-        return str(lease["spec"]["holderIdentity"]).partition("/")[0]
+        return str(lease["spec"]["holderIdentity"])
 
     async def delete_pod(self, name: str, **options: Any) -> None:
         """As `kubectl delete pod` does."""

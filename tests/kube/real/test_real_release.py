@@ -84,7 +84,8 @@ async def test_a_pod_is_deleted_under_load_and_nothing_is_lost(
     before = (await real.pods())[name]["metadata"]["uid"]
     async with load(await real.door(), tmp_path / "load", 30) as report:
         await real.delete_pod(name)
-        await real.until(lambda pods: name in pods and pods[name]["metadata"]["uid"] != before)
+        # A reasoner stays for its whole drain where it holds a stream of a former leader, for who may come back.
+        await real.until(lambda pods: name in pods and pods[name]["metadata"]["uid"] != before, 180)
         await real.ready(*TWO)
     check_nothing_lost(report)
 
@@ -101,16 +102,18 @@ async def test_a_container_is_killed_under_load_and_nothing_is_lost(
         os.kill(first, signal.SIGKILL)
         await real.until(lambda pods: restarts(pods[name]) > 0)
         await real.ready(*TWO)
-    check_nothing_lost(report)
+    # Text that was sent is never taken back: of a reasoner's questions those being answered end with what is there.
+    check_nothing_lost(report, may_end_early=role == "reasoner")
 
 
 async def test_the_leader_is_deleted_under_load_and_nothing_is_lost(real: Cluster, tmp_path: Path) -> None:
-    leader = await real.leader()
+    identity = await real.leader()
+    leader = identity.partition("/")[0]
     async with load(await real.door(), tmp_path / "load", 30) as report:
         await real.delete_pod(leader)
         await real.until(lambda pods: leader not in pods or not is_ready(pods[leader]))
         await real.ready(*TWO)
-    assert await real.leader() != leader
+    assert await real.leader() != identity
     check_nothing_lost(report)
 
 
