@@ -84,7 +84,7 @@ async def test_a_pod_is_deleted_under_load_and_nothing_is_lost(
     before = (await real.pods())[name]["metadata"]["uid"]
     async with load(await real.door(), tmp_path / "load", 30) as report:
         await real.delete_pod(name)
-        # A reasoner stays for its whole drain where it holds a stream of a former leader, for who may come back.
+        # A reasoner that holds a stream of a former leader stays for its whole drain: its client may come back.
         await real.until(lambda pods: name in pods and pods[name]["metadata"]["uid"] != before, 180)
         await real.ready(*TWO)
     check_nothing_lost(report)
@@ -102,7 +102,7 @@ async def test_a_container_is_killed_under_load_and_nothing_is_lost(
         os.kill(first, signal.SIGKILL)
         await real.until(lambda pods: restarts(pods[name]) > 0)
         await real.ready(*TWO)
-    # Text that was sent is never taken back: of a reasoner's questions those being answered end with what is there.
+    # Text that was sent is never taken back: what a killed reasoner was answering ends with what is there.
     check_nothing_lost(report, may_end_early=role == "reasoner")
 
 
