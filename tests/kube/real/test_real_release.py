@@ -84,7 +84,7 @@ async def test_a_pod_is_deleted_under_load_and_nothing_is_lost(
     before = (await real.pods())[name]["metadata"]["uid"]
     async with load(await real.door(), tmp_path / "load", 30) as report:
         await real.delete_pod(name)
-        # A reasoner that holds a stream of a former leader stays for its whole drain: its client may come back.
+        # One that holds a stream of a former leader stays for its whole drain: its client may come back.
         await real.until(lambda pods: name in pods and pods[name]["metadata"]["uid"] != before, 180)
         await real.ready(*TWO)
     check_nothing_lost(report)
