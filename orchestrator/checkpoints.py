@@ -34,9 +34,9 @@ class Checkpoints:
     def __init__(self, first: Checkpoint) -> None:
         self._known: deque[Checkpoint] = deque([first])
         self.announced = first
+        """Where the client was told to go on: what comes before it, it may have forgotten."""
         self.carried = b""
         """What the client is given with it, for an orchestrator without our journal."""
-        """Where the client was told to go on: what comes before it, it may have forgotten."""
 
     def announce(self, place: Checkpoint, carried: bytes) -> None:
         """The client is told to go on there from now on, and given what goes with it."""

@@ -226,8 +226,9 @@ class Streams:
 
     def _restore(self, session: Session, record: Record) -> Stream:
         restore(session, record)
-        place_at_holder(session, self.inventory)
-        stream = self._start(session, record.tenant)
+        # As above: what its client alone tells of, and nobody holds, has no room any more.
+        is_known = place_at_holder(session, self.inventory) or self._journal.holds(session.stream_id)
+        stream = self._start(session, record.tenant, is_new=not (is_known or self._cluster.is_settling))
         stream.standing.restore(record.standing, record.alerts)
         return stream
 

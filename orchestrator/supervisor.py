@@ -85,7 +85,10 @@ class Supervisor:
         for name in before - ready:
             log.info("%s is not ready any more", name)
         for name in ready - before:
-            self._backend.ready(name)
+            try:
+                self._backend.ready(name)
+            except Exception:
+                log.exception("%s is ready, which the backend could not be told", name)
 
     def _follow_reasoners(self) -> None:
         for member in self._cluster.members:

@@ -118,12 +118,13 @@ class Leader:
         # From before the request: when it counts from at the server is not known, and not earlier.
         began_s = self._clock()
         body = self._body(self._identity, term, self._address, item)
+        if decision.do is Do.TAKE and held is not None:
+            # Before the request: its answer may be lost, and the lead won with the next look.
+            self._fence.former_term = held.term
         if item is None:
             await self._api.create_lease(body)
         else:
             await self._api.replace_lease(self._lease, body)
-        if decision.do is Do.TAKE and held is not None:
-            self._fence.former_term = held.term
         if decision.do is Do.CREATE:
             # Somebody may have deleted one a moment ago, and its holder may not know yet.
             self._from_s = began_s + self._lease_s

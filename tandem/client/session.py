@@ -55,7 +55,7 @@ class Session:
         self._was_open = False
         self._welcomed = False
         self._watermark_us = 0
-        self._record = b""
+        self._record, self._recorded = b"", 0
         """What the server gave to be shown when the stream is resumed."""
 
     @property
@@ -141,7 +141,7 @@ class Session:
 
     def _start_over(self) -> None:
         """The server no longer has the stream: open it anew, and say what is gone."""
-        self._resume_token, self._record = "", b""
+        self._resume_token, self._record, self._recorded = "", b"", 0
         if self._watermark_us > 0:
             lost = TimeRange(0, self._watermark_us)
             self._on_event(GapNoticed(gap=Gap(lost, GapReason.ORCHESTRATOR_LOST)))
@@ -224,6 +224,9 @@ class Session:
             event = messages.event_of(response)
             if isinstance(event, Progress):
                 self._record = response.progress.record or self._record
+                if event.safe_position > self._recorded and not response.progress.record:
+                    self._record = b""  # too long to carry now, and the former one is of forgotten media
+                self._recorded = event.safe_position
                 self._acknowledge(event)
             if isinstance(event, Refusal) and event.position is not None:
                 self._outbox.refuse(event.position)

@@ -31,7 +31,7 @@ WAITING = 64
 PATIENCE_S = 10.0
 """Of those that wait."""
 MOST_OPEN = 1024
-"""Calls that went on after their first message, and are open now."""
+"""Calls of one service that went on after their first message, and are open now."""
 
 
 class Lobby(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
@@ -44,33 +44,35 @@ class Lobby(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         self._prefixes = tuple(f"/{name}/" for name in services)
         self._is_known = is_known
         self._turns = asyncio.Semaphore(HEARD)
-        self._waiting = self._open = 0
+        self._waiting = 0
+        self._open = dict.fromkeys(self._prefixes, 0)
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         """The handler of a call; of an unknown caller's, one that hears it in its turn."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or not method.startswith(self._prefixes):
+        prefix = next((each for each in self._prefixes if method.startswith(each)), "")
+        if handler is None or not prefix:
             return handler
         if self._is_known(method, handler_call_details.invocation_metadata or ()):
             return handler
 
         async def call(_: Any, context: Any) -> None:
             try:
-                first = await self._hear(context, handler.request_deserializer)
+                first = await self._hear(prefix, context, handler.request_deserializer)
             except TandemError as error:
                 await abort_with(context, error)
-            self._open += 1
+            self._open[prefix] += 1
             try:
                 await _go_on(handler, first, context)
             finally:
-                self._open -= 1
+                self._open[prefix] -= 1
 
         # Messages come as they were sent: what is too long is never parsed.
         return grpc.stream_stream_rpc_method_handler(call, None, handler.response_serializer)
 
-    async def _hear(self, context: Any, parse: Callable[[bytes], Any] | None) -> Any:
-        if self._waiting >= WAITING or self._open >= MOST_OPEN:
+    async def _hear(self, prefix: str, context: Any, parse: Callable[[bytes], Any] | None) -> Any:
+        if self._waiting >= WAITING or self._open[prefix] >= MOST_OPEN:
             raise LimitExceeded("too many callers have not said who they are", retry_after_s=1.0)
         self._waiting += 1
         try:

@@ -199,6 +199,9 @@ async def test_an_administrator_forgets_a_tenants_stream_and_no_other(
     folders = {tenant: blocks / f"s-{id_of(tenant, 'door')}" for tenant in ("acme", "other")}
     for token, folder in ((CAMERA, folders["acme"]), (STRANGER, folders["other"])):
         await leave_a_stream(address, guarded.by(token), folder)
+    async with asyncio.timeout(20):
+        while len(list((guarded.up.run_dir / "streams").glob("door.*.json"))) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)  # the journal is written twice a second
 
     def forgetting(token: str, tls: TlsFiles, *more: str) -> argparse.Namespace:
         parser = argparse.ArgumentParser()

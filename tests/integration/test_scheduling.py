@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,24 @@ from encoder_svc.app import EncoderApp
 from encoder_svc.config import EncoderConfig
 from encoder_svc.encode import Run, see_runs
 from orchestrator.app import Orchestrator
+from orchestrator.carried import carry
 from orchestrator.config import OrchestratorConfig
+from orchestrator.journal import encode_record
+from orchestrator.naming import id_of
 from orchestrator.quotas import Quota, Quotas
+from orchestrator.tokens import resume_token
 from reasoner_svc.app import Reasoner
 from reasoner_svc.config import ReasonerConfig
 from tandem.client import Client, MediaKind, MediaOptions, PictureFormat, Stream
 from tandem.core.errors import LimitExceeded, TandemError
 from tandem.core.overload import Overload
 from tandem.core.timeline import GapReason
+from tandem.wire.gen.tandem.v1 import client_pb2, types_pb2
 from tandem.wire.status import error_from_rpc
 from tests.integration.orchestrator_fakes import World
 from tests.integration.scraping import scrape
 from tests.unit.encoder_svc.rig import model, png
+from tests.unit.orchestrator.test_files import RECORD
 
 COSTS = {"unit_seconds": "0.2", "unit_tokens": "64", "token_bytes": "1000", "window_units": "50"}
 """Of a fake encoder: a stream of 2 fps needs 0.4 of it."""
@@ -103,6 +110,30 @@ async def test_quotas_of_a_tenant_are_its_own(tmp_path: Path) -> None:
         world.reasoner.gate.set()
         assert (await first.answer).text
         assert (await t.ask("a1", "three?")).text
+
+
+async def test_what_a_client_alone_tells_of_its_stream_lets_it_past_no_quota(tmp_path: Path) -> None:
+    """A record and a token are good for as long as somebody knows of the stream, or may yet hear of it."""
+    quotas = Quotas(tenants={"acme": Quota(streams=1)}, default=None)
+    async with (
+        World(tmp_path, quotas=quotas) as world,
+        tandem.connect(world.app.address) as t,
+        t.watch(MediaKind.PICTURES, stream_id="a1", tenant="acme"),
+    ):
+        await world.until(lambda: not world.app.cluster.is_settling, 20)
+        secret, former = world.app.cluster.secret, id_of("acme", "a2")
+        record = replace(RECORD, stream_id=former, tenant="acme", name="a2")
+        opening = client_pb2.WatchRequest.Open(
+            stream_id="a2",
+            tenant="acme",
+            media=types_pb2.MediaOptions(kind=record.media_kind),  # type: ignore[arg-type]
+            resume_token=resume_token(secret, former, record.nonce),
+            record=carry(secret, former, encode_record(record)),
+        )
+        call = world.stub.Watch()
+        await call.write(client_pb2.WatchRequest(open=opening))
+        assert (await call.code()).name == "RESOURCE_EXHAUSTED"
+        assert "tenant acme has 1 of 1 streams" in await call.details()
 
 
 async def test_when_to_ask_again_is_learnt_from_questions_by_anybody(tmp_path: Path) -> None:
