@@ -19,7 +19,7 @@ from orchestrator.backends.local import LocalBackend
 from orchestrator.backends.ray_backend import RayBackend
 from orchestrator.cluster import Cluster
 from orchestrator.config import OrchestratorConfig
-from orchestrator.doorkeeper import Doorkeeper
+from orchestrator.doorkeeper import OPEN, REGISTRY, Doorkeeper
 from orchestrator.fence import Fence
 from orchestrator.gateway import Gateway
 from orchestrator.journal import Journal
@@ -41,7 +41,7 @@ from tandem.core.meters import Sample
 from tandem.core.secret_file import read_secret
 from tandem.wire.attach import build_info, make_boot_id
 from tandem.wire.channel import bind, make_server
-from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc, registry_pb2, registry_pb2_grpc
+from tandem.wire.gen.tandem.v1 import client_pb2, client_pb2_grpc, registry_pb2_grpc
 from tandem.wire.health import HealthPort, make_health
 from tandem.wire.lobby import Lobby
 from tandem.wire.proof import is_member
@@ -54,9 +54,6 @@ STOP_GRACE_S = 2.0
 """For calls to end by themselves when the server stops."""
 
 FRONT_DOOR = client_pb2.DESCRIPTOR.services_by_name["TandemService"].full_name
-REGISTRY = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
-_OPEN = (REGISTRY, health.SERVICE_NAME)
-"""What proves the cluster secret by itself, and what is told to everybody."""
 
 
 class Orchestrator:
@@ -102,7 +99,7 @@ class Orchestrator:
         config, keeper, fence = self.config, self._doorkeeper, self.cluster.fence
         await self._port.start()
         # The keeper first: who leads is told to those alone who may call. The registry asks for itself.
-        lobby = Lobby(_OPEN, self._is_known)
+        lobby = Lobby(OPEN, self._is_known)
         server = self._server = make_server([lobby, keeper, Asked([FRONT_DOOR], lambda _: fence.check())])
         times = {"heartbeat_s": config.heartbeat_s, "lease_s": config.lease_s}
         registry = Registry(self.cluster, **times, doorkeeper=keeper, build=self._build)

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from grpc_health.v1 import health
 
 from orchestrator.access import Caller, Tokens, caller_of, parse_tokens
 from orchestrator.held_calls import HeldCalls
 from tandem.core.errors import InvalidInput, TandemError
+from tandem.wire.gen.tandem.v1 import registry_pb2
 from tandem.wire.proof import refusing, value_of
 
 log = logging.getLogger(__name__)
@@ -21,8 +23,10 @@ MAX_FILE_BYTES = 4 << 20
 _LOOK_S = 1.0
 """Between looks at the file: a token that was taken out of it is good no longer than this, for new calls and
 for open ones."""
-_OPEN = ("/grpc.health.v1.Health/", "/tandem.v1.RegistryService/")
-"""Told to everybody, and what proves the cluster secret by itself."""
+REGISTRY = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
+OPEN = (REGISTRY, health.SERVICE_NAME)
+"""What proves the cluster secret by itself, and what is told to everybody."""
+_OPEN = tuple(f"/{name}/" for name in OPEN)
 
 
 class Doorkeeper(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
