@@ -22,6 +22,12 @@ from tandem.wire.leaving import Leaving
 SECRET = b"0" * 32
 
 
+def identity_of(role: str) -> ServiceIdentity:
+    return ServiceIdentity(
+        name=f"{role}-0", role=role, address="127.0.0.1:1", boot_id="b", model=types_pb2.ModelInfo()
+    )
+
+
 class Registry(registry_pb2_grpc.RegistryServiceServicer):
     def __init__(self) -> None:
         self.hellos: list[registry_pb2.AttachRequest.Hello] = []
@@ -101,9 +107,7 @@ async def test_a_service_attaches_anew_to_one_that_fell_silent_and_says_at_once_
     registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)
     address = bind(server, "127.0.0.1:0")
     await server.start()
-    identity = ServiceIdentity(
-        name="encoder-0", role="encoder", address="127.0.0.1:1", boot_id="b", model=types_pb2.ModelInfo()
-    )
+    identity = identity_of("encoder")
     leaving = Leaving(5.0)
     attachment = Attachment(address, SECRET, identity, lambda: ServiceLoad(1, {}), leaving.drain)
     attachment.start()
@@ -125,9 +129,7 @@ async def test_a_service_attaches_anew_to_one_that_fell_silent_and_says_at_once_
 
 async def test_nobody_waits_for_an_orchestrator_that_is_not_there() -> None:
     leaving = Leaving(30.0)
-    identity = ServiceIdentity(
-        name="encoder-0", role="encoder", address="127.0.0.1:1", boot_id="b", model=types_pb2.ModelInfo()
-    )
+    identity = identity_of("encoder")
     attachment = Attachment("127.0.0.1:9", SECRET, identity, lambda: ServiceLoad(1, {}), leaving.drain)
     left_s = await asyncio.wait_for(leaving.wait_for_streams(attachment, lambda: 1), 2)
     assert left_s > 25
@@ -156,9 +158,7 @@ async def test_streams_wait_for_an_orchestrator_that_is_replaced(returns_s: floa
     registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)
     address = bind(server, "127.0.0.1:0")
     await server.start()
-    identity = ServiceIdentity(
-        name="reasoner-0", role="reasoner", address="127.0.0.1:1", boot_id="b", model=types_pb2.ModelInfo()
-    )
+    identity = identity_of("reasoner")
     leaving, streams = Leaving(30.0, returns_s=returns_s), [1]
     attachment = Attachment(address, SECRET, identity, lambda: ServiceLoad(1, {}), leaving.drain)
     attachment.start()
@@ -185,9 +185,7 @@ async def test_an_orchestrator_that_stays_away_is_not_waited_for_to_the_end() ->
     registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)
     address = bind(server, "127.0.0.1:0")
     await server.start()
-    identity = ServiceIdentity(
-        name="reasoner-0", role="reasoner", address="127.0.0.1:1", boot_id="b", model=types_pb2.ModelInfo()
-    )
+    identity = identity_of("reasoner")
     leaving = Leaving(30.0, returns_s=0.5)
     attachment = Attachment(address, SECRET, identity, lambda: ServiceLoad(1, {}), leaving.drain)
     attachment.start()
